@@ -1,0 +1,34 @@
+"""`zfjax VERB …` does what `python -m zfjax.VERB …` does."""
+
+import importlib
+import sys
+
+from zfjax import command
+from zfjax.errors import UserError
+from zfjax.version import __version__
+
+VERBS = {
+    "train": "train a net, on drawn shapes, a folder of photographs or a TFDS set",
+    "evaluate": "score runs: single crop, 10 crops, averages of several runs",
+    "summary": "print a net's layer table",
+}
+
+
+def main() -> int:
+    """Runs the verb named on the command line; the console script."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {verb:10}{what}" for verb, what in VERBS.items())
+        print(f"zfjax {__version__}: see what a ConvNet sees.\n\nVerbs, each with its own --help:\n{verbs}")
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    return command.run(_dispatch, [f"zfjax {words[0]}", *words])
+
+
+def _dispatch(argv: list[str]) -> None:
+    verb = argv[1]
+    if verb not in VERBS:
+        raise UserError(f"unknown verb {verb!r}{command.did_you_mean(verb, list(VERBS))}; there are {', '.join(VERBS)}")
+    importlib.import_module(f"zfjax.{verb}").main([argv[0], *argv[2:]])

@@ -1,0 +1,53 @@
+"""Every key of a training run with its default, which is the `shapes` run.
+
+    python -m zfjax.train
+
+draws the embedded dataset on first use, trains a quarter-width ZFNet on it at 64 px, and ends with pictures.
+The recipes in `configs/` are edits of this.
+"""
+
+from ml_collections import ConfigDict
+
+
+def default() -> ConfigDict:
+    """The configuration of the default run; an unknown key is an error."""
+    config = ConfigDict()
+
+    # The pictures.
+    config.dataset = "shapes"  # shapes | folder:PATH | tfds:NAME[/CONFIG][:SPLIT]
+    config.data_dir = ""  # where TFDS keeps its sets; "" is TFDS's own default
+    config.image_size = 64  # pixels; pictures are decoded to 256/224 of this, then cropped
+    config.random_crop = True  # any position and flip; False: the paper's 10 fixed sub-crops
+    config.max_broken = 0.01  # share of unreadable pictures that stops the run
+    config.cache_dir = "~/.cache/zfjax"  # decoded pictures are kept here; "": decode in every epoch
+    config.threads = 0  # that decode; 0: as many as cores
+
+    # The net.
+    config.net = "zfnet"  # zfnet | zfnet_post | alexnet
+    config.num_classes = 0  # 0: as many as the dataset has
+    config.width = 0.25  # scales maps and fc units
+    config.init_std = 0.0  # of the Gaussian that draws the weights (the paper: 0.01); 0: He's, by fan-in
+    config.dtype = "float32"  # what activations are computed in: float32 | bfloat16
+
+    # The recipe.
+    config.seed = 0
+    config.epochs = 15
+    config.batch_size = 64  # over all devices
+    config.lr = 0.01
+    config.momentum = 0.9
+    config.warmup_epochs = 0.0  # the rate grows linearly from 0
+    config.cosine = True  # the rate falls to 0 along a cosine over the run
+    config.plateau_patience = 0  # epochs without a better validation error before the rate is divided; 0: never
+    config.plateau_factor = 0.1
+    config.filter_radius = 0.1  # RMS that conv filters are rescaled to after each update; 0: free
+
+    # What is written.
+    config.log_steps = 20  # between lines in metrics.jsonl
+    config.checkpoint_steps = 0  # between checkpoints inside an epoch; 0: only after each epoch
+    config.tensorboard = False
+    return config.lock()
+
+
+def get_config() -> ConfigDict:
+    """What `--config` reads when it is not given."""
+    return default()

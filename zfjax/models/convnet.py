@@ -1,0 +1,90 @@
+"""A tuple of layer specs as a Flax module."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from zfjax import ops
+from zfjax.models import specs
+from zfjax.models.specs import Conv, Dense, Dropout, Layer, LRN, MaxPool, ReLU
+
+
+class ConvNet(nn.Module):
+    """A ConvNet that shows its work: every layer's output comes back under the layer's name.
+
+    Attributes:
+      layers: the net, bottom first.
+      image_size: height and width in pixels of the images it is made for.
+      kernel_init: draws the weights; biases start at 0.
+      dtype: what activations are computed in; parameters stay float32.
+
+    Example:
+      >>> net = zfjax.zfnet(num_classes=10, width=0.25, image_size=64)
+      >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+      >>> logits, acts = net.apply(variables, images)
+      >>> acts["relu5"].shape  # [N, height, width, maps]
+      (1, 3, 3, 64)
+    """
+
+    layers: tuple[Layer, ...]
+    image_size: int = 224
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "n height width channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "n classes"], dict[str, Float[Array, "n ..."]]]:
+        """Sends images up through all layers.
+
+        Args:
+          images: NHWC, RGB in 0..255 with the mean already subtracted.
+          train: drop units; needs `rngs={"dropout": key}`.
+
+        Returns:
+          The last layer's output as float32, and each layer's output by name, bottom first (dropout has no entry).
+        """
+        x = images.astype(self.dtype)
+        acts = {}
+        for layer in self.layers:
+            x = self._apply(layer, x, train)
+            if not isinstance(layer, Dropout):
+                acts[layer.name] = x
+        return x.astype(jnp.float32), acts
+
+    def _apply(self, layer: Layer, x: Array, train: bool) -> Array:
+        match layer:
+            case Conv():
+                kernel, bias = self._weights(layer, (*layer.kernel, x.shape[-1] // layer.groups, layer.features))
+                return ops.conv(x, kernel, layer.strides, layer.padding, layer.groups) + bias.reshape(1, 1, 1, -1)
+            case Dense():
+                x = x.reshape(x.shape[0], -1)
+                kernel, bias = self._weights(layer, (x.shape[-1], layer.features))
+                return x @ kernel + bias.reshape(1, -1)
+            case ReLU():
+                return ops.rectify(x)
+            case MaxPool():
+                return ops.max_pool(x, layer.window, layer.strides, specs.pool_padding(layer, *x.shape[1:3]))
+            case LRN():
+                return ops.local_response_norm(x, layer.size, layer.k, layer.alpha, layer.beta)
+            case Dropout():
+                return nn.Dropout(layer.rate, deterministic=not train, name=layer.name)(x)
+
+    def _weights(self, layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        weights = Weights(shape, self.kernel_init, name=layer.name)()
+        return weights[0].astype(self.dtype), weights[1].astype(self.dtype)
+
+
+class Weights(nn.Module):
+    """The kernel and bias of one layer, under the layer's name."""
+
+    shape: tuple[int, ...]
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " features"]]:
+        """The kernel (`shape`) and bias (`shape[-1:]`), float32."""
+        return (
+            self.param("kernel", self.kernel_init, self.shape, jnp.float32),
+            self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32),
+        )

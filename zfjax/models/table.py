@@ -1,0 +1,181 @@
+"""The layer table: what every layer takes in, holds, gives out and sees."""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from zfjax.models.convnet import ConvNet
+from zfjax.models.specs import Conv, Dense, Layer, MaxPool, Pair, Padding, Size, output_size, pool_padding
+from zfjax.text import align
+
+
+class Row(NamedTuple):
+    """One layer. Sizes are height, width, maps; the field's geometry is (height, width) in input pixels."""
+
+    name: str
+    input: Size
+    filter: Pair | None  # the window of a convolution or pool
+    strides: Pair | None
+    padding: Padding | None
+    output: Size
+    parameters: int
+    multiply_adds: int  # per image
+    receptive_field: Pair | None  # pixels that one unit sees; None from the first dense layer up
+    total_stride: Pair | None  # pixels between neighbouring units' fields
+    offset: tuple[float, float] | None  # pixel at the centre of the first unit's field, the image's first pixel being 0
+
+
+class _Field(NamedTuple):
+    """Receptive field along one axis."""
+
+    size: int = 1
+    stride: int = 1
+    centre: float = 0.0
+
+    def through(self, window: int, stride: int, before: int) -> "_Field":
+        return _Field(
+            self.size + (window - 1) * self.stride,
+            self.stride * stride,
+            self.centre + ((window - 1) / 2 - before) * self.stride,
+        )
+
+
+def layer_table(net: ConvNet, channels: int = 3) -> tuple[Row, ...]:
+    """One row a layer, bottom first, for square images of `net.image_size` (PAPER Fig. 3's numbers).
+
+    Example:
+      >>> [row.receptive_field for row in layer_table(zfnet(1000)) if row.name.startswith("conv")]
+      [(7, 7), (27, 27), (75, 75), (107, 107), (139, 139)]
+    """
+    size = Size(net.image_size, net.image_size, channels)
+    fields: tuple[_Field, _Field] | None = (_Field(), _Field())
+    rows = []
+    for layer in net.layers:
+        out = output_size(layer, size)
+        window, strides, padding = _window(layer, size)
+        if isinstance(layer, Dense):
+            fields = None
+        elif window and strides and padding and fields:
+            fields = (
+                fields[0].through(window[0], strides[0], padding[0][0]),
+                fields[1].through(window[1], strides[1], padding[1][0]),
+            )
+        parameters, multiply_adds = _cost(layer, size, out)
+        rows.append(
+            Row(
+                layer.name,
+                size,
+                window,
+                strides,
+                padding,
+                out,
+                parameters,
+                multiply_adds,
+                fields and (fields[0].size, fields[1].size),
+                fields and (fields[0].stride, fields[1].stride),
+                fields and (fields[0].centre, fields[1].centre),
+            )
+        )
+        size = out
+    return tuple(rows)
+
+
+def _window(layer: Layer, size: Size) -> tuple[Pair | None, Pair | None, Padding | None]:
+    match layer:
+        case Conv():
+            return layer.kernel, layer.strides, layer.padding
+        case MaxPool():
+            return layer.window, layer.strides, pool_padding(layer, size.height, size.width)
+        case _:
+            return None, None, None
+
+
+def _cost(layer: Layer, size: Size, out: Size) -> tuple[int, int]:
+    match layer:
+        case Conv():
+            weights = layer.kernel[0] * layer.kernel[1] * (size.maps // layer.groups) * layer.features
+            return weights + layer.features, weights * out.height * out.width
+        case Dense():
+            weights = size.height * size.width * size.maps * layer.features
+            return weights + layer.features, weights
+        case _:
+            return 0, 0
+
+
+HEADER = (
+    "layer",
+    "input",
+    "filter",
+    "stride",
+    "padding",
+    "output",
+    "parameters",
+    "multiply-adds",
+    "receptive field",
+    "total stride",
+    "offset",
+)
+
+
+def to_text(rows: Iterable[Row]) -> str:
+    """The table in aligned columns, with the sums of parameters and multiply-adds below."""
+    rows = tuple(rows)
+    return align([HEADER, *(_cells(row, "{:,}") for row in rows), _sums(rows)])
+
+
+def to_markdown(rows: Iterable[Row]) -> str:
+    """The table in Markdown, with the sums below."""
+    rows = tuple(rows)
+    lines = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *(_cells(row, "{:,}") for row in rows), _sums(rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """The table as CSV, without sums and with plain numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(_cells(row, "{}") for row in rows)
+    return text.getvalue().rstrip("\n")
+
+
+def _cells(row: Row, number: str) -> tuple[str, ...]:
+    return (
+        row.name,
+        _by(row.input),
+        _by(row.filter),
+        _one(row.strides),
+        _padding(row.padding),
+        _by(row.output),
+        number.format(row.parameters),
+        number.format(row.multiply_adds),
+        _by(row.receptive_field),
+        _one(row.total_stride),
+        _one(row.offset),
+    )
+
+
+def _sums(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    parameters = sum(row.parameters for row in rows)
+    multiply_adds = sum(row.multiply_adds for row in rows)
+    return ("total", "", "", "", "", "", f"{parameters:,}", f"{multiply_adds:,}", "", "", "")
+
+
+def _by(sizes: tuple[int, ...] | None) -> str:
+    return "×".join(str(size) for size in sizes) if sizes else ""
+
+
+def _one(pair: tuple[float, float] | None) -> str:
+    if pair is None:
+        return ""
+    return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g}×{pair[1]:g}"
+
+
+def _padding(padding: Padding | None) -> str:
+    if padding is None:
+        return ""
+    (top, bottom), (left, right) = padding
+    if top == bottom == left == right:
+        return str(top)
+    return f"{top},{bottom}" if (top, bottom) == (left, right) else f"{top},{bottom}×{left},{right}"

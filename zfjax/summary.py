@@ -1,0 +1,42 @@
+"""Print a net's layer table: sizes, parameters, multiply-adds and receptive fields.
+
+Examples:
+  python -m zfjax.summary
+      the paper's net at 1000 classes and 224 px
+  python -m zfjax.summary --net=alexnet --markdown
+  python -m zfjax.summary --net=zfnet --width=0.25 --image_size=64 --num_classes=10 --csv
+
+Sizes are height×width×maps; multiply-adds are per image; receptive field, total stride and offset (the centre of the
+first unit's field) are in pixels of the input.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from zfjax import command
+from zfjax.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the table that the flags in `argv` ask for."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("net", "zfnet", "zfnet, zfnet_post or alexnet.", flag_values=values)
+    flags.DEFINE_integer("num_classes", 1000, "Units of fc8.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("width", 1.0, "Scales maps and fc units.", flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "Height and width in pixels.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("csv", False, "As CSV.", flag_values=values)
+    flags.DEFINE_bool("markdown", False, "As a Markdown table.", flag_values=values)
+    command.reject_arguments(command.parse(argv, __doc__ or "", values), "summary")
+    if values.csv and values.markdown:
+        raise UserError("--csv and --markdown: give one of them")
+
+    from zfjax.models import layer_table, preset, table
+
+    net = preset(values.net, values.num_classes, width=values.width, image_size=values.image_size)
+    write = table.to_csv if values.csv else table.to_markdown if values.markdown else table.to_text
+    print(write(layer_table(net)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main))

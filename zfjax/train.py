@@ -1,0 +1,70 @@
+"""Train a ConvNet and look at what it learned.
+
+Examples:
+  python -m zfjax.train
+      draws the embedded `shapes` pictures on first use, trains on them, ends with pictures in runs/shapes
+  python -m zfjax.train --config.dataset=folder:PHOTOS --workdir=runs/photos
+      one folder a class, with or without train/ and val/ above them
+  python -m zfjax.train --config=configs/imagenette.py:cpu --config.lr=0.02 --workdir=runs/imagenette
+
+The same command goes on where it stopped. Every key: zfjax/config.py. Recipes: configs/.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from zfjax import command
+
+if TYPE_CHECKING:
+    from zfjax.training.loop import Outcome
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains by the flags in `argv`, then draws the run's pictures and says what lies where."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of the run; default runs/DATASET.", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "One of many processes of a TPU pod or cluster.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where that is not known.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "How many processes, likewise.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Which one this is, likewise.", flag_values=values)
+    config, rest = command.config_from(argv, __doc__ or "", values)
+    command.reject_arguments(rest, "train")
+
+    # JAX is imported only now, so that --help and a mistyped flag are answered at once.
+    import jax
+
+    if values.distributed or values.coordinator:
+        jax.distributed.initialize(values.coordinator, values.processes, values.process)
+    from zfjax.training.loop import train_and_evaluate
+
+    outcome = train_and_evaluate(config, values.workdir or default_workdir(config))
+    if jax.process_index() == 0:
+        _report(outcome)
+
+
+def default_workdir(config: ConfigDict) -> str:
+    """runs/ and the dataset's name, as a file name."""
+    return "runs/" + re.sub(r"[^\w.-]+", "-", config.dataset).strip("-")
+
+
+def _report(outcome: "Outcome") -> None:
+    if not outcome.finished:
+        print(f"stopped after step {outcome.step}; the same command goes on from there")
+        return
+    from zfjax.plots.curves import plot_curves
+    from zfjax.plots.files import save_png
+    from zfjax.plots.filters import plot_filters
+    from zfjax.training.metrics import read_metrics
+
+    save_png(plot_curves(read_metrics(outcome.folder)), outcome.folder / "curves.png")
+    save_png(plot_filters(outcome.state.params["conv1"]["kernel"], "layer-1 filters"), outcome.folder / "filters.png")
+    print(f"val, centre crop: {outcome.scores}")
+    print(f"written to {outcome.folder}: curves.png, filters.png, metrics.jsonl, checkpoints/")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main))
