@@ -1,0 +1,90 @@
+"""Table 2: single-crop and 10-crop error of nets, and of the average of their softmaxes."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from etils import epath
+from jax.sharding import Mesh
+
+from zfjax.data.pictures import Pictures
+from zfjax.data.pipeline import Batch, eval_batches
+from zfjax.data.scan import scan
+from zfjax.data.source import open_source
+from zfjax.errors import UserError
+from zfjax.training import sharding
+from zfjax.training.run import RunInfo, load_model, open_data, read_run, square_size
+from zfjax.text import align
+from zfjax.training.scoring import Model, Scores, score_together
+
+
+class Row(NamedTuple):
+    """One line of Table 2."""
+
+    name: str
+    single_crop: Scores  # the centre alone
+    ten_crop: Scores  # corners and centre, each with its mirror image, softmaxes averaged
+
+
+def evaluate(
+    models: Mapping[str, Model], batches: Callable[[], Iterable[Batch]], mesh: Mesh
+) -> tuple[Row, ...]:
+    """One row a model, and one for the average of all where there are several.
+
+    Args:
+      models: nets by name, of the same classes and made for squares of the same side.
+      batches: starts a pass over the split, with each example once.
+      mesh: the devices.
+    """
+    nets = list(models.values())
+    single = score_together(nets, batches(), mesh)
+    ten = score_together(nets, batches(), mesh, ten_crop=True)
+    names = [*models, f"average of {len(models)}"]
+    return tuple(Row(name, *scores) for name, *scores in zip(names, single, ten, strict=False))
+
+
+def evaluate_runs(
+    workdirs: Sequence[epath.PathLike], *, dataset: str = "", checkpoint: str = "latest", batch_size: int = 64
+) -> tuple[Row, ...]:
+    """`evaluate` for finished runs, on the val split of `dataset`, or of the first run's own.
+
+    Raises:
+      UserError: a run or checkpoint is missing, or the runs' classes or image sizes differ.
+    """
+    sharding.check_batch_size(batch_size)
+    runs = [read_run(workdir) for workdir in workdirs]
+    first = runs[0]
+    for run in runs[1:]:
+        if run.classes != first.classes:
+            raise UserError(f"the runs in {first.folder} and {run.folder} know different classes")
+        if run.mean.shape != first.mean.shape:
+            raise UserError(
+                f"the runs in {first.folder} and {run.folder} have different image sizes:"
+                f" {first.config.image_size} and {run.config.image_size}"
+            )
+    pictures = _val_pictures(first, dataset)
+    models = {str(workdir): load_model(run, checkpoint) for workdir, run in zip(workdirs, runs, strict=True)}
+    return evaluate(models, lambda: eval_batches(pictures, batch_size), sharding.data_mesh())
+
+
+def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
+    config = run.config
+    if not dataset:
+        return open_data(config, run.folder).val
+    source = open_source(dataset, data_dir=config.data_dir, seed=config.seed)
+    if source.classes != run.classes:
+        raise UserError(
+            f"{dataset} has other classes than the run in {run.folder}:"
+            f" {', '.join(source.classes[:5])}… instead of {', '.join(run.classes[:5])}…"
+        )
+    size = square_size(config.image_size)
+    return scan(source, size, max_broken=config.max_broken, cache_dir=config.cache_dir, threads=config.threads).val
+
+
+def to_text(rows: Iterable[Row]) -> str:
+    """The rows as aligned text: accuracy and error in per cent, top-1 and top-5, named so."""
+    lines = [("net", "crops", "top-1 accuracy", "top-5 accuracy", "top-1 error", "top-5 error", "examples")]
+    for row in rows:
+        for crops, scores in (("1", row.single_crop), ("10", row.ten_crop)):
+            shares = (scores.top1, scores.top5, scores.top1_error, scores.top5_error)
+            lines.append((row.name, crops, *(f"{100 * share:.2f} %" for share in shares), f"{scores.examples:,}"))
+    return align(lines)

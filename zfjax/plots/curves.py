@@ -1,0 +1,49 @@
+"""Training curves of a run."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+TRAIN, VAL, TOP5 = "#0072B2", "#D55E00", "#E69F00"  # told apart by colour-blind eyes too
+
+
+def plot_curves(records: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss, error and learning rate against epochs.
+
+    Args:
+      records: the lines of a run's metrics.jsonl, oldest first. Lines with `loss` are of training steps, lines with
+        `val_top1` of the ends of epochs.
+
+    Returns:
+      A figure of 10 × 3.2 inches with three panels.
+    """
+    ends = [record for record in records if "val_top1" in record]
+    steps = [record for record in records if "loss" in record]
+    steps_per_epoch = ends[-1]["step"] / ends[-1]["epoch"] if ends else 1.0
+    unit = "epoch" if ends else "step"
+    figure = Figure(figsize=(10, 3.2), dpi=150, layout="constrained")
+    loss, error, rate = figure.subplots(1, 3)
+
+    at = [record["step"] / steps_per_epoch for record in steps]
+    epochs = [record["step"] / steps_per_epoch for record in ends]
+    loss.plot(at, [_number(record["loss"]) for record in steps], color=TRAIN, lw=1, label="train (dropped, cropped)")
+    loss.plot(epochs, [_number(record["val_loss"]) for record in ends], "o-", color=VAL, ms=3, label="val")
+    loss.set(title="cross-entropy (nats)", xlabel=unit, ylim=(0, None))
+
+    error.plot(at, [100 * (1 - _number(record["top1"])) for record in steps], color=TRAIN, lw=1, label="train top-1")
+    error.plot(epochs, [100 * (1 - r["val_top1"]) for r in ends], "o-", color=VAL, ms=3, label="val top-1")
+    error.plot(epochs, [100 * (1 - r["val_top5"]) for r in ends], "s--", color=TOP5, ms=3, label="val top-5")
+    error.set(title="error (%)", xlabel=unit, ylim=(0, 100))
+
+    rate.plot(at, [record["lr"] for record in steps], color="black", lw=1)
+    rate.set(title="learning rate", xlabel=unit, ylim=(0, None))
+    for axes in (loss, error):
+        axes.legend(frameon=False, fontsize=8)
+    for axes in (loss, error, rate):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlim(0, None)
+    return figure
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,41 @@
+"""Layer-1 filters as pictures (Fig. 6)."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+
+def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Figure:
+    """Every filter of the first layer as an RGB picture, side by side.
+
+    All are scaled alike, by the largest weight of all: grey is 0, so a dominating filter is seen to dominate and a dead
+    one is flat grey (Fig. 6a).
+
+    Args:
+      kernel: conv1's weights, [height, width, RGB, maps].
+      title: a line above the filters.
+
+    Returns:
+      A figure with near twice as many columns as rows.
+    """
+    maps = kernel.shape[-1]
+    columns = min(maps, math.ceil(math.sqrt(2 * maps)))
+    rows = math.ceil(maps / columns)
+    pictures = 0.5 + 0.5 * np.asarray(kernel, np.float32) / max(float(np.abs(kernel).max()), 1e-12)
+    sheet = np.ones((rows * (kernel.shape[0] + 1) - 1, columns * (kernel.shape[1] + 1) - 1, 3), np.float32)
+    for i in range(maps):
+        top = (i // columns) * (kernel.shape[0] + 1)
+        left = (i % columns) * (kernel.shape[1] + 1)
+        sheet[top : top + kernel.shape[0], left : left + kernel.shape[1]] = pictures[..., i]
+
+    width = 8.0
+    figure = Figure(figsize=(width, width * sheet.shape[0] / sheet.shape[1] + (0.4 if title else 0.0)), dpi=150)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=10)
+    return figure

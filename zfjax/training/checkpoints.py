@@ -1,0 +1,130 @@
+"""Checkpoints of a run: the latest two, the best, and the epochs of Fig. 4; damaged ones are passed over."""
+
+import dataclasses
+import sys
+from collections.abc import Iterable
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers
+
+from zfjax.errors import UserError
+from zfjax.training.state import State
+
+FIG4_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the paper, Fig. 4
+
+
+class Checkpoints:
+    """The checkpoints in one folder, written in the background.
+
+    Use as a context: leaving it waits for what is being written.
+    """
+
+    def __init__(self, folder: epath.PathLike, keep_steps: Iterable[int] = ()) -> None:
+        """Opens `folder`, which is made if need be; `keep_steps` are never deleted."""
+        self.folder = epath.Path(folder)
+        self._damaged: list[int] = []
+        policies = checkpoint_managers.preservation_policy
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_val_top1,  # without it the metrics are not written
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(2),
+                        policies.BestN(get_metric_fn=_val_top1, n=1, keep_checkpoints_without_metrics=False),
+                        policies.CustomSteps(tuple(keep_steps)),
+                    ]
+                ),
+                save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps there are, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the best validation top-1 accuracy; None before the first validation."""
+        return self._manager.best_step()
+
+    def save(self, state: State, val_top1: float | None = None) -> None:
+        """Starts writing `state`; what was written before stays until this is complete.
+
+        Raises:
+          UserError: the checkpoint before could not be written (full disk, no permission).
+        """
+        step = int(state.step)
+        metrics = None if val_top1 is None else {"val_top1": val_top1}
+        try:
+            while self._damaged:
+                self._manager.delete(self._damaged.pop())
+            self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics=metrics)
+        except Exception as error:
+            raise self._unsaved(error) from error
+
+    def wait(self) -> None:
+        """Waits until all is written. Raises a UserError where it cannot be."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unsaved(error) from error
+
+    def restore_latest(self, state: State) -> State:
+        """`state` with what the newest readable checkpoint holds, or as it is where there is none.
+
+        A damaged checkpoint is named on stderr and passed over; the next `save` deletes it, since steps must grow.
+
+        Raises:
+          UserError: there are checkpoints, and none of them can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                restored = self.restore(state, step)
+            except Exception as error:
+                self._damaged.append(step)
+                print(f"zfjax: checkpoint {self.folder / str(step)} is damaged: {_first_line(error)}", file=sys.stderr)
+                continue
+            if self._damaged:
+                print(f"zfjax: using the checkpoint before it, of step {step}", file=sys.stderr)
+            return restored
+        if steps:
+            raise UserError(f"no checkpoint in {self.folder} can be read, though {len(steps)} are there")
+        return state
+
+    def restore(self, state: State, step: int) -> State:
+        """`state` with what the checkpoint of `step` holds, laid out over devices as `state` is."""
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(state))
+        saved = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        return dataclasses.replace(state, **saved)
+
+    def _unsaved(self, error: Exception) -> UserError:
+        return UserError(
+            f"cannot save a checkpoint in {self.folder}: {_first_line(error)};"
+            " what was saved before is kept, so the same command goes on from there once this is mended"
+        )
+
+
+def _saved(state: State) -> dict[str, PyTree]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "plateau": state.plateau}
+
+
+def _val_top1(metrics: dict[str, float]) -> float:
+    return metrics["val_top1"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,168 @@
+"""`train_and_evaluate(config, workdir)`: a whole run, from where its folder says that it stopped."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from zfjax.data.pipeline import Batch, eval_batches, train_batches
+from zfjax.progress import Progress
+from zfjax.training import sharding
+from zfjax.training.checkpoints import FIG4_EPOCHS, Checkpoints
+from zfjax.training.metrics import MetricsLog, StepRecorder
+from zfjax.training.run import RunData, open_data, open_folder
+from zfjax.training.scoring import Model, Scores, score
+from zfjax.training.signals import StopSignal
+from zfjax.training.state import State, anneal, create_state, learning_rate
+from zfjax.training.step import train_step
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    folder: epath.Path
+    finished: bool  # False: stopped by a signal; the same command goes on
+    step: int
+    scores: Scores | None  # of the last validation, centre crop; None where it was stopped before the first
+    state: State
+
+
+class Schedule(NamedTuple):
+    """Epochs in steps. Batches may span epochs, so an epoch need not be a whole number of steps."""
+
+    steps_per_epoch: float
+    epochs: int
+
+    def end_of(self, epoch: int) -> int:
+        """The step after which every example was seen `epoch` times."""
+        return math.ceil(epoch * self.steps_per_epoch)
+
+    def epochs_after(self, step: int) -> range:
+        """The epochs, counted from 1, that are not over at `step`."""
+        over = sum(self.end_of(epoch) <= step for epoch in range(1, self.epochs + 1))
+        return range(over + 1, self.epochs + 1)
+
+
+def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
+    """Trains by `config` in `workdir`, going on from the newest checkpoint there.
+
+    After each epoch the validation split is scored, every example once, and a checkpoint is written. A run that was
+    killed and started again ends with the same weights, bit for bit, as one that was not.
+
+    Raises:
+      UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
+    """
+    sharding.check_batch_size(config.batch_size)
+    folder = open_folder(workdir, config)
+    data = open_data(config, folder)
+    schedule = Schedule(len(data.train) / config.batch_size, config.epochs)
+    mesh = sharding.data_mesh()
+    state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
+    kept = [schedule.end_of(epoch) for epoch in FIG4_EPOCHS]
+    first = jax.process_index() == 0
+    with Checkpoints(folder / "checkpoints", kept) as checkpoints, StopSignal() as stop:
+        state = checkpoints.restore_latest(state)
+        log = MetricsLog(folder, int(state.step), tensorboard=config.tensorboard, write=first)
+        trainer = Trainer(config, data, schedule, mesh, checkpoints, log, stop)
+        try:
+            state, scores = trainer.run(state)
+        finally:
+            log.flush()
+    step = int(state.step)
+    return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The parts of a run that stay the same from step to step."""
+
+    config: ConfigDict
+    data: RunData
+    schedule: Schedule
+    mesh: Mesh
+    checkpoints: Checkpoints
+    log: MetricsLog
+    stop: StopSignal
+
+    def run(self, state: State) -> tuple[State, Scores | None]:
+        """Trains to the end of the last epoch, or until stopped; scores are those of the last epoch that ended."""
+        step, batch_size, scores = int(state.step), self.config.batch_size, None
+        total = self.schedule.end_of(self.config.epochs) * batch_size
+        epochs = self.schedule.epochs_after(step)
+        if not epochs:
+            return state, self.score(state)
+        batches = train_batches(
+            self.data.train,
+            batch_size,
+            seed=self.config.seed,
+            start_step=step,
+            shard=(jax.process_index(), jax.process_count()),
+            threads=self.config.threads,
+        )
+        show = jax.process_index() == 0
+        with (
+            contextlib.closing(batches),
+            Progress("training", total, initial=step * batch_size, show=show) as progress,
+        ):
+            for epoch in epochs:
+                state, stopped = self.train_until(self.schedule.end_of(epoch), state, batches, progress)
+                if stopped:
+                    break
+                state, scores = self.end_epoch(epoch, state)
+                progress.say(f"epoch {epoch}/{self.config.epochs}: val {scores}")
+                if self.stop.wanted(int(state.step)):
+                    break
+        return state, scores
+
+    def train_until(
+        self, until: int, state: State, batches: Iterator[Batch], progress: Progress
+    ) -> tuple[State, bool]:
+        """Updates up to step `until`; the flag tells that it was stopped before, and a checkpoint written."""
+        step = int(state.step)
+        rate = learning_rate(self.config, self.schedule.steps_per_epoch)
+        recorder = StepRecorder(self.log, rate, self.config.log_steps, self.config.batch_size)
+        while step < until:
+            with recorder.waiting():
+                rows = next(batches)
+            state, metrics = train_step(state, sharding.place(rows, self.mesh))
+            step += 1
+            progress.advance(self.config.batch_size, recorder.note)
+            recorder.add(step, metrics)
+            stopped = self.stop.wanted(step)
+            due = self.config.checkpoint_steps and step % self.config.checkpoint_steps == 0
+            # The last step of an epoch is saved with its score instead.
+            if step < until and (stopped or due):
+                recorder.settle()
+                self.log.flush()
+                self.checkpoints.save(state)
+                if stopped:
+                    return state, True
+        recorder.settle()
+        return state, False
+
+    def end_epoch(self, epoch: int, state: State) -> tuple[State, Scores]:
+        """Scores the validation split, anneals, and writes what belongs to the end of an epoch."""
+        scores = self.score(state)
+        state = anneal(self.config, state, scores.top1_error)
+        values = {"epoch": epoch, "val_loss": scores.loss, "val_top1": scores.top1, "val_top5": scores.top5}
+        self.log.add(int(state.step), values)
+        # The lines first: a run killed between the two does this epoch's end again, and drops them.
+        self.log.flush()
+        self.checkpoints.save(state, scores.top1)
+        return state, scores
+
+    def score(self, state: State) -> Scores:
+        """The validation split by centre crops."""
+        batches = eval_batches(
+            self.data.val,
+            self.config.batch_size,
+            shard=(jax.process_index(), jax.process_count()),
+            threads=self.config.threads,
+        )
+        return score(Model(state.net, state.params, state.mean), batches, self.mesh)

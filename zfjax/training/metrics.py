@@ -1,0 +1,130 @@
+"""What a run writes of itself: metrics.jsonl and TensorBoard."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import optax
+from etils import epath
+
+from zfjax.errors import UserError
+from zfjax.training.step import StepMetrics
+
+
+class MetricsLog:
+    """`metrics.jsonl` in a run's folder: one JSON object a line, each with its `step`, in order.
+
+    The whole file is written at every `flush`, since object stores cannot append. Lines of steps that a resumed run does
+    again are dropped.
+    """
+
+    def __init__(self, folder: epath.PathLike, resumed_step: int, *, tensorboard: bool = False, write: bool = True):
+        """Keeps the lines up to `resumed_step`; with `write` False (another process writes) nothing is kept."""
+        self._path = epath.Path(folder) / "metrics.jsonl"
+        self._write = write
+        self.records = [record for record in read_metrics(folder) if record["step"] <= resumed_step]
+        self._board = _summary_writer(epath.Path(folder), resumed_step) if tensorboard and write else None
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of `step`; a number that is not finite is written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self.records.append({"step": step, **finite})
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Writes all lines. Raises a UserError where the file cannot be written."""
+        if not self._write:
+            return
+        if self._board:
+            self._board.flush()
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        part = self._path.with_name("metrics.jsonl.part")
+        try:
+            part.write_text(text)
+            part.replace(self._path)
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+
+def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl, oldest first; none where there is no file."""
+    path = epath.Path(folder) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _summary_writer(folder: epath.Path, resumed_step: int):  # noqa: ANN202  (tensorboardX is optional)
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("tensorboard=True needs tensorboardX: pip install 'zfjax[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+
+class StepRecorder:
+    """Turns what steps tell into lines of the log, one step late.
+
+    A step's numbers are looked at only after the next one was sent off, so the device never waits for the host.
+    """
+
+    def __init__(self, log: MetricsLog, rate: optax.Schedule, log_steps: int, batch_size: int) -> None:
+        """Means over `log_steps` steps make one line; `rate` is the learning rate before annealing."""
+        self._log, self._rate, self._log_steps, self._batch_size = log, rate, log_steps, batch_size
+        self._pending: tuple[int, StepMetrics] | None = None
+        self._window: list[StepMetrics] = []
+        self._window_start = time.monotonic()
+        self._waited = 0.0
+        self.note = ""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def add(self, step: int, metrics: StepMetrics) -> None:
+        """Takes the numbers of `step`, and settles those of the one before."""
+        self.settle()
+        self._pending = (step, metrics)
+
+    def settle(self) -> None:
+        """Waits for the last step and looks at its numbers.
+
+        Raises:
+          UserError: the loss or the weights are no longer finite, with the step.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = StepMetrics(*(float(value) for value in jax.device_get(metrics)))
+        if not (math.isfinite(values.loss) and math.isfinite(values.param_norm)):
+            raise UserError(
+                f"training diverged at step {step}: loss {values.loss}, norm of the weights {values.param_norm};"
+                " checkpoints from before are kept; try a smaller lr"
+            )
+        self._window.append(values)
+        if step % self._log_steps == 0:
+            self._write_line(step)
+
+    def _write_line(self, step: int) -> None:
+        seconds = max(time.monotonic() - self._window_start, 1e-9)
+        means = {
+            name: sum(column) / len(column)
+            for name, column in zip(StepMetrics._fields, zip(*self._window, strict=True), strict=True)
+        }
+        self._log.add(
+            step,
+            {
+                "lr": float(self._rate(step - 1)) * means.pop("anneal"),
+                **means,
+                "images_per_second": len(self._window) * self._batch_size / seconds,
+                "data_wait": self._waited / seconds,
+            },
+        )
+        self.note = f"loss {means['loss']:.3f}"
+        self._window, self._waited, self._window_start = [], 0.0, time.monotonic()

@@ -1,0 +1,161 @@
+"""A run's folder: configuration, classes and scan beside the checkpoints, written at the start and read back."""
+
+import json
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from zfjax.config import default
+from zfjax.data import record
+from zfjax.data.pictures import Pictures
+from zfjax.data.scan import scan_once
+from zfjax.data.source import Source, open_source
+from zfjax.errors import UserError
+from zfjax.training.checkpoints import Checkpoints
+from zfjax.training.scoring import Model
+from zfjax.training.state import create_state
+
+# Keys that do not change what a run computes, and the length that a finished run may be given more of.
+FREE_KEYS = frozenset(
+    ("epochs", "data_dir", "cache_dir", "threads", "log_steps", "checkpoint_steps", "tensorboard", "max_broken")
+)
+
+
+class RunData(NamedTuple):
+    """The pictures of a run, looked at and ready to be batched."""
+
+    classes: tuple[str, ...]
+    train: Pictures
+    val: Pictures
+    mean: Float[np.ndarray, "side side 3"]  # per-pixel mean of the training squares, 0..255
+
+
+class RunInfo(NamedTuple):
+    """What a run is, apart from its weights."""
+
+    folder: epath.Path
+    config: ConfigDict
+    classes: tuple[str, ...]
+    mean: Float[np.ndarray, "side side 3"]
+
+
+def square_size(image_size: int) -> int:
+    """Side of the squares that pictures are decoded to: the paper's 256 for crops of 224, and so in proportion."""
+    return round(image_size * 256 / 224)
+
+
+def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
+    """Makes a run's folder, or opens it again for the same configuration; absolute, as checkpoints need it.
+
+    Raises:
+      UserError: it cannot be written, or holds a run of another configuration; the keys that differ are named.
+    """
+    folder = _absolute(workdir)
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(json.loads(path.read_text()), config.to_dict(), folder)
+        if jax.process_index() == 0:
+            path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write in workdir {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
+    """The pictures of the run in `folder`; they are scanned at its first start, and what was found is kept there.
+
+    Raises:
+      UserError: the dataset cannot be used, has another number of classes than configured, or is no longer the one
+        that the run began with.
+    """
+    source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
+    _check_classes(config, source, folder)
+    scanned = scan_once(
+        folder,
+        source,
+        square_size(config.image_size),
+        max_broken=config.max_broken,
+        cache_dir=config.cache_dir,
+        threads=config.threads,
+    )
+    return RunData(source.classes, scanned.train, scanned.val, scanned.mean)
+
+
+def read_run(workdir: epath.PathLike) -> RunInfo:
+    """What is known of the run in `workdir`.
+
+    Raises:
+      UserError: no run was started there.
+    """
+    folder = _absolute(workdir)
+    try:
+        config = default()
+        config.update(json.loads((folder / "config.json").read_text()))
+        classes = tuple(json.loads((folder / "classes.json").read_text()))
+        scanned = record.read(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({error})") from error
+    if scanned is None:
+        raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing")
+    return RunInfo(folder, config, classes, scanned.mean)
+
+
+def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
+    """The net of a run with the weights of one of its checkpoints: `latest`, `best` (on the val split) or a step.
+
+    Raises:
+      UserError: there is no such checkpoint; those that there are are named.
+    """
+    state = create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1.0)
+    with Checkpoints(run.folder / "checkpoints") as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"the run in {run.folder} has no checkpoint yet")
+        if checkpoint == "latest":
+            state = checkpoints.restore_latest(state)
+        else:
+            step = checkpoints.best_step() if checkpoint == "best" else checkpoint
+            if str(step) not in map(str, steps):
+                raise UserError(
+                    f"the run in {run.folder} has no checkpoint {checkpoint!r}; expected latest, best or one of"
+                    f" {', '.join(map(str, steps))}"
+                )
+            state = checkpoints.restore(state, int(step or 0))
+    return Model(state.net, state.params, state.mean)
+
+
+def _absolute(workdir: epath.PathLike) -> epath.Path:
+    folder = epath.Path(workdir).expanduser()
+    return folder if "://" in str(workdir) else folder.resolve()
+
+
+def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> None:
+    if config.num_classes not in (0, len(source.classes)):
+        raise UserError(
+            f"num_classes={config.num_classes}, but {source.name} has {len(source.classes)} classes;"
+            " expected the same number, or 0 for as many as there are"
+        )
+    path = folder / "classes.json"
+    if path.exists() and json.loads(path.read_text()) != list(source.classes):
+        raise UserError(f"the classes of {source.name} are no longer those of the run in {folder}")
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(source.classes) + "\n")
+
+
+def _check_same(old: dict[str, object], new: dict[str, object], folder: epath.Path) -> None:
+    changed = [
+        f"{key}={old.get(key)!r} (now {new.get(key)!r})"
+        for key in sorted(old.keys() | new.keys())
+        if key not in FREE_KEYS and old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"workdir {folder} holds a run with {', '.join(changed)};"
+            " give the same values to go on, or another --workdir"
+        )

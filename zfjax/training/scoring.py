@@ -1,0 +1,84 @@
+"""Top-1 and top-5 accuracy over a split, each example counted once."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+
+from zfjax.data.pipeline import Batch
+from zfjax.models import ConvNet
+from zfjax.training import sharding
+from zfjax.training.step import Counts, count_right, predict
+
+
+class Model(NamedTuple):
+    """A net with its weights and the mean its images need."""
+
+    net: ConvNet
+    params: PyTree[Float[Array, "..."]]
+    mean: Float[Array, "side side 3"]
+
+
+class Scores(NamedTuple):
+    """Shares of the examples of a split."""
+
+    examples: int
+    top1: float  # accuracy
+    top5: float  # accuracy
+    loss: float  # mean cross-entropy, nats
+
+    @property
+    def top1_error(self) -> float:
+        """Share of examples whose label is not the net's first answer."""
+        return 1.0 - self.top1
+
+    @property
+    def top5_error(self) -> float:
+        """Share of examples whose label is not among the net's first five answers."""
+        return 1.0 - self.top5
+
+    def __str__(self) -> str:
+        return (
+            f"top-1 accuracy {self.top1:.2%} (error {self.top1_error:.2%}),"
+            f" top-5 accuracy {self.top5:.2%} (error {self.top5_error:.2%}), {self.examples:,} examples"
+        )
+
+
+def score(model: Model, batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False) -> Scores:
+    """Scores one net; arguments as in `score_together`."""
+    return score_together([model], batches, mesh, ten_crop=ten_crop)[0]
+
+
+def score_together(
+    models: Sequence[Model], batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False
+) -> list[Scores]:
+    """Scores nets in one pass over the pictures: each alone, then the average of all softmaxes (Table 2's ensembles).
+
+    Args:
+      models: nets of the same classes, made for squares of the same side.
+      batches: uint8 squares with labels, as `eval_batches` gives them; what their mask leaves out is not counted.
+      mesh: the devices, as in `sharding.data_mesh`.
+      ten_crop: average over the paper's ten crops instead of looking at the centre alone.
+
+    Returns:
+      One `Scores` a model, in order, and one more for their average where there are several.
+    """
+    totals: list[Counts] | None = None
+    for rows in batches:
+        batch = sharding.place(rows, mesh)
+        softmaxes = [predict(model.net, model.params, model.mean, batch.image, ten_crop) for model in models]
+        if len(models) > 1:
+            softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))
+        counts = [count_right(softmax, batch.label, batch.mask) for softmax in softmaxes]
+        totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
+    return [_shares(jax.device_get(total)) for total in totals or []]
+
+
+def _shares(counts: Counts) -> Scores:
+    examples = int(counts.examples)
+    return Scores(
+        examples, int(counts.top1) / examples, int(counts.top5) / examples, float(counts.loss) / examples
+    )

@@ -1,0 +1,34 @@
+"""Where arrays lie: pictures split over all devices of all processes, everything else on each of them."""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from zfjax.data.pipeline import Batch
+from zfjax.errors import UserError
+
+
+def data_mesh() -> Mesh:
+    """All devices along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises a UserError where `batch_size` does not split evenly over the devices."""
+    if batch_size <= 0 or batch_size % jax.device_count():
+        raise UserError(
+            f"batch_size={batch_size} does not split over {jax.device_count()} devices;"
+            f" expected a positive multiple of {jax.device_count()}"
+        )
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The same arrays on every device. They are copies, so donating them leaves the originals alive."""
+    return jax.jit(lambda leaves: leaves, out_shardings=NamedSharding(mesh, P()))(tree)
+
+
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows of a global batch, on its devices."""
+    sharding = NamedSharding(mesh, P("data"))
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)

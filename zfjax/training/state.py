@@ -1,0 +1,116 @@
+"""What training carries from step to step, and how it starts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, PyTree
+from ml_collections import ConfigDict
+
+from zfjax.data.crops import fixed_crop, random_crop
+from zfjax.errors import UserError
+from zfjax.models import ConvNet, preset
+from zfjax.ops import renormalize_filters
+
+Crop = Callable[[Key[Array, ""], Float[Array, "n side side 3"], int], Float[Array, "n size size 3"]]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("step", "params", "opt_state", "plateau", "key", "mean"),
+    meta_fields=("net", "optimizer", "crop"),
+)
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A training run between two steps.
+
+    The step, the weights and what the optimizer remembers are checkpointed; key and mean never change in a run.
+    """
+
+    step: Int[Array, ""]  # updates done
+    params: PyTree[Float[Array, "..."]]
+    opt_state: optax.OptState
+    plateau: optax.OptState  # the annealing's memory; `scale` is what the learning rate is multiplied by
+    key: Key[Array, ""]  # every random draw of step s comes from fold_in(key, s)
+    mean: Float[Array, "side side 3"]  # per-pixel mean of the training squares, 0..255
+    net: ConvNet
+    optimizer: optax.GradientTransformation
+    crop: Crop
+
+
+def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
+    """The net that `config` names, with its initial weights' distribution and dtype.
+
+    Raises:
+      UserError: an unknown net or dtype, or a net whose windows do not fit the image.
+    """
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"unknown dtype {config.dtype!r}; expected float32 or bfloat16")
+    net = preset(config.net, num_classes, width=config.width, image_size=config.image_size)
+    kernel_init = nn.initializers.normal(config.init_std) if config.init_std else nn.initializers.he_normal()
+    return net.clone(kernel_init=kernel_init, dtype=jnp.dtype(config.dtype))
+
+
+def learning_rate(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
+    """The rate at each step before annealing: warm-up, then constant or a cosine to 0."""
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    steps = round(config.epochs * steps_per_epoch)
+    if config.cosine:
+        return optax.warmup_cosine_decay_schedule(0.0 if warmup else config.lr, config.lr, warmup, steps)
+    if warmup:
+        return optax.linear_schedule(0.0, config.lr, warmup)
+    return optax.constant_schedule(config.lr)
+
+
+def create_optimizer(config: ConfigDict, steps_per_epoch: float) -> optax.GradientTransformation:
+    """SGD with momentum, then the filters' renormalisation (paper, Section 3.1).
+
+    The rate multiplies the gradient on its way into the momentum, as in Krizhevsky et al. (2012), Section 5.
+    """
+    parts = [
+        optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
+        optax.trace(decay=config.momentum),
+    ]
+    if config.filter_radius:
+        parts.append(renormalize_filters(config.filter_radius))
+    return optax.chain(*parts)
+
+
+def annealing(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    """The paper's annealing: divide the rate when the validation error stops falling."""
+    return optax.contrib.reduce_on_plateau(factor=config.plateau_factor, patience=config.plateau_patience)
+
+
+def create_state(
+    config: ConfigDict, num_classes: int, mean: Float[Array, "side side 3"], steps_per_epoch: float
+) -> State:
+    """The state before the first step; a function of `config.seed` alone."""
+    net = create_net(config, num_classes)
+    optimizer = create_optimizer(config, steps_per_epoch)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    images = jnp.zeros((1, config.image_size, config.image_size, 3))
+    params = jax.jit(net.init)(init_key, images)["params"]
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        plateau=annealing(config).init(params),
+        key=key,
+        mean=jnp.asarray(mean),
+        net=net,
+        optimizer=optimizer,
+        crop=random_crop if config.random_crop else fixed_crop,
+    )
+
+
+def anneal(config: ConfigDict, state: State, error: float) -> State:
+    """Tells the annealing the validation error of the epoch that ended."""
+    if not config.plateau_patience:
+        return state
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 and float32 there
+        _, plateau = annealing(config).update({}, state.plateau, value=error)
+    return dataclasses.replace(state, plateau=plateau)

@@ -1,0 +1,103 @@
+"""The jitted functions: one update, and one batch's predictions."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+
+from zfjax.data.crops import center_crop, subtract_mean, ten_crops
+from zfjax.data.pipeline import Batch
+from zfjax.models import ConvNet
+from zfjax.training.state import State
+
+
+class StepMetrics(NamedTuple):
+    """What one step tells, over the whole batch."""
+
+    loss: Float[Array, ""]  # mean cross-entropy, nats
+    top1: Float[Array, ""]  # share right, of the pictures as cropped and with units dropped
+    grad_norm: Float[Array, ""]
+    param_norm: Float[Array, ""]
+    update_norm: Float[Array, ""]
+    anneal: Float[Array, ""]  # what the learning rate was multiplied by
+
+
+class Counts(NamedTuple):
+    """Sums over examples."""
+
+    examples: Int[Array, ""]
+    top1: Int[Array, ""]
+    top5: Int[Array, ""]
+    loss: Float[Array, ""]
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
+    """One update by one batch of uint8 squares; `state` is donated, so use what comes back.
+
+    Crops, flips and mean subtraction happen here, on the device. With the batch sharded over a mesh, the gradient is
+    averaged over all devices.
+    """
+    crop_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+    images = state.crop(crop_key, subtract_mean(batch.image, state.mean), state.net.image_size)
+
+    def loss_of(params: PyTree) -> tuple[Array, Array]:
+        logits, _ = state.net.apply({"params": params}, images, train=True, rngs={"dropout": dropout_key})
+        return cross_entropy(logits, batch.label).mean(), logits
+
+    (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    grad_norm = optax.global_norm(grads)
+    grads = jax.tree.map(lambda grad: grad * state.plateau.scale, grads)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = StepMetrics(
+        loss=loss,
+        top1=jnp.mean(jnp.argmax(logits, axis=-1) == batch.label),
+        grad_norm=grad_norm,
+        param_norm=optax.global_norm(params),
+        update_norm=optax.global_norm(updates),
+        anneal=state.plateau.scale,
+    )
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def cross_entropy(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, " n"]:
+    """−log softmax(logits)[label] of each example, in nats, from logits (never from probabilities)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+@functools.partial(jax.jit, static_argnames=("net", "ten_crop"))
+def predict(
+    net: ConvNet,
+    params: PyTree[Float[Array, "..."]],
+    mean: Float[Array, "side side 3"],
+    squares: UInt8[Array, "n side side 3"],
+    ten_crop: bool = False,
+) -> Float[Array, "n classes"]:
+    """Class probabilities: the centre crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, Section 4.1)."""
+    images = subtract_mean(squares, mean)
+    crops = ten_crops(images, net.image_size) if ten_crop else center_crop(images, net.image_size)[None]
+    logits, _ = net.apply({"params": params}, crops.reshape(-1, *crops.shape[2:]))
+    return jax.nn.softmax(logits).reshape(crops.shape[0], crops.shape[1], -1).mean(axis=0)
+
+
+@jax.jit
+def count_right(
+    probabilities: Float[Array, "n classes"], label: Int[Array, " n"], mask: Float[Array, " n"]
+) -> Counts:
+    """How many of the examples in the mask have their label first, and among the first five."""
+    counted = mask > 0
+    of_label = jnp.take_along_axis(probabilities, label[:, None], axis=1)
+    # Ties go against the net: a net that says the same of all classes has nothing right.
+    better = jnp.sum(probabilities >= of_label, axis=1) - 1
+    nats = -jnp.log(jnp.maximum(of_label[:, 0], jnp.finfo(of_label.dtype).tiny))
+    return Counts(
+        examples=jnp.sum(counted, dtype=jnp.int32),
+        top1=jnp.sum(counted & (better < 1), dtype=jnp.int32),
+        top5=jnp.sum(counted & (better < 5), dtype=jnp.int32),
+        loss=jnp.sum(jnp.where(counted, nats, 0.0)),
+    )
