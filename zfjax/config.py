@@ -35,6 +35,7 @@ def default() -> ConfigDict:
     config.batch_size = 64  # over all devices
     config.lr = 0.01
     config.momentum = 0.9
+    config.adam = True  # instead of SGD with momentum
     config.warmup_epochs = 0.0  # the rate grows linearly from 0
     config.cosine = True  # the rate falls to 0 along a cosine over the run
     config.plateau_patience = 0  # epochs without a better validation error before the rate is divided; 0: never

@@ -20,7 +20,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         terminal = show and sys.stderr.isatty()
         self._bar = (
-            tqdm(desc=what, total=total, initial=initial, unit=unit, unit_scale=True, file=sys.stderr)
+            tqdm(desc=what, total=total, initial=initial, unit=unit, unit_scale=True, delay=2, file=sys.stderr)
             if terminal
             else None
         )
@@ -47,7 +47,7 @@ class Progress:
             self._last_line = time.monotonic()
             self.say(
                 f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {self.rate:,.0f} a second,"
-                f" {(self._total - self._done) / max(self.rate, 1e-9):,.0f} s left {note}".rstrip()
+                f" {(self._total - self._done) / max(self.rate, 1e-9):,.0f} s left{note and ', ' + note}"
             )
 
     def say(self, line: str) -> None:

@@ -61,7 +61,12 @@ def _report(outcome: "Outcome") -> None:
     from zfjax.training.metrics import read_metrics
 
     save_png(plot_curves(read_metrics(outcome.folder)), outcome.folder / "curves.png")
-    save_png(plot_filters(outcome.state.params["conv1"]["kernel"], "layer-1 filters"), outcome.folder / "filters.png")
+    save_png(
+        plot_filters(outcome.state.params["conv1"]["kernel"], "layer-1 filters"),
+        outcome.folder / "filters.png",
+    )
+    if outcome.broken:
+        print(f"left out: {outcome.broken} pictures that could not be read (named above when they were first met)")
     print(f"val, centre crop: {outcome.scores}")
     print(f"written to {outcome.folder}: curves.png, filters.png, metrics.jsonl, checkpoints/")
 

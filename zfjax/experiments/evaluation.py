@@ -11,9 +11,9 @@ from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.data.scan import scan
 from zfjax.data.source import open_source
 from zfjax.errors import UserError
+from zfjax.text import align
 from zfjax.training import sharding
 from zfjax.training.run import RunInfo, load_model, open_data, read_run, square_size
-from zfjax.text import align
 from zfjax.training.scoring import Model, Scores, score_together
 
 
@@ -25,9 +25,7 @@ class Row(NamedTuple):
     ten_crop: Scores  # corners and centre, each with its mirror image, softmaxes averaged
 
 
-def evaluate(
-    models: Mapping[str, Model], batches: Callable[[], Iterable[Batch]], mesh: Mesh
-) -> tuple[Row, ...]:
+def evaluate(models: Mapping[str, Model], batches: Callable[[], Iterable[Batch]], mesh: Mesh) -> tuple[Row, ...]:
     """One row a model, and one for the average of all where there are several.
 
     Args:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from zfjax import ops
 from zfjax.models import specs
-from zfjax.models.specs import Conv, Dense, Dropout, Layer, LRN, MaxPool, ReLU
+from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU
 
 
 class ConvNet(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import Conv, Dense, Layer, MaxPool, Pair, Padding, Size, output_size, pool_padding
+from zfjax.models.specs import Conv, Dense, Layer, MaxPool, Padding, Pair, Size, output_size, pool_padding
 from zfjax.text import align
 
 
@@ -127,7 +127,12 @@ def to_text(rows: Iterable[Row]) -> str:
 def to_markdown(rows: Iterable[Row]) -> str:
     """The table in Markdown, with the sums below."""
     rows = tuple(rows)
-    lines = [HEADER, ("---",) + ("---:",) * (len(HEADER) - 1), *(_cells(row, "{:,}") for row in rows), _sums(rows)]
+    lines = [
+        HEADER,
+        ("---",) + ("---:",) * (len(HEADER) - 1),
+        *(_cells(row, "{:,}") for row in rows),
+        _sums(rows),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -13,6 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 from zfjax.errors import UserError
 from zfjax.training.state import State
 
+NOT_SCORED = -1.0  # the accuracy of a checkpoint inside an epoch, so that any scored one is better
 FIG4_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the paper, Fig. 4
 
 
@@ -34,7 +35,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
                         policies.LatestN(2),
-                        policies.BestN(get_metric_fn=_val_top1, n=1, keep_checkpoints_without_metrics=False),
+                        policies.BestN(get_metric_fn=_val_top1, n=1),
                         policies.CustomSteps(tuple(keep_steps)),
                     ]
                 ),
@@ -57,21 +58,20 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the best validation top-1 accuracy; None before the first validation."""
+        """The step with the best validation top-1 accuracy; None where there is no checkpoint."""
         return self._manager.best_step()
 
-    def save(self, state: State, val_top1: float | None = None) -> None:
+    def save(self, state: State, val_top1: float = NOT_SCORED) -> None:
         """Starts writing `state`; what was written before stays until this is complete.
 
         Raises:
           UserError: the checkpoint before could not be written (full disk, no permission).
         """
         step = int(state.step)
-        metrics = None if val_top1 is None else {"val_top1": val_top1}
         try:
             while self._damaged:
                 self._manager.delete(self._damaged.pop())
-            self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics=metrics)
+            self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics={"val_top1": val_top1})
         except Exception as error:
             raise self._unsaved(error) from error
 
@@ -96,7 +96,10 @@ class Checkpoints:
                 restored = self.restore(state, step)
             except Exception as error:
                 self._damaged.append(step)
-                print(f"zfjax: checkpoint {self.folder / str(step)} is damaged: {_first_line(error)}", file=sys.stderr)
+                print(
+                    f"zfjax: checkpoint {self.folder / str(step)} is damaged: {_first_line(error)}",
+                    file=sys.stderr,
+                )
                 continue
             if self._damaged:
                 print(f"zfjax: using the checkpoint before it, of step {step}", file=sys.stderr)
@@ -119,7 +122,12 @@ class Checkpoints:
 
 
 def _saved(state: State) -> dict[str, PyTree]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "plateau": state.plateau}
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "plateau": state.plateau,
+    }
 
 
 def _val_top1(metrics: dict[str, float]) -> float:

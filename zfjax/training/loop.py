@@ -31,6 +31,7 @@ class Outcome(NamedTuple):
     step: int
     scores: Scores | None  # of the last validation, centre crop; None where it was stopped before the first
     state: State
+    broken: int  # pictures that could not be read and were left out
 
 
 class Schedule(NamedTuple):
@@ -75,7 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
         finally:
             log.flush()
     step = int(state.step)
-    return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state)
+    return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state, data.broken)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +121,7 @@ class Trainer:
                     break
         return state, scores
 
-    def train_until(
-        self, until: int, state: State, batches: Iterator[Batch], progress: Progress
-    ) -> tuple[State, bool]:
+    def train_until(self, until: int, state: State, batches: Iterator[Batch], progress: Progress) -> tuple[State, bool]:
         """Updates up to step `until`; the flag tells that it was stopped before, and a checkpoint written."""
         step = int(state.step)
         rate = learning_rate(self.config, self.schedule.steps_per_epoch)

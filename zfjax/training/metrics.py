@@ -17,8 +17,8 @@ from zfjax.training.step import StepMetrics
 class MetricsLog:
     """`metrics.jsonl` in a run's folder: one JSON object a line, each with its `step`, in order.
 
-    The whole file is written at every `flush`, since object stores cannot append. Lines of steps that a resumed run does
-    again are dropped.
+    The whole file is written at every `flush`, since object stores cannot append. Lines of steps that a resumed run
+    does again are dropped.
     """
 
     def __init__(self, folder: epath.PathLike, resumed_step: int, *, tensorboard: bool = False, write: bool = True):
@@ -57,7 +57,7 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _summary_writer(folder: epath.Path, resumed_step: int):  # noqa: ANN202  (tensorboardX is optional)
+def _summary_writer(folder: epath.Path, resumed_step: int):
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:

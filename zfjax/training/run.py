@@ -21,7 +21,16 @@ from zfjax.training.state import create_state
 
 # Keys that do not change what a run computes, and the length that a finished run may be given more of.
 FREE_KEYS = frozenset(
-    ("epochs", "data_dir", "cache_dir", "threads", "log_steps", "checkpoint_steps", "tensorboard", "max_broken")
+    (
+        "epochs",
+        "data_dir",
+        "cache_dir",
+        "threads",
+        "log_steps",
+        "checkpoint_steps",
+        "tensorboard",
+        "max_broken",
+    )
 )
 
 
@@ -32,6 +41,7 @@ class RunData(NamedTuple):
     train: Pictures
     val: Pictures
     mean: Float[np.ndarray, "side side 3"]  # per-pixel mean of the training squares, 0..255
+    broken: int  # pictures of both splits that could not be read and are left out
 
 
 class RunInfo(NamedTuple):
@@ -84,7 +94,7 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
         cache_dir=config.cache_dir,
         threads=config.threads,
     )
-    return RunData(source.classes, scanned.train, scanned.val, scanned.mean)
+    return RunData(source.classes, scanned.train, scanned.val, scanned.mean, len(scanned.broken))
 
 
 def read_run(workdir: epath.PathLike) -> RunInfo:

@@ -79,6 +79,4 @@ def score_together(
 
 def _shares(counts: Counts) -> Scores:
     examples = int(counts.examples)
-    return Scores(
-        examples, int(counts.top1) / examples, int(counts.top5) / examples, float(counts.loss) / examples
-    )
+    return Scores(examples, int(counts.top1) / examples, int(counts.top5) / examples, float(counts.loss) / examples)

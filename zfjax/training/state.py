@@ -38,7 +38,7 @@ class State:
     key: Key[Array, ""]  # every random draw of step s comes from fold_in(key, s)
     mean: Float[Array, "side side 3"]  # per-pixel mean of the training squares, 0..255
     net: ConvNet
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     crop: Crop
 
 
@@ -66,18 +66,25 @@ def learning_rate(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
     return optax.constant_schedule(config.lr)
 
 
-def create_optimizer(config: ConfigDict, steps_per_epoch: float) -> optax.GradientTransformation:
-    """SGD with momentum, then the filters' renormalisation (paper, Section 3.1).
+def create_optimizer(config: ConfigDict, steps_per_epoch: float) -> optax.GradientTransformationExtraArgs:
+    """SGD with momentum or Adam, then the filters' renormalisation (paper, Section 3.1).
 
-    The rate multiplies the gradient on its way into the momentum, as in Krizhevsky et al. (2012), Section 5.
+    In SGD the rate multiplies the gradient on its way into the momentum, as in Krizhevsky et al. (2012), Section 5.
     """
-    parts = [
-        optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
-        optax.trace(decay=config.momentum),
-    ]
-    if config.filter_radius:
-        parts.append(renormalize_filters(config.filter_radius))
-    return optax.chain(*parts)
+    rate = optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch))
+    annealed = optax.chain(rate, _scale_by_anneal())
+    rule = (optax.scale_by_adam(), annealed) if config.adam else (annealed, optax.trace(decay=config.momentum))
+    renormalize = [renormalize_filters(config.filter_radius)] if config.filter_radius else []
+    return optax.chain(*rule, *renormalize)
+
+
+def _scale_by_anneal() -> optax.GradientTransformationExtraArgs:
+    """Multiplies by the `anneal` that `update` is given."""
+
+    def update(updates: PyTree, state: optax.OptState, params: PyTree = None, *, anneal: Array, **_: object):
+        return jax.tree.map(lambda leaf: leaf * anneal, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def annealing(config: ConfigDict) -> optax.GradientTransformationExtraArgs:

@@ -50,14 +50,12 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
         return cross_entropy(logits, batch.label).mean(), logits
 
     (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    grad_norm = optax.global_norm(grads)
-    grads = jax.tree.map(lambda grad: grad * state.plateau.scale, grads)
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, anneal=state.plateau.scale)
     params = optax.apply_updates(state.params, updates)
     metrics = StepMetrics(
         loss=loss,
         top1=jnp.mean(jnp.argmax(logits, axis=-1) == batch.label),
-        grad_norm=grad_norm,
+        grad_norm=optax.global_norm(grads),
         param_norm=optax.global_norm(params),
         update_norm=optax.global_norm(updates),
         anneal=state.plateau.scale,
@@ -78,7 +76,7 @@ def predict(
     squares: UInt8[Array, "n side side 3"],
     ten_crop: bool = False,
 ) -> Float[Array, "n classes"]:
-    """Class probabilities: the centre crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, Section 4.1)."""
+    """Class probabilities: the centre crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, 4.1)."""
     images = subtract_mean(squares, mean)
     crops = ten_crops(images, net.image_size) if ten_crop else center_crop(images, net.image_size)[None]
     logits, _ = net.apply({"params": params}, crops.reshape(-1, *crops.shape[2:]))
@@ -86,9 +84,7 @@ def predict(
 
 
 @jax.jit
-def count_right(
-    probabilities: Float[Array, "n classes"], label: Int[Array, " n"], mask: Float[Array, " n"]
-) -> Counts:
+def count_right(probabilities: Float[Array, "n classes"], label: Int[Array, " n"], mask: Float[Array, " n"]) -> Counts:
     """How many of the examples in the mask have their label first, and among the first five."""
     counted = mask > 0
     of_label = jnp.take_along_axis(probabilities, label[:, None], axis=1)

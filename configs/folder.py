@@ -1,0 +1,18 @@
+"""Your own photographs: one folder a class, with or without train/ and val/ above them.
+
+    python -m zfjax.train --config=configs/folder.py:PATH --workdir=runs/photos
+
+A quarter-width ZFNet at 96 px, so that some thousand pictures train on a laptop in minutes. On an accelerator add
+`--config.image_size=224 --config.width=1`.
+"""
+
+from zfjax.config import default
+
+
+def get_config(path: str = "."):
+    """The default recipe on the class folders in `path`."""
+    config = default()
+    config.dataset = f"folder:{path}"
+    config.image_size = 96
+    config.epochs = 30
+    return config

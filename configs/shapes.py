@@ -1,0 +1,11 @@
+"""The embedded drawn shapes: the default run, the same as `python -m zfjax.train` without a --config.
+
+    python -m zfjax.train --config=configs/shapes.py
+"""
+
+from zfjax.config import default
+
+
+def get_config():
+    """The default run."""
+    return default()

@@ -1,0 +1,121 @@
+"""Tiny runs for tests: a folder of pictures that can be told apart, and commands on it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from PIL import Image
+
+from zfjax.config import default
+
+CLASSES = ("circles", "noise", "stripes")
+
+
+def make_folder(folder: Path, per_class: int = 24, seed: int = 0) -> Path:
+    """Three classes of 40×40 PNGs, without train/ and val/."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:40, :40]
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            phase = rng.uniform(0, 6)
+            pattern = {
+                "circles": np.sin(np.hypot(rows - 20, columns - 20) / 2 + phase),
+                "noise": rng.normal(size=(40, 40)),
+                "stripes": np.sin((rows + columns) / 2 + phase),
+            }[name]
+            colour = rng.uniform(20, 60, 3)
+            picture = np.clip(128 + pattern[..., None] * colour + rng.normal(size=(40, 40, 3)) * 8, 0, 255)
+            Image.fromarray(picture.astype(np.uint8)).save(folder / name / f"{i:03}.png")
+    return folder
+
+
+def tiny_keys(folder: Path) -> dict[str, object]:
+    """Configuration of a run that takes seconds."""
+    return {
+        "dataset": f"folder:{folder}",
+        "image_size": 48,
+        "net": "zfnet",
+        "width": 0.05,
+        "batch_size": 8,
+        "epochs": 3,
+        "lr": 0.01,
+        "cache_dir": "",
+        "log_steps": 2,
+        "checkpoint_steps": 3,
+    }
+
+
+def tiny_config(folder: Path, **changes: object):
+    """`tiny_keys` as a configuration."""
+    config = default()
+    config.update(tiny_keys(folder) | changes)
+    return config
+
+
+def train_command(folder: Path, workdir: Path, *flags: str, **changes: object) -> list[str]:
+    """The command that trains a tiny run."""
+    keys = tiny_keys(folder) | changes
+    return [
+        *(sys.executable, "-m", "zfjax.train", f"--workdir={workdir}"),
+        *(f"--config.{key}={value}" for key, value in keys.items()),
+        *flags,
+    ]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a command on `devices` fake devices."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def run(command: list[str], devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(command, env=environment(devices), capture_output=True, text=True, timeout=timeout)
+
+
+def start(command: list[str], devices: int = 1) -> subprocess.Popen[str]:
+    """Starts a command."""
+    return subprocess.Popen(
+        command, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def stop_after(process: subprocess.Popen[str], workdir: Path, seconds: float, number: signal.Signals) -> None:
+    """Sends a signal some time after the first checkpoint has been written."""
+    deadline = time.monotonic() + 200
+    while not any((workdir / "checkpoints").glob("[0-9]*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(number)
+
+
+def final_weights(workdir: Path) -> dict[str, np.ndarray]:
+    """The weights in the newest checkpoint, by path, and its step under `step`."""
+    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
+        step = manager.latest_step()
+        saved = manager.restore(step, args=ocp.args.StandardRestore())
+    leaves = jax.tree.leaves_with_path({"params": saved["params"], "opt_state": saved["opt_state"]})
+    return {"step": np.asarray(step)} | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+    """Whether two runs ended at the same step with the same weights, bit for bit."""
+    return one.keys() == two.keys() and all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,321 @@
+import multiprocessing
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zfjax.data import cache
+from zfjax.data.decode import decode_square
+from zfjax.data.scan import load, scan, scan_once
+from zfjax.data.source import BrokenImage, Example, Source, open_source
+from zfjax.errors import UserError
+
+SIZE = 16
+
+
+class Memory:
+    """Examples made of arrays; None is a broken one."""
+
+    def __init__(self, pictures, labels, fingerprint="memory"):
+        self.pictures, self.labels, self.fingerprint = pictures, labels, fingerprint
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if self.pictures[index] is None:
+            raise BrokenImage(f"picture {index}: lost")
+        return Example(f"picture {index}", self.pictures[index], self.labels[index])
+
+
+def drawn(count, *, broken=(), seed=0):
+    from io import BytesIO
+
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        buffer = BytesIO()
+        shape = (int(rng.integers(9, 40)), int(rng.integers(9, 40)), 3)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(buffer, "PNG")
+        out.append(None if i in broken else buffer.getvalue())
+    return out
+
+
+def memory_source(*, train=40, val=10, broken=(), fingerprint="memory"):
+    return Source(
+        "memory",
+        ("a", "b"),
+        Memory(drawn(train, broken=broken), [i % 2 for i in range(train)], fingerprint),
+        Memory(drawn(val, seed=1), [0] * val),
+    )
+
+
+def same(one, two):
+    assert len(one.train) == len(two.train)
+    for split in ("train", "val"):
+        mine, its = getattr(one, split), getattr(two, split)
+        for left, right in zip(mine.load(np.arange(len(mine))), its.load(np.arange(len(its))), strict=True):
+            assert left.dtype == right.dtype
+            np.testing.assert_array_equal(left, right)
+    np.testing.assert_array_equal(one.mean, two.mean)
+    assert one.broken == two.broken
+    assert one.record.equals(two.record)
+
+
+def test_mean_is_that_of_the_training_squares():
+    source = memory_source()
+    squares = np.stack([decode_square(data, SIZE) for data in source.train.pictures])
+    found = scan(source, SIZE)
+    assert found.mean.dtype == np.float32
+    np.testing.assert_array_equal(found.mean, squares.astype(np.float64).mean(0).astype(np.float32))
+    images, labels = found.train.load(np.array([3, 3, 0]))
+    np.testing.assert_array_equal(images, squares[[3, 3, 0]])
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int32
+    assert labels.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_threads_do_not_matter(threads):
+    same(scan(memory_source(broken=[3, 17, 39]), SIZE, max_broken=0.1, threads=threads),
+         scan(memory_source(broken=[3, 17, 39]), SIZE, max_broken=0.1, threads=3))  # fmt: skip
+
+
+def test_each_picture_is_read_once():
+    source = memory_source()
+    scan(source, SIZE)
+    assert (source.train.reads, source.val.reads) == (40, 10)
+
+
+def test_broken_pictures_are_named_skipped_and_counted(caplog):
+    found = scan(memory_source(broken=[3, 17]), SIZE, max_broken=0.05)
+    assert found.broken == ("picture 3: lost", "picture 17: lost")
+    assert [r.getMessage() for r in caplog.records] == [f"skipped broken image {name}" for name in found.broken]
+    assert len(found.train) == 38
+    source = memory_source()
+    kept = [i for i in range(40) if i not in (3, 17)]
+    images, labels = found.train.load(np.arange(38))
+    np.testing.assert_array_equal(images, np.stack([source.train[i].square(SIZE) for i in kept]))
+    assert labels.tolist() == [i % 2 for i in kept]
+    np.testing.assert_array_equal(found.mean, images.astype(np.float64).mean(0).astype(np.float32))
+
+
+def test_more_broken_than_allowed_stops():
+    scan(memory_source(broken=[3]), SIZE, max_broken=0.02)  # 1 of 50: not more than 2 %
+    with pytest.raises(
+        UserError, match=r"1 of its 50 images are broken, more than max_broken=0.01 allows; .* picture 3"
+    ):
+        scan(memory_source(broken=[3]), SIZE)
+    with pytest.raises(UserError, match="max_broken 7: expected a share"):
+        scan(memory_source(), SIZE, max_broken=7)
+
+
+def test_a_split_without_readable_pictures_stops():
+    with pytest.raises(UserError, match="expected one readable image or more in its train split"):
+        scan(memory_source(train=3, broken=[0, 1, 2]), SIZE, max_broken=1)
+    with pytest.raises(UserError, match="in its val split"):
+        scan(memory_source(val=0), SIZE)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_label_out_of_range_stops(label):
+    source = memory_source()
+    source.train.labels[5] = label
+    with pytest.raises(UserError, match=rf"picture 5: expected a label in 0\.\.1, found {label}"):
+        scan(source, SIZE)
+
+
+# What a run keeps
+
+
+def test_saved_scan_comes_back_without_decoding(tmp_path):
+    found = scan(memory_source(broken=[3]), SIZE, max_broken=0.1)
+    found.save(tmp_path)
+    source = memory_source(broken=[3])
+    back = load(tmp_path, source)
+    assert source.train.reads == 0
+    same(back, found)
+    assert os.listdir(tmp_path) == ["scan.npz"]
+
+
+def test_nothing_saved(tmp_path):
+    assert load(tmp_path, memory_source()) is None
+    assert load(tmp_path / "not" / "there", memory_source()) is None
+
+
+def test_saved_scan_of_other_pictures(tmp_path):
+    scan(memory_source(), SIZE).save(tmp_path)
+    with pytest.raises(UserError, match="memory: expected 40 train images, as when the run began, found 41"):
+        load(tmp_path, memory_source(train=41))
+    (tmp_path / "scan.npz").write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(UserError, match=r"scan\.npz: damaged"):
+        load(tmp_path, memory_source())
+
+
+def test_scan_once_scans_once(tmp_path):
+    first = scan_once(tmp_path, memory_source(), SIZE)
+    source = memory_source()
+    same(scan_once(tmp_path, source, SIZE), first)
+    assert source.train.reads == 40  # `same` alone
+    with pytest.raises(UserError, match="its mean image is 16 px; expected 20 px"):
+        scan_once(tmp_path, source, 20)
+    cached = scan_once(tmp_path, memory_source(), SIZE, cache_dir=str(tmp_path / "cache"))
+    same(cached, first)
+    changed = memory_source(fingerprint="changed")
+    changed.train.pictures[0] = drawn(1, seed=9)[0]
+    with pytest.raises(UserError, match=r"have changed since the run in"):
+        scan_once(tmp_path, changed, SIZE, cache_dir=str(tmp_path / "cache"))
+
+
+def test_picture_that_breaks_after_the_scan(tmp_path):
+    source = memory_source()
+    found = scan(source, SIZE)
+    source.train.pictures[2] = None
+    with pytest.raises(UserError, match="picture 2: lost; it could be read when the run began"):
+        found.train.load(np.array([1, 2]))
+
+
+# The cache
+
+
+def test_cache_equals_decoding_and_then_decodes_nothing(tmp_path):
+    plain = scan(memory_source(broken=[3]), SIZE, max_broken=0.1)
+    written = scan(memory_source(broken=[3]), SIZE, max_broken=0.1, cache_dir=str(tmp_path))
+    same(written, plain)
+    source = memory_source(broken=[3])
+    same(scan(source, SIZE, max_broken=0.1, cache_dir=str(tmp_path)), plain)
+    assert source.train.reads == source.val.reads == 0
+    with pytest.raises(UserError, match=r"more than max_broken=0\.01"):
+        scan(source, SIZE, cache_dir=str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    assert sorted(os.listdir(folder)) == ["scan.npz", "train.npy", "val.npy"]
+    assert folder.name.startswith("memory-16-")
+
+
+def test_cache_of_changed_pictures_or_another_size_is_not_read(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i, data in enumerate(drawn(6, seed=ord(name))):
+            (tmp_path / "set" / name / f"{i}.png").write_bytes(data)
+    store = str(tmp_path / "cache")
+    first = scan(open_source(f"folder:{tmp_path}/set"), SIZE, cache_dir=store)
+    path = pathlib.Path(open_source(f"folder:{tmp_path}/set").train[0].name)
+    path.write_bytes(drawn(1, seed=5)[0])
+    second = scan(open_source(f"folder:{tmp_path}/set"), SIZE, cache_dir=store)
+    assert not np.array_equal(second.mean, first.mean)
+    scan(open_source(f"folder:{tmp_path}/set"), SIZE + 1, cache_dir=store)
+    assert len(os.listdir(store)) == 3
+
+
+def test_stopped_while_caching_leaves_nothing(tmp_path):
+    source = memory_source(train=200, broken=[150])
+    with pytest.raises(UserError, match="broken"):
+        scan(source, SIZE, max_broken=0, cache_dir=str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import os, sys, signal, numpy as np
+sys.path.insert(0, {tests!r})
+from test_data_scan import Memory, Source, drawn, scan
+class Last(Memory):
+    def __getitem__(self, index):
+        if index == 150:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+pictures = drawn(1) * 200
+scan(Source("memory", ("a", "b"), Last(pictures, [0] * 200), Memory(pictures[:1], [0])), 16,
+     cache_dir={store!r}, threads=1)
+"""
+
+
+def test_killed_while_caching_leaves_nothing_that_is_read(tmp_path):
+    tests = str(pathlib.Path(__file__).parent)
+    code = KILLED.format(tests=tests, store=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(tests).parent, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (draft,) = os.listdir(tmp_path)
+    assert ".draft." in draft
+    pictures = drawn(1) * 200
+    source = Source("memory", ("a", "b"), Memory(pictures, [0] * 200), Memory(pictures[:1], [0]))
+    found = scan(source, SIZE, cache_dir=str(tmp_path))
+    assert source.train.reads == 200
+    same(found, scan(source, SIZE))
+    assert not [name for name in os.listdir(tmp_path) if ".draft." in name]  # the dead one's was swept away
+
+
+def test_draft_of_a_living_process_is_left_alone(tmp_path):
+    folder = cache.folder_for(str(tmp_path), memory_source(), SIZE)
+    with cache.writing(folder, 1) as mine:
+        scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+        assert mine.is_dir()
+        (mine / "x").write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]  # the first to end won
+    assert not (folder / "x").exists()
+
+
+def _scan_into(store, out):
+    time.sleep(0.01 * (os.getpid() % 3))
+    out.put(scan(memory_source(), SIZE, cache_dir=store).mean.tobytes())
+
+
+def test_writers_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    writers = [context.Process(target=_scan_into, args=(str(tmp_path), out)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    means = {out.get(timeout=60) for _ in writers}
+    for writer in writers:
+        writer.join()
+    assert means == {scan(memory_source(), SIZE).mean.tobytes()}
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_disk_too_small_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: os.statvfs_result([0] * 10) and Usage())
+    source = memory_source()
+    with pytest.raises(UserError, match=r"cache_dir .*: expected 0\.0 MB free, found 0\.0 MB"):
+        scan(source, SIZE, cache_dir=str(tmp_path))
+    assert source.train.reads == 0
+
+
+class Usage:
+    free = 1000
+
+
+def test_disk_full_while_caching(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writing more into a file fails, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"cache_dir .*: File too large; expected 0\.0 MB of writable space"):
+            scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
+def test_cache_dirs_that_cannot_be(tmp_path):
+    with pytest.raises(UserError, match="gs://bucket/x: expected a local folder"):
+        scan(memory_source(), SIZE, cache_dir="gs://bucket/x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cache_dir .*file: (File exists|Not a directory)"):
+        scan(memory_source(), SIZE, cache_dir=str(tmp_path / "file"))
+
+
+def test_damaged_cache_is_said(tmp_path):
+    scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+    (folder,) = tmp_path.iterdir()
+    data = (folder / "train.npy").read_bytes()
+    (folder / "train.npy").write_bytes(data[:-10])
+    with pytest.raises(UserError, match=f"cache {folder}: damaged .*; remove this folder"):
+        scan(memory_source(), SIZE, cache_dir=str(tmp_path))

@@ -1,0 +1,125 @@
+"""Decoded squares on disk: a folder a dataset and size, complete or absent."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from zfjax.data import record
+from zfjax.data.source import Source
+from zfjax.errors import UserError
+
+_FORMAT = "1"  # changes whenever decoding does, so that older caches are not read
+
+
+def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
+    """Where this dataset's squares of this size lie; another place as soon as a picture changes."""
+    if "://" in cache_dir:
+        raise UserError(f"cache_dir {cache_dir}: expected a local folder, since the cache is memory-mapped")
+    digest = hashlib.sha256("\0".join((_FORMAT, source.train.fingerprint, source.val.fingerprint)).encode())
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[-60:]
+    return pathlib.Path(cache_dir).expanduser().absolute() / f"{slug}-{size}-{digest.hexdigest()[:16]}"
+
+
+def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] | None:
+    """The record and the squares of train and val, memory-mapped; None where there is no cache."""
+    if not folder.is_dir():
+        return None
+    try:
+        found = record.read(folder)
+        train, val = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "val"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cache {folder}: damaged ({error}); remove this folder") from error
+    if found is None or len(train) != len(found.train_labels) or len(val) != len(found.val_labels):
+        raise UserError(f"cache {folder}: incomplete; remove this folder")
+    return found, train, val
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
+    """A draft folder that becomes `folder` when the block ends well and vanishes when it does not.
+
+    Several processes may write at once: the first to end wins, and the others' drafts, equal to it, are
+    dropped.
+
+    Raises:
+      UserError: the disk is full or not writable.
+    """
+    mark = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    draft = folder.with_name(f"{folder.name}.draft.{mark}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        free = shutil.disk_usage(folder.parent).free
+        if free < num_bytes:
+            raise UserError(f"cache_dir {folder.parent}: expected {_size(num_bytes)} free, found {_size(free)}")
+        draft.mkdir()
+        yield draft
+        with contextlib.suppress(FileExistsError):
+            _publish(draft, folder)
+    except OSError as error:
+        raise UserError(
+            f"cache_dir {folder.parent}: {error.strerror or error}; expected {_size(num_bytes)} of writable space"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def squares_file(path: pathlib.Path, count: int, size: int) -> Iterator[IO[bytes]]:
+    """An .npy file of `count` squares, to be filled in order with their bytes.
+
+    Plain writes and no memory map: on a full disk those raise, where a map would kill the process.
+    """
+    with open(path, "wb") as file:
+        header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (count, size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def square_bytes(size: int) -> int:
+    """Bytes of one square."""
+    return size * size * 3
+
+
+def _publish(draft: pathlib.Path, folder: pathlib.Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        raise FileExistsError(folder) from None
+
+
+def _remove_abandoned(folder: pathlib.Path) -> None:
+    """Removes what killed processes of this machine left behind: it can be as large as the dataset."""
+    for draft in folder.parent.glob(f"{folder.name}.draft.*"):
+        host, process, _ = draft.name.removeprefix(f"{folder.name}.draft.").rsplit(".", 2)
+        if host == socket.gethostname() and not _runs(int(process)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"

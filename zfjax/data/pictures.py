@@ -1,0 +1,71 @@
+"""A scanned split: its readable pictures as squares by number, decoded on the spot or read from the cache."""
+
+import dataclasses
+import os
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+from zfjax.data.source import BrokenImage, Examples
+from zfjax.errors import UserError
+
+
+class Pictures(Protocol):
+    """Pictures 0..len-1 of a split, without the broken ones."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
+        """The squares (RGB) and labels of the asked pictures. Safe among threads."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedPictures:
+    """Decodes each time: `kept[i]` is the number in `examples` of picture i."""
+
+    examples: Examples
+    kept: Int[np.ndarray, "kept"]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
+        """Raises `UserError` where a picture that was readable when scanned no longer is."""
+        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+        for row, index in enumerate(indices):
+            try:
+                example = self.examples[int(self.kept[index])]
+                images[row], labels[row] = example.square(self.size), example.label
+            except BrokenImage as error:
+                raise UserError(f"{error}; it could be read when the run began") from error
+        return images, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedPictures:
+    """Reads the squares of all examples, memory-mapped: row `kept[i]` is picture i."""
+
+    squares: UInt8[np.ndarray, "all size size 3"]
+    labels: Int32[np.ndarray, "all"]
+    kept: Int[np.ndarray, "kept"]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
+        """Copies out of the memory map."""
+        rows = self.kept[indices]
+        return np.asarray(self.squares[rows]), self.labels[rows]
+
+
+def threads_or_cores(threads: int) -> int:
+    """`threads`, or the number of cores this process may use where it is 0."""
+    if threads < 0:
+        raise UserError(f"threads {threads}: expected 0 (one a core) or more")
+    if threads:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

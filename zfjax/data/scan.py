@@ -1,0 +1,262 @@
+"""One look at every picture before training: the broken ones, the mean image and, if asked, a cache."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8, UInt32, UInt64
+
+from zfjax.data import cache
+from zfjax.data import record as records
+from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threads_or_cores
+from zfjax.data.record import Record
+from zfjax.data.source import BrokenImage, Examples, Source
+from zfjax.errors import UserError
+from zfjax.progress import Progress
+
+_CHUNK = 16  # pictures a task; small, since two tasks a thread lie in memory at once
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+    """A dataset that has been looked at: its readable pictures, the mean of its training squares (0..255)."""
+
+    train: Pictures
+    val: Pictures
+    mean: Float32[np.ndarray, "size size 3"]
+    broken: tuple[str, ...]
+    record: Record
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Keeps what was found (not the pictures) in a folder, so that a resumed run need not scan again."""
+        records.write(self.record, folder)
+
+
+def scan(
+    source: Source,
+    size: int,
+    *,
+    max_broken: float = 0.01,
+    cache_dir: str = "",
+    threads: int = 0,
+) -> Scanned:
+    """Decodes every picture of both splits once; with a valid cache, none.
+
+    Args:
+      source: what to scan.
+      size: pixels of a square's side.
+      max_broken: the share of broken pictures, of all, up to which they are skipped.
+      cache_dir: a local folder in which the decoded squares are kept, or empty.
+      threads: decoders; 0 for one a core.
+
+    Raises:
+      UserError: too many pictures are broken, a split has none left, a label is out of range, the cache
+        cannot be written.
+    """
+    if not 0 <= max_broken <= 1:
+        raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
+    job = _Job(source, size, max_broken, threads_or_cores(threads))
+    if not cache_dir:
+        return _decoding(source, _look_at_all(job, None))
+    folder = cache.folder_for(cache_dir, source, size)
+    found = cache.read(folder)
+    if found is None:
+        pictures = len(source.train) + len(source.val)
+        with cache.writing(folder, pictures * cache.square_bytes(size)) as draft:
+            records.write(_look_at_all(job, draft), draft)
+        found = cache.read(folder)
+    if found is None:
+        raise UserError(f"cache {folder}: was removed while it was written")
+    _require_limit(source, found[0].messages.tolist(), max_broken)
+    return _cached(*found)
+
+
+def load(folder: str | os.PathLike[str], source: Source) -> Scanned | None:
+    """What `Scanned.save` kept in a folder, or None where there is nothing.
+
+    Raises:
+      UserError: `source` has another number of pictures than the one scanned, or the file is damaged.
+    """
+    found = records.read(folder)
+    if found is None:
+        return None
+    for split, labels, examples in (
+        ("train", found.train_labels, source.train),
+        ("val", found.val_labels, source.val),
+    ):
+        if len(labels) != len(examples):
+            raise UserError(
+                f"{source.name}: expected {len(labels)} {split} images, as when the run began, found {len(examples)}"
+            )
+    return _decoding(source, found)
+
+
+def scan_once(
+    folder: str | os.PathLike[str],
+    source: Source,
+    size: int,
+    *,
+    max_broken: float = 0.01,
+    cache_dir: str = "",
+    threads: int = 0,
+) -> Scanned:
+    """A run's scan: read back from the run's folder where it is kept, else done (as `scan`) and kept there.
+
+    Raises:
+      UserError: as `scan` and `load`; the pictures are no longer those the run began with.
+    """
+    kept = load(folder, source)
+    if kept is not None and kept.mean.shape[0] != size:
+        raise UserError(f"{folder}: its mean image is {kept.mean.shape[0]} px; expected {size} px as configured")
+    if kept is not None and not cache_dir:
+        return kept
+    scanned = scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
+    if kept is None:
+        scanned.save(folder)
+    elif not kept.record.equals(scanned.record):
+        raise UserError(f"{source.name}: its images have changed since the run in {folder} began")
+    return scanned
+
+
+class _Job(NamedTuple):
+    source: Source
+    size: int
+    max_broken: float
+    threads: int
+
+
+class _Chunk(NamedTuple):
+    """What one task brings back; a broken picture's square is black and its label 0."""
+
+    squares: UInt8[np.ndarray, "k size size 3"]
+    labels: Int32[np.ndarray, "k"]
+    total: UInt32[np.ndarray, "size size 3"]
+    broken: list[tuple[int, str]]
+
+
+class _Seen(NamedTuple):
+    labels: Int32[np.ndarray, "n"]
+    total: UInt64[np.ndarray, "size size 3"]
+    broken: list[tuple[int, str]]
+
+
+def _look_at_all(job: _Job, draft: pathlib.Path | None) -> Record:
+    source, pictures = job.source, len(job.source.train) + len(job.source.val)
+    messages: list[str] = []
+
+    def note(message: str) -> None:
+        _log.warning("skipped broken image %s", message)
+        messages.append(message)
+        _require_limit(source, messages, job.max_broken)
+
+    with Progress(f"reading {source.name}", pictures) as progress:
+        seen = []
+        for split, examples in (("train", source.train), ("val", source.val)):
+            seen.append(_look_at(job, split, examples, draft, note, progress))
+            if len(seen[-1].broken) == len(examples):
+                raise UserError(f"{source.name}: expected one readable image or more in its {split} split")
+    train, val = seen
+    count = len(train.labels) - len(train.broken)
+    return Record(
+        mean=(train.total / count).astype(np.float32),
+        train_labels=train.labels,
+        val_labels=val.labels,
+        train_broken=np.array([number for number, _ in train.broken], np.int64),
+        val_broken=np.array([number for number, _ in val.broken], np.int64),
+        messages=np.array(messages, np.str_),
+    )
+
+
+def _look_at(
+    job: _Job,
+    split: str,
+    examples: Examples,
+    draft: pathlib.Path | None,
+    note: Callable[[str], None],
+    progress: Progress,
+) -> _Seen:
+    """Sums are of integers, so that the mean depends on neither the order nor the number of threads."""
+    labels = []
+    total = np.zeros((job.size, job.size, 3), np.uint64)
+    broken: list[tuple[int, str]] = []
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes] | None = None
+        if draft is not None:
+            file = stack.enter_context(cache.squares_file(draft / f"{split}.npy", len(examples), job.size))
+        for chunk in _chunks(job, split, examples):
+            for _, message in chunk.broken:
+                note(message)
+            broken += chunk.broken
+            labels.append(chunk.labels)
+            total += chunk.total
+            if file is not None:
+                file.write(chunk.squares.data)
+            progress.advance(len(chunk.labels))
+    return _Seen(np.concatenate([np.zeros(0, np.int32), *labels]), total, broken)
+
+
+def _chunks(job: _Job, split: str, examples: Examples) -> Iterator[_Chunk]:
+    """All chunks in order; `threads` at work and as many ready."""
+    starts = iter(range(0, len(examples), _CHUNK))
+    waiting: collections.deque[concurrent.futures.Future[_Chunk]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(job.threads) as pool:
+        try:
+            while True:
+                while len(waiting) < 2 * job.threads and (start := next(starts, None)) is not None:
+                    stop = min(start + _CHUNK, len(examples))
+                    waiting.append(pool.submit(_decode_chunk, job, split, examples, start, stop))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _decode_chunk(job: _Job, split: str, examples: Examples, start: int, stop: int) -> _Chunk:
+    squares = np.zeros((stop - start, job.size, job.size, 3), np.uint8)
+    labels = np.zeros(stop - start, np.int32)
+    broken = []
+    classes = len(job.source.classes)
+    for row, number in enumerate(range(start, stop)):
+        try:
+            example = examples[number]
+            if not 0 <= example.label < classes:
+                raise UserError(f"{example.name}: expected a label in 0..{classes - 1}, found {example.label}")
+            squares[row], labels[row] = example.square(job.size), example.label
+        except BrokenImage as error:
+            broken.append((number, str(error)))
+    return _Chunk(squares, labels, squares.sum(axis=0, dtype=np.uint32), broken)
+
+
+def _require_limit(source: Source, messages: list[str], max_broken: float) -> None:
+    pictures = len(source.train) + len(source.val)
+    if len(messages) > max_broken * pictures:
+        raise UserError(
+            f"{source.name}: {len(messages)} of its {pictures} images are broken, more than"
+            f" max_broken={max_broken:g} allows; the first: {messages[0]}"
+        )
+
+
+def _decoding(source: Source, record: Record) -> Scanned:
+    size = record.mean.shape[0]
+    train = DecodedPictures(source.train, record.train_kept, size)
+    val = DecodedPictures(source.val, record.val_kept, size)
+    return Scanned(train, val, record.mean, tuple(record.messages.tolist()), record)
+
+
+def _cached(record: Record, train: np.ndarray, val: np.ndarray) -> Scanned:
+    return Scanned(
+        CachedPictures(train, record.train_labels, record.train_kept),
+        CachedPictures(val, record.val_labels, record.val_kept),
+        record.mean,
+        tuple(record.messages.tolist()),
+        record,
+    )

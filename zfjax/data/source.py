@@ -1,0 +1,106 @@
+"""What a dataset is to zfjax: class names and two splits of pictures in random access."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from zfjax.data import decode
+from zfjax.errors import UserError
+
+BrokenImage = decode.BrokenImage
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One labelled picture as it is stored: `data` are the bytes of an image file, decoded when asked for."""
+
+    name: str
+    data: bytes
+    label: int
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The whole picture, RGB. Raises `BrokenImage`."""
+        return decode.named(self.name, decode.decode, self.data)
+
+    def square(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """Smallest side brought to `size` pixels, its centre square. Raises `BrokenImage`."""
+        return decode.named(self.name, decode.decode_square, self.data, size)
+
+
+class Examples(Protocol):
+    """One split: examples by number, in an order that never changes.
+
+    Indexing raises `BrokenImage` where the picture cannot even be read.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the pictures do, so that a cache of them is known to be stale."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A dataset: `classes[label]` is the name of a label."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Examples
+    val: Examples
+
+
+def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
+    """Opens `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`.
+
+    Args:
+      spec: which dataset. SPLIT is a TFDS split expression, divided like a set without a validation split, or
+        two of them as TRAIN,VAL.
+      data_dir: where TFDS sets lie; empty for TFDS's own default. A relative folder PATH is looked for here
+        too.
+      seed: divides sets that have no validation split of their own.
+
+    Raises:
+      UserError: there is no such dataset, or it cannot be used for training.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "shapes":
+        from zfjax.data import catalogue, shapes
+
+        return catalogue.from_builder("shapes", shapes.prepared_builder(data_dir), seed=seed)
+    if kind == "folder" and rest:
+        from zfjax.data import folder
+
+        return folder.open_folder(rest, data_dir=data_dir, seed=seed)
+    if kind == "tfds" and rest:
+        from zfjax.data import catalogue
+
+        return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
+    hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
+    raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
+
+
+def held_out(
+    keys: Sequence[str], labels: Int[np.ndarray, "n"], *, seed: int, fraction: float = 0.1
+) -> Bool[np.ndarray, "n"]:
+    """Which examples a seeded split keeps for validation: `fraction` of each class, at least one of two.
+
+    Examples are drawn in the order of a hash of their keys: the same on every machine and with every version
+    of NumPy, and a file more or less does not reshuffle the others.
+    """
+    drawn = [hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape")).digest()[:8] for key in keys]
+    order = np.lexsort((np.array(drawn, dtype="S8"), labels))
+    mask = np.zeros(len(keys), bool)
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        count = max(round(fraction * len(members)), 1) if len(members) > 1 else 0
+        mask[members[:count]] = True
+    return mask
