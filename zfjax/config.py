@@ -49,6 +49,29 @@ def default() -> ConfigDict:
     return config.lock()
 
 
+def paper() -> ConfigDict:
+    """The paper's training (Section 3.1) in full, on ImageNet 2012."""
+    config = default()
+    config.dataset = "tfds:imagenet2012"
+    config.image_size = 224
+    config.random_crop = False
+    config.cache_dir = ""  # decoded, ImageNet is 250 GB
+    config.width = 1.0
+    config.init_std = 0.01
+    config.epochs = 70
+    config.batch_size = 128
+    config.adam = False
+    config.lr = 0.01
+    config.momentum = 0.9
+    config.cosine = False
+    config.plateau_patience = 3
+    config.plateau_factor = 0.1
+    config.filter_radius = 0.1
+    config.log_steps = 100
+    config.checkpoint_steps = 2000
+    return config
+
+
 def get_config() -> ConfigDict:
     """What `--config` reads when it is not given."""
     return default()

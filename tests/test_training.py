@@ -1,0 +1,321 @@
+"""The train step, the annealing, the scores, and what a run writes; all in this process, in seconds."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from zfjax.config import default, paper
+from zfjax.data.crops import ten_crops
+from zfjax.data.pipeline import Batch
+from zfjax.errors import UserError
+from zfjax.experiments import evaluation
+from zfjax.training import sharding
+from zfjax.training.checkpoints import Checkpoints
+from zfjax.training.loop import Schedule, train_and_evaluate
+from zfjax.training.metrics import MetricsLog, StepRecorder, read_metrics
+from zfjax.training.run import load_model, open_folder, read_run
+from zfjax.training.scoring import Model, Scores, score, score_together
+from zfjax.training.signals import StopSignal
+from zfjax.training.state import anneal, create_state, learning_rate
+from zfjax.training.step import StepMetrics, count_right, predict, train_step
+
+SIDE = 55  # of the squares for 48 px images
+
+
+def small_config(**changes):
+    config = default()
+    config.update({"image_size": 48, "width": 0.05, "batch_size": 8} | changes)
+    return config
+
+
+def small_batch(n=8, seed=0, classes=3):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
+    return Batch(image, rng.integers(0, classes, n, dtype=np.int32), np.ones(n, np.float32))
+
+
+def small_state(**changes):
+    return create_state(small_config(**changes), 3, np.full((SIDE, SIDE, 3), 128, np.float32), steps_per_epoch=10.0)
+
+
+# The step
+
+
+def test_steps_lower_the_loss_on_one_batch():
+    state, batch = small_state(lr=0.003), small_batch()
+    losses = []
+    for _ in range(30):
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics.loss))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert int(state.step) == 30
+
+
+def test_a_step_is_a_function_of_state_and_batch():
+    (one, _), (two, _) = (train_step(small_state(), small_batch()) for _ in range(2))
+    (other, _) = train_step(small_state(seed=1), small_batch())
+    assert all(map(np.array_equal, jax.tree.leaves(one.params), jax.tree.leaves(two.params)))
+    assert not np.array_equal(one.params["fc6"]["kernel"], other.params["fc6"]["kernel"])
+
+
+def test_the_state_is_donated():
+    state = small_state()
+    train_step(state, small_batch())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_filters_stay_within_the_radius_and_units_do_not():
+    state = small_state(lr=0.1, adam=False, filter_radius=0.05, init_std=0.2)
+    state, _ = train_step(state, small_batch())
+    for name, layer in state.params.items():
+        rms = np.sqrt(np.mean(np.square(layer["kernel"]), axis=tuple(range(layer["kernel"].ndim - 1))))
+        if name.startswith("conv"):
+            assert rms.max() <= 0.05 * (1 + 1e-5)
+        else:
+            assert rms.max() > 0.05
+
+
+def test_bfloat16_trains_with_float32_weights():
+    state, metrics = train_step(small_state(dtype="bfloat16"), small_batch())
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert math.isfinite(float(metrics.loss))
+
+
+@pytest.mark.parametrize("adam", [True, False])
+def test_annealing_scales_the_first_update(adam):
+    """Whatever the rule: half the rate is half the step."""
+    updates = []
+    for scale in (1.0, 0.5):
+        state = small_state(adam=adam, filter_radius=0.0, cosine=False)
+        before = jax.tree.map(np.asarray, state.params)
+        state = dataclasses.replace(state, plateau=state.plateau._replace(scale=jnp.float32(scale)))
+        state, metrics = train_step(state, small_batch())
+        assert float(metrics.anneal) == scale
+        updates.append(np.asarray(state.params["fc8"]["bias"]) - before["fc8"]["bias"])
+    np.testing.assert_allclose(updates[1], 0.5 * updates[0], rtol=1e-4)
+
+
+def test_a_batch_over_eight_devices_gives_the_gradient_of_one():
+    assert jax.device_count() == 8
+    mesh = sharding.data_mesh()
+    one, _ = train_step(small_state(), small_batch())
+    eight, _ = train_step(sharding.replicate(small_state(), mesh), sharding.place(small_batch(), mesh))
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+# Schedules
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    config = small_config(lr=0.1, warmup_epochs=1.0, cosine=True, epochs=4)
+    rate = learning_rate(config, 10.0)
+    assert [round(float(rate(step)), 4) for step in (0, 5, 10, 40)] == [0.0, 0.05, 0.1, 0.0]
+    assert float(learning_rate(small_config(lr=0.1, cosine=False), 10.0)(1000)) == pytest.approx(0.1)
+    assert float(learning_rate(small_config(lr=0.1, cosine=True, epochs=4), 10.0)(0)) == pytest.approx(0.1)
+
+
+def test_annealing_divides_after_patience_epochs_without_a_better_error():
+    config = small_config(plateau_patience=2, plateau_factor=0.1)
+    state = create_state(config, 3, np.zeros((SIDE, SIDE, 3), np.float32), 10.0)
+    scales = []
+    for error in (0.9, 0.8, 0.8, 0.81, 0.7, 0.75, 0.72):
+        state = anneal(config, state, error)
+        scales.append(round(float(state.plateau.scale), 6))
+    assert scales == [1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01]
+
+
+def test_schedule_counts_epochs_that_are_no_whole_number_of_steps():
+    schedule = Schedule(steps_per_epoch=8.25, epochs=3)
+    assert [schedule.end_of(epoch) for epoch in (1, 2, 3)] == [9, 17, 25]
+    assert list(schedule.epochs_after(0)) == [1, 2, 3]
+    assert list(schedule.epochs_after(8)) == [1, 2, 3]
+    assert list(schedule.epochs_after(9)) == [2, 3]
+    assert list(schedule.epochs_after(25)) == []
+
+
+def test_the_papers_recipe_is_the_papers():
+    config = paper()
+    assert (config.batch_size, config.lr, config.momentum, config.init_std, config.epochs) == (128, 0.01, 0.9, 0.01, 70)
+    assert (config.filter_radius, config.random_crop, config.adam, config.cosine) == (0.1, False, False, False)
+    assert config.plateau_patience > 0
+
+
+# Scores
+
+
+def test_count_right_against_sorting():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(12), 40).astype(np.float32)
+    label = rng.integers(0, 12, 40, dtype=np.int32)
+    mask = (rng.random(40) < 0.8).astype(np.float32)
+    counts = jax.device_get(count_right(probabilities, label, mask))
+    order = np.argsort(-probabilities, axis=1)
+    kept = mask > 0
+    assert counts.examples == kept.sum()
+    assert counts.top1 == (order[kept, 0] == label[kept]).sum()
+    assert counts.top5 == (order[kept, :5] == label[kept, None]).sum()
+    np.testing.assert_allclose(counts.loss, -np.log(probabilities[kept, label[kept]]).sum(), rtol=1e-5)
+
+
+def test_a_net_that_says_the_same_of_all_classes_has_nothing_right():
+    counts = count_right(np.full((4, 10), 0.1, np.float32), np.arange(4, dtype=np.int32), np.ones(4, np.float32))
+    assert int(counts.top1) == int(counts.top5) == 0
+
+
+def test_ten_crop_is_the_mean_of_ten_softmaxes():
+    state, batch = small_state(), small_batch(n=4)
+    ten = predict(state.net, state.params, state.mean, batch.image, True)
+    crops = ten_crops(batch.image.astype(np.float32) - np.asarray(state.mean)[None], 48)
+    by_hand = [jax.nn.softmax(state.net.apply({"params": state.params}, crop)[0]) for crop in crops]
+    np.testing.assert_allclose(ten, np.mean(by_hand, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_every_example_counts_once_and_the_padding_never():
+    state = small_state()
+    model = Model(state.net, state.params, state.mean)
+    whole = small_batch(n=16)
+    padded = Batch(whole.image[8:], whole.label[8:], np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32))
+    first = Batch(whole.image[:8], whole.label[:8], np.ones(8, np.float32))
+    mesh = sharding.data_mesh()
+    in_two = score(model, [first, padded], mesh)
+    probabilities = predict(state.net, state.params, state.mean, whole.image[:11])
+    assert in_two.examples == 11
+    assert in_two.top1 == pytest.approx(np.mean(np.argmax(probabilities, 1) == whole.label[:11]))
+
+
+def test_an_ensemble_averages_softmaxes():
+    states = [small_state(seed=seed) for seed in (0, 1)]
+    models = [Model(state.net, state.params, state.mean) for state in states]
+    batch, mesh = small_batch(n=16), sharding.data_mesh()
+    one, two, both = score_together(models, [batch], mesh)
+    assert one == score(models[0], [batch], mesh)
+    assert two == score(models[1], [batch], mesh)
+    average = sum(predict(m.net, m.params, m.mean, batch.image) for m in models) / 2
+    assert both.top1 == pytest.approx(np.mean(np.argmax(average, 1) == batch.label))
+    assert both.loss == pytest.approx(-np.mean(np.log(average[np.arange(16), batch.label])), rel=1e-5)
+
+
+def test_accuracy_and_error_are_named_and_add_up():
+    scores = Scores(examples=200, top1=0.75, top5=0.95, loss=1.0)
+    assert str(scores) == ("top-1 accuracy 75.00% (error 25.00%), top-5 accuracy 95.00% (error 5.00%), 200 examples")
+    text = evaluation.to_text([evaluation.Row("runs/a", scores, scores)])
+    assert "top-1 accuracy" in text
+    assert "top-5 error" in text
+    assert len(text.splitlines()) == 3
+
+
+# What is written
+
+
+def test_metrics_log_drops_what_a_resumed_run_does_again(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for step in (2, 4, 6):
+        log.add(step, {"loss": 1.0 / step})
+    log.flush()
+    again = MetricsLog(tmp_path, 4)
+    again.add(6, {"loss": float("nan")})
+    again.flush()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6]
+    assert read_metrics(tmp_path)[-1]["loss"] is None
+
+
+def test_recorder_averages_over_the_window(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    recorder = StepRecorder(log, lambda step: 0.1, log_steps=2, batch_size=8)
+    for step, loss in enumerate((1.0, 3.0, 5.0, 7.0), start=1):
+        recorder.add(step, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, 1.0, 1.0, 0.5))))
+    recorder.settle()
+    assert [(line["step"], line["loss"]) for line in log.records] == [(2, 2.0), (4, 6.0)]
+    assert log.records[0]["lr"] == pytest.approx(0.05)
+    assert log.records[0]["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("values", [(math.nan, 1.0), (1.0, math.inf)])
+def test_a_loss_or_weights_that_are_not_finite_stop_and_name_the_step(tmp_path, values):
+    recorder = StepRecorder(MetricsLog(tmp_path, 0), lambda step: 0.1, log_steps=2, batch_size=8)
+    loss, norm = values
+    recorder.add(7, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, norm, 1.0, 1.0))))
+    with pytest.raises(UserError, match="diverged at step 7"):
+        recorder.settle()
+
+
+def test_checkpoints_keep_the_latest_two_the_best_and_the_chosen(tmp_path):
+    state = small_state()
+    with Checkpoints(tmp_path, keep_steps=[2]) as checkpoints:
+        for step, top1 in enumerate((0.1, 0.2, 0.9, 0.3, 0.4, 0.5), start=1):
+            checkpoints.save(dataclasses.replace(state, step=jnp.int32(step)), top1)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 3, 5, 6]
+        assert checkpoints.best_step() == 3
+    with Checkpoints(tmp_path) as again:
+        assert again.best_step() == 3
+        assert int(again.restore_latest(state).step) == 6
+
+
+def test_a_run_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(UserError, match="no run in"):
+        read_run(tmp_path)
+
+
+def test_another_configuration_in_the_same_folder_is_refused_by_key(tmp_path):
+    open_folder(tmp_path, small_config(lr=0.1))
+    open_folder(tmp_path, small_config(lr=0.1, epochs=99, threads=7))
+    with pytest.raises(UserError, match=r"lr=0\.1 \(now 0\.2\)"):
+        open_folder(tmp_path, small_config(lr=0.2))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny finished run on 8 fake devices, and its folder of pictures."""
+    folder = runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
+    workdir = tmp_path_factory.mktemp("run")
+    return train_and_evaluate(runs.tiny_config(folder, epochs=2), workdir), folder, workdir
+
+
+def test_a_run_ends_with_scores_and_a_model_that_can_be_loaded(finished):
+    outcome, _, workdir = finished
+    assert outcome.finished
+    assert outcome.scores.examples == 6
+    assert json.loads((workdir / "classes.json").read_text()) == list(runs.CLASSES)
+    model = load_model(read_run(workdir))
+    for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(outcome.state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match="no checkpoint '5'; expected latest, best or one of"):
+        load_model(read_run(workdir), "5")
+
+
+def test_a_finished_run_is_not_trained_again_but_scored(finished):
+    outcome, folder, workdir = finished
+    again = train_and_evaluate(runs.tiny_config(folder, epochs=2), workdir)
+    assert (again.step, again.finished) == (outcome.step, True)
+    assert again.scores == outcome.scores
+
+
+def test_evaluate_scores_runs_and_their_average(finished):
+    outcome, folder, workdir = finished
+    one, same, average = evaluation.evaluate_runs([workdir, f"{workdir}/."], batch_size=8)
+    assert one.single_crop == outcome.scores
+    assert same[1:] == one[1:]
+    assert average.single_crop.top1 == one.single_crop.top1
+    assert average.name == "average of 2"
+    (other,) = evaluation.evaluate_runs([workdir], dataset=f"folder:{folder}", checkpoint="best", batch_size=8)
+    assert other.single_crop.examples == 6
+
+
+def test_stop_signal_is_a_wish_and_restores_what_was_there():
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop:
+        assert not stop.wanted(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted(2)
+    assert signal.getsignal(signal.SIGTERM) is before
