@@ -22,9 +22,7 @@ from zfjax.data.source import Source, open_source
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -91,9 +89,7 @@ def rate(make: Callable[[], Iterator[np.ndarray]], seconds: float) -> float:
 
 def table(rows: list[tuple[str, float]]) -> str:
     lines = ["| what | images/s | ratio |", "|---|---|---|"]
-    return "\n".join(
-        lines + [f"| {name} | {value:,.0f} | {value / rows[0][1]:.2f} |" for name, value in rows]
-    )
+    return "\n".join(lines + [f"| {name} | {value:,.0f} | {value / rows[0][1]:.2f} |" for name, value in rows])
 
 
 def make_folder(root: pathlib.Path) -> pathlib.Path:

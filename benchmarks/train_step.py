@@ -44,13 +44,13 @@ class FlaxZFNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Logits of images [N, H, W, 3]."""
+
         def pool(x: jax.Array) -> jax.Array:
             return nn.max_pool(x, (3, 3), (2, 2), _ceil_padding(x.shape))
 
         def conv(features: int, kernel: int, stride: int, pad: int) -> nn.Conv:
-            return nn.Conv(
-                _scaled(features, self.width), (kernel, kernel), (stride, stride), pad, dtype=self.dtype
-            )
+            return nn.Conv(_scaled(features, self.width), (kernel, kernel), (stride, stride), pad, dtype=self.dtype)
 
         x = x.astype(self.dtype)
         x = _lrn(pool(nn.relu(conv(96, 7, 2, 1)(x))))

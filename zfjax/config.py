@@ -26,7 +26,8 @@ def default() -> ConfigDict:
     config.net = "zfnet"  # zfnet | zfnet_post | alexnet
     config.num_classes = 0  # 0: as many as the dataset has
     config.width = 0.25  # scales maps and fc units
-    config.init_std = 0.0  # of the Gaussian that draws the weights (the paper: 0.01); 0: He's, by fan-in
+    config.dropout = 0.5  # share of fc6's and fc7's units that each training step leaves out
+    config.init_std = 0.0  # of the Gaussian that draws the weights (the paper: 0.01); 0: He's above pixels
     config.dtype = "float32"  # what activations are computed in: float32 | bfloat16
 
     # The recipe.
@@ -57,6 +58,7 @@ def paper() -> ConfigDict:
     config.random_crop = False
     config.cache_dir = ""  # decoded, ImageNet is 250 GB
     config.width = 1.0
+    config.dropout = 0.5  # share of fc6's and fc7's units that each training step leaves out
     config.init_std = 0.01
     config.epochs = 70
     config.batch_size = 128

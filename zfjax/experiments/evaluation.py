@@ -60,8 +60,12 @@ def evaluate_runs(
                 f" {first.config.image_size} and {run.config.image_size}"
             )
     pictures = _val_pictures(first, dataset)
-    models = {str(workdir): load_model(run, checkpoint) for workdir, run in zip(workdirs, runs, strict=True)}
-    return evaluate(models, lambda: eval_batches(pictures, batch_size), sharding.data_mesh())
+    mesh = sharding.data_mesh()
+    models = {}
+    for workdir, run in zip(workdirs, runs, strict=True):
+        net, params, mean = load_model(run, checkpoint)
+        models[str(workdir)] = Model(net, *sharding.replicate((params, mean), mesh))
+    return evaluate(models, lambda: eval_batches(pictures, batch_size), mesh)
 
 
 def _val_pictures(run: RunInfo, dataset: str) -> Pictures:

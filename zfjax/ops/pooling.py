@@ -12,6 +12,7 @@ than every number: a window that holds one pools to NaN, and its switch points t
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +167,7 @@ def _pool_and_switches(x: jax.Array, window: Pair, strides: Pair, padding: Paddi
 @_pool_and_switches.defjvp
 def _pool_and_switches_jvp(
     window: Pair, strides: Pair, padding: Padding, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, np.ndarray]]:
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, Any]]:
     pooled, switches = _pool_and_switches(*primals, window, strides, padding)
     tangent = _select(*tangents, switches, window, strides, padding)
     return (pooled, switches), (tangent, np.zeros(switches.shape, jax.dtypes.float0))

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
+from zfjax.errors import UserError
 from zfjax.progress import Progress
 from zfjax.training import sharding
 from zfjax.training.checkpoints import FIG4_EPOCHS, Checkpoints
@@ -59,9 +60,13 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     Raises:
       UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
+    if config.epochs < 1:
+        raise UserError(f"epochs={config.epochs} must be positive")
     sharding.check_batch_size(config.batch_size)
     folder = open_folder(workdir, config)
     data = open_data(config, folder)
+    if config.batch_size > len(data.train):
+        raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
     schedule = Schedule(len(data.train) / config.batch_size, config.epochs)
     mesh = sharding.data_mesh()
     state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from zfjax.data.crops import fixed_crop, random_crop
 from zfjax.errors import UserError
 from zfjax.models import ConvNet, preset
+from zfjax.models.specs import Dropout
 from zfjax.ops import renormalize_filters
 
 Crop = Callable[[Key[Array, ""], Float[Array, "n side side 3"], int], Float[Array, "n size size 3"]]
@@ -50,9 +51,24 @@ def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
     """
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown dtype {config.dtype!r}; expected float32 or bfloat16")
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"dropout={config.dropout:g} must be at least 0 and below 1")
     net = preset(config.net, num_classes, width=config.width, image_size=config.image_size)
-    kernel_init = nn.initializers.normal(config.init_std) if config.init_std else nn.initializers.he_normal()
-    return net.clone(kernel_init=kernel_init, dtype=jnp.dtype(config.dtype))
+    kernel_init = nn.initializers.normal(config.init_std) if config.init_std else he_above_pixels
+    layers = tuple(
+        dataclasses.replace(layer, rate=config.dropout) if isinstance(layer, Dropout) else layer for layer in net.layers
+    )
+    return net.clone(layers=layers, kernel_init=kernel_init, dtype=jnp.dtype(config.dtype))
+
+
+def he_above_pixels(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+    """He's normal by fan-in, but for filters on RGB the paper's Gaussian of std 0.01.
+
+    He's rule keeps the variance of what comes in, and pixels come in at some 60 grey levels from their mean.
+    """
+    on_pixels = len(shape) == 4 and shape[2] == 3
+    init = nn.initializers.normal(0.01) if on_pixels else nn.initializers.he_normal()
+    return init(key, shape, dtype)
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:

@@ -50,14 +50,15 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
         return cross_entropy(logits, batch.label).mean(), logits
 
     (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, anneal=state.plateau.scale)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
+        updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, anneal=state.plateau.scale)
     params = optax.apply_updates(state.params, updates)
     metrics = StepMetrics(
         loss=loss,
         top1=jnp.mean(jnp.argmax(logits, axis=-1) == batch.label),
-        grad_norm=optax.global_norm(grads),
-        param_norm=optax.global_norm(params),
-        update_norm=optax.global_norm(updates),
+        grad_norm=optax.tree.norm(grads),
+        param_norm=optax.tree.norm(params),
+        update_norm=optax.tree.norm(updates),
         anneal=state.plateau.scale,
     )
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -1,0 +1,198 @@
+"""Commands as users type them: help, tables, and each mistake as one clear line and exit code 2."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+from zfjax import cli, command, evaluate, summary, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
+
+
+def said(capsys, main, *words):
+    """Exit code and the one line on stderr of a command that fails."""
+    code = command.run(main, ["zfjax", *map(str, words)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zfjax: ")]
+    assert len(lines) == (code != 0), lines
+    return code, lines[0] if lines else ""
+
+
+def tiny_words(folder, workdir, **changes):
+    return runs.train_command(folder, workdir, **changes)[3:]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config.lerning_rate=1"], "unknown configuration key 'lerning_rate'"),
+        (["--config.epoch=1"], "unknown configuration key 'epoch'; did you mean epochs?"),
+        (["--workdr=x"], "unknown flag --workdr; did you mean --workdir?"),
+        (["--config.lr=fast"], "could not convert string to float: 'fast'"),
+        (["--config=nowhere.py"], "no such file: 'nowhere.py'"),
+        (["runs/shapes"], "train takes only flags, not 'runs/shapes'"),
+    ],
+)
+def test_a_mistyped_word_is_named(capsys, words, expected):
+    code, line = said(capsys, train.main, *words)
+    assert code == 2
+    assert expected in line
+
+
+def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from zfjax.config import default\ndef get_config():\n    c = default()\n    c.witdh = 1.0\n    return c\n"
+    )
+    code, line = said(capsys, train.main, f"--config={recipe}")
+    assert (code, line) == (2, "zfjax: --config: unknown configuration key 'witdh'; did you mean width?")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": "folder:nowhere"}, "nowhere"),
+        ({"dataset": "shape"}, "dataset 'shape': expected shapes, folder:PATH or tfds:NAME"),
+        ({"num_classes": 7}, "num_classes=7, but"),
+        ({"image_size": 24}, "image_size=24 is too small for this net: conv2"),
+        ({"net": "vgg"}, "unknown net 'vgg'; expected one of zfnet, zfnet_post, alexnet"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; expected float32 or bfloat16"),
+        ({"width": 0.0}, "width=0 must be positive"),
+        ({"dropout": 1.0}, "dropout=1 must be at least 0 and below 1"),
+        ({"batch_size": 12}, "batch_size=12 does not split over 8 devices"),
+        ({"threads": -1}, "threads -1"),
+        ({"epochs": 0}, "epochs=0 must be positive"),
+        ({"batch_size": 8000}, "batch_size=8000 is larger than the 66 training pictures"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(capsys, folder, tmp_path, changes, expected):
+    code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "run", **changes))
+    assert code == 2
+    assert expected in line
+
+
+def test_an_empty_class_folder_is_named(capsys, tmp_path):
+    folder = runs.make_folder(tmp_path / "pictures", per_class=4)
+    (folder / "empty").mkdir()
+    code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "run"))
+    assert code == 2
+    assert "empty" in line
+
+
+def test_one_class_alone_is_refused(capsys, tmp_path):
+    (tmp_path / "pictures" / "only").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / "only" / "a.png")
+    code, line = said(capsys, train.main, *tiny_words(tmp_path / "pictures", tmp_path / "run"))
+    assert code == 2
+    assert "class" in line
+
+
+def test_too_many_truncated_pictures_stop_the_run_and_are_named(capsys, tmp_path):
+    folder = runs.make_folder(tmp_path / "pictures", per_class=8)
+    (broken,) = list((folder / "noise").glob("003.png"))
+    os.truncate(broken, broken.stat().st_size // 2)
+    code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "run"))
+    assert code == 2
+    assert "003.png" in line
+    assert "max_broken" in line
+
+
+def test_a_workdir_that_cannot_be_written_is_named(capsys, folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "file" / "run"))
+    assert code == 2
+    assert str(tmp_path / "file") in line
+
+
+def test_a_diverging_run_names_the_step_and_keeps_its_checkpoints(capsys, folder, tmp_path):
+    words = tiny_words(folder, tmp_path, lr=1e25, warmup_epochs=0.0, cosine=False, adam=False, checkpoint_steps=1)
+    code, line = said(capsys, train.main, *words)
+    assert code == 2
+    assert "training diverged at step" in line
+    step = int(line.split("step ")[1].split(":")[0])
+    kept = [int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")]
+    assert all(saved < step for saved in kept)
+
+
+def test_another_recipe_in_the_same_workdir_is_refused(capsys, folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    said(capsys, train.main, *tiny_words(folder, tmp_path / "run", image_size=24))
+    code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "run", image_size=48))
+    assert code == 2
+    assert "image_size=24 (now 48)" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "evaluate needs --workdir"),
+        (["--workdir=nowhere"], "no run in"),
+        (["--workdir=nowhere", "--batch_size=0"], "batch_size"),
+    ],
+)
+def test_evaluate_names_what_is_missing(capsys, words, expected):
+    code, line = said(capsys, evaluate.main, *words)
+    assert code == 2
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--net=vgg"], "unknown net 'vgg'"),
+        (["--image_size=9"], "image_size=9 is too small"),
+        (["--csv", "--markdown"], "give one of them"),
+        (["--width=-1"], "width=-1 must be positive"),
+    ],
+)
+def test_summary_names_what_is_wrong(capsys, words, expected):
+    code, line = said(capsys, summary.main, *words)
+    assert code == 2
+    assert expected in line
+
+
+def test_summary_prints_the_papers_parameters(capsys):
+    assert command.run(summary.main, ["summary"]) == 0
+    assert "62,357,608" in capsys.readouterr().out
+    assert command.run(summary.main, ["summary", "--markdown", "--net=alexnet"]) == 0
+    assert capsys.readouterr().out.startswith("| layer |")
+
+
+def test_an_unknown_verb_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["zfjax", "sumary"])
+    assert cli.main() == 2
+    assert "unknown verb 'sumary'; did you mean summary?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", sorted(cli.VERBS))
+def test_help_has_examples_and_imports_no_jax(verb):
+    code = f"import sys; from zfjax import cli; sys.argv = ['zfjax', '{verb}', '--help']\ntry: cli.main()\n"
+    code += "except SystemExit as end: assert not end.code\nassert 'jax' not in sys.modules, 'JAX was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m zfjax.{verb}" in done.stdout
+    assert "Flags:" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_saving_loses_nothing_saved_before(folder, tmp_path):
+    """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
+    first = runs.run(runs.train_command(folder, tmp_path, epochs=1))
+    assert first.returncode == 0, first.stderr
+    before = runs.final_weights(tmp_path)
+    limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash"]
+    full = runs.run(limited + runs.train_command(folder, tmp_path, epochs=2))
+    assert full.returncode == 2, full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if line.startswith("zfjax: ")]
+    assert str(tmp_path) in line
+    assert runs.same_bits(runs.final_weights(tmp_path), before)
+    again = runs.run(runs.train_command(folder, tmp_path, epochs=2))
+    assert again.returncode == 0, again.stderr
+    assert not np.array_equal(runs.final_weights(tmp_path)["step"], before["step"])
