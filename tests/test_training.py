@@ -266,6 +266,7 @@ def test_a_run_that_is_no_run_says_so(tmp_path):
 
 def test_another_configuration_in_the_same_folder_is_refused_by_key(tmp_path):
     open_folder(tmp_path, small_config(lr=0.1))
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     open_folder(tmp_path, small_config(lr=0.1, epochs=99, threads=7))
     with pytest.raises(UserError, match=r"lr=0\.1 \(now 0\.2\)"):
         open_folder(tmp_path, small_config(lr=0.2))

@@ -17,7 +17,7 @@ from zfjax.progress import Progress
 from zfjax.training import sharding
 from zfjax.training.checkpoints import FIG4_EPOCHS, Checkpoints
 from zfjax.training.metrics import MetricsLog, StepRecorder
-from zfjax.training.run import RunData, open_data, open_folder
+from zfjax.training.run import CHECKPOINTS, RunData, open_data, open_folder
 from zfjax.training.scoring import Model, Scores, score
 from zfjax.training.signals import StopSignal
 from zfjax.training.state import State, anneal, create_state, learning_rate
@@ -72,7 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
     kept = [schedule.end_of(epoch) for epoch in FIG4_EPOCHS]
     first = jax.process_index() == 0
-    with Checkpoints(folder / "checkpoints", kept) as checkpoints, StopSignal() as stop:
+    with Checkpoints(folder / CHECKPOINTS, kept) as checkpoints, StopSignal() as stop:
         state = checkpoints.restore_latest(state)
         log = MetricsLog(folder, int(state.step), tensorboard=config.tensorboard, write=first)
         trainer = Trainer(config, data, schedule, mesh, checkpoints, log, stop)

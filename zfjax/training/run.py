@@ -19,6 +19,7 @@ from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.scoring import Model
 from zfjax.training.state import create_state
 
+CHECKPOINTS = "checkpoints"
 # Keys that do not change what a run computes, and the length that a finished run may be given more of.
 FREE_KEYS = frozenset(
     (
@@ -62,14 +63,21 @@ def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     """Makes a run's folder, or opens it again for the same configuration; absolute, as checkpoints need it.
 
     Raises:
-      UserError: it cannot be written, or holds a run of another configuration; the keys that differ are named.
+      UserError: it cannot be written, or has checkpoints of another configuration; the keys that differ are named.
     """
     folder = _absolute(workdir)
     path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_same(json.loads(path.read_text()), config.to_dict(), folder)
+        changed = _changed(json.loads(path.read_text()), config.to_dict()) if path.exists() else []
+        if changed and any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
+            raise UserError(
+                f"workdir {folder} holds a run with {', '.join(changed)};"
+                " give the same values to go on, or another --workdir"
+            )
+        if changed:  # a start that came to nothing, mended since
+            for name in ("classes.json", record.FILE):
+                (folder / name).unlink(missing_ok=True)
         if jax.process_index() == 0:
             path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
@@ -123,7 +131,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
       UserError: there is no such checkpoint; those that there are are named.
     """
     state = create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1.0)
-    with Checkpoints(run.folder / "checkpoints") as checkpoints:
+    with Checkpoints(run.folder / CHECKPOINTS) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise UserError(f"the run in {run.folder} has no checkpoint yet")
@@ -158,14 +166,9 @@ def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> No
         path.write_text(json.dumps(source.classes) + "\n")
 
 
-def _check_same(old: dict[str, object], new: dict[str, object], folder: epath.Path) -> None:
-    changed = [
+def _changed(old: dict[str, object], new: dict[str, object]) -> list[str]:
+    return [
         f"{key}={old.get(key)!r} (now {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
         if key not in FREE_KEYS and old.get(key) != new.get(key)
     ]
-    if changed:
-        raise UserError(
-            f"workdir {folder} holds a run with {', '.join(changed)};"
-            " give the same values to go on, or another --workdir"
-        )
