@@ -13,6 +13,8 @@ def get_config(path: str = "."):
     """The default recipe on the class folders in `path`."""
     config = default()
     config.dataset = f"folder:{path}"
-    config.image_size = 96
     config.epochs = 30
+    config.lr = 0.001
+    config.width = 0.25
+    config.dropout = 0.5
     return config

@@ -236,3 +236,18 @@ def test_threads_agree():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("size", [(64, 48), (37, 53)])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_fast_extra_gives_the_same_pixels(monkeypatch, size, subsampling, orientation):
+    pytest.importorskip("simplejpeg")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.resize(size).save(file, "JPEG", quality=80, subsampling=subsampling, exif=exif)
+    fast = decode_square(file.getvalue(), 32)
+    monkeypatch.setattr("zfjax.data.decode.simplejpeg", None)
+    np.testing.assert_array_equal(decode_square(file.getvalue(), 32), fast)

@@ -65,7 +65,7 @@ def test_parts_are_the_class_s_own_and_all_there_where_nothing_is_covered(scenes
 
 
 def test_a_part_s_box_lies_where_the_part_is_drawn(scenes):
-    """The left eye is on the picture's left, the nose between the eyes and below (turned at most 24°)."""
+    """The left eye is on the picture's left, the nose between the eyes and below (turned at most 15°)."""
     for label, s in scenes:
         parts = {part.name: part.box for part in s.parts}
         if CLASSES[label] == "face" and not s.hidden:

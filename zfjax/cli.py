@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 from zfjax import command
 from zfjax.errors import UserError
@@ -27,7 +28,7 @@ def main() -> int:
     return command.run(_dispatch, [f"zfjax {words[0]}", *words])
 
 
-def _dispatch(argv: list[str]) -> None:
+def _dispatch(argv: Sequence[str]) -> None:
     verb = argv[1]
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}{command.did_you_mean(verb, list(VERBS))}; there are {', '.join(VERBS)}")

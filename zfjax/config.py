@@ -2,7 +2,7 @@
 
     python -m zfjax.train
 
-draws the embedded dataset on first use, trains a quarter-width ZFNet on it at 64 px, and ends with pictures.
+draws the embedded dataset on first use, trains an eighth-width ZFNet on it at 96 px, and ends with pictures.
 The recipes in `configs/` are edits of this.
 """
 
@@ -16,7 +16,7 @@ def default() -> ConfigDict:
     # The pictures.
     config.dataset = "shapes"  # shapes | folder:PATH | tfds:NAME[/CONFIG][:SPLIT]
     config.data_dir = ""  # where TFDS keeps its sets; "" is TFDS's own default
-    config.image_size = 64  # pixels; pictures are decoded to 256/224 of this, then cropped
+    config.image_size = 96  # pixels; pictures are decoded to 256/224 of this, then cropped
     config.random_crop = True  # any position and flip; False: the paper's 10 fixed sub-crops
     config.max_broken = 0.01  # share of unreadable pictures that stops the run
     config.cache_dir = "~/.cache/zfjax"  # decoded pictures are kept here; "": decode in every epoch
@@ -25,8 +25,8 @@ def default() -> ConfigDict:
     # The net.
     config.net = "zfnet"  # zfnet | zfnet_post | alexnet
     config.num_classes = 0  # 0: as many as the dataset has
-    config.width = 0.25  # scales maps and fc units
-    config.dropout = 0.5  # share of fc6's and fc7's units that each training step leaves out
+    config.width = 0.125  # scales maps and fc units
+    config.dropout = 0.2  # share of fc6's and fc7's units that each training step leaves out
     config.init_std = 0.0  # of the Gaussian that draws the weights (the paper: 0.01); 0: He's above pixels
     config.dtype = "float32"  # what activations are computed in: float32 | bfloat16
 
@@ -34,10 +34,10 @@ def default() -> ConfigDict:
     config.seed = 0
     config.epochs = 15
     config.batch_size = 64  # over all devices
-    config.lr = 0.01
+    config.lr = 0.002
     config.momentum = 0.9
     config.adam = True  # instead of SGD with momentum
-    config.warmup_epochs = 0.0  # the rate grows linearly from 0
+    config.warmup_epochs = 0.5  # the rate grows linearly from 0
     config.cosine = True  # the rate falls to 0 along a cosine over the run
     config.plateau_patience = 0  # epochs without a better validation error before the rate is divided; 0: never
     config.plateau_factor = 0.1
@@ -58,13 +58,15 @@ def paper() -> ConfigDict:
     config.random_crop = False
     config.cache_dir = ""  # decoded, ImageNet is 250 GB
     config.width = 1.0
-    config.dropout = 0.5  # share of fc6's and fc7's units that each training step leaves out
+    config.dropout = 0.2  # share of fc6's and fc7's units that each training step leaves out
+    config.dropout = 0.5
     config.init_std = 0.01
     config.epochs = 70
     config.batch_size = 128
     config.adam = False
     config.lr = 0.01
     config.momentum = 0.9
+    config.warmup_epochs = 0.0
     config.cosine = False
     config.plateau_patience = 3
     config.plateau_factor = 0.1

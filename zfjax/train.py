@@ -55,20 +55,35 @@ def _report(outcome: "Outcome") -> None:
     if not outcome.finished:
         print(f"stopped after step {outcome.step}; the same command goes on from there")
         return
+    if outcome.data.broken:
+        print(f"left out: {outcome.data.broken} pictures that could not be read, named when they were first met")
+    print(f"val, centre crop: {outcome.scores}")
+    print(f"written to {outcome.folder}: {', '.join(_draw(outcome))}, metrics.jsonl, checkpoints/")
+
+
+def _draw(outcome: "Outcome") -> list[str]:
+    """Draws a finished run's pictures into its folder and returns their names."""
+    import numpy as np
+
     from zfjax.plots.curves import plot_curves
     from zfjax.plots.files import save_png
     from zfjax.plots.filters import plot_filters
+    from zfjax.plots.predictions import plot_predictions
     from zfjax.training.metrics import read_metrics
+    from zfjax.training.step import predict
 
-    save_png(plot_curves(read_metrics(outcome.folder)), outcome.folder / "curves.png")
-    save_png(
-        plot_filters(outcome.state.params["conv1"]["kernel"], "layer-1 filters"),
-        outcome.folder / "filters.png",
-    )
-    if outcome.broken:
-        print(f"left out: {outcome.broken} pictures that could not be read (named above when they were first met)")
-    print(f"val, centre crop: {outcome.scores}")
-    print(f"written to {outcome.folder}: curves.png, filters.png, metrics.jsonl, checkpoints/")
+    state, data = outcome.state, outcome.data
+    some = np.linspace(0, len(data.val) - 1, min(12, len(data.val))).astype(int)
+    images, labels = data.val.load(some)
+    probabilities = np.asarray(predict(state.net, state.params, state.mean, images))
+    figures = {
+        "curves.png": plot_curves(read_metrics(outcome.folder)),
+        "filters.png": plot_filters(np.asarray(state.params["conv1"]["kernel"]), "layer-1 filters"),
+        "predictions.png": plot_predictions(images, labels, probabilities, data.classes),
+    }
+    for name, figure in figures.items():
+        save_png(figure, outcome.folder / name)
+    return list(figures)
 
 
 if __name__ == "__main__":

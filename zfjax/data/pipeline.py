@@ -6,7 +6,7 @@ threads, or one that goes on from any step, sees the same batches.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ def train_batches(
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     threads: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches without end; each epoch has every picture once, in its own order, and batches may span two.
 
     Args:
@@ -63,7 +63,7 @@ def train_batches(
 
 def eval_batches(
     pictures: Pictures, batch_size: int, *, shard: tuple[int, int] = (0, 1), threads: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Every picture once over all processes, in order, in as many batches on each.
 
     The last is filled up with zeros, and its `mask` tells which rows are pictures.
@@ -106,7 +106,7 @@ def _grain() -> Any:
     return grain
 
 
-def _read(dataset: Any, readers: int) -> Iterator[Batch]:
+def _read(dataset: Any, readers: int) -> Generator[Batch, None, None]:
     options = _grain().ReadOptions(num_threads=readers, prefetch_buffer_size=max(2, readers))
     with contextlib.closing(iter(dataset.to_iter_dataset(options))) as batches:
         yield from batches

@@ -84,7 +84,8 @@ def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
 
 def to_text(rows: Iterable[Row]) -> str:
     """The rows as aligned text: accuracy and error in per cent, top-1 and top-5, named so."""
-    lines = [("net", "crops", "top-1 accuracy", "top-5 accuracy", "top-1 error", "top-5 error", "examples")]
+    header = ("net", "crops", "top-1 accuracy", "top-5 accuracy", "top-1 error", "top-5 error", "examples")
+    lines: list[tuple[str, ...]] = [header]
     for row in rows:
         for crops, scores in (("1", row.single_crop), ("10", row.ten_crop)):
             shares = (scores.top1, scores.top5, scores.top1_error, scores.top5_error)

@@ -26,11 +26,11 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Figure:
 
     at = [record["step"] / steps_per_epoch for record in steps]
     epochs = [record["step"] / steps_per_epoch for record in ends]
-    loss.plot(at, [_number(record["loss"]) for record in steps], color=TRAIN, lw=1, label="train (dropped, cropped)")
-    loss.plot(epochs, [_number(record["val_loss"]) for record in ends], "o-", color=VAL, ms=3, label="val")
+    loss.plot(at, [record["loss"] for record in steps], color=TRAIN, lw=1, label="train (dropped, cropped)")
+    loss.plot(epochs, [record["val_loss"] for record in ends], "o-", color=VAL, ms=3, label="val")
     loss.set(title="cross-entropy (nats)", xlabel=unit, ylim=(0, None))
 
-    error.plot(at, [100 * (1 - _number(record["top1"])) for record in steps], color=TRAIN, lw=1, label="train top-1")
+    error.plot(at, [100 * (1 - record["top1"]) for record in steps], color=TRAIN, lw=1, label="train top-1")
     error.plot(epochs, [100 * (1 - r["val_top1"]) for r in ends], "o-", color=VAL, ms=3, label="val top-1")
     error.plot(epochs, [100 * (1 - r["val_top5"]) for r in ends], "s--", color=TOP5, ms=3, label="val top-5")
     error.set(title="error (%)", xlabel=unit, ylim=(0, 100))
@@ -43,7 +43,3 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, None)
     return figure
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

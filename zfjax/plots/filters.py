@@ -21,8 +21,8 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> 
       A figure with near twice as many columns as rows.
     """
     maps = kernel.shape[-1]
-    columns = min(maps, math.ceil(math.sqrt(2 * maps)))
-    rows = math.ceil(maps / columns)
+    rows = max(1, round(math.sqrt(maps / 2)))
+    columns = math.ceil(maps / rows)
     pictures = 0.5 + 0.5 * np.asarray(kernel, np.float32) / max(float(np.abs(kernel).max()), 1e-12)
     sheet = np.ones((rows * (kernel.shape[0] + 1) - 1, columns * (kernel.shape[1] + 1) - 1, 3), np.float32)
     for i in range(maps):

@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
     step: int
     scores: Scores | None  # of the last validation, centre crop; None where it was stopped before the first
     state: State
-    broken: int  # pictures that could not be read and were left out
+    data: RunData
 
 
 class Schedule(NamedTuple):
@@ -81,7 +81,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
         finally:
             log.flush()
     step = int(state.step)
-    return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state, data.broken)
+    return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state, data)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,9 +29,8 @@ class MetricsLog:
         self._board = _summary_writer(epath.Path(folder), resumed_step) if tensorboard and write else None
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the values of `step`; a number that is not finite is written as null."""
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.records.append({"step": step, **finite})
+        """Adds the values of `step`."""
+        self.records.append({"step": step, **values})
         if self._board:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -42,7 +41,7 @@ class MetricsLog:
             return
         if self._board:
             self._board.flush()
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        text = "".join(json.dumps(_without_nan(record)) + "\n" for record in self.records)
         part = self._path.with_name("metrics.jsonl.part")
         try:
             part.write_text(text)
@@ -54,7 +53,13 @@ class MetricsLog:
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl, oldest first; none where there is no file."""
     path = epath.Path(folder) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{name: math.nan if value is None else value for name, value in json.loads(line).items()} for line in lines]
+
+
+def _without_nan(record: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no number that is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in record.items()}
 
 
 def _summary_writer(folder: epath.Path, resumed_step: int):
@@ -101,7 +106,7 @@ class StepRecorder:
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
-        values = StepMetrics(*(float(value) for value in jax.device_get(metrics)))
+        values = jax.tree.map(float, jax.device_get(metrics))
         if not (math.isfinite(values.loss) and math.isfinite(values.param_norm)):
             raise UserError(
                 f"training diverged at step {step}: loss {values.loss}, norm of the weights {values.param_norm};"

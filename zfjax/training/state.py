@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -109,7 +110,7 @@ def annealing(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
 
 
 def create_state(
-    config: ConfigDict, num_classes: int, mean: Float[Array, "side side 3"], steps_per_epoch: float
+    config: ConfigDict, num_classes: int, mean: Float[np.ndarray, "side side 3"], steps_per_epoch: float
 ) -> State:
     """The state before the first step; a function of `config.seed` alone."""
     net = create_net(config, num_classes)

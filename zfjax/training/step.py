@@ -43,11 +43,13 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
     averaged over all devices.
     """
     crop_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-    images = state.crop(crop_key, subtract_mean(batch.image, state.mean), state.net.image_size)
+    images = state.crop(crop_key, subtract_mean(jnp.asarray(batch.image), state.mean), state.net.image_size)
+
+    label = jnp.asarray(batch.label)
 
     def loss_of(params: PyTree) -> tuple[Array, Array]:
         logits, _ = state.net.apply({"params": params}, images, train=True, rngs={"dropout": dropout_key})
-        return cross_entropy(logits, batch.label).mean(), logits
+        return cross_entropy(logits, label).mean(), logits
 
     (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
@@ -55,7 +57,7 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
     params = optax.apply_updates(state.params, updates)
     metrics = StepMetrics(
         loss=loss,
-        top1=jnp.mean(jnp.argmax(logits, axis=-1) == batch.label),
+        top1=jnp.mean(jnp.argmax(logits, axis=-1) == label),
         grad_norm=optax.tree.norm(grads),
         param_norm=optax.tree.norm(params),
         update_norm=optax.tree.norm(updates),

@@ -29,7 +29,7 @@ _SPLITS = ("train", "validation")
 class ShapesConfig(tfds.core.BuilderConfig):
     """How many pictures, and the seed they are drawn from; one's own configuration needs its own name."""
 
-    train: int = 8000
+    train: int = 10000
     validation: int = 2000
     seed: int = 0
 
@@ -43,7 +43,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     """Ten kinds of drawn things, with masks and the boxes of their parts."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = (ShapesConfig(name="standard", description="8000 and 2000 pictures."),)
+    BUILDER_CONFIGS = (ShapesConfig(name="standard", description="10,000 and 2,000 pictures."),)
 
     def _info(self) -> tfds.core.DatasetInfo:
         names = sorted({part for drawing in DRAWINGS for part in drawing.parts})

@@ -10,7 +10,7 @@ from zfjax.data.shapes.colours import colour, dark, paint
 from zfjax.data.shapes.geometry import Points, arc, ellipse, random_pose, rectangle, ring, stroke, turn
 from zfjax.data.shapes.objects import DRAWINGS
 
-MOST_HIDDEN = 0.2  # of the object's pixels
+MOST_HIDDEN = 0.15  # of the object's pixels
 
 
 def background(rng: Rng, canvas: Canvas) -> Rgb:
@@ -26,10 +26,10 @@ def background(rng: Rng, canvas: Canvas) -> Rgb:
 
 def scatter(rng: Rng, canvas: Canvas) -> None:
     """Puts simple shapes and single parts of drawings anywhere: one circle or triangle tells no class."""
-    for _ in range(int(rng.integers(3, 8))):
+    for _ in range(int(rng.integers(2, 5))):
         pose = random_pose(rng, 10, 44, math.pi)
         parts = _parts()
-        outlines = parts[int(rng.integers(len(parts)))] if rng.random() < 0.35 else [_simple(rng)]
+        outlines = parts[int(rng.integers(len(parts)))] if rng.random() < 0.25 else [_simple(rng)]
         width = 0.75 if rng.random() < 0.5 else 0.0
         line = canvas.mix(paint(rng, dark(rng), 0.0))
         numbers = [canvas.mix(paint(rng, colour(rng), 0.4)) for _ in range(min(3, len(outlines)))]

@@ -59,7 +59,7 @@ def scene(rng: Rng | int, label: int) -> Scene:
 
 def _draw(rng: Rng, canvas: Canvas, drawing: Drawing, background: Rgb) -> None:
     pieces = drawing.draw(rng)
-    pose = random_pose(rng, 0.62 * SIDE, 0.95 * SIDE, math.radians(24), drawing.mirror)
+    pose = random_pose(rng, 0.72 * SIDE, 0.95 * SIDE, math.radians(15), drawing.mirror)
     colours = palette(rng, background)
     paints = [paint(rng, c, 0.15) for c in colours]
     width, line = float(rng.choice((0.0, 0.5, 1.0, 1.5))), paint(rng, colours[3], 0.0)

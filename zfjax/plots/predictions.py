@@ -1,0 +1,44 @@
+"""What a net says of some pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.figure import Figure
+
+RIGHT, WRONG = "#009E73", "#D55E00"  # told apart by colour-blind eyes too
+
+
+def plot_predictions(
+    images: UInt8[np.ndarray, "n side side 3"],
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n classes"],
+    classes: Sequence[str],
+) -> Figure:
+    """Pictures in rows of six, under the net's first answer and its probability, and the truth where that differs.
+
+    Args:
+      images: RGB, 0..255.
+      labels: the true classes.
+      probabilities: the net's softmax.
+      classes: names of the classes.
+
+    Returns:
+      A figure 10 inches wide.
+    """
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(10, 1.95 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, label, softmax in zip(grid, images, labels, probabilities, strict=False):
+        first = int(np.argmax(softmax))
+        text = f"{classes[first]} {softmax[first]:.0%}"
+        axes.imshow(image)
+        axes.set_title(
+            text if first == label else f"{text}\n(is {classes[label]})",
+            color=RIGHT if first == label else WRONG,
+            fontsize=9,
+        )
+    return figure
