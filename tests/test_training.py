@@ -227,6 +227,15 @@ def test_metrics_log_drops_what_a_resumed_run_does_again(tmp_path):
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboardX")
+    log = MetricsLog(tmp_path, 0, tensorboard=True)
+    log.add(3, {"loss": 0.5})
+    log.flush()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"loss" in events.read_bytes()
+
+
 def test_recorder_averages_over_the_window(tmp_path):
     log = MetricsLog(tmp_path, 0)
     recorder = StepRecorder(log, lambda step: 0.1, log_steps=2, batch_size=8)

@@ -40,5 +40,6 @@ def plot_predictions(
             text if first == label else f"{text}\n(is {classes[label]})",
             color=RIGHT if first == label else WRONG,
             fontsize=9,
+            parse_math=False,  # names of classes are names of folders
         )
     return figure

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -66,22 +67,13 @@ def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
       UserError: it cannot be written, or has checkpoints of another configuration; the keys that differ are named.
     """
     folder = _absolute(workdir)
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        changed = _changed(json.loads(path.read_text()), config.to_dict()) if path.exists() else []
-        if changed and any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
-            raise UserError(
-                f"workdir {folder} holds a run with {', '.join(changed)};"
-                " give the same values to go on, or another --workdir"
-            )
-        if changed:  # a start that came to nothing, mended since
-            for name in ("classes.json", record.FILE):
-                (folder / name).unlink(missing_ok=True)
-        if jax.process_index() == 0:
-            path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write in workdir {folder}: {error.strerror or error}") from error
+    if jax.process_index() == 0:
+        try:
+            _claim(folder, config.to_dict())
+        except OSError as error:
+            raise UserError(f"cannot write in workdir {folder}: {error.strerror or error}") from error
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")
     return folder
 
 
@@ -163,7 +155,29 @@ def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> No
     if path.exists() and json.loads(path.read_text()) != list(source.classes):
         raise UserError(f"the classes of {source.name} are no longer those of the run in {folder}")
     if jax.process_index() == 0:
-        path.write_text(json.dumps(source.classes) + "\n")
+        _write_json(path, source.classes)
+
+
+def _claim(folder: epath.Path, config: dict[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    changed = _changed(json.loads(path.read_text()), config) if path.exists() else []
+    if changed and any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
+        raise UserError(
+            f"workdir {folder} holds a run with {', '.join(changed)};"
+            " give the same values to go on, or another --workdir"
+        )
+    if changed:  # a start that came to nothing, mended since
+        for name in ("classes.json", record.FILE):
+            (folder / name).unlink(missing_ok=True)
+    _write_json(path, config)
+
+
+def _write_json(path: epath.Path, value: object) -> None:
+    """Whole or not at all, also for a process that reads meanwhile."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)
 
 
 def _changed(old: dict[str, object], new: dict[str, object]) -> list[str]:
