@@ -91,10 +91,12 @@ def start(command: list[str], devices: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def stop_after(process: subprocess.Popen[str], workdir: Path, seconds: float, number: signal.Signals) -> None:
-    """Sends a signal some time after the first checkpoint has been written."""
+def stop_after(
+    process: subprocess.Popen[str], workdir: Path, checkpoints: int, seconds: float, number: signal.Signals
+) -> None:
+    """Sends a signal some time after that many checkpoints have been written."""
     deadline = time.monotonic() + 200
-    while not any((workdir / "checkpoints").glob("[0-9]*")):
+    while sum(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")) < checkpoints:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

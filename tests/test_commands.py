@@ -37,6 +37,7 @@ def tiny_words(folder, workdir, **changes):
         (["--workdr=x"], "unknown flag --workdr; did you mean --workdir?"),
         (["--config.lr=fast"], "could not convert string to float: 'fast'"),
         (["--config=nowhere.py"], "no such file: 'nowhere.py'"),
+        (["--processes=2"], "--processes and --process need --coordinator"),
         (["runs/shapes"], "train takes only flags, not 'runs/shapes'"),
     ],
 )
@@ -68,7 +69,12 @@ def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
         ({"dropout": 1.0}, "dropout=1 must be at least 0 and below 1"),
         ({"batch_size": 12}, "batch_size=12 does not split over 8 devices"),
         ({"threads": -1}, "threads -1"),
-        ({"epochs": 0}, "epochs=0 must be positive"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"log_steps": 0}, "log_steps=0 must be at least 1"),
+        ({"image_size": 0}, "image_size=0 must be at least 1"),
+        ({"filter_radius": -0.1}, "filter_radius=-0.1 must be at least 0"),
+        ({"plateau_factor": 1.0}, "plateau_factor=1 must be at least 1e-06 and below 1"),
+        ({"warmup_epochs": 3.0}, "warmup_epochs=3 must be less than epochs=3"),
         ({"batch_size": 8000}, "batch_size=8000 is larger than the 66 training pictures"),
     ],
 )
@@ -183,15 +189,15 @@ def test_help_has_examples_and_imports_no_jax(verb):
 @pytest.mark.slow
 def test_a_full_disk_while_saving_loses_nothing_saved_before(folder, tmp_path):
     """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
-    first = runs.run(runs.train_command(folder, tmp_path, epochs=1))
+    first = runs.run(runs.train_command(folder, tmp_path, epochs=1, cosine=False))
     assert first.returncode == 0, first.stderr
     before = runs.final_weights(tmp_path)
     limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash"]
-    full = runs.run(limited + runs.train_command(folder, tmp_path, epochs=2))
+    full = runs.run(limited + runs.train_command(folder, tmp_path, epochs=2, cosine=False))
     assert full.returncode == 2, full.stderr
     (line,) = [line for line in full.stderr.splitlines() if line.startswith("zfjax: ")]
     assert str(tmp_path) in line
     assert runs.same_bits(runs.final_weights(tmp_path), before)
-    again = runs.run(runs.train_command(folder, tmp_path, epochs=2))
+    again = runs.run(runs.train_command(folder, tmp_path, epochs=2, cosine=False))
     assert again.returncode == 0, again.stderr
     assert not np.array_equal(runs.final_weights(tmp_path)["step"], before["step"])

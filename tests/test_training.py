@@ -132,8 +132,9 @@ def test_annealing_divides_after_patience_epochs_without_a_better_error():
 
 
 def test_schedule_counts_epochs_that_are_no_whole_number_of_steps():
-    schedule = Schedule(steps_per_epoch=8.25, epochs=3)
+    schedule = Schedule(examples=66, batch_size=8, epochs=3)
     assert [schedule.end_of(epoch) for epoch in (1, 2, 3)] == [9, 17, 25]
+    assert Schedule(examples=11, batch_size=10, epochs=50).end_of(50) == 55  # 50 * 1.1 rounds up to 56
     assert list(schedule.epochs_after(0)) == [1, 2, 3]
     assert list(schedule.epochs_after(8)) == [1, 2, 3]
     assert list(schedule.epochs_after(9)) == [2, 3]
@@ -165,8 +166,10 @@ def test_count_right_against_sorting():
 
 
 def test_a_net_that_says_the_same_of_all_classes_has_nothing_right():
-    counts = count_right(np.full((4, 10), 0.1, np.float32), np.arange(4, dtype=np.int32), np.ones(4, np.float32))
-    assert int(counts.top1) == int(counts.top5) == 0
+    for same in (0.1, np.nan):
+        softmax = np.full((4, 10), same, np.float32)
+        counts = count_right(softmax, np.arange(4, dtype=np.int32), np.ones(4, np.float32))
+        assert int(counts.top1) == int(counts.top5) == 0
 
 
 def test_ten_crop_is_the_mean_of_ten_softmaxes():
@@ -275,11 +278,14 @@ def test_a_run_that_is_no_run_says_so(tmp_path):
 
 
 def test_another_configuration_in_the_same_folder_is_refused_by_key(tmp_path):
-    open_folder(tmp_path, small_config(lr=0.1))
+    open_folder(tmp_path, small_config(lr=0.1, cosine=False))
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    open_folder(tmp_path, small_config(lr=0.1, epochs=99, threads=7))
+    open_folder(tmp_path, small_config(lr=0.1, cosine=False, epochs=99, threads=7))
     with pytest.raises(UserError, match=r"lr=0\.1 \(now 0\.2\)"):
-        open_folder(tmp_path, small_config(lr=0.2))
+        open_folder(tmp_path, small_config(lr=0.2, cosine=False))
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        open_folder(tmp_path, small_config())
 
 
 @pytest.fixture(scope="module")

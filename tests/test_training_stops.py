@@ -26,11 +26,12 @@ def unbroken(folder, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path, number):
-    seconds = random.uniform(0.0, 1.0)  # the moment is meant to differ from one run of the tests to the next
+@pytest.mark.parametrize(("number", "checkpoints"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1)])
+def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path, number, checkpoints):
+    # The moment is meant to differ from one run of the tests to the next: from the start, or from a checkpoint on.
+    seconds = random.uniform(0.0, 1.0 if checkpoints else 12.0)
     process = runs.start(runs.train_command(folder, tmp_path))
-    runs.stop_after(process, tmp_path, seconds, number)
+    runs.stop_after(process, tmp_path, checkpoints, seconds, number)
     out, err = process.communicate(timeout=200)
     if number == signal.SIGTERM:
         assert process.returncode == 0, err
@@ -59,6 +60,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(folder, unbroken
     assert f"of step {steps[-2]}" in again.stderr
     assert "Traceback" not in again.stderr
     assert runs.final_weights(tmp_path)["step"] == steps[-1]
+    assert (tmp_path / "checkpoints" / f"{steps[-1]}.damaged").exists()
 
 
 def test_eight_devices_train_like_one(folder, unbroken, tmp_path):

@@ -6,7 +6,12 @@ draws the embedded dataset on first use, trains an eighth-width ZFNet on it at 9
 The recipes in `configs/` are edits of this.
 """
 
+import importlib.util
+import math
+
 from ml_collections import ConfigDict
+
+from zfjax.errors import UserError
 
 
 def default() -> ConfigDict:
@@ -20,7 +25,7 @@ def default() -> ConfigDict:
     config.random_crop = True  # any position and flip; False: the paper's 10 fixed sub-crops
     config.max_broken = 0.01  # share of unreadable pictures that stops the run
     config.cache_dir = "~/.cache/zfjax"  # decoded pictures are kept here; "": decode in every epoch
-    config.threads = 0  # that decode; 0: as many as cores
+    config.threads = 0  # decoding at once; 0: as many as cores
 
     # The net.
     config.net = "zfnet"  # zfnet | zfnet_post | alexnet
@@ -58,7 +63,6 @@ def paper() -> ConfigDict:
     config.random_crop = False
     config.cache_dir = ""  # decoded, ImageNet is 250 GB
     config.width = 1.0
-    config.dropout = 0.2  # share of fc6's and fc7's units that each training step leaves out
     config.dropout = 0.5
     config.init_std = 0.01
     config.epochs = 70
@@ -74,6 +78,38 @@ def paper() -> ConfigDict:
     config.log_steps = 100
     config.checkpoint_steps = 2000
     return config
+
+
+# What a key may be: the smallest value, and the first that is too large.
+_RANGES = {
+    "image_size": (1, math.inf),
+    "dropout": (0, 1),
+    "init_std": (0, math.inf),
+    "epochs": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "lr": (0, math.inf),
+    "momentum": (0, 1),
+    "warmup_epochs": (0, math.inf),
+    "plateau_patience": (0, math.inf),
+    "plateau_factor": (1e-6, 1),
+    "filter_radius": (0, math.inf),
+    "log_steps": (1, math.inf),
+    "checkpoint_steps": (0, math.inf),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a UserError for the first value that no run can have, before any work is done."""
+    for key, (smallest, too_large) in _RANGES.items():
+        if not smallest <= config[key] < too_large:
+            below = "" if too_large == math.inf else f" and below {too_large:g}"
+            raise UserError(f"{key}={config[key]:g} must be at least {smallest:g}{below}")
+    if config.cosine and config.warmup_epochs >= config.epochs:
+        raise UserError(
+            f"warmup_epochs={config.warmup_epochs:g} must be less than epochs={config.epochs}: the cosine follows it"
+        )
+    if config.tensorboard and not importlib.util.find_spec("tensorboardX"):
+        raise UserError("tensorboard=True needs tensorboardX: pip install 'zfjax[tensorboard]'")
 
 
 def get_config() -> ConfigDict:

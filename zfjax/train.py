@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from zfjax import command
+from zfjax.errors import UserError
 
 if TYPE_CHECKING:
     from zfjax.training.loop import Outcome
@@ -33,17 +34,31 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer("process", None, "Which one this is, likewise.", flag_values=values)
     config, rest = command.config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
+    if not values.coordinator and not (values.processes is None and values.process is None):
+        raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
 
     # JAX is imported only now, so that --help and a mistyped flag are answered at once.
     import jax
 
     if values.distributed or values.coordinator:
-        jax.distributed.initialize(values.coordinator, values.processes, values.process)
+        _join(values)
     from zfjax.training.loop import train_and_evaluate
 
     outcome = train_and_evaluate(config, values.workdir or default_workdir(config))
     if jax.process_index() == 0:
         _report(outcome)
+
+
+def _join(values: flags.FlagValues) -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize(values.coordinator, values.processes, values.process)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"cannot join the other processes: {str(error).splitlines()[0]}; outside a TPU pod or cluster that JAX"
+            " knows, give --coordinator=HOST:PORT, --processes=N and --process=I"
+        ) from error
 
 
 def default_workdir(config: ConfigDict) -> str:
@@ -63,6 +78,7 @@ def _report(outcome: "Outcome") -> None:
 
 def _draw(outcome: "Outcome") -> list[str]:
     """Draws a finished run's pictures into its folder and returns their names."""
+    import jax
     import numpy as np
 
     from zfjax.plots.curves import plot_curves
@@ -75,10 +91,11 @@ def _draw(outcome: "Outcome") -> list[str]:
     state, data = outcome.state, outcome.data
     some = np.linspace(0, len(data.val) - 1, min(12, len(data.val))).astype(int)
     images, labels = data.val.load(some)
-    probabilities = np.asarray(predict(state.net, state.params, state.mean, images))
+    params, mean = jax.device_get((state.params, state.mean))  # this process alone draws
+    probabilities = np.asarray(predict(state.net, params, mean, images))
     figures = {
         "curves.png": plot_curves(read_metrics(outcome.folder)),
-        "filters.png": plot_filters(np.asarray(state.params["conv1"]["kernel"]), "layer-1 filters"),
+        "filters.png": plot_filters(params["conv1"]["kernel"], "layer-1 filters"),
         "predictions.png": plot_predictions(images, labels, probabilities, data.classes),
     }
     for name, figure in figures.items():

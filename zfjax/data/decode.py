@@ -4,6 +4,7 @@ Grey is repeated, palettes are looked up, CMYK is converted without colour profi
 byte, what is transparent lies on white, EXIF rotation is applied, and an animation gives its first frame.
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable
@@ -79,7 +80,8 @@ def _open(data: bytes, smallest: int = 0) -> Image.Image:
         if smallest:
             image.draft(None, (smallest, smallest))
         if simplejpeg and image.format == "JPEG" and image.mode == "RGB" and image.size == size:
-            return _upright(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")), image)
+            with contextlib.suppress(ValueError):  # stricter than Pillow, which then has the last word
+                return _upright(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")), image)
         image.load()
         return _to_rgb(_upright(image, image))
     except Image.UnidentifiedImageError as error:

@@ -120,7 +120,10 @@ def scan_once(
         return kept
     scanned = scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
     if kept is None:
-        scanned.save(folder)
+        try:
+            scanned.save(folder)
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
     elif not kept.record.equals(scanned.record):
         raise UserError(f"{source.name}: its images have changed since the run in {folder} began")
     return scanned

@@ -72,6 +72,13 @@ def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
     Raises:
       UserError: there is no such dataset, or it cannot be used for training.
     """
+    try:
+        return _open(spec, data_dir, seed)
+    except OSError as error:
+        raise UserError(f"dataset {spec!r} cannot be read: {error.filename or ''} {error.strerror or error}") from error
+
+
+def _open(spec: str, data_dir: str, seed: int) -> Source:
     kind, _, rest = spec.partition(":")
     if spec == "shapes":
         from zfjax.data import catalogue, shapes

@@ -6,8 +6,7 @@ A net is a tuple of these. Names are Caffe's: conv1 relu1 pool1 norm1 … fc8. S
 import dataclasses
 from typing import NamedTuple
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
+from zfjax.ops.windows import Padding, Pair, window_count
 
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
@@ -141,6 +140,6 @@ def _window_counts(name: str, window: Pair, strides: Pair, padding: Padding, siz
             f" (with padding {padded[0]}×{padded[1]})"
         )
     return (
-        (padded[0] - window[0]) // strides[0] + 1,
-        (padded[1] - window[1]) // strides[1] + 1,
+        window_count(size.height, window[0], strides[0], padding[0]),
+        window_count(size.width, window[1], strides[1], padding[1]),
     )

@@ -41,14 +41,14 @@ class _Field(NamedTuple):
         )
 
 
-def layer_table(net: ConvNet, channels: int = 3) -> tuple[Row, ...]:
+def layer_table(net: ConvNet) -> tuple[Row, ...]:
     """One row a layer, bottom first, for square images of `net.image_size` (PAPER Fig. 3's numbers).
 
     Example:
       >>> [row.receptive_field for row in layer_table(zfnet(1000)) if row.name.startswith("conv")]
       [(7, 7), (27, 27), (75, 75), (107, 107), (139, 139)]
     """
-    size = Size(net.image_size, net.image_size, channels)
+    size = Size(net.image_size, net.image_size, 3)
     fields: tuple[_Field, _Field] | None = (_Field(), _Field())
     rows = []
     for layer in net.layers:

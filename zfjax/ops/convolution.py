@@ -9,8 +9,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
+from zfjax.ops.windows import Padding, Pair, window_count
 
 
 @functools.partial(jax.jit, static_argnames=("strides", "padding", "groups"))
@@ -179,5 +178,5 @@ def _output_shape(
     for size, k, stride, pad in zip(x[1:3], kernel[:2], strides, padding, strict=True):
         if size + sum(pad) < k:
             raise ValueError(f"convolution: kernel {kernel} does not fit x {x} with padding {padding}")
-        sizes.append((size + sum(pad) - k) // stride + 1)
+        sizes.append(window_count(size, k, stride, pad))
     return (x[0], *sizes, kernel[3])

@@ -20,8 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
+from zfjax.ops.windows import Padding, Pair, window_count
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides", "padding"))
@@ -124,7 +123,7 @@ def max_unpool(
     """
     _check(input_shape, window, strides, padding)
     n, h, w, c = input_shape
-    ho, wo = _out_size(h, window[0], strides[0], padding[0]), _out_size(w, window[1], strides[1], padding[1])
+    ho, wo = window_count(h, window[0], strides[0], padding[0]), window_count(w, window[1], strides[1], padding[1])
     if not pooled.shape == switches.shape == (n, ho, wo, c):
         raise ValueError(
             f"max_unpool: pooled {pooled.shape} and switches {switches.shape} must both be {(n, ho, wo, c)}: "
@@ -232,7 +231,7 @@ def _select(x: jax.Array, switches: jax.Array, window: Pair, strides: Pair, padd
 def _window_slices(x: jax.Array, fill: float, window: Pair, strides: Pair, padding: Padding) -> list[jax.Array]:
     """For each offset in the window, row-major: that cell of every window, [N, Ho, Wo, C]."""
     n, h, w, c = x.shape
-    ho, wo = _out_size(h, window[0], strides[0], padding[0]), _out_size(w, window[1], strides[1], padding[1])
+    ho, wo = window_count(h, window[0], strides[0], padding[0]), window_count(w, window[1], strides[1], padding[1])
     x = lax.pad(x, np.array(fill, x.dtype), ((0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)))
     return [
         lax.slice(
@@ -250,16 +249,12 @@ def _first_cells(shape: tuple[int, ...], window: Pair, strides: Pair, padding: P
     """[Ho, Wo]: the first offset of each window that lies inside the input."""
     skipped = []
     for size, k, stride, pad in zip(shape[1:3], window, strides, padding, strict=True):
-        skipped.append(np.maximum(pad[0] - stride * np.arange(_out_size(size, k, stride, pad)), 0))
+        skipped.append(np.maximum(pad[0] - stride * np.arange(window_count(size, k, stride, pad)), 0))
     return (skipped[0][:, None] * window[1] + skipped[1][None, :]).astype(_switch_dtype(window))
 
 
 def _switch_dtype(window: Pair) -> type[np.integer]:
     return np.uint8 if math.prod(window) <= 256 else np.int32
-
-
-def _out_size(size: int, window: int, stride: int, padding: Pair) -> int:
-    return (size + sum(padding) - window) // stride + 1
 
 
 def _check(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
@@ -23,8 +24,12 @@ class Checkpoints:
     Use as a context: leaving it waits for what is being written.
     """
 
-    def __init__(self, folder: epath.PathLike, keep_steps: Iterable[int] = ()) -> None:
-        """Opens `folder`, which is made if need be; `keep_steps` are never deleted."""
+    def __init__(self, folder: epath.PathLike, keep_steps: Iterable[int] = (), *, read_only: bool = False) -> None:
+        """Opens `folder`, which is made if need be; `keep_steps` are never deleted.
+
+        Raises:
+          UserError: the folder cannot be made or read.
+        """
         self.folder = epath.Path(folder)
         self._damaged: list[int] = []
         policies = checkpoint_managers.preservation_policy
@@ -40,6 +45,7 @@ class Checkpoints:
                     ]
                 ),
                 save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
+                read_only=read_only,
             ),
         )
 
@@ -69,8 +75,7 @@ class Checkpoints:
         """
         step = int(state.step)
         try:
-            while self._damaged:
-                self._manager.delete(self._damaged.pop())
+            self._set_damaged_aside()
             self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics={"val_top1": val_top1})
         except Exception as error:
             raise self._unsaved(error) from error
@@ -85,7 +90,7 @@ class Checkpoints:
     def restore_latest(self, state: State) -> State:
         """`state` with what the newest readable checkpoint holds, or as it is where there is none.
 
-        A damaged checkpoint is named on stderr and passed over; the next `save` deletes it, since steps must grow.
+        A damaged checkpoint is named on stderr and passed over; the next `save` renames it to STEP.damaged.
 
         Raises:
           UserError: there are checkpoints, and none of them can be read.
@@ -94,7 +99,9 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 restored = self.restore(state, step)
-            except Exception as error:
+            except (MemoryError, PermissionError):
+                raise
+            except Exception as error:  # a damaged file fails in as many ways as there are files
                 self._damaged.append(step)
                 print(
                     f"zfjax: checkpoint {self.folder / str(step)} is damaged: {_first_line(error)}",
@@ -113,6 +120,17 @@ class Checkpoints:
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(state))
         saved = self._manager.restore(step, args=ocp.args.StandardRestore(like))
         return dataclasses.replace(state, **saved)
+
+    def _set_damaged_aside(self) -> None:
+        """Steps must grow, so a damaged newer one is in the way; it is renamed, in case a hand can mend it."""
+        if self._damaged and jax.process_index() == 0:
+            for step in self._damaged:
+                (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+        if self._damaged and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints")
+        if self._damaged:
+            self._damaged.clear()
+            self._manager.reload()
 
     def _unsaved(self, error: Exception) -> UserError:
         return UserError(

@@ -11,6 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from zfjax.config import check
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
 from zfjax.errors import UserError
 from zfjax.progress import Progress
@@ -20,7 +21,7 @@ from zfjax.training.metrics import MetricsLog, StepRecorder
 from zfjax.training.run import CHECKPOINTS, RunData, open_data, open_folder
 from zfjax.training.scoring import Model, Scores, score
 from zfjax.training.signals import StopSignal
-from zfjax.training.state import State, anneal, create_state, learning_rate
+from zfjax.training.state import State, anneal, create_net, create_state, learning_rate
 from zfjax.training.step import train_step
 
 
@@ -38,12 +39,18 @@ class Outcome(NamedTuple):
 class Schedule(NamedTuple):
     """Epochs in steps. Batches may span epochs, so an epoch need not be a whole number of steps."""
 
-    steps_per_epoch: float
+    examples: int
+    batch_size: int
     epochs: int
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Need not be whole."""
+        return self.examples / self.batch_size
 
     def end_of(self, epoch: int) -> int:
         """The step after which every example was seen `epoch` times."""
-        return math.ceil(epoch * self.steps_per_epoch)
+        return -(-epoch * self.examples // self.batch_size)
 
     def epochs_after(self, step: int) -> range:
         """The epochs, counted from 1, that are not over at `step`."""
@@ -60,14 +67,14 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     Raises:
       UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
-    if config.epochs < 1:
-        raise UserError(f"epochs={config.epochs} must be positive")
+    check(config)
+    create_net(config, num_classes=1)  # a net that cannot be is refused before the pictures are read
     sharding.check_batch_size(config.batch_size)
     folder = open_folder(workdir, config)
     data = open_data(config, folder)
     if config.batch_size > len(data.train):
         raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
-    schedule = Schedule(len(data.train) / config.batch_size, config.epochs)
+    schedule = Schedule(len(data.train), config.batch_size, config.epochs)
     mesh = sharding.data_mesh()
     state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
     kept = [schedule.end_of(epoch) for epoch in FIG4_EPOCHS]
@@ -116,8 +123,10 @@ class Trainer:
             contextlib.closing(batches),
             Progress("training", total, initial=step * batch_size, show=show) as progress,
         ):
+            rate = learning_rate(self.config, self.schedule.steps_per_epoch)
+            recorder = StepRecorder(self.log, rate, self.config.log_steps, batch_size)
             for epoch in epochs:
-                state, stopped = self.train_until(self.schedule.end_of(epoch), state, batches, progress)
+                state, stopped = self.train_until(self.schedule.end_of(epoch), state, batches, recorder, progress)
                 if stopped:
                     break
                 state, scores = self.end_epoch(epoch, state)
@@ -126,11 +135,11 @@ class Trainer:
                     break
         return state, scores
 
-    def train_until(self, until: int, state: State, batches: Iterator[Batch], progress: Progress) -> tuple[State, bool]:
+    def train_until(
+        self, until: int, state: State, batches: Iterator[Batch], recorder: StepRecorder, progress: Progress
+    ) -> tuple[State, bool]:
         """Updates up to step `until`; the flag tells that it was stopped before, and a checkpoint written."""
         step = int(state.step)
-        rate = learning_rate(self.config, self.schedule.steps_per_epoch)
-        recorder = StepRecorder(self.log, rate, self.config.log_steps, self.config.batch_size)
         while step < until:
             with recorder.waiting():
                 rows = next(batches)
@@ -153,6 +162,11 @@ class Trainer:
     def end_epoch(self, epoch: int, state: State) -> tuple[State, Scores]:
         """Scores the validation split, anneals, and writes what belongs to the end of an epoch."""
         scores = self.score(state)
+        if not math.isfinite(scores.loss):
+            raise UserError(
+                f"the validation loss is not finite after step {int(state.step)}; checkpoints from before are kept;"
+                " try a smaller lr, or dtype=float32"
+            )
         state = anneal(self.config, state, scores.top1_error)
         values = {"epoch": epoch, "val_loss": scores.loss, "val_top1": scores.top1, "val_top5": scores.top5}
         self.log.add(int(state.step), values)

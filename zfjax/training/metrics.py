@@ -63,10 +63,8 @@ def _without_nan(record: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _summary_writer(folder: epath.Path, resumed_step: int):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise UserError("tensorboard=True needs tensorboardX: pip install 'zfjax[tensorboard]'") from error
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
 

@@ -1,7 +1,7 @@
 """A run's folder: configuration, classes and scan beside the checkpoints, written at the start and read back."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from zfjax.training.scoring import Model
 from zfjax.training.state import create_state
 
 CHECKPOINTS = "checkpoints"
-# Keys that do not change what a run computes, and the length that a finished run may be given more of.
+# Keys that do not change what a run computes; `epochs` only where no cosine is stretched over them.
 FREE_KEYS = frozenset(
     (
         "epochs",
@@ -106,10 +106,10 @@ def read_run(workdir: epath.PathLike) -> RunInfo:
     folder = _absolute(workdir)
     try:
         config = default()
-        config.update(json.loads((folder / "config.json").read_text()))
-        classes = tuple(json.loads((folder / "classes.json").read_text()))
+        config.update(_read_json(folder / "config.json"))
+        classes = tuple(_read_json(folder / "classes.json"))
         scanned = record.read(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({error})") from error
     if scanned is None:
         raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing")
@@ -122,8 +122,9 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     Raises:
       UserError: there is no such checkpoint; those that there are are named.
     """
-    state = create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1.0)
-    with Checkpoints(run.folder / CHECKPOINTS) as checkpoints:
+    # Any length of an epoch will do: the schedule is not used, but must be one.
+    state = create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1000.0)
+    with Checkpoints(run.folder / CHECKPOINTS, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise UserError(f"the run in {run.folder} has no checkpoint yet")
@@ -136,7 +137,10 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                     f"the run in {run.folder} has no checkpoint {checkpoint!r}; expected latest, best or one of"
                     f" {', '.join(map(str, steps))}"
                 )
-            state = checkpoints.restore(state, int(step or 0))
+            try:
+                state = checkpoints.restore(state, int(step or 0))
+            except Exception as error:  # as in Checkpoints.restore_latest
+                raise UserError(f"checkpoint {step} in {run.folder} is damaged: {error}".splitlines()[0]) from error
     return Model(state.net, state.params, state.mean)
 
 
@@ -152,16 +156,16 @@ def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> No
             " expected the same number, or 0 for as many as there are"
         )
     path = folder / "classes.json"
-    if path.exists() and json.loads(path.read_text()) != list(source.classes):
+    if path.exists() and _read_json(path) != list(source.classes):
         raise UserError(f"the classes of {source.name} are no longer those of the run in {folder}")
-    if jax.process_index() == 0:
+    if not path.exists() and jax.process_index() == 0:
         _write_json(path, source.classes)
 
 
 def _claim(folder: epath.Path, config: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
-    changed = _changed(json.loads(path.read_text()), config) if path.exists() else []
+    changed = _changed(default().to_dict() | _read_json(path), config) if path.exists() else []
     if changed and any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
         raise UserError(
             f"workdir {folder} holds a run with {', '.join(changed)};"
@@ -171,6 +175,13 @@ def _claim(folder: epath.Path, config: dict[str, object]) -> None:
         for name in ("classes.json", record.FILE):
             (folder / name).unlink(missing_ok=True)
     _write_json(path, config)
+
+
+def _read_json(path: epath.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); expected what zfjax train wrote") from error
 
 
 def _write_json(path: epath.Path, value: object) -> None:
@@ -184,5 +195,5 @@ def _changed(old: dict[str, object], new: dict[str, object]) -> list[str]:
     return [
         f"{key}={old.get(key)!r} (now {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
-        if key not in FREE_KEYS and old.get(key) != new.get(key)
+        if key not in FREE_KEYS - ({"epochs"} if new["cosine"] else set()) and old.get(key) != new.get(key)
     ]

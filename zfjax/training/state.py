@@ -52,8 +52,6 @@ def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
     """
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown dtype {config.dtype!r}; expected float32 or bfloat16")
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"dropout={config.dropout:g} must be at least 0 and below 1")
     net = preset(config.net, num_classes, width=config.width, image_size=config.image_size)
     kernel_init = nn.initializers.normal(config.init_std) if config.init_std else he_above_pixels
     layers = tuple(

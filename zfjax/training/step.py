@@ -91,8 +91,8 @@ def count_right(probabilities: Float[Array, "n classes"], label: Int[Array, " n"
     """How many of the examples in the mask have their label first, and among the first five."""
     counted = mask > 0
     of_label = jnp.take_along_axis(probabilities, label[:, None], axis=1)
-    # Ties go against the net: a net that says the same of all classes has nothing right.
-    better = jnp.sum(probabilities >= of_label, axis=1) - 1
+    # Ties and NaN go against the net: one that says the same of all classes has nothing right.
+    better = jnp.sum(~(probabilities < of_label), axis=1) - 1
     nats = -jnp.log(jnp.maximum(of_label[:, 0], jnp.finfo(of_label.dtype).tiny))
     return Counts(
         examples=jnp.sum(counted, dtype=jnp.int32),
