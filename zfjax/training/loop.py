@@ -86,7 +86,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
         try:
             state, scores = trainer.run(state)
         finally:
-            log.flush()
+            log.close()
     step = int(state.step)
     return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state, data)
 

@@ -49,6 +49,12 @@ class MetricsLog:
         except OSError as error:
             raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
 
+    def close(self) -> None:
+        """Writes all lines, for the last time."""
+        self.flush()
+        if self._board:
+            self._board.close()
+
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl, oldest first; none where there is no file."""

@@ -119,6 +119,8 @@ def read_run(workdir: epath.PathLike) -> RunInfo:
 def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     """The net of a run with the weights of one of its checkpoints: `latest`, `best` (on the val split) or a step.
 
+    Weights and mean lie on the host.
+
     Raises:
       UserError: there is no such checkpoint; those that there are are named.
     """
@@ -141,7 +143,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                 state = checkpoints.restore(state, int(step or 0))
             except Exception as error:  # as in Checkpoints.restore_latest
                 raise UserError(f"checkpoint {step} in {run.folder} is damaged: {error}".splitlines()[0]) from error
-    return Model(state.net, state.params, state.mean)
+    return Model(state.net, jax.device_get(state.params), run.mean)
 
 
 def _absolute(workdir: epath.PathLike) -> epath.Path:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
@@ -19,7 +20,7 @@ class Model(NamedTuple):
 
     net: ConvNet
     params: PyTree[Float[Array, "..."]]
-    mean: Float[Array, "side side 3"]
+    mean: Float[Array | np.ndarray, "side side 3"]
 
 
 class Scores(NamedTuple):
