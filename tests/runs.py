@@ -75,6 +75,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",  # as in conftest.py
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -1,16 +1,18 @@
 """A minute of the default recipe must land in a band: neither broken nor too good to be true."""
 
-import pytest
+import sys
 
-from zfjax.config import default
-from zfjax.training.loop import train_and_evaluate
+import pytest
+import runs
 
 
 @pytest.mark.slow
 def test_two_epochs_of_the_default_run_land_in_the_band(tmp_path):
-    config = default()
-    config.update({"epochs": 2, "data_dir": str(tmp_path / "tfds"), "cache_dir": str(tmp_path / "cache")})
-    outcome = train_and_evaluate(config, tmp_path / "run")
-    assert outcome.scores.examples == 2000
-    assert 0.55 < outcome.scores.top1 < 0.95
-    assert outcome.scores.top5 > 0.9
+    command = [sys.executable, "-m", "zfjax.train", f"--workdir={tmp_path / 'run'}", "--config.epochs=2"]
+    done = runs.run([*command, f"--config.data_dir={tmp_path / 'tfds'}", f"--config.cache_dir={tmp_path / 'cache'}"])
+    assert done.returncode == 0, done.stderr
+    last = runs.metrics(tmp_path / "run")[-1]
+    assert last["epoch"] == 2
+    assert 0.55 < last["val_top1"] < 0.95
+    assert last["val_top5"] > 0.9
+    assert all((tmp_path / "run" / name).exists() for name in ("curves.png", "filters.png", "predictions.png"))
