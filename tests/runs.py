@@ -107,9 +107,13 @@ def stop_after(
 
 def final_weights(workdir: Path) -> dict[str, np.ndarray]:
     """The weights in the newest checkpoint, by path, and its step under `step`."""
-    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
-        step = manager.latest_step()
-        saved = manager.restore(step, args=ocp.args.StandardRestore())
+    step = max(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+    path = (workdir / "checkpoints" / str(step) / "default").resolve()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        # As NumPy arrays, whatever devices they were saved from.
+        leaves = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), leaves)
+        saved = checkpointer.restore(path, restore_args=as_numpy)
     leaves = jax.tree.leaves_with_path({"params": saved["params"], "opt_state": saved["opt_state"]})
     return {"step": np.asarray(step)} | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
