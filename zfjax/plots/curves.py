@@ -1,5 +1,6 @@
 """Training curves of a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -26,9 +27,11 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Figure:
 
     at = [record["step"] / steps_per_epoch for record in steps]
     epochs = [record["step"] / steps_per_epoch for record in ends]
-    loss.plot(at, [record["loss"] for record in steps], color=TRAIN, lw=1, label="train (dropped, cropped)")
+    loss.plot(at, [record["loss"] for record in steps], color=TRAIN, lw=1, label="train (with dropout)")
     loss.plot(epochs, [record["val_loss"] for record in ends], "o-", color=VAL, ms=3, label="val")
-    loss.set(title="cross-entropy (nats)", xlabel=unit, ylim=(0, None))
+    # The first steps may be far above all others; cut there, the rest can be read.
+    top = 1.5 * max((record["val_loss"] for record in ends), default=float("nan"))
+    loss.set(title="cross-entropy (nats)", xlabel=unit, ylim=(0, top if math.isfinite(top) else None))
 
     error.plot(at, [100 * (1 - record["top1"]) for record in steps], color=TRAIN, lw=1, label="train top-1")
     error.plot(epochs, [100 * (1 - r["val_top1"]) for r in ends], "o-", color=VAL, ms=3, label="val top-1")

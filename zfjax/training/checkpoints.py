@@ -24,8 +24,8 @@ class Checkpoints:
     Use as a context: leaving it waits for what is being written.
     """
 
-    def __init__(self, folder: epath.PathLike, keep_steps: Iterable[int] = (), *, read_only: bool = False) -> None:
-        """Opens `folder`, which is made if need be; `keep_steps` are never deleted.
+    def __init__(self, folder: epath.PathLike, keep_steps: Iterable[int] = (), *, create: bool = True) -> None:
+        """Opens `folder`, which is made if need be and `create`; `keep_steps` are never deleted.
 
         Raises:
           UserError: the folder cannot be made or read.
@@ -45,7 +45,7 @@ class Checkpoints:
                     ]
                 ),
                 save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
-                read_only=read_only,
+                create=create,
             ),
         )
 

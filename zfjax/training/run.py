@@ -124,9 +124,11 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     Raises:
       UserError: there is no such checkpoint; those that there are are named.
     """
+    if not (run.folder / CHECKPOINTS).exists():
+        raise UserError(f"the run in {run.folder} has no checkpoint yet")
     # Any length of an epoch will do: the schedule is not used, but must be one.
     state = create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1000.0)
-    with Checkpoints(run.folder / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(run.folder / CHECKPOINTS, create=False) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise UserError(f"the run in {run.folder} has no checkpoint yet")
