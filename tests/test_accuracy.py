@@ -3,15 +3,17 @@
 import sys
 
 import pytest
-import runs
+import tiny_runs
 
 
 @pytest.mark.slow
 def test_two_epochs_of_the_default_run_land_in_the_band(tmp_path):
     command = [sys.executable, "-m", "zfjax.train", f"--workdir={tmp_path / 'run'}", "--config.epochs=2"]
-    done = runs.run([*command, f"--config.data_dir={tmp_path / 'tfds'}", f"--config.cache_dir={tmp_path / 'cache'}"])
+    done = tiny_runs.run(
+        [*command, f"--config.data_dir={tmp_path / 'tfds'}", f"--config.cache_dir={tmp_path / 'cache'}"]
+    )
     assert done.returncode == 0, done.stderr
-    last = runs.metrics(tmp_path / "run")[-1]
+    last = tiny_runs.metrics(tmp_path / "run")[-1]
     assert last["epoch"] == 2
     assert 0.55 < last["val_top1"] < 0.95
     assert last["val_top5"] > 0.9

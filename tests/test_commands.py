@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import runs
+import tiny_runs
 from PIL import Image
 
 from zfjax import cli, command, evaluate, summary, train
@@ -14,7 +14,7 @@ from zfjax import cli, command, evaluate, summary, train
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
+    return tiny_runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
 
 
 def said(capsys, main, *words):
@@ -26,7 +26,7 @@ def said(capsys, main, *words):
 
 
 def tiny_words(folder, workdir, **changes):
-    return runs.train_command(folder, workdir, **changes)[3:]
+    return tiny_runs.train_command(folder, workdir, **changes)[3:]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_value_that_cannot_be_used_is_named(capsys, folder, tmp_path, changes,
 
 
 def test_an_empty_class_folder_is_named(capsys, tmp_path):
-    folder = runs.make_folder(tmp_path / "pictures", per_class=4)
+    folder = tiny_runs.make_folder(tmp_path / "pictures", per_class=4)
     (folder / "empty").mkdir()
     code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "run"))
     assert code == 2
@@ -101,7 +101,7 @@ def test_one_class_alone_is_refused(capsys, tmp_path):
 
 
 def test_too_many_truncated_pictures_stop_the_run_and_are_named(capsys, tmp_path):
-    folder = runs.make_folder(tmp_path / "pictures", per_class=8)
+    folder = tiny_runs.make_folder(tmp_path / "pictures", per_class=8)
     (broken,) = list((folder / "noise").glob("003.png"))
     os.truncate(broken, broken.stat().st_size // 2)
     code, line = said(capsys, train.main, *tiny_words(folder, tmp_path / "run"))
@@ -189,15 +189,15 @@ def test_help_has_examples_and_imports_no_jax(verb):
 @pytest.mark.slow
 def test_a_full_disk_while_saving_loses_nothing_saved_before(folder, tmp_path):
     """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
-    first = runs.run(runs.train_command(folder, tmp_path, epochs=1, cosine=False))
+    first = tiny_runs.run(tiny_runs.train_command(folder, tmp_path, epochs=1, cosine=False))
     assert first.returncode == 0, first.stderr
-    before = runs.final_weights(tmp_path)
+    before = tiny_runs.final_weights(tmp_path)
     limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash"]
-    full = runs.run(limited + runs.train_command(folder, tmp_path, epochs=2, cosine=False))
+    full = tiny_runs.run(limited + tiny_runs.train_command(folder, tmp_path, epochs=2, cosine=False))
     assert full.returncode == 2, full.stderr
     (line,) = [line for line in full.stderr.splitlines() if line.startswith("zfjax: ")]
     assert str(tmp_path) in line
-    assert runs.same_bits(runs.final_weights(tmp_path), before)
-    again = runs.run(runs.train_command(folder, tmp_path, epochs=2, cosine=False))
+    assert tiny_runs.same_bits(tiny_runs.final_weights(tmp_path), before)
+    again = tiny_runs.run(tiny_runs.train_command(folder, tmp_path, epochs=2, cosine=False))
     assert again.returncode == 0, again.stderr
-    assert not np.array_equal(runs.final_weights(tmp_path)["step"], before["step"])
+    assert not np.array_equal(tiny_runs.final_weights(tmp_path)["step"], before["step"])

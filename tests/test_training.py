@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
+import tiny_runs
 
 from zfjax.config import default, paper
 from zfjax.data.crops import ten_crops
@@ -299,16 +299,16 @@ def test_another_configuration_in_the_same_folder_is_refused_by_key(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A tiny finished run on 8 fake devices, and its folder of pictures."""
-    folder = runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
+    folder = tiny_runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
     workdir = tmp_path_factory.mktemp("run")
-    return train_and_evaluate(runs.tiny_config(folder, epochs=2), workdir), folder, workdir
+    return train_and_evaluate(tiny_runs.tiny_config(folder, epochs=2), workdir), folder, workdir
 
 
 def test_a_run_ends_with_scores_and_a_model_that_can_be_loaded(finished):
     outcome, _, workdir = finished
     assert outcome.finished
     assert outcome.scores.examples == 6
-    assert json.loads((workdir / "classes.json").read_text()) == list(runs.CLASSES)
+    assert json.loads((workdir / "classes.json").read_text()) == list(tiny_runs.CLASSES)
     model = load_model(read_run(workdir))
     for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(outcome.state.params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -318,7 +318,7 @@ def test_a_run_ends_with_scores_and_a_model_that_can_be_loaded(finished):
 
 def test_a_finished_run_is_not_trained_again_but_scored(finished):
     outcome, folder, workdir = finished
-    again = train_and_evaluate(runs.tiny_config(folder, epochs=2), workdir)
+    again = train_and_evaluate(tiny_runs.tiny_config(folder, epochs=2), workdir)
     assert (again.step, again.finished) == (outcome.step, True)
     assert again.scores == outcome.scores
 
