@@ -247,15 +247,21 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert b"loss" in events.read_bytes()
 
 
-def test_recorder_averages_over_the_window(tmp_path):
+def test_recorder_averages_over_the_window_and_counts_only_training(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("zfjax.training.metrics.time.monotonic", lambda: now[0])
     log = MetricsLog(tmp_path, 0)
     recorder = StepRecorder(log, lambda step: 0.1, log_steps=2, batch_size=8)
     for step, loss in enumerate((1.0, 3.0, 5.0, 7.0), start=1):
+        now[0] += 100.0 if step == 3 else 0.5  # a validation, and then a step
+        if step == 3:
+            recorder.resume()
+            now[0] += 0.5
         recorder.add(step, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, 1.0, 1.0, 0.5))))
     recorder.settle()
     assert [(line["step"], line["loss"]) for line in log.records] == [(2, 2.0), (4, 6.0)]
     assert log.records[0]["lr"] == pytest.approx(0.05)
-    assert log.records[0]["images_per_second"] > 0
+    assert log.records[1]["images_per_second"] == pytest.approx(8 / 0.5)
 
 
 @pytest.mark.parametrize("values", [(math.nan, 1.0), (1.0, math.inf)])

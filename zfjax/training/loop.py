@@ -140,6 +140,7 @@ class Trainer:
     ) -> tuple[State, bool]:
         """Updates up to step `until`; the flag tells that it was stopped before, and a checkpoint written."""
         step = int(state.step)
+        recorder.resume()
         while step < until:
             with recorder.waiting():
                 rows = next(batches)

@@ -85,8 +85,8 @@ class StepRecorder:
         self._log, self._rate, self._log_steps, self._batch_size = log, rate, log_steps, batch_size
         self._pending: tuple[int, StepMetrics] | None = None
         self._window: list[StepMetrics] = []
-        self._window_start = time.monotonic()
-        self._waited = 0.0
+        self._seconds = self._waited = 0.0  # of the window
+        self.resume()
         self.note = ""
 
     @contextlib.contextmanager
@@ -96,10 +96,16 @@ class StepRecorder:
         yield
         self._waited += time.monotonic() - start
 
+    def resume(self) -> None:
+        """Starts the clock again after something that is not training, such as a validation."""
+        self._last = time.monotonic()
+
     def add(self, step: int, metrics: StepMetrics) -> None:
         """Takes the numbers of `step`, and settles those of the one before."""
         self.settle()
         self._pending = (step, metrics)
+        now = time.monotonic()
+        self._seconds, self._last = self._seconds + now - self._last, now
 
     def settle(self) -> None:
         """Waits for the last step and looks at its numbers.
@@ -121,7 +127,7 @@ class StepRecorder:
             self._write_line(step)
 
     def _write_line(self, step: int) -> None:
-        seconds = max(time.monotonic() - self._window_start, 1e-9)
+        seconds = max(self._seconds, 1e-9)
         means = {
             name: sum(column) / len(column)
             for name, column in zip(StepMetrics._fields, zip(*self._window, strict=True), strict=True)
@@ -136,4 +142,4 @@ class StepRecorder:
             },
         )
         self.note = f"loss {means['loss']:.3f}"
-        self._window, self._waited, self._window_start = [], 0.0, time.monotonic()
+        self._window, self._seconds, self._waited = [], 0.0, 0.0
