@@ -56,6 +56,13 @@ def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
     assert (code, line) == (2, "zfjax: --config: unknown configuration key 'witdh'; did you mean width?")
 
 
+def test_a_recipe_that_fails_is_its_last_line_and_no_trace(capsys, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("def get_config(where=''):\n    raise ValueError(f'{where}: expected cpu')\n")
+    code, line = said(capsys, train.main, f"--config={recipe}:gpu")
+    assert (code, line) == (2, "zfjax: --config: ValueError: gpu: expected cpu")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

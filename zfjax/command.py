@@ -40,7 +40,10 @@ def parse(argv: Sequence[str], usage: str, values: flags.FlagValues) -> list[str
         known = [name for name in values if name not in ("flagfile", "undefok")]
         raise UserError(f"unknown flag --{error.flagname}{did_you_mean(error.flagname, known, '--')}") from error
     except (flags.Error, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        text = str(error).strip()
+        # A recipe that fails comes with its whole trace; its last line says what is wrong.
+        line = f"--config: {text.splitlines()[-1]}" if "Traceback" in text else " ".join(text.split())
+        raise UserError(line) from error
 
 
 def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tuple[ConfigDict, list[str]]:
