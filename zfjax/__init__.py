@@ -4,42 +4,79 @@ The names below are imported when they are first used, so that `import zfjax` an
 """
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from zfjax.version import __version__
 
 if TYPE_CHECKING:
-    from zfjax import ops
-    from zfjax.models import ConvNet, alexnet, layer_table, zfnet, zfnet_post
+    from zfjax import ops, rules, seeds
+    from zfjax.backproject import RuleWarning, backproject, deconvnet
+    from zfjax.models import ConvNet, alexnet, layer, layer_table, zfnet, zfnet_post
     from zfjax.ops import renormalize_filters
+    from zfjax.rules import DECONVNET, GRADIENT, GUIDED
+    from zfjax.seeds import strongest
 
 _HOME = {
+    "DECONVNET": "zfjax.rules",
+    "GRADIENT": "zfjax.rules",
+    "GUIDED": "zfjax.rules",
     "ConvNet": "zfjax.models",
+    "RuleWarning": "zfjax.backproject",
     "alexnet": "zfjax.models",
+    "backproject": "zfjax.backproject",
+    "deconvnet": "zfjax.backproject",
+    "layer": "zfjax.models",
     "layer_table": "zfjax.models",
     "renormalize_filters": "zfjax.ops",
+    "strongest": "zfjax.seeds",
     "zfnet": "zfjax.models",
     "zfnet_post": "zfjax.models",
 }
 
+_MODULES = ("ops", "rules", "seeds")
+
 __all__ = [
+    "DECONVNET",
+    "GRADIENT",
+    "GUIDED",
     "ConvNet",
+    "RuleWarning",
     "__version__",
     "alexnet",
+    "backproject",
+    "deconvnet",
+    "layer",
     "layer_table",
     "ops",
     "renormalize_filters",
+    "rules",
+    "seeds",
+    "strongest",
     "zfnet",
     "zfnet_post",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return importlib.import_module("zfjax.ops")
+    if name in _MODULES:
+        return importlib.import_module(f"zfjax.{name}")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'zfjax' has no attribute {name!r}")
+
+
+class _Package(types.ModuleType):
+    """Here `zfjax.backproject` is the function; an import of the module of that name would put the module there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "backproject" and isinstance(value, types.ModuleType):
+            value = value.backproject
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
 """What all commands share: flags, `--help` without JAX, a user's error as one line and exit code 2."""
 
-import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from zfjax.config import default
 from zfjax.errors import UserError
+from zfjax.text import did_you_mean
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -75,12 +75,6 @@ def reject_arguments(rest: Sequence[str], command: str) -> None:
     """Raises a UserError where words that are no flags were given."""
     if rest:
         raise UserError(f"{command} takes only flags, not {rest[0]!r} (see --help)")
-
-
-def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
-    """`; did you mean X?`, or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def _check_config_words(argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
-"""Tables as plain text."""
+"""Tables and hints as plain text."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -13,3 +14,9 @@ def align(lines: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
+    """`; did you mean X?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""

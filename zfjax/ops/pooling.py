@@ -121,17 +121,56 @@ def max_unpool(
     [[0. 0.]
      [0. 5.]]
     """
-    _check(input_shape, window, strides, padding)
-    n, h, w, c = input_shape
-    ho, wo = window_count(h, window[0], strides[0], padding[0]), window_count(w, window[1], strides[1], padding[1])
-    if not pooled.shape == switches.shape == (n, ho, wo, c):
-        raise ValueError(
-            f"max_unpool: pooled {pooled.shape} and switches {switches.shape} must both be {(n, ho, wo, c)}: "
-            f"a {window} pool with strides {strides} and padding {padding} of {input_shape}"
-        )
+    _check_unpool(pooled, switches, window, strides, padding, input_shape)
     x = jax.ShapeDtypeStruct(input_shape, pooled.dtype)
     (unpooled,) = jax.linear_transpose(lambda x: _select(x, switches, window, strides, padding), x)(pooled)
     return unpooled
+
+
+@functools.partial(jax.jit, static_argnames=("window", "strides", "padding", "input_shape"))
+def max_unpool_overwriting(
+    pooled: Float[Array, "n ho wo c"],
+    switches: Integer[Array, "n ho wo c"],
+    window: Pair,
+    strides: Pair,
+    padding: Padding,
+    input_shape: tuple[int, ...],
+) -> Float[Array, "n h w c"]:
+    """`max_unpool`, but of several values for one cell only the last window's stays, in row-major order.
+
+    It is what PyTorch's `max_unpool2d` does on a CPU; the paper does not say. Arguments, result and errors as in
+    `max_unpool`.
+    """
+    _check_unpool(pooled, switches, window, strides, padding, input_shape)
+    unpooled = jnp.zeros(input_shape, pooled.dtype)
+    # Of the windows over a cell, a later one has the cell at a smaller offset.
+    for offset in reversed(range(math.prod(window))):
+        place = [(0, 0, 0)]
+        for axis, cell in enumerate(divmod(offset, window[1])):
+            before = cell - padding[axis][0]
+            spread = (pooled.shape[axis + 1] - 1) * strides[axis] + 1
+            place.append((before, input_shape[axis + 1] - before - spread, strides[axis] - 1))
+        place.append((0, 0, 0))
+        here = lax.pad(switches == switches.dtype.type(offset), np.False_, place)
+        unpooled = jnp.where(here, lax.pad(pooled, np.zeros((), pooled.dtype), place), unpooled)
+    return unpooled
+
+
+def centre_switches(
+    input_shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding
+) -> Integer[np.ndarray, "n ho wo c"]:
+    """Switches that all point to their window's centre, or to the cell of the input that is nearest to it.
+
+    The centre of an even window is its upper left of four. Arguments as in `max_pool_with_switches`, of a pool of
+    `input_shape`.
+    """
+    _check(input_shape, window, strides, padding)
+    offsets = []
+    for size, k, stride, pad in zip(input_shape[1:3], window, strides, padding, strict=True):
+        start = stride * np.arange(window_count(size, k, stride, pad)) - pad[0]
+        offsets.append(np.clip(start + (k - 1) // 2, 0, size - 1) - start)
+    switches = (offsets[0][:, None] * window[1] + offsets[1][None, :]).astype(_switch_dtype(window))
+    return np.broadcast_to(switches[None, :, :, None], (input_shape[0], *switches.shape, input_shape[3]))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
@@ -269,3 +308,21 @@ def _check(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding
             raise ValueError(
                 f"max-pooling: window {window} does not fit {axis} of shape {shape} with padding {padding}"
             )
+
+
+def _check_unpool(
+    pooled: jax.Array,
+    switches: jax.Array,
+    window: Pair,
+    strides: Pair,
+    padding: Padding,
+    input_shape: tuple[int, ...],
+) -> None:
+    _check(input_shape, window, strides, padding)
+    n, h, w, c = input_shape
+    ho, wo = window_count(h, window[0], strides[0], padding[0]), window_count(w, window[1], strides[1], padding[1])
+    if not pooled.shape == switches.shape == (n, ho, wo, c):
+        raise ValueError(
+            f"max_unpool: pooled {pooled.shape} and switches {switches.shape} must both be {(n, ho, wo, c)}: "
+            f"a {window} pool with strides {strides} and padding {padding} of {input_shape}"
+        )

@@ -1,0 +1,79 @@
+"""One layer of a net as a function of images."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, PyTree
+
+from zfjax.errors import UserError
+from zfjax.models.convnet import ConvNet
+from zfjax.models.specs import Conv, Dropout
+from zfjax.text import did_you_mean
+
+
+def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
+    """The function from images to the activations of one layer; what lies above it is not computed.
+
+    Args:
+        net: a ConvNet, such as `zfjax.zfnet(1000)`.
+        variables: its variables, `{"params": …}`.
+        name: of a layer: conv1 relu1 pool1 norm1 … fc8.
+
+    Returns:
+        A function of images: float [N, H, W, 3] with the mean already subtracted. Below the first dense layer H and W
+        may be others than the net's own. It is a pytree with the variables as leaves, so that jitted functions can take
+        it as an argument: `jax.jit(zfjax.deconvnet)(fun, images)`.
+
+        It raises a ValueError for images in another layout, and a TypeError for integers.
+
+    Raises:
+        UserError: the net has no such layer; the likely one is named.
+
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    >>> zfjax.layer(net, net.init(jax.random.key(1), images), "relu5")(images).shape
+    (1, 3, 3, 32)
+    """
+    names = [spec.name for spec in net.layers if not isinstance(spec, Dropout)]
+    if name not in names:
+        raise UserError(f"no layer {name!r} in the net{did_you_mean(name, names)}; there are {', '.join(names)}")
+    top = [spec.name for spec in net.layers].index(name) + 1
+    below = net.clone(layers=net.layers[:top])
+    kept = {spec.name for spec in below.layers}
+    params = {part: weights for part, weights in variables["params"].items() if part in kept}
+    return Partial(_Layer(below, name), {"params": params})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """Static, and equal for equal nets and names, so that jitted functions see the same function again."""
+
+    net: ConvNet
+    name: str
+
+    def __call__(self, variables: PyTree, images: Float[Array, "n height width channels"]) -> Float[Array, "n ..."]:
+        _check_images(self.net, variables, images)
+        try:
+            _, acts = self.net.apply(variables, images)
+        except ScopeParamShapeError as error:
+            size = self.net.image_size
+            raise ValueError(
+                f"images: {self.name} stands on dense layers made for one size, expected [N, {size}, {size}, C],"
+                f" got {list(images.shape)}"
+            ) from error
+        return acts[self.name]
+
+
+def _check_images(net: ConvNet, variables: PyTree, images: jax.Array) -> None:
+    first = net.layers[0]
+    channels = variables["params"][first.name]["kernel"].shape[2] * first.groups if isinstance(first, Conv) else None
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images: expected floating-point numbers, 0..255 with the mean already subtracted, got {images.dtype}"
+        )
+    if images.ndim != 4 or channels not in (None, images.shape[3]):
+        hint = " (this looks like [N, C, H, W])" if images.ndim == 4 and images.shape[1] == channels else ""
+        raise ValueError(f"images: expected [N, H, W, {channels or 'C'}], got {list(images.shape)}{hint}")

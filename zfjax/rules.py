@@ -1,0 +1,178 @@
+"""How a signal passes down through one equation of a function, and sets of such rules.
+
+A rule is called on the way up, for each equation that carries its name, with the equation (a JAX `JaxprEqn`, whose
+`params` say what it does) and its input x: the one input that depends on the images. It returns the way down: a
+function from the signal at the equation's output, shaped as that, to the signal at x, shaped as x. What this function
+closes over is kept until then, as switches are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from zfjax import ops
+from zfjax.ops.windows import Padding, Pair
+
+Equation = Any  # a JaxprEqn; its class is public only under jax.extend
+Down = Callable[[jax.Array], jax.Array]
+Rule = Callable[[Equation, jax.Array], Down]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """An immutable set of rules by name.
+
+    A name is that of a function under `jax.jit`, or of a JAX primitive. `relu` stands for `jnp.maximum(x, 0)` and
+    `jnp.clip(x, 0)` too. What no rule names passes signals by its own transpose or, where it is not linear, by its own
+    derivative at the forward values.
+
+    Attributes:
+        named: pairs of a name and its rule.
+        expected: the names whose absence from a function is worth a warning.
+    """
+
+    named: tuple[tuple[str, Rule], ...] = ()
+    expected: frozenset[str] = frozenset()
+
+    def extend(self, **rules: Rule) -> "Rules":
+        """These rules and more; a name that was there gets its new rule.
+
+        >>> @jax.jit
+        ... def swish(x):
+        ...     return x * jax.nn.sigmoid(x)
+        >>> rules = zfjax.DECONVNET.extend(swish=zfjax.rules.rectify)
+        """
+        return Rules(tuple((dict(self.named) | rules).items()), self.expected | rules.keys())
+
+
+def rectify(equation: Equation, x: jax.Array) -> Down:
+    """The positive part of the signal itself, whatever x was.
+
+    Paper: section 2.1, "Rectification".
+    """
+    return ops.rectify
+
+
+def guide(equation: Equation, x: jax.Array) -> Down:
+    """The positive part of the signal, where x was positive too (Springenberg et al. 2014)."""
+    passed = x > 0
+    return lambda signal: jnp.where(passed, ops.rectify(signal), jnp.zeros_like(signal))
+
+
+def identity(equation: Equation, x: jax.Array) -> Down:
+    """The signal as it is.
+
+    Paper: ECCV version, section 2.1: contrast normalisation takes no part in the way down.
+    """
+    return lambda signal: signal
+
+
+def unpool(equation: Equation, x: jax.Array) -> Down:
+    """Each value back to where its maximum was; where windows overlap, values sum.
+
+    Paper: section 2.1, "Unpooling".
+    """
+    if not _slides_over_maps(equation):  # the adjoint that JAX has says the same, for volumes too
+        _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
+        return lambda signal: pull(signal)[0]
+    pool = _pool(equation, x)
+    _, switches = ops.max_pool_with_switches(x.reshape(pool.maps), pool.window, pool.strides, pool.padding)
+    return _unpooling(ops.max_unpool, pool, switches, x)
+
+
+def unpool_overwriting(equation: Equation, x: jax.Array) -> Down:
+    """`unpool`, but where windows overlap, the last in row-major order stays, as PyTorch's `max_unpool2d` has it."""
+    pool = _pool(equation, x)
+    _, switches = ops.max_pool_with_switches(x.reshape(pool.maps), pool.window, pool.strides, pool.padding)
+    return _unpooling(ops.max_unpool_overwriting, pool, switches, x)
+
+
+def unpool_at_centres(equation: Equation, x: jax.Array) -> Down:
+    """Each value to the centre of its window: what is left without switches (Mahendran & Vedaldi 2016)."""
+    pool = _pool(equation, x)
+    switches = ops.centre_switches(pool.maps, pool.window, pool.strides, pool.padding)
+    return _unpooling(ops.max_unpool, pool, switches, x)
+
+
+def unpool_whole(equation: Equation, x: jax.Array) -> Down:
+    """`unpool` for the maximum over whole axes (`jnp.max`): all to the first maximum in row-major order."""
+    axes = equation.params["axes"]
+    kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
+    columns = x.transpose(*kept, *axes).reshape(*(x.shape[axis] for axis in kept), -1)
+    first = jnp.argmax(columns, axis=-1, keepdims=True)
+
+    def down(signal: jax.Array) -> jax.Array:
+        cells = jax.lax.broadcasted_iota(first.dtype, columns.shape, len(kept))
+        spread = jnp.where(cells == first, signal[..., None], jnp.zeros((), signal.dtype))
+        unflat = spread.reshape(*(x.shape[axis] for axis in (*kept, *axes)))
+        return jnp.moveaxis(unflat, range(x.ndim), (*kept, *axes))
+
+    return down
+
+
+GRADIENT = Rules()
+DECONVNET = Rules(
+    (
+        ("relu", rectify),
+        ("reduce_window_max", unpool),
+        ("reduce_max", unpool_whole),
+        ("local_response_norm", identity),
+    ),
+    frozenset({"relu"}),
+)
+GUIDED = Rules((("relu", guide),), frozenset({"relu"}))
+
+
+class _Pool(NamedTuple):
+    """A reduce_window over one or two neighbouring axes, seen as one over maps [N, H, W, C]."""
+
+    maps: tuple[int, int, int, int]
+    window: Pair
+    strides: Pair
+    padding: Padding
+
+
+def _pool(equation: Equation, x: jax.Array) -> _Pool:
+    if not _slides_over_maps(equation):
+        raise ValueError(
+            f"max-pooling with window {equation.params['window_dimensions']}: this rule unpools undilated windows over"
+            " one or two neighbouring axes"
+        )
+    params = equation.params
+    moved = _moved_axes(equation)
+    first, last = (moved[0], moved[-1]) if moved else (0, 0)
+
+    def two(values: tuple[Any, ...], of_none: Any) -> tuple[Any, Any]:
+        # A window along one axis is one of width 1 along two.
+        return values[first], values[last] if last > first else of_none
+
+    return _Pool(
+        (math.prod(x.shape[:first]), *two(x.shape, 1), math.prod(x.shape[last + 1 :])),
+        two(params["window_dimensions"], 1),
+        two(params["window_strides"], 1),
+        two(params["padding"], (0, 0)),
+    )
+
+
+def _slides_over_maps(equation: Equation) -> bool:
+    moved = _moved_axes(equation)
+    dilations = {*equation.params["base_dilation"], *equation.params["window_dilation"]}
+    return dilations <= {1} and (not moved or moved[-1] - moved[0] <= 1)
+
+
+def _moved_axes(equation: Equation) -> list[int]:
+    params = equation.params
+    steps = zip(params["window_dimensions"], params["window_strides"], params["padding"], strict=True)
+    return [axis for axis, step in enumerate(steps) if step != (1, 1, (0, 0))]
+
+
+def _unpooling(unpool: Callable[..., jax.Array], pool: _Pool, switches: Any, x: jax.Array) -> Down:
+    def down(signal: jax.Array) -> jax.Array:
+        maps = signal.reshape(switches.shape)
+        return unpool(maps, switches, pool.window, pool.strides, pool.padding, pool.maps).reshape(x.shape)
+
+    return down

@@ -1,0 +1,141 @@
+"""Signals to send down: a layer's activations, all zero but for those in question.
+
+y is a layer's activations, [N, H, W, C] or [N, C]; a unit is a map (or unit) in [0, C), one for all images or one for
+each. Units and positions may be traced, as under `jax.vmap`; out of range they then give NaN, and a warning when the
+program runs.
+"""
+
+import functools
+import warnings
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Value = float | Literal["activation"]
+Index = int | Int[Array, ""] | Int[Array, " n"]
+
+
+def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
+    """The strongest activation of one unit in each image; of equals the first in row-major order.
+
+    Args:
+        y: activations, [N, H, W, C] or [N, C].
+        unit: in [0, C); one for all images or [N].
+        value: what stands there: the activation's own value, or a number.
+
+    Returns:
+        Shaped and typed as y.
+
+    Raises:
+        ValueError: y has fewer than two axes, or unit is out of range.
+
+    Paper: section 2.1 ("we set all other activations in the layer to zero") and figures 2 and 4.
+
+    >>> y = jnp.array([[[[1.0, 5.0]], [[3.0, 4.0]]]])  # [1, 2, 1, 2]
+    >>> print(strongest(y, unit=0)[0, :, 0])
+    [[0. 0.]
+     [3. 0.]]
+    """
+    unit = _checked("unit", unit, y, y.shape[-1])
+    grid = y.reshape(y.shape[0], -1, y.shape[-1])
+    maps = _along(unit, grid, -1)
+    column = jnp.sum(jnp.where(maps, grid, jnp.zeros_like(grid)), axis=-1)
+    mask = maps & _along(jnp.argmax(column, axis=1), grid, 1)
+    return _seed(y, mask.reshape(y.shape), value, _inside(unit, y.shape[-1]))
+
+
+def whole_map(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
+    """All positions of one unit. Arguments, result and errors as in `strongest`."""
+    unit = _checked("unit", unit, y, y.shape[-1])
+    return _seed(y, _along(unit, y, -1), value, _inside(unit, y.shape[-1]))
+
+
+def at(
+    y: Float[Array, "n *grid c"], unit: Index, position: tuple[Index, ...], value: Value = "activation"
+) -> Float[Array, "n *grid c"]:
+    """One unit at one position.
+
+    Args:
+        y: activations, [N, H, W, C] or [N, C].
+        unit: in [0, C); one for all images or [N].
+        position: (row, column), each one for all images or [N]; () where y is [N, C].
+        value: as in `strongest`.
+
+    Returns:
+        Shaped and typed as y.
+
+    Raises:
+        ValueError: unit or position is out of range, or position has not one index for each axis of the map.
+    """
+    unit = _checked("unit", unit, y, y.shape[-1])
+    if len(position) != y.ndim - 2:
+        raise ValueError(f"position: expected {y.ndim - 2} indices for y of shape {y.shape}, got {len(position)}")
+    mask, valid = _along(unit, y, -1), _inside(unit, y.shape[-1])
+    for axis, index in enumerate(position, start=1):
+        index = _checked(f"position[{axis - 1}]", index, y, y.shape[axis])
+        mask, valid = mask & _along(index, y, axis), valid & _inside(index, y.shape[axis])
+    return _seed(y, mask, value, valid)
+
+
+def masked(
+    y: Float[Array, "n *grid c"], mask: Bool[Array, "#n *#grid #c"], value: Value = "activation"
+) -> Float[Array, "n *grid c"]:
+    """The activations where `mask` is true; it is broadcast to y's shape.
+
+    Raises:
+        ValueError: the mask is not boolean, or does not broadcast to y's shape.
+    """
+    try:
+        fits = np.broadcast_shapes(jnp.shape(mask), y.shape) == y.shape
+    except ValueError:
+        fits = False
+    if not fits or not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
+        got = f"{jnp.result_type(mask)}{list(jnp.shape(mask))}"
+        raise ValueError(f"mask: expected booleans that broadcast to y's shape {y.shape}, got {got}")
+    return _seed(y, mask, value)
+
+
+def _seed(y: jax.Array, mask: jax.Array, value: Value, valid: jax.Array | bool = True) -> jax.Array:
+    if isinstance(value, str) and value != "activation":
+        raise ValueError(f"value: expected 'activation' or a number, got {value!r}")
+    chosen = y if isinstance(value, str) else jnp.full((), value, y.dtype)
+    seed = jnp.where(mask, chosen, jnp.zeros((), y.dtype))
+    return jnp.where(jnp.all(valid), seed, jnp.full((), jnp.nan, y.dtype))
+
+
+def _along(index: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+    """Where the coordinate along `axis` is `index` (one, or one for each image); broadcasts to y's shape."""
+    shape = [1] * y.ndim
+    shape[axis] = y.shape[axis]
+    return index.reshape(-1, *(1,) * (y.ndim - 1)) == jnp.arange(y.shape[axis]).reshape(shape)
+
+
+def _checked(name: str, index: Index, y: jax.Array, size: int) -> jax.Array:
+    if y.ndim < 2:
+        raise ValueError(f"y: expected activations [N, H, W, C] or [N, C], got shape {y.shape}")
+    shape, dtype = jnp.shape(index), jnp.result_type(index)
+    if not jnp.issubdtype(dtype, jnp.integer) or shape not in ((), (1,), (y.shape[0],)):
+        raise ValueError(
+            f"{name}: expected an integer, or one for each of {y.shape[0]} images; got {dtype}{list(shape)}"
+        )
+    if isinstance(index, jax.core.Tracer):
+        jax.debug.callback(functools.partial(_warn, name, size), index)
+    elif not np.all(_inside(np.asarray(index), size)):
+        raise ValueError(_text(name, size, index))
+    return jnp.asarray(index)
+
+
+def _inside(index: Any, size: int) -> Any:
+    return (index >= 0) & (index < size)
+
+
+def _warn(name: str, size: int, index: np.ndarray) -> None:
+    if not np.all(_inside(np.asarray(index), size)):
+        warnings.warn(_text(name, size, index) + "; the seed is NaN", RuntimeWarning, stacklevel=2)
+
+
+def _text(name: str, size: int, index: object) -> str:
+    return f"{name}: expected 0 to {size - 1}, got {index}"
