@@ -13,8 +13,10 @@ from zfjax.version import __version__
 if TYPE_CHECKING:
     from zfjax import ops, rules, seeds
     from zfjax.backproject import RuleWarning, backproject, deconvnet
+    from zfjax.experiments.gallery import top_activations
     from zfjax.models import ConvNet, alexnet, layer, layer_table, zfnet, zfnet_post
     from zfjax.ops import renormalize_filters
+    from zfjax.plots.projections import show
     from zfjax.rules import DECONVNET, GRADIENT, GUIDED
     from zfjax.seeds import strongest
 
@@ -30,7 +32,9 @@ _HOME = {
     "layer": "zfjax.models",
     "layer_table": "zfjax.models",
     "renormalize_filters": "zfjax.ops",
+    "show": "zfjax.plots.projections",
     "strongest": "zfjax.seeds",
+    "top_activations": "zfjax.experiments.gallery",
     "zfnet": "zfjax.models",
     "zfnet_post": "zfjax.models",
 }
@@ -53,7 +57,9 @@ __all__ = [
     "renormalize_filters",
     "rules",
     "seeds",
+    "show",
     "strongest",
+    "top_activations",
     "zfnet",
     "zfnet_post",
 ]

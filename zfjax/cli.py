@@ -11,6 +11,7 @@ from zfjax.version import __version__
 VERBS = {
     "train": "train a net, on drawn shapes, a folder of photographs or a TFDS set",
     "evaluate": "score runs: single crop, 10 crops, averages of several runs",
+    "figures": "draw the paper's figures of a finished run",
     "summary": "print a net's layer table",
 }
 

@@ -41,6 +41,7 @@ def default() -> ConfigDict:
     config.batch_size = 64  # over all devices
     config.lr = 0.002
     config.momentum = 0.9
+    config.weight_decay = 0.001  # times the weights is added to kernels' gradients; the paper names none
     config.adam = True  # instead of SGD with momentum
     config.warmup_epochs = 0.5  # the rate grows linearly from 0
     config.cosine = True  # the rate falls to 0 along a cosine over the run
@@ -70,6 +71,7 @@ def paper() -> ConfigDict:
     config.adam = False
     config.lr = 0.01
     config.momentum = 0.9
+    config.weight_decay = 0.0
     config.warmup_epochs = 0.0
     config.cosine = False
     config.plateau_patience = 3
@@ -89,6 +91,7 @@ _RANGES = {
     "batch_size": (1, math.inf),
     "lr": (0, math.inf),
     "momentum": (0, 1),
+    "weight_decay": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "plateau_patience": (0, math.inf),
     "plateau_factor": (1e-6, 1),

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
 
 from tqdm import tqdm
 
@@ -49,6 +51,12 @@ class Progress:
                 f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {self.rate:,.0f} a second,"
                 f" {(self._total - self._done) / max(self.rate, 1e-9):,.0f} s left{note and ', ' + note}"
             )
+
+    def over(self, batches: Iterable[Sized]) -> Iterator[Any]:
+        """The batches, each counted when the next is asked for."""
+        for batch in batches:
+            yield batch
+            self.advance(len(batch))
 
     def say(self, line: str) -> None:
         """Prints a line without disturbing the bar."""

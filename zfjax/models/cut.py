@@ -1,6 +1,7 @@
-"""One layer of a net as a function of images."""
+"""Layers of a net as functions of images."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,34 +38,63 @@ def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
     >>> zfjax.layer(net, net.init(jax.random.key(1), images), "relu5")(images).shape
     (1, 3, 3, 32)
     """
-    names = [spec.name for spec in net.layers if not isinstance(spec, Dropout)]
-    if name not in names:
-        raise UserError(f"no layer {name!r} in the net{did_you_mean(name, names)}; there are {', '.join(names)}")
-    top = [spec.name for spec in net.layers].index(name) + 1
-    below = net.clone(layers=net.layers[:top])
-    kept = {spec.name for spec in below.layers}
-    params = {part: weights for part, weights in variables["params"].items() if part in kept}
-    return Partial(_Layer(below, name), {"params": params})
+    return Partial(_Layer(_cut(net, [name]), name), _used(net, variables, [name]))
+
+
+def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
+    """The function from images to the activations of several layers, a dict by name.
+
+    Arguments, result and errors are those of `layer`.
+    """
+    return Partial(_Layers(_cut(net, names), tuple(names)), _used(net, variables, names))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
+class _Layers:
     """Static, and equal for equal nets and names, so that jitted functions see the same function again."""
 
     net: ConvNet
-    name: str
+    names: tuple[str, ...]
 
-    def __call__(self, variables: PyTree, images: Float[Array, "n height width channels"]) -> Float[Array, "n ..."]:
+    def __call__(
+        self, variables: PyTree, images: Float[Array, "n height width channels"]
+    ) -> dict[str, Float[Array, "n ..."]]:
         _check_images(self.net, variables, images)
         try:
             _, acts = self.net.apply(variables, images)
         except ScopeParamShapeError as error:
             size = self.net.image_size
             raise ValueError(
-                f"images: {self.name} stands on dense layers made for one size, expected [N, {size}, {size}, C],"
+                f"images: the net's dense layers are made for one size, expected [N, {size}, {size}, C],"
                 f" got {list(images.shape)}"
             ) from error
-        return acts[self.name]
+        return {name: acts[name] for name in self.names}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """One of `_Layers`."""
+
+    net: ConvNet
+    name: str
+
+    def __call__(self, variables: PyTree, images: Float[Array, "n height width channels"]) -> Float[Array, "n ..."]:
+        return _Layers(self.net, (self.name,))(variables, images)[self.name]
+
+
+def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
+    """The net up to the highest of `names`."""
+    known = [spec.name for spec in net.layers if not isinstance(spec, Dropout)]
+    for name in names:
+        if name not in known:
+            raise UserError(f"no layer {name!r} in the net{did_you_mean(name, known)}; there are {', '.join(known)}")
+    top = max(i for i, spec in enumerate(net.layers, start=1) if spec.name in names)
+    return net.clone(layers=net.layers[:top])
+
+
+def _used(net: ConvNet, variables: PyTree, names: Sequence[str]) -> PyTree:
+    kept = {spec.name for spec in _cut(net, names).layers}
+    return {"params": {part: weights for part, weights in variables["params"].items() if part in kept}}
 
 
 def _check_images(net: ConvNet, variables: PyTree, images: jax.Array) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
@@ -40,8 +41,8 @@ def conv(
     >>> conv(jnp.ones((1, 224, 224, 3)), jnp.ones((7, 7, 3, 96)), (2, 2), ((1, 1), (1, 1))).shape
     (1, 110, 110, 96)
     """
-    _, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, groups)
-    if _gains_on_cpu(x, kernel, ho * wo, groups):
+    _output_shape(x.shape, kernel.shape, strides, padding, groups)
+    if _is_cpu_float(x, kernel, groups):
         return _cpu_conv(x, kernel, strides, padding)
     return _plain_conv(x, kernel, strides, padding, groups)
 
@@ -86,7 +87,10 @@ def conv_transpose(
             f"padding {padding} and groups {groups} takes {input_shape} to {expected}"
         )
     x = jax.ShapeDtypeStruct(input_shape, y.dtype)
-    (down,) = jax.linear_transpose(lambda x: _plain_conv(x, kernel, strides, padding, groups), x)(y)
+    if _is_cpu_float(y, kernel, groups):
+        (down,) = jax.linear_transpose(lambda x: _unstrided(x, kernel, strides, padding), x)(y)
+    else:
+        (down,) = jax.linear_transpose(lambda x: _plain_conv(x, kernel, strides, padding, groups), x)(y)
     return down
 
 
@@ -101,18 +105,14 @@ def _plain_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding
     )
 
 
-def _gains_on_cpu(x: jax.Array, kernel: jax.Array, positions: int, groups: int) -> bool:
-    # XLA:CPU's weight gradient of large maps became 3 times slower with jax 0.9 (measured: 0.7.2, 0.8.2, 0.9.2,
-    # 0.10.2). Below 256 positions an image it is as fast as ours. Half precision keeps it too: the sum over images
-    # must not be rounded to 8 bits at every step.
-    slow = jax.default_backend() == "cpu" and jax.__version_info__ >= (0, 9)
-    full = x.dtype == kernel.dtype and x.dtype.itemsize >= 4
-    return slow and full and groups == 1 and positions >= 256
+def _is_cpu_float(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
+    # Half precision keeps XLA's own derivatives: a sum over images must not be rounded to 8 bits at every step.
+    return jax.default_backend() == "cpu" and x.dtype == kernel.dtype and x.dtype.itemsize >= 4 and groups == 1
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _cpu_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """The plain convolution, whose derivative in the kernel is taken image by image."""
+    """The plain convolution, with derivatives in other forms."""
     return _plain_conv(x, kernel, strides, _with_slack(x.shape, kernel.shape, strides, padding), 1)
 
 
@@ -120,24 +120,71 @@ def _cpu_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) 
 def _cpu_conv_jvp(
     strides: Pair, padding: Padding, primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, Any]:
-    # XLA:CPU's weight gradients of conv1 and conv2 were the slowest part of a training step: 326 and 436 ms of
-    # processor time at batch 16. Patches times gradient take 114 and 135, one image at a time: its patches stay in
-    # the cache. Symbolic zeros, so that conv1 computes nothing for its images.
+    # Symbolic zeros, so that conv1 computes nothing for its images, and a deconvnet nothing for its kernels.
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _cpu_conv(x, kernel, strides, padding)
-    if isinstance(dkernel, SymbolicZero):
-        return y, _cpu_conv(dx, kernel, strides, padding)
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(_unstrided(dx, kernel, strides, padding))
+    if not isinstance(dkernel, SymbolicZero):
+        form = _by_image if _is_slow_by_batch(y.shape) else functools.partial(_plain_conv, groups=1)
+        terms.append(jax.jvp(lambda kernel: form(x, kernel, strides, padding), (kernel,), (dkernel,))[1])
+    return y, sum(terms[1:], terms[0])
 
-    def by_image(kernel: jax.Array) -> jax.Array:
-        @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are cheaper to gather again than to keep
-        def one(image: jax.Array) -> jax.Array:
-            patches = _patches(image, kernel.shape, strides, padding)
-            return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[3]), 1)
 
-        return lax.map(one, x)
+def _is_slow_by_batch(y: tuple[int, ...]) -> bool:
+    # XLA:CPU's weight gradient of large maps became 3 times slower with jax 0.9 (measured: 0.7.2, 0.8.2, 0.9.2,
+    # 0.10.2). Below 256 positions an image it is as fast as ours.
+    return jax.__version_info__ >= (0, 9) and y[1] * y[2] >= 256
 
-    _, dy = jax.jvp(by_image, (kernel,), (dkernel,))
-    return y, dy if isinstance(dx, SymbolicZero) else dy + _cpu_conv(dx, kernel, strides, padding)
+
+def _by_image(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """For the derivative in the kernel: patches times kernel, one image at a time.
+
+    XLA:CPU's weight gradients of conv1 and conv2 were the slowest part of a training step: 326 and 436 ms of processor
+    time at batch 16. Patches times gradient take 114 and 135, one image at a time: its patches stay in the cache.
+    """
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are cheaper to gather again than to keep
+    def one(image: jax.Array) -> jax.Array:
+        patches = _patches(image, kernel.shape, strides, padding)
+        return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[3]), 1)
+
+    return lax.map(one, x)
+
+
+def _unstrided(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """For the derivative in the image: convolutions without stride, one for each phase of the stride, summed.
+
+    XLA:CPU transposes a strided convolution to one over a map with holes, and multiplies with these zeros too: 114 ms
+    for conv2 (batch 16, 2 cores) against 63. Phases of few channels are laid side by side: conv1 118 against 78 ms.
+    """
+    if strides == (1, 1):
+        return _plain_conv(x, kernel, strides, padding, 1)
+    _, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
+    few = x.shape[3] <= 4
+    rows, columns = (-(-k // stride) for k, stride in zip(kernel.shape[:2], strides, strict=True))
+    # What no kernel position reads is cut off; what only padded kernels read is added.
+    ends = [
+        stride * (out + taps - 1) - size - pad[0]
+        for out, taps, stride, size, pad in zip((ho, wo), (rows, columns), strides, x.shape[1:3], padding, strict=True)
+    ]
+    zero = np.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), (padding[0][0], ends[0], 0), (padding[1][0], ends[1], 0), (0, 0, 0)))
+    views, parts = [], []
+    for i in range(min(strides[0], kernel.shape[0])):
+        for j in range(min(strides[1], kernel.shape[1])):
+            part = kernel[i :: strides[0], j :: strides[1]]
+            if few:
+                missing = ((0, rows - part.shape[0]), (0, columns - part.shape[1]))
+                part = jnp.pad(part, (*missing, (0, 0), (0, 0)))
+            parts.append(part)
+            phase = x[:, i :: strides[0], j :: strides[1]]
+            views.append(phase[:, : ho + part.shape[0] - 1, : wo + part.shape[1] - 1])
+    if few:
+        views, parts = [jnp.concatenate(views, axis=3)], [jnp.concatenate(parts, axis=2)]
+    sums = [_plain_conv(view, part, (1, 1), ((0, 0), (0, 0)), 1) for view, part in zip(views, parts, strict=True)]
+    return sum(sums[1:], sums[0])
 
 
 def _patches(image: jax.Array, kernel: tuple[int, ...], strides: Pair, padding: Padding) -> jax.Array:

@@ -13,6 +13,7 @@ def save_png(figure: Figure, path: epath.PathLike) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     try:
+        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
         epath.Path(path).write_bytes(picture.getvalue())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,25 @@
+"""The Python of the documentation does what its text says."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+
+import zfjax
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+def test_deconvnet_page_runs():
+    """Its assertion holds: by hand and by the transformation, the projection is the same."""
+    net = zfjax.zfnet(10, width=0.125, image_size=96)
+    images = 50 * jax.random.normal(jax.random.key(0), (1, 96, 96, 3))
+    variables = jax.tree.map(lambda leaf: 5 * leaf, net.init(jax.random.key(1), images))
+    names = {"jax": jax, "jnp": jnp, "zfjax": zfjax, "net": net, "variables": variables, "images": images}
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "deconvnet.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 9
+    for block in blocks:
+        exec(block, names)
+    assert jnp.any(names["pixels"])
+    assert names["many"].shape == (16, 1, 96, 96, 3)

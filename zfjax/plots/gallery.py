@@ -1,0 +1,57 @@
+"""Figure 2: projections of each map's strongest activations, beside the patches of the images that caused them."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from zfjax.experiments.gallery import Gallery
+from zfjax.plots.projections import per_image, sheet
+
+
+def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
+    """For each map the projections of its strongest activations, strongest first, and right of them their patches.
+
+    Both are cut to what the unit sees. Each projection is stretched on its own (`per_image`).
+
+    Args:
+        gallery: of one layer.
+        mean: what was subtracted from the images, [height, width, 3] in 0..255.
+        title: a line above all.
+
+    Returns:
+        A figure 10 inches wide, with two maps in a row.
+    """
+    blocks = []
+    for projections, images, fields in zip(gallery.projections, gallery.images, gallery.fields, strict=True):
+        blocks.append(
+            (
+                per_image(_cut(projections, fields)),
+                np.clip(_cut((images + mean) / 255, fields), 0, 1),
+            )
+        )
+    k = gallery.values.shape[1]
+    side = math.ceil(math.sqrt(k))
+    rows = math.ceil(len(blocks) / 2)
+    figure = Figure(figsize=(10, 2.75 * rows + 0.3), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, 4, squeeze=False).reshape(-1, 2)
+    for pair in axes:
+        for panel in pair:
+            panel.set_axis_off()
+    for pair, block, unit in zip(axes, blocks, gallery.maps, strict=False):
+        gap = max(1, block[0].shape[1] // 24)
+        for panel, pictures in zip(pair, block, strict=True):
+            panel.imshow(sheet(pictures, side, gap), interpolation="nearest")
+        pair[0].set_title(f"map {unit}", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _cut(pictures: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    return np.stack(
+        [
+            picture[top : top + height, left : left + width]
+            for picture, (top, left, height, width) in zip(pictures, fields, strict=True)
+        ]
+    )

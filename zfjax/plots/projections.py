@@ -1,0 +1,90 @@
+"""Projections as pictures: grey is zero, lighter and darker are positive and negative, per colour."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+Pictures = Float[np.ndarray, "*grid height width channels"]
+
+
+def per_image(projections: Pictures) -> Pictures:
+    """Pictures in 0..1, each stretched to its own largest absolute value: 0.5 is zero. One can see the form of each."""
+    return _stretched(projections, over=3)
+
+
+def per_map(projections: Pictures) -> Pictures:
+    """As `per_image`, but those of one map, along the last axis before height, are stretched alike."""
+    return _stretched(projections, over=4)
+
+
+def shared(projections: Pictures) -> Pictures:
+    """As `per_image`, but all are stretched alike, so that their strengths can be compared."""
+    return _stretched(projections, over=np.ndim(projections))
+
+
+def show(
+    projections: Pictures,
+    labels: Sequence[str] = (),
+    contrast: Callable[[Pictures], Pictures] = per_image,
+    columns: int = 0,
+) -> Figure:
+    """Projections in a grid, in the paper's display: grey is zero.
+
+    Args:
+        projections: [H, W, C], [N, H, W, C], or [rows, columns, H, W, C], of 3 channels or 1.
+        labels: a line above each, in order; as many as there are, or none.
+        contrast: `per_image` (each stretched by its own largest value), `per_map` (a row of [rows, columns, …] alike)
+            or `shared` (all alike).
+        columns: pictures in a row; default near as many as rows, or what `projections` says.
+
+    Returns:
+        A figure of about 1.6 inches a picture.
+
+    Raises:
+        ValueError: projections of another shape, or another number of labels.
+
+    Paper: figures 2 and 4.
+
+    >>> figure = zfjax.show(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), labels="abcd")
+    """
+    projections = np.asarray(projections, np.float32)
+    if projections.ndim not in (3, 4, 5) or projections.shape[-1] not in (1, 3):
+        raise ValueError(f"projections: expected [N, H, W, 3], got {list(projections.shape)}")
+    pictures = contrast(projections)
+    if projections.ndim == 5:
+        columns = columns or projections.shape[1]
+    pictures = pictures.reshape(-1, *projections.shape[-3:])
+    if len(labels) not in (0, len(pictures)):
+        raise ValueError(f"labels: expected {len(pictures)} or none, got {len(labels)}")
+    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    aspect = projections.shape[-3] / projections.shape[-2]
+    figure = Figure(figsize=(1.6 * columns, rows * (1.6 * aspect + 0.25 * bool(labels))), dpi=150, layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).ravel():
+        axes.set_axis_off()
+    for i, picture in enumerate(pictures):
+        figure.axes[i].imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
+        if labels:
+            figure.axes[i].set_title(labels[i], fontsize=8, parse_math=False)
+    return figure
+
+
+def sheet(pictures: Float[np.ndarray, "n height width 3"], columns: int, gap: int = 1) -> Float[np.ndarray, "h w 3"]:
+    """Pictures of one size in rows, on white, `gap` pixels apart."""
+    n, height, width, channels = pictures.shape
+    rows = math.ceil(n / columns)
+    page = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.float32)
+    for i, picture in enumerate(pictures):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        page[top : top + height, left : left + width] = picture
+    return page
+
+
+def _stretched(projections: Pictures, over: int) -> Pictures:
+    projections = np.asarray(projections, np.float32)
+    axes = tuple(range(projections.ndim - over, projections.ndim))
+    largest = np.abs(projections).max(axis=axes, keepdims=True)
+    return 0.5 + 0.5 * projections / np.maximum(largest, np.finfo(np.float32).tiny)
