@@ -9,7 +9,7 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from zfjax import cli, command, evaluate, summary, train
+from zfjax import cli, command, evaluate, figures, summary, train
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,36 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
     code, line = said(capsys, evaluate.main, *words)
     assert code == 2
     assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "figures needs --workdir"),
+        (["--workdir=nowhere"], "no run in"),
+        (["--workdir=nowhere", "--maps=0"], "maps"),
+        (["--workdir=nowhere", "--map=3"], "unknown flag --map; did you mean --maps?"),
+    ],
+)
+def test_figures_names_what_is_missing(capsys, words, expected):
+    code, line = said(capsys, figures.main, *words)
+    assert code == 2
+    assert expected in line
+
+
+@pytest.mark.slow
+def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_path):
+    words = tiny_words(folder, tmp_path, epochs=1, cosine=False, image_size=64)
+    assert command.run(train.main, ["train", *words]) == 0
+    code, line = said(capsys, figures.main, f"--workdir={tmp_path}", "--checkpoint=77")
+    assert (code, "has no checkpoint '77'" in line) == (2, True)
+    assert command.run(figures.main, ["figures", f"--workdir={tmp_path}", "--maps=3"]) == 0
+    names = [f"fig2_layer{i}.png" for i in range(1, 6)]
+    assert capsys.readouterr().out.strip() == f"written to {tmp_path / 'figures'}: {', '.join(names)}"
+    for name in names:
+        with Image.open(tmp_path / "figures" / name) as picture:
+            assert picture.size[0] == 1500
+            assert len(picture.convert("L").getcolors()) > 50  # not blank
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from zfjax.experiments.gallery import Gallery
 from zfjax.plots.curves import plot_curves
 from zfjax.plots.files import save_png
 from zfjax.plots.filters import plot_filters
+from zfjax.plots.gallery import plot_gallery
 from zfjax.plots.predictions import plot_predictions
+from zfjax.plots.projections import per_image, per_map, shared, sheet, show
 
 
 def pixels(figure):
@@ -55,3 +59,66 @@ def test_class_names_are_text_and_no_formula(tmp_path):
     save_png(figure, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] == 1500
+
+
+def test_grey_is_zero_and_signs_go_to_both_sides():
+    projection = np.zeros((5, 5, 3), np.float32)
+    projection[0, 0], projection[1, 1] = 2.0, -1.0
+    picture = per_image(projection)
+    np.testing.assert_allclose(picture[[0, 1, 2], [0, 1, 2]], np.array([[1.0] * 3, [0.25] * 3, [0.5] * 3]))
+    np.testing.assert_array_equal(per_image(np.zeros((2, 4, 4, 3))), 0.5)
+
+
+def test_one_outlier_does_not_grey_out_the_rest():
+    projection = np.ones((20, 20, 3), np.float32)
+    projection[0, 0] = 1e6
+    np.testing.assert_allclose(per_image(projection)[5, 5], 1.0)
+
+
+def test_contrast_is_per_image_per_map_or_shared():
+    strengths = np.array([[1.0, 2.0], [4.0, 8.0]], np.float32)
+    projections = np.broadcast_to(strengths[..., None, None, None], (2, 2, 3, 3, 3))
+    shown = {f.__name__: 2 * f(projections)[:, :, 0, 0, 0] - 1 for f in (per_image, per_map, shared)}
+    np.testing.assert_allclose(shown["per_image"], np.ones((2, 2)))
+    np.testing.assert_allclose(shown["per_map"], [[0.5, 1.0], [0.5, 1.0]])
+    np.testing.assert_allclose(shown["shared"], strengths / 8)
+
+
+def test_show_puts_labels_above_a_grid():
+    projections = np.random.default_rng(0).normal(size=(5, 8, 8, 3))
+    figure = show(projections, labels=["$a_", "b", "c", "d", "e"])
+    assert [axes.get_title() for axes in figure.axes] == ["$a_", "b", "c", "d", "e", ""]
+    assert pixels(figure).size
+    rows = show(projections[:4].reshape(2, 2, 8, 8, 3), contrast=per_map)
+    assert len(rows.axes) == 4
+    assert len(show(projections[0, :, :, :1]).axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((4, 4), (), "projections: expected"),
+        ((2, 3, 4, 4), (), "projections: expected"),
+        ((2, 4, 4, 3), "abc", "labels: expected 2 or none, got 3"),
+    ],
+)
+def test_show_names_what_is_wrong(shape, labels, message):
+    with pytest.raises(ValueError, match=message):
+        show(np.zeros(shape), labels=labels)
+
+
+def test_a_sheet_has_pictures_in_rows_with_white_between():
+    pictures = np.arange(3.0)[:, None, None, None] / 4 * np.ones((3, 2, 2, 3))
+    page = sheet(pictures, columns=2)
+    assert page.shape == (5, 5, 3)
+    np.testing.assert_allclose(page[[0, 0, 0, 3, 3], [0, 2, 3, 0, 3], 0], [0, 1, 0.25, 0.5, 1])
+
+
+def test_a_gallery_shows_each_map_beside_its_patches():
+    rng = np.random.default_rng(0)
+    fields = np.tile([2, 3, 7, 7], (3, 9, 1))
+    found = Gallery(np.array([4, 8, 15]), rng.random((3, 9)), *(rng.normal(size=(3, 9, 16, 16, 3)),) * 2, fields)
+    figure = plot_gallery(found, np.full((16, 16, 3), 128.0), "layer 1")
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["map 4", "map 8", "map 15", ""]
+    assert figure.axes[0].images[0].get_array().shape == (23, 23, 3)  # three of seven pixels, and two gaps
+    assert pixels(figure).size

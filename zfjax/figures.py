@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
     flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
     flags.DEFINE_integer("maps", 8, "How many maps of each layer, drawn by --seed.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Draws the maps.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Draws the maps.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("batch_size", 64, "Pictures at once.", lower_bound=1, flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values), "figures")
     if not values.workdir:
@@ -46,7 +46,7 @@ def _draw_galleries(found: "Subject", folder: "epath.Path", maps: int, seed: int
     """Fig. 2, a picture a layer; returns their names."""
     import numpy as np
 
-    from zfjax.experiments.gallery import gallery, top_activations
+    from zfjax.experiments.gallery import gallery, some_maps, top_activations
     from zfjax.experiments.subject import feature_layers
     from zfjax.models import layer, layer_table
     from zfjax.models.cut import layers
@@ -57,13 +57,16 @@ def _draw_galleries(found: "Subject", folder: "epath.Path", maps: int, seed: int
     rows = {row.name: row for row in layer_table(found.net)}
     with Progress("strongest activations", len(found.pictures)) as progress:
         batches = progress.over(found.batches(batch_size))
-        tops = top_activations(layers(found.net, found.variables, names), batches)
+        k = min(9, len(found.pictures))
+        tops = top_activations(layers(found.net, found.variables, names), batches, k)
     written = []
     for number, name in enumerate(names, start=1):
-        count = len(tops[name].values)
-        chosen = np.sort(np.random.default_rng((seed, number)).permutation(count)[:maps])
+        chosen = some_maps(tops[name], maps, np.random.default_rng((seed, number)))
         result = gallery(layer(found.net, found.variables, name), tops[name], chosen, found.load, rows[name])
-        title = f"layer {number} ({name}): projections of the strongest activations, and the patches they come from"
+        title = (
+            f"layer {number} ({name}), {len(chosen)} of {len(tops[name].values)} maps:"
+            " projections of the strongest activations, and their patches"
+        )
         written.append(f"fig2_layer{number}.png")
         save_png(plot_gallery(result, found.image_mean, title), folder / written[-1])
     return written

@@ -101,7 +101,7 @@ def masked(
 def _seed(y: jax.Array, mask: jax.Array, value: Value, valid: jax.Array | bool = True) -> jax.Array:
     if isinstance(value, str) and value != "activation":
         raise ValueError(f"value: expected 'activation' or a number, got {value!r}")
-    chosen = y if isinstance(value, str) else jnp.full((), value, y.dtype)
+    chosen = y if isinstance(value, str) else jnp.full_like(y, value)
     seed = jnp.where(mask, chosen, jnp.zeros((), y.dtype))
     return jnp.where(jnp.all(valid), seed, jnp.full((), jnp.nan, y.dtype))
 

@@ -126,6 +126,13 @@ def gallery(
     return Gallery(maps, values, np.stack(projections), np.stack(images), np.array(fields))
 
 
+def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray, " maps"]:
+    """Up to `count` maps drawn by `rng`, in order: first of those that all k images excite."""
+    drawn = rng.permutation(len(top.values))
+    fires = np.asarray(top.values)[drawn, -1] > 0
+    return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
+
+
 def field_of(row: Row, position: Int[np.ndarray, " axes"], size: tuple[int, ...]) -> tuple[int, ...]:
     """What the unit at `position` of a layer sees: (top, left, height, width) in pixels.
 

@@ -11,7 +11,11 @@ Pictures = Float[np.ndarray, "*grid height width channels"]
 
 
 def per_image(projections: Pictures) -> Pictures:
-    """Pictures in 0..1, each stretched to its own largest absolute value: 0.5 is zero. One can see the form of each."""
+    """Pictures in 0..1, each stretched by its own contrast: 0.5 is zero. One sees the form of each.
+
+    The contrast is the 99th percentile of the absolute values that are not zero; what lies above it is cut off. A
+    projection has a few values far above the rest, which would leave all else grey.
+    """
     return _stretched(projections, over=3)
 
 
@@ -36,7 +40,7 @@ def show(
     Args:
         projections: [H, W, C], [N, H, W, C], or [rows, columns, H, W, C], of 3 channels or 1.
         labels: a line above each, in order; as many as there are, or none.
-        contrast: `per_image` (each stretched by its own largest value), `per_map` (a row of [rows, columns, …] alike)
+        contrast: `per_image` (each stretched by its own contrast), `per_map` (a row of [rows, columns, …] alike)
             or `shared` (all alike).
         columns: pictures in a row; default near as many as rows, or what `projections` says.
 
@@ -85,6 +89,7 @@ def sheet(pictures: Float[np.ndarray, "n height width 3"], columns: int, gap: in
 
 def _stretched(projections: Pictures, over: int) -> Pictures:
     projections = np.asarray(projections, np.float32)
-    axes = tuple(range(projections.ndim - over, projections.ndim))
-    largest = np.abs(projections).max(axis=axes, keepdims=True)
-    return 0.5 + 0.5 * projections / np.maximum(largest, np.finfo(np.float32).tiny)
+    groups = np.abs(projections).reshape(-1, *projections.shape[projections.ndim - over :])
+    contrasts = [np.quantile(group[group > 0], 0.99) if group.any() else 1.0 for group in groups]
+    scale = np.array(contrasts, np.float32).reshape(projections.shape[: projections.ndim - over] + (1,) * over)
+    return np.clip(0.5 + 0.5 * projections / scale, 0, 1)
