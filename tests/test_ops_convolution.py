@@ -19,7 +19,7 @@ def convolutions(draw, sizes=SMALL):
     pad = st.integers(0, 3)
     padding = draw(st.tuples(st.tuples(pad, pad), st.tuples(pad, pad)))
     groups = draw(st.integers(1, 2))
-    c_in, c_out = draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
+    c_in, c_out = draw(st.integers(1, 6)), groups * draw(st.integers(1, 3))
     x = (draw(st.integers(1, 2)), draw(sizes), draw(sizes), c_in * groups)
     return x, (*kernel, c_in, c_out), strides, padding, groups
 
@@ -27,7 +27,7 @@ def convolutions(draw, sizes=SMALL):
 # Large enough for the form that is used on a CPU: 256 positions or more.
 LARGE = convolutions(sizes=WIDE)
 CONV1 = ((1, 64, 64, 3), (7, 7, 3, 4), (2, 2), ((1, 1), (1, 1)), 1)
-CONV2 = ((2, 55, 53, 4), (5, 5, 4, 3), (2, 2), ((0, 0), (0, 0)), 1)
+CONV2 = ((2, 55, 53, 6), (5, 5, 6, 3), (2, 2), ((0, 0), (0, 0)), 1)  # more than the few channels of pixels
 
 
 def whole(shape, seed):

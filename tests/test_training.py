@@ -57,6 +57,8 @@ def _template(changes):
 
 def test_steps_lower_the_loss_on_one_batch():
     state, batch = small_state(lr=0.003), small_batch()
+    brighter = batch.image // 4 + 90 * batch.label[:, None, None, None].astype(np.uint8)  # there is something to learn
+    batch = batch._replace(image=brighter)
     losses = []
     for _ in range(30):
         state, metrics = train_step(state, batch)
@@ -109,6 +111,20 @@ def test_annealing_scales_the_first_update(adam):
     np.testing.assert_allclose(updates[1], 0.5 * updates[0], rtol=1e-4)
 
 
+def test_weight_decay_pulls_kernels_and_leaves_biases():
+    """By SGD's first step: minus rate times decay times the weights."""
+    steps = {}
+    for decay in (0.0, 0.1):
+        state = small_state(adam=False, filter_radius=0.0, cosine=False, warmup_epochs=0.0, lr=0.1, weight_decay=decay)
+        before = jax.tree.map(np.asarray, state.params)
+        state, _ = train_step(state, small_batch())
+        steps[decay] = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, before)
+    for name, layer in before.items():
+        pulled = steps[0.1][name]["kernel"] - steps[0.0][name]["kernel"]
+        np.testing.assert_allclose(pulled, -0.01 * layer["kernel"], atol=1e-6)
+        np.testing.assert_array_equal(steps[0.1][name]["bias"], steps[0.0][name]["bias"])
+
+
 def test_a_batch_over_eight_devices_gives_the_gradient_of_one():
     assert jax.device_count() == 8
     mesh = sharding.data_mesh()
@@ -154,6 +170,7 @@ def test_the_papers_recipe_is_the_papers():
     assert (config.batch_size, config.lr, config.momentum, config.init_std, config.epochs) == (128, 0.01, 0.9, 0.01, 70)
     assert (config.filter_radius, config.random_crop, config.adam, config.cosine) == (0.1, False, False, False)
     assert config.plateau_patience > 0
+    assert config.weight_decay == 0
 
 
 # Scores
