@@ -51,7 +51,7 @@ def main() -> None:
     _, found = subject.of_run(args.workdir)
     names = {"zfjax": zfjax, "jax": jax, "jnp": jnp, "net": found.net, "variables": found.variables}
     names["images"] = found.load(np.array([args.image]))
-    for block in blocks(DOCS / "deconvnet.md")[:4]:
+    for block in blocks(DOCS / "deconvnet.md"):
         exec(block, names)
     draw(names, found.image_mean).savefig(DOCS / "images" / "deconvnet-steps.png")
 

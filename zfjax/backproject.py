@@ -72,7 +72,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
         project: see `Projection`.
 
     Raises:
-        TypeError: x holds no floating-point array.
+        TypeError: x holds no floating-point array, fun is no function, or rules are no `Rules`.
         ValueError: a rule's function has several inputs that depend on x, or a rule changes the signal's shape.
 
     Warns:
@@ -82,6 +82,12 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
 
 
 def _backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tuple[PyTree, Projection]":
+    if not callable(fun):
+        raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}")
+    if not isinstance(rules, Rules):
+        raise TypeError(
+            f"rules: expected zfjax.DECONVNET, GUIDED, GRADIENT or one extended, got {type(rules).__name__}"
+        )
     leaves, tree = jax.tree.flatten(x)
     if not any(_is_float(leaf) for leaf in leaves):
         kinds = ", ".join(str(jax.api_util.shaped_abstractify(leaf)) for leaf in leaves) or "nothing"
@@ -89,9 +95,15 @@ def _backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "t
     closed, out = jax.make_jaxpr(fun, return_shape=True)(x)
     ascent = _Ascent(rules)
     inputs = [_Wire(leaf, ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
-    outputs = ascent.climb(closed, inputs)
-    if ascent.idle:
-        warnings.warn(_idle_text(ascent.idle), RuleWarning, stacklevel=3)
+    active = {v for v, wire in zip(closed.jaxpr.invars, inputs, strict=True) if wire.slot}
+    view = jaxprs.View(closed.jaxpr, active, jaxprs.zero_constants(closed))
+    climbed = ascent.climb(closed, view, inputs, [True] * len(closed.jaxpr.outvars))
+    outputs = [wire for wire in climbed if wire]
+    for name, loop in sorted(ascent.loops):
+        warnings.warn(_loop_text(name, loop), RuleWarning, stacklevel=3)
+    idle = ascent.idle - {name for name, _ in ascent.loops}
+    if idle:
+        warnings.warn(_idle_text(idle), RuleWarning, stacklevel=3)
 
     y = [wire.value for wire in outputs]
     return jax.tree.unflatten(jax.tree.structure(out), y), Projection(
@@ -113,7 +125,6 @@ class _Wire(NamedTuple):
 
     value: Any
     slot: _Slot | None = None
-    zero: bool = False  # known to be all zero
 
 
 class _End(NamedTuple):
@@ -177,17 +188,30 @@ class Projection:
         return jax.tree.unflatten(self.below.tree, ends)
 
 
+class _Level(NamedTuple):
+    """A jaxpr while it is evaluated."""
+
+    jaxpr: jex.Jaxpr
+    view: jaxprs.View
+    env: dict[Any, _Wire]  # by variable
+
+
+_Action = Callable[[_Level, list[Equation], set[Any]], None]  # (…, equations, what is needed above them)
+
+
 class _Ascent:
-    """One evaluation of a function that writes the tape.
+    """One evaluation of a function that writes the tape. Calls that are entered lose their remat policy.
 
     Attributes:
         steps: the tape, bottom first.
         idle: expected rules that have not acted yet.
+        loops: pairs of a rule and the equation inside which it should have acted.
     """
 
     def __init__(self, rules: Rules):
         self.steps: list[_Step] = []
         self.idle = set(rules.expected)
+        self.loops: set[tuple[str, str]] = set()
         self._rules = dict(rules.named)
         self._expected = rules.expected
         self._numbers = itertools.count()
@@ -195,101 +219,93 @@ class _Ascent:
     def new_slot(self, value: Any) -> _Slot:
         return _Slot(next(self._numbers), _shape(value))
 
-    def climb(self, closed: jex.ClosedJaxpr, inputs: Sequence[_Wire]) -> list[_Wire]:
+    def climb(
+        self, closed: jex.ClosedJaxpr, view: jaxprs.View, inputs: Sequence[_Wire], wanted: Sequence[bool]
+    ) -> list[_Wire | None]:
         """Evaluates a jaxpr: equations with a rule by it, calls that hold such ones in place, pieces between whole."""
         jaxpr = closed.jaxpr
         env = dict(zip(jaxpr.constvars, map(_Wire, closed.consts), strict=True))
-        env |= dict(zip(jaxpr.invars, inputs, strict=True))
-        plan = self._plan(jaxpr, env)
-        needed = [{*jaxprs.variables(jaxpr.outvars)}]  # by what lies above each piece
+        level = _Level(jaxpr, view, env | dict(zip(jaxpr.invars, inputs, strict=True)))
+        outputs = [atom for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted]
+        plan = self._plan(level, outputs)
+        needed = [set(jaxprs.variables(outputs))]  # by what lies above each piece, from the top
         for _, equations in reversed(plan):
             needed.append(needed[-1] | {v for equation in equations for v in jaxprs.variables(equation.invars)})
-        for (do, equations), above in zip(plan, needed[-2::-1], strict=True):
-            do(equations, env, jaxpr, above)
-        return [_read(env, atom) for atom in jaxpr.outvars]
+        for (act, equations), above in zip(plan, needed[-2::-1], strict=True):
+            act(level, equations, above)
+        return [_read(level, atom) if want else None for atom, want in zip(jaxpr.outvars, wanted, strict=True)]
 
-    def _plan(self, jaxpr: jex.Jaxpr, env: "_Env") -> list[tuple[Callable[..., None], list[Equation]]]:
-        active = {v for v, wire in env.items() if wire.slot}
-        zeros = {v for v, wire in env.items() if wire.zero}
-        plan: list[tuple[Callable[..., None], list[Equation]]] = []
-        for equation in jaxprs.live(jaxpr):
-            acts = not active.isdisjoint(jaxprs.variables(equation.invars))
-            do = self._handler(equation, zeros) if acts else self._differentiate
-            if do == self._differentiate and plan and plan[-1][0] == do:
+    def _plan(self, level: _Level, outputs: list[Any]) -> list[tuple[_Action, list[Equation]]]:
+        plan: list[tuple[_Action, list[Equation]]] = []
+        for equation in jaxprs.live(level.jaxpr, outputs):
+            act = self._action(level.view, equation)
+            if act == self._differentiate and plan and plan[-1][0] == act:
                 plan[-1][1].append(equation)
             else:
-                plan.append((do, [equation]))
-            jaxprs.spread(equation, active, zeros)
+                plan.append((act, [equation]))
         return plan
 
-    def _handler(self, equation: Equation, zeros: set[Any]) -> Callable[..., None]:
-        if jaxprs.name(equation, zeros) in self._rules:
+    def _action(self, view: jaxprs.View, equation: Equation) -> _Action:
+        if not view.is_active(equation):
+            return self._differentiate
+        if view.name(equation) in self._rules:
             return self._apply_rule
-        inside = set().union(*(self._names(sub, inner) for sub, inner in jaxprs.called(equation, zeros)))
+        inside = view.acting_inside(equation, self._rules)
         if inside and equation.primitive.name in jaxprs.CALLS:
             return self._enter
-        # A maximum's own derivative is its unpooling: only rules that matter are worth a warning.
-        for name in sorted(inside & self._expected):
-            warnings.warn(_loop_text(name, equation.primitive.name), RuleWarning, stacklevel=2)
-            self.idle.discard(name)
+        # Not all rules are worth a warning: a maximum's own derivative is its unpooling.
+        self.loops |= {(name, equation.primitive.name) for name in inside & self._expected}
         return self._differentiate
 
-    def _names(self, jaxpr: jex.Jaxpr, zeros: set[Any]) -> set[str]:
-        """The rules that would act somewhere in `jaxpr`."""
-        found = set()
-        for equation in jaxpr.eqns:
-            name = jaxprs.name(equation, zeros)
-            if name in self._rules:
-                found.add(name)
-            else:
-                found.update(*(self._names(sub, inner) for sub, inner in jaxprs.called(equation, zeros)))
-            jaxprs.spread(equation, set(), zeros)
-        return found
-
-    def _apply_rule(self, equations: list[Equation], env: "_Env", jaxpr: jex.Jaxpr, needed: set[Any]) -> None:
+    def _apply_rule(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """The forward value as it is; the way down by the rule. Here the walk differs from reverse-mode autodiff."""
         (equation,) = equations
+        name = level.view.name(equation)
         reads = list(dict.fromkeys(jaxprs.variables(equation.invars)))
-        name = jaxprs.name(equation, {v for v in reads if env[v].zero})
-        below = [(wire.value, wire.slot) for wire in (env[v] for v in reads) if wire.slot]
+        below = [(wire.value, wire.slot) for wire in (level.env[v] for v in reads) if wire.slot]
         if len(below) != 1 or len(equation.outvars) != 1:
             raise ValueError(
                 f"rule {name!r}: expected a function with one input that depends on x and one output; got {len(below)}"
                 f" of {len(reads)} inputs, and {len(equation.outvars)} outputs"
             )
         x, slot = below[0]
-        (y,) = jaxprs.evaluate(jaxprs.piece(jaxpr, equations, reads, equation.outvars), [env[v].value for v in reads])
+        piece = jaxprs.piece(level.jaxpr, equations, reads, equation.outvars)
+        (y,) = jaxprs.evaluate(piece, [level.env[v].value for v in reads])
         above = self.new_slot(y)
         # As a jaxpr the way down is data: what the rule closed over becomes the leaves of a pytree.
-        down = jax.make_jaxpr(self._rules[name](equation, x))(above.shape)
+        rule = self._rules[name](equation, x)
+        if not callable(rule):
+            raise ValueError(
+                f"rule {name!r}: expected it to return a function of the signal, got {type(rule).__name__}"
+            )
+        down = jax.make_jaxpr(rule)(y)  # of y, not of its shape: sharding counts
         if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
-        self.steps.append(_Step(Partial(functools.partial(_replay, down.jaxpr), down.consts), (above,), (slot,)))
-        env[equation.outvars[0]] = _Wire(y, above)
+        pull = Partial(functools.partial(_replay, down.jaxpr), down.consts)
+        self.steps.append(_Step(pull, (above,), (slot,)))
+        level.env[equation.outvars[0]] = _Wire(y, above)
         self.idle.discard(name)
 
-    def _enter(self, equations: list[Equation], env: "_Env", jaxpr: jex.Jaxpr, needed: set[Any]) -> None:
+    def _enter(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """A call done in place; derivatives of its own (custom_jvp, custom_vjp) give way to the rules in it."""
         (equation,) = equations
-        outputs = self.climb(jaxprs.body(equation), [_read(env, atom) for atom in equation.invars])
-        env.update(zip(equation.outvars, outputs, strict=True))
+        (view,) = level.view.inside(equation)
+        inputs = [_read(level, atom) for atom in equation.invars]
+        outputs = self.climb(jaxprs.body(equation), view, inputs, [v in needed for v in equation.outvars])
+        level.env.update((v, wire) for v, wire in zip(equation.outvars, outputs, strict=True) if wire)
 
-    def _differentiate(self, equations: list[Equation], env: "_Env", jaxpr: jex.Jaxpr, needed: set[Any]) -> None:
+    def _differentiate(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """All that lies between two rules, by its own `jax.vjp`."""
+        env = level.env
         defined = {v for equation in equations for v in equation.outvars}
-        reads = dict.fromkeys(
-            v for equation in equations for v in jaxprs.variables(equation.invars) if v not in defined
-        )
-        active = {v for v in reads if env[v].slot}
-        zeros = {v for v in reads if env[v].zero}
-        below = [v for v in reads if v in active]
-        fixed = [v for v in reads if v not in active]
-        for equation in equations:
-            jaxprs.spread(equation, active, zeros)
+        used = (v for equation in equations for v in jaxprs.variables(equation.invars))
+        reads = dict.fromkeys(v for v in used if v not in defined)
+        below, fixed = _split(reads, lambda v: env[v].slot is not None)
         outputs = [v for equation in equations for v in equation.outvars if v in needed]
-        above = [v for v in outputs if v in active]
-        rest = [v for v in outputs if v not in active]
-        piece = jaxprs.piece(jaxpr, equations, [*below, *fixed], [*above, *rest])
+        if any(hasattr(v.aval, "inner_aval") for v in [*reads, *outputs]):
+            raise NotImplementedError("a mutable reference (jax.new_ref) around a rule: signals cannot follow it")
+        above, rest = _split(outputs, lambda v: v in level.view.active)
+        piece = jaxprs.piece(level.jaxpr, equations, [*below, *fixed], [*above, *rest])
 
         def evaluate(*values: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
             results = jaxprs.evaluate(piece, [*values, *(env[v].value for v in fixed)])
@@ -297,27 +313,28 @@ class _Ascent:
 
         if above:
             values, pull, others = jax.vjp(evaluate, *(env[v].value for v in below), has_aux=True)
+            slots = tuple(map(self.new_slot, values))
+            self.steps.append(_Step(pull, slots, tuple(slot for v in below if (slot := env[v].slot))))
+            env.update(zip(above, map(_Wire, values, slots), strict=True))
         else:
-            values, others = evaluate(*(env[v].value for v in below))
-        slots = [self.new_slot(value) for value in values]
-        if slots:
-            self.steps.append(_Step(pull, tuple(slots), tuple(slot for v in below if (slot := env[v].slot))))
-        env.update(zip(above, map(_Wire, values, slots), strict=True))
-        env.update((v, _Wire(value, zero=v in zeros)) for v, value in zip(rest, others, strict=True))
+            _, others = evaluate(*(env[v].value for v in below))
+        env.update(zip(rest, map(_Wire, others), strict=True))
 
 
-_Env = dict[Any, _Wire]  # by jaxpr variable
-
-
-def _read(env: _Env, atom: Any) -> _Wire:
+def _read(level: _Level, atom: Any) -> _Wire:
     if isinstance(atom, jex.Literal):
         aval: Any = atom.aval
-        return _Wire(jnp.asarray(atom.val, aval.dtype), zero=jaxprs.is_zero(atom, set()))
-    return env[atom]
+        return _Wire(jnp.asarray(atom.val, aval.dtype))
+    return level.env[atom]
+
+
+def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
+    items = list(items)
+    return [item for item in items if first(item)], [item for item in items if not first(item)]
 
 
 def _replay(jaxpr: jex.Jaxpr, consts: Sequence[Any], signals: list[jax.Array]) -> list[jax.Array]:
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, consts))(*signals)
+    return jaxprs.evaluate(jaxpr, signals, consts)
 
 
 def _leaves_like(seed: PyTree, end: _End) -> list[Any]:
@@ -347,15 +364,15 @@ def _is_float(value: Any) -> bool:
 
 
 def _idle_text(names: Iterable[str]) -> str:
+    known = "A ReLU is recognised as jax.nn.relu, jnp.maximum(x, 0), jnp.clip(x, 0) or jnp.where(x > 0, x, 0)"
     return (
-        f"no {' and no '.join(sorted(names))} found in the function, so that rule does nothing; where no rule acts, the"
-        " signal is the plain gradient. A ReLU is recognised as jax.nn.relu, jnp.maximum(x, 0) or jnp.clip(x, 0);"
-        " another function f by its name under jax.jit, with rules.extend(f=zfjax.rules.rectify)"
+        f"no {' and no '.join(sorted(names))} found in the function: the rule does nothing, and what it was meant for"
+        f" passes its plain gradient. {known}; another function f by its name under jax.jit, with"
+        " rules.extend(f=zfjax.rules.rectify)"
     )
 
 
-def _loop_text(name: str, loop: str) -> str:
-    return (
-        f"{name} inside {loop}: this is not entered, so there the signal is the plain gradient; for the rule to act,"
-        " write it as a Python loop or branch"
-    )
+def _loop_text(name: str, kind: str) -> str:
+    python = kind in ("scan", "while", "cond")
+    remedy = "write it as a Python loop or branch" if python else f"use deconvnet inside the {kind}"
+    return f"{name} inside {kind}: this is not entered, so there the signal is the plain gradient; {remedy}"

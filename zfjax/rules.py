@@ -46,7 +46,7 @@ class Rules:
         ...     return x * jax.nn.sigmoid(x)
         >>> rules = zfjax.DECONVNET.extend(swish=zfjax.rules.rectify)
         """
-        return Rules(tuple((dict(self.named) | rules).items()), self.expected | rules.keys())
+        return Rules(tuple((dict(self.named) | rules).items()), self.expected | frozenset(rules))
 
 
 def rectify(equation: Equation, x: jax.Array) -> Down:
@@ -76,7 +76,8 @@ def unpool(equation: Equation, x: jax.Array) -> Down:
 
     Paper: section 2.1, "Unpooling".
     """
-    if not _slides_over_maps(equation):  # the adjoint that JAX has says the same, for volumes too
+    # JAX's own adjoint says the same, for volumes too; and ours unrolls the cells of the window.
+    if not _slides_over_maps(equation) or math.prod(equation.params["window_dimensions"]) > 64:
         _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
         return lambda signal: pull(signal)[0]
     pool = _pool(equation, x)
@@ -139,8 +140,8 @@ class _Pool(NamedTuple):
 def _pool(equation: Equation, x: jax.Array) -> _Pool:
     if not _slides_over_maps(equation):
         raise ValueError(
-            f"max-pooling with window {equation.params['window_dimensions']}: this rule unpools undilated windows over"
-            " one or two neighbouring axes"
+            f"max-pooling with window {equation.params['window_dimensions']} and padding {equation.params['padding']}:"
+            " this rule unpools undilated windows over one or two neighbouring axes, padded by less than the window"
         )
     params = equation.params
     moved = _moved_axes(equation)
@@ -161,7 +162,9 @@ def _pool(equation: Equation, x: jax.Array) -> _Pool:
 def _slides_over_maps(equation: Equation) -> bool:
     moved = _moved_axes(equation)
     dilations = {*equation.params["base_dilation"], *equation.params["window_dilation"]}
-    return dilations <= {1} and (not moved or moved[-1] - moved[0] <= 1)
+    reach = zip(equation.params["window_dimensions"], equation.params["padding"], strict=True)
+    covered = all(0 <= edge < window for window, edges in reach for edge in edges)
+    return covered and dilations <= {1} and (not moved or moved[-1] - moved[0] <= 1)
 
 
 def _moved_axes(equation: Equation) -> list[int]:

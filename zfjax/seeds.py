@@ -2,7 +2,7 @@
 
 y is a layer's activations, [N, H, W, C] or [N, C]; a unit is a map (or unit) in [0, C), one for all images or one for
 each. Units and positions may be traced, as under `jax.vmap`; out of range they then give NaN, and a warning when the
-program runs.
+program runs (Python shows it once).
 """
 
 import functools
@@ -39,7 +39,7 @@ def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
     [[0. 0.]
      [3. 0.]]
     """
-    unit = _checked("unit", unit, y, y.shape[-1])
+    unit = _checked("unit", unit, y, -1)
     grid = y.reshape(y.shape[0], -1, y.shape[-1])
     maps = _along(unit, grid, -1)
     column = jnp.sum(jnp.where(maps, grid, jnp.zeros_like(grid)), axis=-1)
@@ -49,7 +49,7 @@ def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
 
 def whole_map(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
     """All positions of one unit. Arguments, result and errors as in `strongest`."""
-    unit = _checked("unit", unit, y, y.shape[-1])
+    unit = _checked("unit", unit, y, -1)
     return _seed(y, _along(unit, y, -1), value, _inside(unit, y.shape[-1]))
 
 
@@ -70,12 +70,12 @@ def at(
     Raises:
         ValueError: unit or position is out of range, or position has not one index for each axis of the map.
     """
-    unit = _checked("unit", unit, y, y.shape[-1])
-    if len(position) != y.ndim - 2:
-        raise ValueError(f"position: expected {y.ndim - 2} indices for y of shape {y.shape}, got {len(position)}")
+    unit = _checked("unit", unit, y, -1)
+    if not isinstance(position, tuple | list) or len(position) != y.ndim - 2:
+        raise ValueError(f"position: expected {y.ndim - 2} indices for y of shape {y.shape}, got {position}")
     mask, valid = _along(unit, y, -1), _inside(unit, y.shape[-1])
     for axis, index in enumerate(position, start=1):
-        index = _checked(f"position[{axis - 1}]", index, y, y.shape[axis])
+        index = _checked(f"position[{axis - 1}]", index, y, axis)
         mask, valid = mask & _along(index, y, axis), valid & _inside(index, y.shape[axis])
     return _seed(y, mask, value, valid)
 
@@ -99,7 +99,7 @@ def masked(
 
 
 def _seed(y: jax.Array, mask: jax.Array, value: Value, valid: jax.Array | bool = True) -> jax.Array:
-    if isinstance(value, str) and value != "activation":
+    if value is None or np.ndim(value) or (isinstance(value, str) and value != "activation"):
         raise ValueError(f"value: expected 'activation' or a number, got {value!r}")
     chosen = y if isinstance(value, str) else jnp.full_like(y, value)
     seed = jnp.where(mask, chosen, jnp.zeros((), y.dtype))
@@ -113,9 +113,11 @@ def _along(index: jax.Array, y: jax.Array, axis: int) -> jax.Array:
     return index.reshape(-1, *(1,) * (y.ndim - 1)) == jnp.arange(y.shape[axis]).reshape(shape)
 
 
-def _checked(name: str, index: Index, y: jax.Array, size: int) -> jax.Array:
+def _checked(name: str, index: Index, y: jax.Array, axis: int) -> jax.Array:
     if y.ndim < 2:
         raise ValueError(f"y: expected activations [N, H, W, C] or [N, C], got shape {y.shape}")
+    size = y.shape[axis]
+    index = np.asarray(index) if isinstance(index, tuple | list) else index
     shape, dtype = jnp.shape(index), jnp.result_type(index)
     if not jnp.issubdtype(dtype, jnp.integer) or shape not in ((), (1,), (y.shape[0],)):
         raise ValueError(

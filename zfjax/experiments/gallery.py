@@ -177,7 +177,7 @@ def _merge(fun: Partial, top: PyTree[Top], images: Array, first: Int[Array, ""])
 
 def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array, ""]) -> Top:
     n, *grid, maps = acts.shape
-    cells = acts.reshape(n, -1, maps)
+    cells = jnp.nan_to_num(acts.reshape(n, -1, maps), nan=-jnp.inf, posinf=jnp.inf, neginf=-jnp.inf)
     strongest = jnp.argmax(cells, axis=1)  # [n, maps]
     values = jnp.take_along_axis(cells, strongest[:, None], axis=1)[:, 0]
     numbers = jnp.broadcast_to((first + jnp.arange(n, dtype=jnp.int32))[:, None], values.shape)

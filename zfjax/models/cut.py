@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from zfjax.errors import UserError
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import Conv, Dropout
+from zfjax.models.specs import Conv, Dense, Dropout
 from zfjax.text import did_you_mean
 
 
@@ -87,13 +87,22 @@ def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
     known = [spec.name for spec in net.layers if not isinstance(spec, Dropout)]
     for name in names:
         if name not in known:
-            raise UserError(f"no layer {name!r} in the net{did_you_mean(name, known)}; there are {', '.join(known)}")
+            hint = did_you_mean(name, known) or ";"
+            raise UserError(f"no layer {name!r} in the net{hint} there are {', '.join(known)}")
     top = max(i for i, spec in enumerate(net.layers, start=1) if spec.name in names)
     return net.clone(layers=net.layers[:top])
 
 
 def _used(net: ConvNet, variables: PyTree, names: Sequence[str]) -> PyTree:
-    kept = {spec.name for spec in _cut(net, names).layers}
+    cut = _cut(net, names)
+    kept = {spec.name for spec in cut.layers}
+    missing = [
+        spec.name
+        for spec in cut.layers
+        if isinstance(spec, Conv | Dense) and spec.name not in variables.get("params", {})
+    ]
+    if missing:
+        raise UserError(f"variables: expected {{'params': …}} of this net; no weights of {', '.join(missing)} in it")
     return {"params": {part: weights for part, weights in variables["params"].items() if part in kept}}
 
 
@@ -101,9 +110,7 @@ def _check_images(net: ConvNet, variables: PyTree, images: jax.Array) -> None:
     first = net.layers[0]
     channels = variables["params"][first.name]["kernel"].shape[2] * first.groups if isinstance(first, Conv) else None
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(
-            f"images: expected floating-point numbers, 0..255 with the mean already subtracted, got {images.dtype}"
-        )
+        raise TypeError(f"images: expected floating-point numbers, the mean already subtracted, got {images.dtype}")
     if images.ndim != 4 or channels not in (None, images.shape[3]):
         hint = " (this looks like [N, C, H, W])" if images.ndim == 4 and images.shape[1] == channels else ""
         raise ValueError(f"images: expected [N, H, W, {channels or 'C'}], got {list(images.shape)}{hint}")

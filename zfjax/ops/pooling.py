@@ -122,9 +122,16 @@ def max_unpool(
      [0. 5.]]
     """
     _check_unpool(pooled, switches, window, strides, padding, input_shape)
-    x = jax.ShapeDtypeStruct(input_shape, pooled.dtype)
-    (unpooled,) = jax.linear_transpose(lambda x: _select(x, switches, window, strides, padding), x)(pooled)
-    return unpooled
+    zero = jnp.zeros_like(pooled)
+    cells = [
+        lax.pad(
+            jnp.where(switches == switches.dtype.type(offset), pooled, zero),
+            np.zeros((), pooled.dtype),
+            _place(offset, pooled.shape, window, strides, padding, input_shape),
+        )
+        for offset in range(math.prod(window))
+    ]
+    return sum(cells[1:], cells[0])
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides", "padding", "input_shape"))
@@ -142,17 +149,15 @@ def max_unpool_overwriting(
     `max_unpool`.
     """
     _check_unpool(pooled, switches, window, strides, padding, input_shape)
-    unpooled = jnp.zeros(input_shape, pooled.dtype)
+    # Zeros that are sharded as pooled is.
+    place = _place(0, pooled.shape, window, strides, padding, input_shape)
+    unpooled = lax.pad(jnp.zeros_like(pooled), np.zeros((), pooled.dtype), place)
     # Of the windows over a cell, a later one has the cell at a smaller offset.
     for offset in reversed(range(math.prod(window))):
-        place = [(0, 0, 0)]
-        for axis, cell in enumerate(divmod(offset, window[1])):
-            before = cell - padding[axis][0]
-            spread = (pooled.shape[axis + 1] - 1) * strides[axis] + 1
-            place.append((before, input_shape[axis + 1] - before - spread, strides[axis] - 1))
-        place.append((0, 0, 0))
+        place = _place(offset, pooled.shape, window, strides, padding, input_shape)
         here = lax.pad(switches == switches.dtype.type(offset), np.False_, place)
-        unpooled = jnp.where(here, lax.pad(pooled, np.zeros((), pooled.dtype), place), unpooled)
+        values = lax.pad(pooled, np.zeros((), pooled.dtype), place)
+        unpooled = jnp.where(here, values, unpooled)
     return unpooled
 
 
@@ -282,6 +287,23 @@ def _window_slices(x: jax.Array, fill: float, window: Pair, strides: Pair, paddi
         for i in range(window[0])
         for j in range(window[1])
     ]
+
+
+def _place(
+    offset: int,
+    pooled: tuple[int, ...],
+    window: Pair,
+    strides: Pair,
+    padding: Padding,
+    input_shape: tuple[int, ...],
+) -> list[tuple[int, int, int]]:
+    """How to pad maps shaped as the pooled ones so that each value lies on its window's cell `offset`."""
+    place = [(0, 0, 0)]
+    for axis, cell in enumerate(divmod(offset, window[1])):
+        before = cell - padding[axis][0]
+        spread = (pooled[axis + 1] - 1) * strides[axis] + 1
+        place.append((before, input_shape[axis + 1] - before - spread, strides[axis] - 1))
+    return [*place, (0, 0, 0)]
 
 
 def _first_cells(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Projections as pictures: grey is zero, lighter and darker are positive and negative, per colour."""
 
+import io
 import math
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ Pictures = Float[np.ndarray, "*grid height width channels"]
 def per_image(projections: Pictures) -> Pictures:
     """Pictures in 0..1, each stretched by its own contrast: 0.5 is zero. One sees the form of each.
 
-    The contrast is the 99th percentile of the absolute values that are not zero; what lies above it is cut off. A
+    The contrast is the 99.5th percentile of the absolute values that are not zero; what lies above it is cut off. A
     projection has a few values far above the rest, which would leave all else grey.
     """
     return _stretched(projections, over=3)
@@ -29,12 +30,21 @@ def shared(projections: Pictures) -> Pictures:
     return _stretched(projections, over=np.ndim(projections))
 
 
+class Picture(Figure):
+    """A figure that notebooks draw when it is a cell's last value, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def show(
     projections: Pictures,
     labels: Sequence[str] = (),
     contrast: Callable[[Pictures], Pictures] = per_image,
     columns: int = 0,
-) -> Figure:
+) -> Picture:
     """Projections in a grid, in the paper's display: grey is zero.
 
     Args:
@@ -45,7 +55,7 @@ def show(
         columns: pictures in a row; default near as many as rows, or what `projections` says.
 
     Returns:
-        A figure of about 1.6 inches a picture.
+        A figure of about 1.6 inches a picture, drawn by notebooks; `savefig("file.png")` keeps it.
 
     Raises:
         ValueError: projections of another shape, or another number of labels.
@@ -55,18 +65,21 @@ def show(
     >>> figure = zfjax.show(np.random.default_rng(0).normal(size=(4, 16, 16, 3)), labels="abcd")
     """
     projections = np.asarray(projections, np.float32)
-    if projections.ndim not in (3, 4, 5) or projections.shape[-1] not in (1, 3):
+    if projections.ndim not in (3, 4, 5) or projections.shape[-1] not in (1, 3) or not projections.size:
         raise ValueError(f"projections: expected [N, H, W, 3], got {list(projections.shape)}")
     pictures = contrast(projections)
     if projections.ndim == 5:
         columns = columns or projections.shape[1]
     pictures = pictures.reshape(-1, *projections.shape[-3:])
+    labels = [str(label) for label in labels]
     if len(labels) not in (0, len(pictures)):
         raise ValueError(f"labels: expected {len(pictures)} or none, got {len(labels)}")
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     aspect = projections.shape[-3] / projections.shape[-2]
-    figure = Figure(figsize=(1.6 * columns, rows * (1.6 * aspect + 0.25 * bool(labels))), dpi=150, layout="constrained")
+    figure = Picture(
+        figsize=(1.6 * columns, rows * (1.6 * aspect + 0.25 * bool(labels))), dpi=150, layout="constrained"
+    )
     for axes in figure.subplots(rows, columns, squeeze=False).ravel():
         axes.set_axis_off()
     for i, picture in enumerate(pictures):
@@ -89,7 +102,9 @@ def sheet(pictures: Float[np.ndarray, "n height width 3"], columns: int, gap: in
 
 def _stretched(projections: Pictures, over: int) -> Pictures:
     projections = np.asarray(projections, np.float32)
-    groups = np.abs(projections).reshape(-1, *projections.shape[projections.ndim - over :])
-    contrasts = [np.quantile(group[group > 0], 0.99) if group.any() else 1.0 for group in groups]
+    over = min(over, projections.ndim)
+    groups = np.abs(projections).reshape(-1, math.prod(projections.shape[projections.ndim - over :]))
+    seen = [group[np.isfinite(group) & (group > 0)] for group in groups]
+    contrasts = [np.quantile(values, 0.995) if len(values) else 1.0 for values in seen]
     scale = np.array(contrasts, np.float32).reshape(projections.shape[: projections.ndim - over] + (1,) * over)
     return np.clip(0.5 + 0.5 * projections / scale, 0, 1)

@@ -1,0 +1,300 @@
+"""The ways down through a maximum, in any layout, against loops in numpy."""
+
+import itertools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+from small_models import close, normal
+
+import zfjax
+from zfjax import ops, rules
+
+ONLY_POOLS = zfjax.rules.Rules((("reduce_window_max", rules.unpool), ("reduce_max", rules.unpool_whole)))
+OVERWRITING = ONLY_POOLS.extend(reduce_window_max=rules.unpool_overwriting)
+CENTRES = ONLY_POOLS.extend(reduce_window_max=rules.unpool_at_centres)
+
+
+def signal(fun, x, seed, chosen):
+    return zfjax.backproject(fun, x, chosen)[1](seed)
+
+
+def integers(shape, seed=0):
+    """Small whole numbers: many ties, and sums that are exact in any order."""
+    return jnp.asarray(np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32))
+
+
+def numbered(shape):
+    """1, 2, …: one of each, so that what is overwritten shows."""
+    return jnp.asarray(np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape))
+
+
+def pool(window, strides, padding, dilation=None):
+    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding, window_dilation=dilation)
+
+
+def cells(shape, window, strides, padding):
+    """For each window in row-major order: its place in the output, and its cells inside the input in order."""
+    steps = zip(shape, window, strides, padding, strict=True)
+    counts = [(size + sum(pad) - k) // s + 1 for size, k, s, pad in steps]
+    for place in np.ndindex(*counts):
+        start = [p * s - pad[0] for p, s, pad in zip(place, strides, padding, strict=True)]
+        offsets = [tuple(np.add(start, offset)) for offset in np.ndindex(*window)]
+        inside = [at for at in offsets if all(0 <= a < size for a, size in zip(at, shape, strict=True))]
+        yield place, start, inside
+
+
+def unpooled(x, seed, geometry, how):
+    """Unpooling in one loop over windows. `how`: sum, overwrite or centre."""
+    x, seed, down = np.asarray(x), np.asarray(seed), np.zeros(x.shape, np.float32)
+    for place, start, inside in cells(x.shape, *geometry):
+        target = max(inside, key=lambda at: x[at])  # the first of equals
+        if how == "centre":
+            centre = np.add(start, [(k - 1) // 2 for k in geometry[0]])
+            target = tuple(np.clip(centre, 0, np.subtract(x.shape, 1)))
+        down[target] = seed[place] if how == "overwrite" else down[target] + seed[place]
+    return down
+
+
+LAYOUTS = {
+    "NHWC": ((2, 5, 6, 2), (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 1), (0, 0))),
+    "NCHW": ((2, 2, 5, 6), (1, 1, 3, 3), (1, 1, 2, 2), ((0, 0), (0, 0), (0, 1), (1, 0))),
+    "CHW": ((2, 6, 5), (1, 2, 2), (1, 2, 2), ((0, 0), (0, 0), (0, 0))),
+    "HW": ((5, 6), (3, 3), (1, 2), ((1, 1), (1, 1))),
+    "NLC": ((2, 7, 3), (1, 3, 1), (1, 2, 1), ((0, 0), (1, 0), (0, 0))),
+    "NCL": ((2, 3, 7), (1, 1, 3), (1, 1, 1), ((0, 0), (0, 0), (1, 1))),
+    "L": ((9,), (4,), (3,), ((2, 1),)),
+    "gaps": ((1, 7, 8, 1), (1, 2, 2, 1), (1, 3, 4, 1), ((0, 0), (0, 0), (0, 0), (0, 0))),
+    "strides alone": ((1, 5, 4, 2), (1, 1, 1, 1), (1, 2, 1, 1), ((0, 0), (0, 0), (0, 0), (0, 0))),
+    "nothing": ((1, 3, 3, 2), (1, 1, 1, 1), (1, 1, 1, 1), ((0, 0), (0, 0), (0, 0), (0, 0))),
+}
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def of(layout):
+    shape, *geometry = LAYOUTS[layout]
+    fun = pool(*geometry)
+    x = integers(shape)
+    return fun, x, integers(fun(x).shape, 1), geometry
+
+
+@each_layout
+def test_unpool_sums_at_first_maxima(layout):
+    fun, x, seed, geometry = of(layout)
+    np.testing.assert_array_equal(signal(fun, x, seed, ONLY_POOLS), unpooled(x, seed, geometry, "sum"))
+
+
+@each_layout
+def test_unpool_overwriting_keeps_the_last_window(layout):
+    fun, x, seed, geometry = of(layout)
+    seed = numbered(seed.shape)
+    np.testing.assert_array_equal(signal(fun, x, seed, OVERWRITING), unpooled(x, seed, geometry, "overwrite"))
+
+
+@each_layout
+def test_unpool_at_centres_needs_no_switches(layout):
+    fun, x, seed, geometry = of(layout)
+    np.testing.assert_array_equal(signal(fun, x, seed, CENTRES), unpooled(x, seed, geometry, "centre"))
+    np.testing.assert_array_equal(signal(fun, -x, seed, CENTRES), signal(fun, x, seed, CENTRES))
+
+
+def test_overlapping_windows_tell_the_three_apart():
+    fun, x, seed, _ = of("HW")
+    downs = [signal(fun, x, jnp.abs(seed) + 1, chosen) for chosen in (ONLY_POOLS, OVERWRITING, CENTRES)]
+    for a, b in itertools.combinations(downs, 2):
+        assert jnp.any(a != b)
+
+
+VOLUMES = {
+    "three axes": ((1, 4, 5, 4, 2), (1, 2, 3, 2, 1), (1, 2, 1, 2, 1), ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0))),
+    "axes apart": ((4, 2, 5), (2, 1, 3), (2, 1, 2), ((0, 0), (0, 0), (1, 1))),
+    "maps too": ((2, 4, 4, 4), (1, 2, 2, 2), (1, 2, 2, 2), ((0, 0),) * 4),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_volumes_unpool_too(name):
+    shape, *geometry = VOLUMES[name]
+    fun, x = pool(*geometry), integers(shape)
+    seed = integers(fun(x).shape, 1)
+    np.testing.assert_array_equal(signal(fun, x, seed, ONLY_POOLS), unpooled(x, seed, geometry, "sum"))
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+@pytest.mark.parametrize("chosen", [OVERWRITING, CENTRES], ids=["overwriting", "centres"])
+def test_volumes_have_only_the_summing_rule(name, chosen):
+    shape, *geometry = VOLUMES[name]
+    with pytest.raises(ValueError, match=r"window \(.*\): this rule unpools undilated windows over"):
+        zfjax.backproject(pool(*geometry), integers(shape), chosen)
+
+
+def test_dilated_windows_have_no_way_down_as_in_vjp():
+    fun, x = pool((1, 2, 2, 1), (1, 1, 1, 1), ((0, 0),) * 4, (1, 2, 2, 1)), normal((1, 6, 6, 1))
+    with pytest.raises(NotImplementedError, match="dilation"):
+        jax.vjp(fun, x)[1](fun(x))
+    with pytest.raises(NotImplementedError, match="dilation"):
+        signal(fun, x, fun(x), ONLY_POOLS)
+    with pytest.raises(ValueError, match="undilated"):
+        zfjax.backproject(fun, x, OVERWRITING)
+
+
+@pytest.mark.parametrize("pad", [(0, 2), (3, 2)])
+def test_any_padding_unpools(pad):
+    fun, x = pool((1, 2), (1, 2), ((0, 0), pad)), normal((1, 6))
+    seed = normal(fun(x).shape, 1)
+    close(signal(fun, x, seed, ONLY_POOLS), jax.vjp(fun, x)[1](seed)[0])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (0, 2))])
+def test_pools_of_linen_are_pools(padding):
+    x = integers((2, 7, 8, 3))
+    seed = integers(nn.max_pool(x, (3, 3), (2, 2), padding).shape, 1)
+    got = signal(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding), x, seed, ONLY_POOLS)
+    pads = (
+        ((0, 0), *padding, (0, 0))
+        if isinstance(padding, tuple)
+        else lax.padtype_to_pads(x.shape, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+    )
+    np.testing.assert_array_equal(got, unpooled(x, seed, ((1, 3, 3, 1), (1, 2, 2, 1), pads), "sum"))
+
+
+def test_zfjaxs_own_pool_takes_the_rule():
+    x, geometry = integers((1, 6, 6, 2)), ((3, 3), (2, 2), ((0, 1), (0, 1)))
+    full = ((1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (0, 1), (0, 1), (0, 0)))
+    seed = numbered((1, 3, 3, 2))
+    for chosen, how in ((ONLY_POOLS, "sum"), (OVERWRITING, "overwrite"), (CENTRES, "centre")):
+        got = signal(lambda x: ops.max_pool(x, *geometry), x, seed, chosen)
+        np.testing.assert_array_equal(got, unpooled(x, seed, full, how))
+
+
+def test_vmapped_pools_are_pools():
+    shape, *geometry = LAYOUTS["NHWC"]
+    fun = jax.vmap(pool(*geometry), in_axes=1, out_axes=1)
+    x = integers((2, 3, *shape[1:]))
+    seed = numbered(fun(x).shape)
+    got = signal(fun, x, seed, OVERWRITING)
+    for i in range(3):
+        np.testing.assert_array_equal(got[:, i], unpooled(x[:, i], seed[:, i], geometry, "overwrite"))
+
+
+# The maximum over whole axes.
+
+
+@pytest.mark.parametrize("axes", [(1,), (0, 2), (1, 2), (2, 3), (0, 1, 2, 3), (-1,)])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_the_first_of_equal_maxima_takes_all(axes, keepdims):
+    x = integers((2, 3, 4, 2))
+    y = jnp.max(x, axis=axes, keepdims=keepdims)
+    seed = numbered(y.shape)
+    got = signal(lambda x: jnp.max(x, axis=axes, keepdims=keepdims), x, seed, ONLY_POOLS)
+    expected = np.zeros(x.shape, np.float32)
+    kept = [axis for axis in range(4) if axis not in {a % 4 for a in axes}]
+    for place in np.ndindex(*(x.shape[axis] for axis in kept)):
+        here = [at for at in np.ndindex(*x.shape) if tuple(at[axis] for axis in kept) == place]
+        expected[max(here, key=lambda at: x[at])] = seed.reshape([x.shape[axis] for axis in kept])[place]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_pool_by_reshaping_is_a_pool():
+    def by_reshaping(x):
+        return jnp.max(x.reshape(2, 3, 2, 4, 2, 2), axis=(2, 4))
+
+    x, seed = integers((2, 6, 8, 2)), integers((2, 3, 4, 2), 1)
+    geometry = (1, 2, 2, 1), (1, 2, 2, 1), ((0, 0),) * 4
+    np.testing.assert_array_equal(signal(by_reshaping, x, seed, ONLY_POOLS), unpooled(x, seed, geometry, "sum"))
+
+
+def test_jax_shares_ties_among_them():
+    x = jnp.ones((1, 4))
+    np.testing.assert_array_equal(signal(lambda x: x.max(axis=1), x, jnp.ones(1), ONLY_POOLS), [[1, 0, 0, 0]])
+    np.testing.assert_array_equal(signal(lambda x: x.max(axis=1), x, jnp.ones(1), zfjax.GRADIENT), [[0.25] * 4])
+
+
+# Single equations.
+
+
+def test_the_deconvnet_passes_contrast_normalisation_over():
+    x, seed = normal((1, 2, 2, 8), scale=50.0), normal((1, 2, 2, 8), 1)
+
+    def fun(x):
+        return ops.local_response_norm(ops.rectify(x))
+
+    np.testing.assert_array_equal(signal(fun, x, seed, zfjax.DECONVNET), jnp.maximum(seed, 0))
+    down = jax.vjp(ops.local_response_norm, ops.rectify(x))[1](seed)[0]
+    close(signal(fun, x, seed, zfjax.GUIDED), jnp.where(x > 0, jnp.maximum(down, 0), 0.0))
+
+
+def test_guided_is_the_smaller_of_deconvnet_and_gradient():
+    x, seed = normal((4, 9)), normal((4, 9), 1)
+    guided, deconvnet, plain = (
+        signal(jax.nn.relu, x, seed, chosen) for chosen in (zfjax.GUIDED, zfjax.DECONVNET, zfjax.GRADIENT)
+    )
+    np.testing.assert_array_equal(guided, jnp.where((deconvnet != 0) & (plain != 0), seed, 0.0))
+
+
+def test_guided_stops_what_comes_to_a_unit_at_zero():
+    x = jnp.array([-1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(signal(jax.nn.relu, x, jnp.ones(3), zfjax.GUIDED), [0, 0, 1])
+    np.testing.assert_array_equal(signal(jax.nn.relu, x, jnp.ones(3), zfjax.DECONVNET), [1, 1, 1])
+
+
+# The operations that the rules stand on.
+
+
+@st.composite
+def pools(draw):
+    window = draw(st.tuples(st.integers(1, 3), st.integers(1, 4)))
+    strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding = tuple(draw(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1))) for k in window)
+    height, width = (draw(st.integers(k, 7)) for k in window)
+    return (draw(st.integers(1, 2)), height, width, draw(st.integers(1, 2))), window, strides, padding
+
+
+@given(pools())
+def test_max_unpool_overwriting_keeps_the_last(geometry):
+    shape, window, strides, padding = geometry
+    x = integers(shape)
+    pooled, switches = ops.max_pool_with_switches(x, window, strides, padding)
+    seed = numbered(pooled.shape)
+    got = ops.max_unpool_overwriting(seed, switches, window, strides, padding, shape)
+    full = (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
+    np.testing.assert_array_equal(got, unpooled(x, seed, full, "overwrite"))
+
+
+@given(pools())
+def test_centre_switches_point_to_centres(geometry):
+    shape, window, strides, padding = geometry
+    switches = ops.centre_switches(shape, window, strides, padding)
+    seed = numbered(switches.shape)
+    got = ops.max_unpool(seed, jnp.asarray(switches), window, strides, padding, shape)
+    full = (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
+    np.testing.assert_array_equal(got, unpooled(np.zeros(shape), seed, full, "centre"))
+
+
+def test_centres_of_even_windows_are_the_upper_left_of_four():
+    np.testing.assert_array_equal(ops.centre_switches((1, 4, 4, 1), (4, 4), (4, 4), ((0, 0), (0, 0))), [[[[5]]]])
+    assert ops.centre_switches((1, 17, 17, 1), (17, 17), (1, 1), ((0, 0), (0, 0))).item() == 8 * 17 + 8
+
+
+def test_wide_switches_overwrite_too():
+    x, geometry = integers((1, 5, 5, 2)), ((3, 3), (2, 2), ((0, 0), (0, 0)))
+    _, switches = ops.max_pool_with_switches(x, *geometry)
+    seed = numbered(switches.shape)
+    np.testing.assert_array_equal(
+        ops.max_unpool_overwriting(seed, switches.astype(jnp.int32), *geometry, x.shape),
+        ops.max_unpool_overwriting(seed, switches, *geometry, x.shape),
+    )
+
+
+def test_bad_overwriting_unpools_are_named():
+    pooled = jnp.ones((1, 2, 2, 1))
+    with pytest.raises(ValueError, match=r"must both be \(1, 3, 3, 1\)"):
+        ops.max_unpool_overwriting(pooled, pooled.astype(jnp.uint8), (3, 3), (2, 2), ((0, 1), (0, 1)), (1, 6, 6, 1))
+    with pytest.raises(ValueError, match="does not fit"):
+        ops.centre_switches((1, 2, 2, 1), (3, 3), (2, 2), ((0, 0), (0, 0)))
