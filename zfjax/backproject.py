@@ -302,7 +302,7 @@ class _Ascent:
         reads = dict.fromkeys(v for v in used if v not in defined)
         below, fixed = _split(reads, lambda v: env[v].slot is not None)
         outputs = [v for equation in equations for v in equation.outvars if v in needed]
-        if any(hasattr(v.aval, "inner_aval") for v in [*reads, *outputs]):
+        if any(map(jaxprs.is_reference, [*reads, *outputs])):
             raise NotImplementedError("a mutable reference (jax.new_ref) around a rule: signals cannot follow it")
         above, rest = _split(outputs, lambda v: v in level.view.active)
         piece = jaxprs.piece(level.jaxpr, equations, [*below, *fixed], [*above, *rest])

@@ -36,15 +36,13 @@ class View:
         self._equations = jaxpr.eqns
         reaching = set(variables(jaxpr.outvars))
         for equation in reversed(jaxpr.eqns):
-            reaches = equation.effects or not reaching.isdisjoint(
-                equation.outvars
-            )  # an effect may write what is read later
+            reaches = _uses_reference(equation) or not reaching.isdisjoint(equation.outvars)
             if equation.primitive.name != "stop_gradient" and reaches:
                 reaching.update(variables(equation.invars))
         for equation in jaxpr.eqns:
             self._makers.update((v, equation) for v in equation.outvars)
             stops = equation.primitive.name == "stop_gradient"
-            if not stops and (equation.effects or not self.active.isdisjoint(variables(equation.invars))):
+            if not stops and (_uses_reference(equation) or not self.active.isdisjoint(variables(equation.invars))):
                 self.active.update(v for v in equation.outvars if _is_float(v) and v in reaching)
             if equation.primitive.name in _KEEP_ZERO and self.is_zero(equation.invars[0]):
                 self.zeros.update(equation.outvars)
@@ -174,6 +172,15 @@ def piece(jaxpr: jex.Jaxpr, equations: list[Equation], inputs: list[Variable], o
 def evaluate(jaxpr: jex.Jaxpr, values: Sequence[Any], consts: Sequence[Any] = ()) -> list[jax.Array]:
     """The outputs of a jaxpr."""
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, consts))(*values)
+
+
+def is_reference(variable: Variable) -> bool:
+    """Whether it is a mutable array: what one equation writes there another may read."""
+    return hasattr(variable.aval, "inner_aval")
+
+
+def _uses_reference(equation: Equation) -> bool:
+    return any(map(is_reference, variables(equation.invars)))
 
 
 def _is_float(variable: Variable) -> bool:
