@@ -200,3 +200,17 @@ def test_inside_shard_map_each_device_projects_its_own_images(rules):
     mapped = jax.jit(jax.shard_map(up_and_down, mesh=mesh, in_specs=(rows, rows), out_specs=(rows, rows)))
     for ours, alone in zip(mapped(IMAGES, SEED), jax.jit(up_and_down)(IMAGES, SEED), strict=True):
         close(ours, alone)
+
+
+@pytest.mark.parametrize("rules", [zfjax.DECONVNET, zfjax.GUIDED], ids=["deconvnet", "guided"])
+def test_on_an_explicit_mesh_signals_are_sharded_as_images(rules):
+    def up_and_down(x, seed):
+        return zfjax.backproject(net, x, rules)[1](seed)
+
+    alone = jax.jit(up_and_down)(IMAGES, SEED)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        images, seed = jax.device_put((IMAGES, SEED), NamedSharding(mesh, PartitionSpec("batch")))
+        signal = jax.jit(up_and_down)(images, seed)
+    assert signal.sharding.spec[0] == "batch"
+    close(jax.device_get(signal), jax.device_get(alone))

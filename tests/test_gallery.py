@@ -140,3 +140,8 @@ def test_memory_does_not_grow_with_the_number_of_images():
     assert isinstance(top, Top)
     after = top_activations(lambda x: x, (jnp.ones((5, 4, 4, 3)) for _ in range(7)))
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, top)
+
+
+def test_what_is_no_number_excites_nothing():
+    images = jnp.array([1.0, jnp.nan, 2.0]).reshape(3, 1, 1, 1)
+    np.testing.assert_array_equal(top_activations(lambda x: x, [images], k=2).images, [[2, 0]])

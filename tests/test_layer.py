@@ -146,3 +146,11 @@ def test_wrong_seeds_are_named(seed, message):
     assert y.shape == (2, 15, 15, 6)
     with pytest.raises(ValueError, match=message):
         project(seed)
+
+
+@pytest.mark.parametrize("given", [{}, {"params": {}}, {"conv1": 1}])
+def test_variables_of_something_else_are_named(given):
+    with pytest.raises(
+        UserError, match=r"^variables: expected \{'params': …\} of this net; no weights of conv1, conv2"
+    ):
+        zfjax.layer(NETS["zfnet"], given, "relu5")

@@ -122,3 +122,24 @@ def test_a_gallery_shows_each_map_beside_its_patches():
     assert [axes.get_title() for axes in figure.axes[::2]] == ["map 4", "map 8", "map 15", ""]
     assert figure.axes[0].images[0].get_array().shape == (23, 23, 3)  # three of seven pixels, and two gaps
     assert pixels(figure).size
+
+
+def test_one_projection_is_a_map_of_its_own():
+    projection = np.random.default_rng(0).normal(size=(6, 5, 3))
+    np.testing.assert_array_equal(per_map(projection), per_image(projection))
+    np.testing.assert_array_equal(shared(projection), per_image(projection))
+
+
+def test_what_is_no_number_does_not_hide_the_rest():
+    projections = np.ones((2, 4, 4, 3), np.float32)
+    projections[0, 0, 0] = np.nan
+    projections[1] = np.nan
+    picture = per_image(projections)
+    np.testing.assert_array_equal(picture[0, 1:], 1.0)
+    assert len(show(projections, labels=np.arange(2)).axes) == 2
+
+
+def test_notebooks_draw_what_show_returns():
+    png = show(np.ones((4, 4, 3)))._repr_png_()
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG"

@@ -111,3 +111,37 @@ def test_rules_are_immutable():
     assert "swish" not in dict(zfjax.DECONVNET.named)
     with pytest.raises(AttributeError):
         zfjax.DECONVNET.named = ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((jnp.ones(3), jnp.ones(3), zfjax.DECONVNET), TypeError, "^fun: expected a function of x, got"),
+        (
+            (jnp.sin, jnp.ones(3), {"relu": zfjax.rules.rectify}),
+            TypeError,
+            "^rules: expected zfjax.DECONVNET, .* got dict",
+        ),
+        (
+            (jax.nn.relu, jnp.ones(3), zfjax.GRADIENT.extend(relu=lambda equation, x: x)),
+            ValueError,
+            "^rule 'relu': expected it to return a function of the signal",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        zfjax.backproject(*arguments)
+
+
+def test_a_window_as_large_as_the_map_compiles_at_once():
+    """The cells of large windows are not unrolled; the adjoint is the same."""
+    x = jax.random.normal(jax.random.key(0), (1, 40, 40, 3))
+
+    def fun(x):
+        return jax.lax.reduce_window(jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 40, 40, 1), (1, 1, 1, 1), "VALID")
+
+    y, project = zfjax.deconvnet(fun, x)
+    assert len(str(jax.make_jaxpr(lambda x: zfjax.deconvnet(fun, x)[1](y))(x))) < 20_000
+    (expected,) = jax.vjp(fun, x)[1](y)
+    np.testing.assert_allclose(project(y), expected, rtol=1e-6)

@@ -229,3 +229,13 @@ def test_one_unit_out_of_range_leaves_the_others_of_a_vmap():
         got = finished(jax.vmap(lambda unit: zfjax.strongest(MAPS, unit))(jnp.array([1, 6, 2])))
     assert np.isnan(got[1]).all()
     np.testing.assert_array_equal(got[::2], [strongest_by_numpy(MAPS, 1), strongest_by_numpy(MAPS, 2)])
+
+
+@pytest.mark.parametrize("value", [None, "activations", np.ones(6)])
+def test_other_values_are_refused(value):
+    with pytest.raises(ValueError, match=r"^value: expected 'activation' or a number"):
+        zfjax.strongest(jnp.ones((2, 6)), 1, value)
+
+
+def test_units_may_be_a_list():
+    np.testing.assert_array_equal(zfjax.strongest(jnp.ones((2, 3)), [2, 0]), [[0, 0, 1], [1, 0, 0]])

@@ -90,7 +90,7 @@ def _backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "t
         )
     leaves, tree = jax.tree.flatten(x)
     if not any(_is_float(leaf) for leaf in leaves):
-        kinds = ", ".join(str(jax.api_util.shaped_abstractify(leaf)) for leaf in leaves) or "nothing"
+        kinds = ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves) or "nothing"
         raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
     closed, out = jax.make_jaxpr(fun, return_shape=True)(x)
     ascent = _Ascent(rules)
