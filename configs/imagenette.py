@@ -25,9 +25,10 @@ def get_config(where: str = ""):
     if where == "cpu":
         config.image_size = 96
         config.width = 0.25
-        config.epochs = 30
+        config.epochs = 20
         config.batch_size = 64
         config.lr = 0.001
+        config.weight_decay = 0.003  # 0.001 in 30 epochs ended 1 % lower, and its projections had more grain
         config.dtype = "float32"
     elif where:
         raise ValueError(f"imagenette.py:{where}: expected imagenette.py or imagenette.py:cpu")
