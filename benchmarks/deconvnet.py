@@ -102,7 +102,10 @@ def pool_forms(batch: int) -> dict[str, Action]:
 
     def by_scatter(x: jax.Array, signal: jax.Array) -> jax.Array:
         edges = ((0, 0), *padding, (0, 0))
-        pool = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)  # noqa: E731
+
+        def pool(x: jax.Array) -> jax.Array:
+            return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
+
         return jax.vjp(pool, x)[1](signal)[0]
 
     forms = {

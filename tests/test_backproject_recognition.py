@@ -153,7 +153,10 @@ def test_a_maximum_inside_a_smooth_function_is_no_relu(name):
 
 def test_a_where_by_another_mask_is_no_relu():
     mask = np.array([[True, False, True, False]])
-    fun = lambda x: jnp.where(jnp.asarray(mask), x, 0) + jnp.where(x > 0, 2 * x, 0)  # noqa: E731
+
+    def fun(x):
+        return jnp.where(jnp.asarray(mask), x, 0) + jnp.where(x > 0, 2 * x, 0)
+
     with pytest.warns(zfjax.RuleWarning, match="no relu"):
         np.testing.assert_array_equal(signal(fun), gradient(fun))
 

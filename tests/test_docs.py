@@ -1,7 +1,7 @@
 """The Python of the documentation does what its text says."""
 
 import pathlib
-import re
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def test_deconvnet_page_runs():
     images = 50 * jax.random.normal(jax.random.key(0), (1, 96, 96, 3))
     variables = jax.tree.map(lambda leaf: 5 * leaf, net.init(jax.random.key(1), images))
     names = {"jax": jax, "jnp": jnp, "zfjax": zfjax, "net": net, "variables": variables, "images": images}
-    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "deconvnet.md").read_text(), re.DOTALL | re.MULTILINE)
+    blocks = runpy.run_path(str(DOCS / "draw_steps.py"))["blocks"](DOCS / "deconvnet.md")
     assert blocks
     for block in blocks:
         exec(block, names)

@@ -74,6 +74,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
     Raises:
         TypeError: x holds no floating-point array, fun is no function, or rules are no `Rules`.
         ValueError: a rule's function has several inputs that depend on x, or a rule changes the signal's shape.
+        NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
         RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop.
@@ -173,16 +174,11 @@ class Projection:
             arrived = [signals.pop(slot, None) for slot in step.above]
             if all(signal is None for signal in arrived):
                 continue
-            filled = [
-                jnp.zeros(slot.shape.shape, slot.shape.dtype) if signal is None else signal
-                for slot, signal in zip(step.above, arrived, strict=True)
-            ]
+            filled = [_or_zeros(signal, slot.shape) for slot, signal in zip(step.above, arrived, strict=True)]
             for slot, signal in zip(step.below, step.pull(filled), strict=True):
                 _add(signals, slot, signal)
         ends = [
-            np.zeros(leaf.shape, jax.dtypes.float0)
-            if slot is None
-            else signals.get(slot, jnp.zeros(leaf.shape, leaf.dtype))
+            np.zeros(leaf.shape, jax.dtypes.float0) if slot is None else _or_zeros(signals.get(slot), leaf)
             for slot, leaf in zip(self.below.slots, self.below.leaves, strict=True)
         ]
         return jax.tree.unflatten(self.below.tree, ends)
@@ -270,7 +266,7 @@ class _Ascent:
             )
         x, slot = below[0]
         piece = jaxprs.piece(level.jaxpr, equations, reads, equation.outvars)
-        (y,) = jaxprs.evaluate(piece, [level.env[v].value for v in reads])
+        (y,) = jaxprs.evaluate(piece, (), [level.env[v].value for v in reads])
         above = self.new_slot(y)
         # As a jaxpr the way down is data: what the rule closed over becomes the leaves of a pytree.
         rule = self._rules[name](equation, x)
@@ -281,7 +277,7 @@ class _Ascent:
         down = jax.make_jaxpr(rule)(y)  # of y, not of its shape: sharding counts
         if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
-        pull = Partial(functools.partial(_replay, down.jaxpr), down.consts)
+        pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
         self.steps.append(_Step(pull, (above,), (slot,)))
         level.env[equation.outvars[0]] = _Wire(y, above)
         self.idle.discard(name)
@@ -308,7 +304,7 @@ class _Ascent:
         piece = jaxprs.piece(level.jaxpr, equations, [*below, *fixed], [*above, *rest])
 
         def evaluate(*values: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-            results = jaxprs.evaluate(piece, [*values, *(env[v].value for v in fixed)])
+            results = jaxprs.evaluate(piece, (), [*values, *(env[v].value for v in fixed)])
             return results[: len(above)], results[len(above) :]
 
         if above:
@@ -333,10 +329,6 @@ def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any
     return [item for item in items if first(item)], [item for item in items if not first(item)]
 
 
-def _replay(jaxpr: jex.Jaxpr, consts: Sequence[Any], signals: list[jax.Array]) -> list[jax.Array]:
-    return jaxprs.evaluate(jaxpr, signals, consts)
-
-
 def _leaves_like(seed: PyTree, end: _End) -> list[Any]:
     leaves, tree = jax.tree.flatten(seed)
     if tree != end.tree:
@@ -353,6 +345,10 @@ def _leaves_like(seed: PyTree, end: _End) -> list[Any]:
 
 def _add(signals: dict[_Slot, jax.Array], slot: _Slot, signal: jax.Array) -> None:
     signals[slot] = signals[slot] + signal if slot in signals else signal
+
+
+def _or_zeros(signal: jax.Array | None, shape: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(shape.shape, shape.dtype) if signal is None else signal
 
 
 def _shape(value: Any) -> jax.ShapeDtypeStruct:

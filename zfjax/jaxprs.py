@@ -169,7 +169,7 @@ def piece(jaxpr: jex.Jaxpr, equations: list[Equation], inputs: list[Variable], o
     return jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=equations)
 
 
-def evaluate(jaxpr: jex.Jaxpr, values: Sequence[Any], consts: Sequence[Any] = ()) -> list[jax.Array]:
+def evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list[jax.Array]:
     """The outputs of a jaxpr."""
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, consts))(*values)
 

@@ -122,7 +122,7 @@ def gallery(
         batch = load(winners)
         projections.append(np.asarray(project_units(fun, batch, np.full(len(winners), unit), places)))
         images.append(np.asarray(batch))
-    fields = [[field_of(row, place, batch.shape[1:3]) for place in places] for places in positions]
+    fields = [[field_of(row, place, images[0].shape[1:3]) for place in places] for places in positions]
     return Gallery(maps, values, np.stack(projections), np.stack(images), np.array(fields))
 
 
@@ -171,8 +171,12 @@ def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
 
 @jax.jit
 def _merge(fun: Partial, top: PyTree[Top], images: Array, first: Int[Array, ""]) -> PyTree[Top]:
-    is_top = lambda node: isinstance(node, Top)  # noqa: E731
-    return jax.tree.map(lambda kept, acts: _merge_layer(kept, acts, first), top, fun(images), is_leaf=is_top)
+    return jax.tree.map(
+        lambda kept, acts: _merge_layer(kept, acts, first),
+        top,
+        fun(images),
+        is_leaf=lambda node: isinstance(node, Top),
+    )
 
 
 def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array, ""]) -> Top:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int, PyTree
@@ -24,7 +23,7 @@ class Subject(NamedTuple):
     net: ConvNet
     variables: PyTree
     pictures: Pictures
-    mean: Float[np.ndarray, "side side 3"]  # of the squares that are cropped
+    mean: Float[Array, "side side 3"]  # of the squares that are cropped
 
     def load(self, numbers: Int[np.ndarray, " n"]) -> Float[Array, "n size size 3"]:
         """The images with these numbers in the split."""
@@ -39,7 +38,7 @@ class Subject(NamedTuple):
     @property
     def image_mean(self) -> Float[np.ndarray, "size size 3"]:
         """What was subtracted from the images."""
-        return np.asarray(center_crop(jnp.asarray(self.mean)[None], self.net.image_size)[0])
+        return np.asarray(center_crop(self.mean[None], self.net.image_size)[0])
 
 
 def of_run(workdir: epath.PathLike, checkpoint: str = "latest") -> tuple[RunInfo, Subject]:
@@ -51,7 +50,9 @@ def of_run(workdir: epath.PathLike, checkpoint: str = "latest") -> tuple[RunInfo
     run = read_run(workdir)
     model = load_model(run, checkpoint)
     pictures = open_data(run.config, run.folder).val
-    return run, Subject(model.net, {"params": model.params}, pictures, np.asarray(model.mean))
+    # On the device once, not with each batch.
+    params, mean = jax.device_put((model.params, model.mean))
+    return run, Subject(model.net, {"params": params}, pictures, mean)
 
 
 def feature_layers(net: ConvNet) -> list[str]:

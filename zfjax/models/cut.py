@@ -38,7 +38,8 @@ def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
     >>> zfjax.layer(net, net.init(jax.random.key(1), images), "relu5")(images).shape
     (1, 3, 3, 32)
     """
-    return Partial(_Layer(_cut(net, [name]), name), _used(net, variables, [name]))
+    cut = _cut(net, [name])
+    return Partial(_Layer(cut, name), _used(cut, variables))
 
 
 def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
@@ -46,7 +47,8 @@ def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
 
     Arguments, result and errors are those of `layer`.
     """
-    return Partial(_Layers(_cut(net, names), tuple(names)), _used(net, variables, names))
+    cut = _cut(net, names)
+    return Partial(_Layers(cut, tuple(names)), _used(cut, variables))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +95,8 @@ def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
     return net.clone(layers=net.layers[:top])
 
 
-def _used(net: ConvNet, variables: PyTree, names: Sequence[str]) -> PyTree:
-    cut = _cut(net, names)
+def _used(cut: ConvNet, variables: PyTree) -> PyTree:
+    """The variables of the layers that are left."""
     kept = {spec.name for spec in cut.layers}
     missing = [
         spec.name

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from zfjax.plots.projections import sheet
+
 
 def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Figure:
     """Every filter of the first layer as an RGB picture, side by side.
@@ -24,17 +26,13 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> 
     rows = max(1, round(math.sqrt(maps / 2)))
     columns = math.ceil(maps / rows)
     pictures = 0.5 + 0.5 * np.asarray(kernel, np.float32) / max(float(np.abs(kernel).max()), 1e-12)
-    sheet = np.ones((rows * (kernel.shape[0] + 1) - 1, columns * (kernel.shape[1] + 1) - 1, 3), np.float32)
-    for i in range(maps):
-        top = (i // columns) * (kernel.shape[0] + 1)
-        left = (i % columns) * (kernel.shape[1] + 1)
-        sheet[top : top + kernel.shape[0], left : left + kernel.shape[1]] = pictures[..., i]
+    page = sheet(np.moveaxis(pictures, -1, 0), columns)
 
     width = 8.0
-    figure = Figure(figsize=(width, width * sheet.shape[0] / sheet.shape[1] + (0.4 if title else 0.0)), dpi=150)
+    figure = Figure(figsize=(width, width * page.shape[0] / page.shape[1] + (0.4 if title else 0.0)), dpi=150)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    axes.imshow(sheet, interpolation="nearest")
+    axes.imshow(page, interpolation="nearest")
     axes.set_axis_off()
     if title:
         axes.set_title(title, fontsize=10)
