@@ -1,0 +1,75 @@
+"""Tables of results: one value, written as Markdown, CSV, JSON or aligned text."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from etils import epath
+
+from zfjax.errors import UserError
+from zfjax.text import align
+
+Cell = str | int | float | None  # None: not there, or not measured
+
+
+class Table(NamedTuple):
+    """A line of names over rows of cells; numbers stay numbers in JSON and CSV."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""  # a sentence below, with units and what is compared with what
+
+    def text(self) -> str:
+        """Aligned columns."""
+        return align([self.header, *([_shown(cell) for cell in row] for row in self.rows)])
+
+    def markdown(self) -> str:
+        """With the title above and the note below; the first column to the left."""
+        lines = [self.header, ("---",) + ("---:",) * (len(self.header) - 1)]
+        lines += [tuple(_shown(cell) for cell in row) for row in self.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n\n".join(part for part in (f"**{self.title}**", body, self.note) if part) + "\n"
+
+    def csv(self) -> str:
+        """Plain numbers; an empty cell for None."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def json(self) -> str:
+        """An object with title, note and rows, each row an object by the header's names."""
+        rows = [dict(zip(self.header, row, strict=True)) for row in self.rows]
+        return json.dumps({"title": self.title, "note": self.note, "rows": rows}, indent=2) + "\n"
+
+
+def write(table: Table, folder: epath.PathLike, name: str) -> None:
+    """Writes name.md, name.csv and name.json into `folder`, each whole or not at all.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    target = epath.Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for kind, text in (("md", table.markdown()), ("csv", table.csv()), ("json", table.json())):
+            part = target / f".{name}.{kind}.part"
+            part.write_text(text)
+            part.replace(target / f"{name}.{kind}")
+    except OSError as error:
+        raise UserError(f"cannot write the table {target / name}: {error.strerror or error}") from error
+
+
+def _shown(cell: Cell) -> str:
+    match cell:
+        case None:
+            return "–"
+        case float():
+            return f"{cell:.1f}"
+        case int():
+            return f"{cell:,}"
+    return str(cell)
