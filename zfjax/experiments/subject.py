@@ -1,20 +1,35 @@
 """What experiments look at: a trained net, and images as it wants them."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int, PyTree
 
+from zfjax.data import record
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
+from zfjax.data.source import BrokenImage, Example
+from zfjax.errors import UserError
 from zfjax.models import ConvNet
 from zfjax.models.specs import Dense, ReLU
-from zfjax.training.run import RunInfo, load_model, open_data, read_run
+from zfjax.text import did_you_mean
+from zfjax.training.run import RunInfo, load_model, open_data
+from zfjax.training.step import predict
+
+
+class Chosen(NamedTuple):
+    """Some images, as the net wants them."""
+
+    images: Float[Array, "n size size 3"]  # mean subtracted
+    labels: Int[np.ndarray, " n"]
+    names: tuple[str, ...]  # what to call each
+    numbers: Int[np.ndarray, " n"]  # in the split; -1 for files
 
 
 class Subject(NamedTuple):
@@ -23,6 +38,8 @@ class Subject(NamedTuple):
     net: ConvNet
     variables: PyTree
     pictures: Pictures
+    labels: Int[np.ndarray, " pictures"]
+    classes: tuple[str, ...]
     mean: Float[Array, "side side 3"]  # of the squares that are cropped
 
     def load(self, numbers: Int[np.ndarray, " n"]) -> Float[Array, "n size size 3"]:
@@ -40,19 +57,86 @@ class Subject(NamedTuple):
         """What was subtracted from the images."""
         return np.asarray(center_crop(self.mean[None], self.net.image_size)[0])
 
+    def label_of(self, name: str) -> int:
+        """The number of the class called `name`. Raises a UserError where there is none."""
+        if name not in self.classes:
+            hint = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes[:20])}"
+            raise UserError(f"no class {name!r} in the run's {len(self.classes)}{hint}")
+        return self.classes.index(name)
 
-def of_run(workdir: epath.PathLike, checkpoint: str = "latest") -> tuple[RunInfo, Subject]:
-    """The net of a finished run, and its validation split.
+    def one_of_each(self, labels: Sequence[int], rng: np.random.Generator) -> Chosen:
+        """One image of each class: of some drawn by `rng` the first that the net gets right, else the first drawn.
+
+        Raises:
+          UserError: the split has no image of a class.
+        """
+        numbers = []
+        for label in labels:
+            of_class = np.flatnonzero(self.labels == label)
+            if not len(of_class):
+                raise UserError(f"the split has no image of class {self.classes[label]!r}")
+            drawn = rng.permutation(of_class)[:16]
+            squares, _ = self.pictures.load(drawn)
+            right = np.asarray(jnp.argmax(self._predict(squares), axis=1) == label)
+            numbers.append(drawn[np.argmax(right)])
+        return Chosen(
+            self.load(np.array(numbers)),
+            np.array(labels, np.int32),
+            tuple(self.classes[label] for label in labels),
+            np.array(numbers),
+        )
+
+    def of_files(self, paths: Sequence[epath.PathLike]) -> Chosen:
+        """Image files. A file's class is its folder's name where the net knows it, else what the net says.
+
+        Raises:
+          UserError: a file is missing or no image; it is named.
+        """
+        squares = np.stack([_square(path, self.mean.shape[0]) for path in paths])
+        said = np.asarray(jnp.argmax(self._predict(squares), axis=1))
+        folders = [epath.Path(path).parent.name for path in paths]
+        labels = [
+            self.classes.index(folder) if folder in self.classes else int(first)
+            for folder, first in zip(folders, said, strict=True)
+        ]
+        return Chosen(
+            _images(squares, self.mean, self.net.image_size),
+            np.array(labels, np.int32),
+            tuple(epath.Path(path).stem for path in paths),
+            np.full(len(paths), -1),
+        )
+
+    def _predict(self, squares: np.ndarray) -> Float[Array, "n classes"]:
+        return predict(self.net, self.variables["params"], self.mean, squares)
+
+
+class Splits(NamedTuple):
+    """The same net before both splits of its run."""
+
+    train: Subject
+    val: Subject
+
+
+def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
+    """The net of a finished run, and its pictures.
 
     Raises:
-        UserError: there is no such run or checkpoint, or its dataset is no longer there.
+        UserError: there is no such checkpoint, or the run's dataset is no longer there.
     """
-    run = read_run(workdir)
     model = load_model(run, checkpoint)
-    pictures = open_data(run.config, run.folder).val
+    data = open_data(run.config, run.folder)
+    seen = record.read(run.folder)
+    if seen is None:
+        raise UserError(f"the run in {run.folder} has not looked at its pictures yet: {record.FILE} is missing")
     # On the device once, not with each batch.
     params, mean = jax.device_put((model.params, model.mean))
-    return run, Subject(model.net, {"params": params}, pictures, mean)
+
+    def subject(pictures: Pictures, labels: np.ndarray) -> Subject:
+        return Subject(model.net, {"params": params}, pictures, labels, run.classes, mean)
+
+    return Splits(
+        subject(data.train, seen.train_labels[seen.train_kept]), subject(data.val, seen.val_labels[seen.val_kept])
+    )
 
 
 def feature_layers(net: ConvNet) -> list[str]:
@@ -64,6 +148,21 @@ def feature_layers(net: ConvNet) -> list[str]:
         if isinstance(spec, ReLU):
             names.append(spec.name)
     return names
+
+
+def last_hidden_layer(net: ConvNet) -> str:
+    """The paper's layer 7: the last rectified layer, below the classes."""
+    return [spec.name for spec in net.layers if isinstance(spec, ReLU)][-1]
+
+
+def _square(path: epath.PathLike, size: int) -> np.ndarray:
+    file = epath.Path(path).expanduser()
+    try:
+        return Example(str(path), file.read_bytes(), 0).square(size)
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
+    except BrokenImage as error:
+        raise UserError(f"expected an image: {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames="size")

@@ -1,0 +1,58 @@
+"""Draw the paper's figures of a finished run.
+
+Examples:
+  python -m zfjax.figures --workdir=runs/shapes
+      all of them, with images of the validation split
+  python -m zfjax.figures --workdir=runs/shapes --only=fig2,fig7 --seed=1 --checkpoint=best
+  python -m zfjax.figures --workdir=runs/shapes --only=fig2 --layers=relu5 --maps=all
+  python -m zfjax.figures --workdir=runs/shapes --only=fig5,fig7 --images=cat.jpg,dog.jpg
+      those that look at single images, with your own; the folder of a file is its class where the net knows it
+
+  fig2  gallery         the nine images that excite a map most, projected down, beside their patches
+  fig4  evolution       how projections and features change from checkpoint to checkpoint
+  fig5  invariance      features and answers under translation, scale and rotation
+  fig6  filters         layer-1 filters, layer-2 projections, dead and aliased filters counted
+  fig7  occlusion       a grey square moved over the image: what the net loses
+  fig8  correspondence  the same part hidden in several images (Table 1)
+
+For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind it (NPZ).
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from zfjax import command
+from zfjax.errors import UserError
+from zfjax.text import did_you_mean
+
+NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draws the figures that the flags in `argv` ask for."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
+    flags.DEFINE_list("only", [], f"Some of {', '.join(NAMES)}; default all.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
+    flags.DEFINE_list("images", [], "Image files for fig5 and fig7.", flag_values=values)
+    flags.DEFINE_list("classes", [], "Or these classes, one val image each; default five.", flag_values=values)
+    flags.DEFINE_list("layers", [], "Layers for fig2, like relu5; default the paper's 1 to 5.", flag_values=values)
+    flags.DEFINE_string("maps", "8", "How many maps of each layer, drawn by --seed; or all.", flag_values=values)
+    flags.DEFINE_list("units", [], "Or these maps, by number.", flag_values=values)
+    flags.DEFINE_integer("window", 0, "fig7: the square, pixels; default about a fifth.", flag_values=values)
+    flags.DEFINE_integer("stride", 0, "fig7: between squares, pixels; default 1/28.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Draws maps and images.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "Pictures at once.", lower_bound=1, flag_values=values)
+    command.reject_arguments(command.parse(argv, __doc__ or "", values), "figures")
+    if not values.workdir:
+        raise UserError("figures needs --workdir=RUN: the folder that zfjax train wrote")
+    for name in values.only:
+        if name not in NAMES:
+            raise UserError(f"--only: no figure {name!r}{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}")
+    if values.images and values.classes:
+        raise UserError("give --images=FILES or --classes=NAMES, not both")
+
+    from zfjax.figures import draw
+
+    draw.all_of(values.only or NAMES, draw.request_of(values))

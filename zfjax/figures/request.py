@@ -1,0 +1,54 @@
+"""What a figure is asked for with, and what it gives back."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from zfjax.experiments.subject import Chosen, Splits, Subject
+from zfjax.training.run import RunInfo
+
+
+class Request(NamedTuple):
+    """A run, and the flags of the command."""
+
+    run: RunInfo
+    splits: Splits
+    images: tuple[str, ...] = ()  # files; none: one image of each of `classes`
+    classes: tuple[str, ...] = ()  # none: the first five
+    layers: tuple[str, ...] = ()  # of the gallery; none: the paper's 1 to 5
+    maps: int | None = 8  # how many of each layer; None: all
+    units: tuple[int, ...] = ()  # or these
+    window: int = 0  # side of the occluder in pixels; 0: 48 of 224
+    stride: int = 0  # pixels between its positions; 0: 8 of 224
+    seed: int = 0
+    batch_size: int = 64
+
+    @property
+    def subject(self) -> Subject:
+        """The net before its validation split."""
+        return self.splits.val
+
+    def rng(self, figure: int) -> np.random.Generator:
+        """Draws for one figure, whatever others are drawn."""
+        return np.random.default_rng((self.seed, figure))
+
+    def chosen(self, figure: int) -> Chosen:
+        """The single images to look at.
+
+        Raises:
+          UserError: a file is no image, or the dataset lacks a class.
+        """
+        if self.images:
+            return self.subject.of_files(self.images)
+        names = self.classes or self.run.classes[:5]
+        return self.subject.one_of_each([self.subject.label_of(name) for name in names], self.rng(figure))
+
+
+class Drawing(NamedTuple):
+    """A figure, the name of its files, and the arrays behind it."""
+
+    name: str
+    figure: Figure
+    arrays: Mapping[str, np.ndarray]
