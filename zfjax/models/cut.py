@@ -39,7 +39,7 @@ def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
     (1, 3, 3, 32)
     """
     cut = _cut(net, [name])
-    return Partial(_Layer(cut, name), _used(cut, variables))
+    return Partial(Layer(cut, name), _used(cut, variables))
 
 
 def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
@@ -48,12 +48,15 @@ def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
     Arguments, result and errors are those of `layer`.
     """
     cut = _cut(net, names)
-    return Partial(_Layers(cut, tuple(names)), _used(cut, variables))
+    return Partial(Layers(cut, tuple(names)), _used(cut, variables))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layers:
-    """Static, and equal for equal nets and names, so that jitted functions see the same function again."""
+class Layers:
+    """What `layers` returns a Partial of: `fun.func`. `net` is cut above the highest of `names`.
+
+    Static, and equal for equal nets and names, so that jitted functions see the same function again.
+    """
 
     net: ConvNet
     names: tuple[str, ...]
@@ -61,6 +64,7 @@ class _Layers:
     def __call__(
         self, variables: PyTree, images: Float[Array, "n height width channels"]
     ) -> dict[str, Float[Array, "n ..."]]:
+        """The activations by name."""
         _check_images(self.net, variables, images)
         try:
             _, acts = self.net.apply(variables, images)
@@ -74,14 +78,18 @@ class _Layers:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
-    """One of `_Layers`."""
+class Layer:
+    """What `layer` returns a Partial of: `fun.func`. `net` is cut above `name`.
+
+    From it, functions that are given only `zfjax.layer(…)` know their geometry.
+    """
 
     net: ConvNet
     name: str
 
     def __call__(self, variables: PyTree, images: Float[Array, "n height width channels"]) -> Float[Array, "n ..."]:
-        return _Layers(self.net, (self.name,))(variables, images)[self.name]
+        """The activations."""
+        return Layers(self.net, (self.name,))(variables, images)[self.name]
 
 
 def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:

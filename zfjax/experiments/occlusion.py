@@ -1,0 +1,198 @@
+"""Figure 7: a square slid over the image, and what a function says of each."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PyTree
+
+from zfjax.models import incremental
+from zfjax.models.cut import Layer, Layers
+from zfjax.models.incremental import Rectangles
+from zfjax.models.specs import Conv, Size
+
+Pair = tuple[int, int]
+
+
+class Occlusion(NamedTuple):
+    """What a function gave for an image behind an occluder at every position of a grid."""
+
+    outputs: PyTree[Float[np.ndarray, "rows columns ..."]]
+    clean: PyTree[Float[np.ndarray, "..."]]  # without the occluder
+    tops: Int[np.ndarray, " rows"]  # the occluder's first row, in pixels
+    lefts: Int[np.ndarray, " columns"]
+    window: Pair  # its height and width
+
+
+def occlusion(
+    fun: Callable[[Array], PyTree[Float[Array, "n ..."]]],
+    image: Float[Array, "height width channels"],
+    window: int | Pair,
+    stride: int | Pair,
+    fill: float | Float[Array, "..."] = 0.0,
+    *,
+    then: Callable[[PyTree], PyTree] | None = None,
+    batch_size: int = 32,
+) -> Occlusion:
+    """Covers an image by a rectangle at every position of a grid, and asks a function about each.
+
+    For functions made by `zfjax.layer` or `zfjax.models.layers` the image goes through the net once, and for each position
+    only what the rectangle changed is computed again; for any other function all of it, in batches. The results are the
+    same but for rounding.
+
+    Args:
+        fun: from images [n, H, W, C] to an array with n rows, or a pytree of them.
+        image: [H, W, C] as `fun` takes it, with the mean already subtracted; need not be square.
+        window: pixels, one number or (height, width).
+        stride: pixels between positions, likewise. The last row and column of positions lie flush with the border, so that
+            all pixels are covered where the stride is at most the window.
+        fill: what covers: a number, a colour [C], or a picture like the image. 0 is the mean.
+        then: applied to the outputs of each batch on the device, for outputs too large to be kept: a jittable function
+            that keeps the first axis.
+        batch_size: positions at once; bounds the memory.
+
+    Returns:
+        An Occlusion with `outputs` [rows, columns, ...]: of `fun` without its first axis, or of `then`.
+
+    Raises:
+        ValueError: image, window, stride or fill of another shape or size.
+
+    Paper: section 4.2 and figure 7.
+
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> image = jax.random.normal(jax.random.key(0), (64, 64, 3))
+    >>> variables = net.init(jax.random.key(1), image[None])
+    >>> zfjax.occlusion(zfjax.layer(net, variables, "fc8"), image, window=16, stride=8).outputs.shape
+    (7, 7, 10)
+    """
+    image = jnp.asarray(image)
+    window, stride = _pair("window", window), _pair("stride", stride)
+    cover = _checked(image, window, fill)
+    tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, stride, strict=True))
+    order, chunks = _chunks(tops, lefts, window, batch_size)
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    last = then if isinstance(then, Partial) else Partial(then or _itself)
+    outputs = _recomputed(fun, last, image, cover, chunks) if _known(fun) else _plain(fun, last, image, cover, chunks)
+    grid = len(tops), len(lefts)
+
+    def sorted_out(*parts: np.ndarray) -> np.ndarray:
+        rows = np.concatenate(parts)
+        whole = np.empty_like(rows, shape=(grid[0] * grid[1], *rows.shape[1:]))
+        whole[order] = rows[: len(order)]
+        return whole.reshape(*grid, *rows.shape[1:])
+
+    clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
+    return Occlusion(jax.tree.map(sorted_out, *outputs), clean, tops, lefts, window)
+
+
+def _recomputed(
+    fun: Partial, then: Partial, image: Array, cover: Array, chunks: list[Rectangles]
+) -> list[PyTree[np.ndarray]]:
+    """By one clean pass, and only what changed."""
+    names = fun.func.names if isinstance(fun.func, Layers) else (fun.func.name,)
+    net, (variables,) = fun.func.net, fun.args
+    plan, changed = incremental.plan(net, names, Size(*image.shape), chunks)
+    clean = _clean(plan, variables, image)
+    cover = cover.astype(net.dtype)
+    outputs = []
+    for chunk in changed:
+        found = incremental.recompute(plan, variables["params"], clean, cover, incremental.reads(plan, chunk))
+        outputs.append(jax.device_get(_call(then, found if isinstance(fun.func, Layers) else found[names[0]])))
+    return outputs
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _clean(plan: incremental.Plan, variables: PyTree, image: Array) -> list[Array]:
+    """The image, and each layer whose changed cells are listed."""
+    _, acts = plan.net.clone(layers=plan.listed).apply(variables, image[None])
+    maps = [image.astype(plan.net.dtype)]
+    for layer in plan.listed:
+        maps.append(acts[layer.name][0] if layer.name in acts else maps[-1])
+    return maps
+
+
+def _plain(
+    fun: Partial, then: Partial, image: Array, cover: Array, chunks: list[Rectangles]
+) -> list[PyTree[np.ndarray]]:
+    """Whole images, in batches."""
+    return [jax.device_get(_outputs(fun, then, _covered(image, cover, chunk))) for chunk in chunks]
+
+
+@jax.jit
+def _outputs(fun: Partial, then: Partial, images: Array) -> PyTree:
+    return then(fun(images))
+
+
+@jax.jit
+def _covered(image: Array, cover: Array, places: Rectangles) -> Array:
+    row = jnp.arange(image.shape[0])[None, :, None, None] - places.top.reshape(-1, 1, 1, 1)
+    column = jnp.arange(image.shape[1])[None, None, :, None] - places.left.reshape(-1, 1, 1, 1)
+    inside = (row >= 0) & (row < places.height.reshape(-1, 1, 1, 1))
+    inside &= (column >= 0) & (column < places.width.reshape(-1, 1, 1, 1))
+    return jnp.where(inside, cover[None], image[None])
+
+
+@jax.jit
+def _call(then: Partial, outputs: PyTree) -> PyTree:
+    return then(outputs)
+
+
+def _itself(outputs: PyTree) -> PyTree:
+    return outputs
+
+
+def _known(fun: Partial) -> bool:
+    """Whether the layer specs of `fun` are at hand, and are such that cells can be listed."""
+    if not isinstance(fun.func, Layer | Layers):
+        return False
+    return all(layer.groups == 1 for layer in fun.func.net.layers if isinstance(layer, Conv))
+
+
+def _chunks(tops: np.ndarray, lefts: np.ndarray, window: Pair, batch_size: int) -> tuple[np.ndarray, list[Rectangles]]:
+    """All positions, shuffled so that every chunk has its share of the border, and the order they are in.
+
+    The last chunk is filled up with positions from the start.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    count = len(tops) * len(lefts)
+    order = np.random.default_rng(0).permutation(count)
+    size = -(-count // -(-count // batch_size))
+    filled = np.resize(order, (-(-count // size), size))
+    one = np.ones(size, np.int32)
+    return order, [
+        Rectangles(tops[chunk // len(lefts)], lefts[chunk % len(lefts)], window[0] * one, window[1] * one)
+        for chunk in filled
+    ]
+
+
+def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " positions"]:
+    """First pixels of the window along one axis; the last lies flush with the end."""
+    starts = np.arange(0, length - window + 1, stride, dtype=np.int32)
+    last = length - window
+    return starts if starts[-1] == last else np.append(starts, np.int32(last))
+
+
+def _pair(name: str, value: int | Pair) -> Pair:
+    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{name}: expected a positive number of pixels or (height, width), got {value}")
+    return int(pair[0]), int(pair[1])
+
+
+def _checked(image: Array, window: Pair, fill: float | Array) -> Array:
+    """The covering picture, after the arguments have been looked at."""
+    if image.ndim != 3:
+        raise ValueError(f"image: expected [H, W, C], got {list(image.shape)}")
+    if window[0] > image.shape[0] or window[1] > image.shape[1]:
+        raise ValueError(
+            f"window: expected at most the image's {image.shape[0]}×{image.shape[1]} px, got {window[0]}×{window[1]}"
+        )
+    cover = jnp.asarray(fill, image.dtype)
+    if cover.shape not in ((), image.shape[2:], image.shape):
+        raise ValueError(f"fill: expected a number, [{image.shape[2]}] or {list(image.shape)}, got {list(cover.shape)}")
+    return jnp.broadcast_to(cover.reshape((1,) * (3 - cover.ndim) + cover.shape), image.shape)

@@ -1,0 +1,244 @@
+"""A net computed again only where rectangles of its image changed (incremental view maintenance).
+
+Of each layer the cells that a rectangle reaches are known from the layer specs. Their values stand in one list for all
+rectangles of a chunk, row after row; a convolution or pool gathers what its windows read, from that list where the
+rectangle changed it and from the clean layer elsewhere. So nothing is computed twice, no rectangle is rounded up to a common
+size, and the plan is data: all chunks run one program. Nakandala et al. (SIGMOD 2019) do the same with fixed windows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from zfjax import ops
+from zfjax.models import specs
+from zfjax.models.convnet import ConvNet
+from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, Padding, Pair, ReLU, Size
+
+# From this share of changed cells up the whole map is computed: a plain convolution beats gathered windows there.
+WHOLE = 0.9
+
+
+class Rectangles(NamedTuple):
+    """One rectangle of a map for each of n positions; empty where nothing is reached."""
+
+    top: Int[np.ndarray | Array, " n"]
+    left: Int[np.ndarray | Array, " n"]
+    height: Int[np.ndarray | Array, " n"]
+    width: Int[np.ndarray | Array, " n"]
+
+    @property
+    def cells(self) -> Int[np.ndarray, " n"]:
+        """How many cells each has."""
+        return self.height * self.width
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a chunk is computed; static, and the same for all chunks."""
+
+    net: ConvNet
+    names: tuple[str, ...]  # of the layers asked for
+    sizes: tuple[Size, ...]  # of the image and of each listed layer's output
+    room: tuple[int, ...]  # changed cells of the image and of each listed layer, over a chunk: the most of any
+
+    @property
+    def listed(self) -> tuple[Layer, ...]:
+        """The layers whose changed cells are listed; those above are computed whole."""
+        return self.net.layers[: len(self.room) - 1]
+
+
+def plan(
+    net: ConvNet, names: tuple[str, ...], size: Size, chunks: Sequence[Rectangles]
+) -> tuple[Plan, list[tuple[Rectangles, ...]]]:
+    """What rectangles of the image change in each layer, for chunks of them.
+
+    Args:
+      net: cut above the highest of `names`.
+      names: of layers.
+      size: of the image.
+      chunks: rectangles in pixels, inside the image; equally many in each chunk.
+
+    Returns:
+      The plan, and for each chunk the rectangles of the image and of each layer up to where maps are computed whole: from
+      the first dense layer up, or from where most of a map changes.
+    """
+    sizes, changed = [size], [list(chunks)]
+    for layer in net.layers:
+        if isinstance(layer, Dense):
+            break
+        out, above = specs.output_size(layer, sizes[-1]), changed[-1]
+        if isinstance(layer, Conv | MaxPool):
+            above = [_through(layer, sizes[-1], out, rectangles) for rectangles in above]
+        share = np.mean([rectangles.cells for rectangles in above]) / (out.height * out.width)
+        if share > WHOLE:
+            break
+        sizes.append(out)
+        changed.append(above)
+    room = tuple(max(int(rectangles.cells.sum()) for rectangles in layer) for layer in changed)
+    return Plan(net, names, tuple(sizes), room), list(zip(*changed, strict=True))
+
+
+class Reads(NamedTuple):
+    """What a chunk reads where. An index counts the clean map's cells, then one cell outside it, then the changed cells."""
+
+    cover: Int[Array, " room"]  # cells of the covering picture
+    windows: tuple[
+        Int[Array, "room cells"] | None, ...
+    ]  # of each listed layer, into the layer below; None: cell by cell
+    maps: tuple[Int[Array, "n cells"] | None, ...]  # of the image and each listed layer, whole; None: not needed
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
+    """The indices for a chunk's rectangles, of which `plan` told.
+
+    They are a program of their own: XLA would compute an index anew for each number that is read by it.
+    """
+    windows: list[Array | None] = []
+    for layer, size, below, above, room in zip(
+        plan.listed, plan.sizes, changed, changed[1:], plan.room[1:], strict=False
+    ):
+        windows.append(_window_reads(layer, size, below, above, room) if isinstance(layer, Conv | MaxPool) else None)
+    needed = [False, *(layer.name in plan.names for layer in plan.listed)]
+    needed[-1] |= len(plan.listed) < len(plan.net.layers)
+    maps = [
+        _map_reads(size, rectangles) if is_needed else None
+        for size, rectangles, is_needed in zip(plan.sizes, changed, needed, strict=True)
+    ]
+    _, row, column = _cells(changed[0], plan.room[0])
+    return Reads(row * plan.sizes[0].width + column, tuple(windows), tuple(maps))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def recompute(
+    plan: Plan,
+    params: PyTree[Float[Array, "..."]],
+    clean: Sequence[Float[Array, "height width maps"]],
+    cover: Float[Array, "height width channels"],
+    reads: Reads,
+) -> dict[str, Float[Array, "n ..."]]:
+    """The activations of the asked layers for each rectangle of a chunk, were it covered.
+
+    Args:
+      plan: from `plan`.
+      params: the net's weights.
+      clean: the image and each listed layer's output for it.
+      cover: what the rectangles show, as large as the image.
+      reads: the chunk's.
+
+    Returns:
+      By name [n, height, width, maps], or [n, units] for dense layers.
+    """
+    found = {}
+    values = cover.reshape(-1, cover.shape[-1])[reads.cover]
+    for layer, below, map_, windows, cells in zip(
+        plan.listed, clean, clean[1:], reads.windows, reads.maps[1:], strict=False
+    ):
+        match layer:
+            case Conv():
+                seen = _read(_table(below, 0.0, values), windows).reshape(len(windows), -1)
+                values = seen @ _cast(params, layer, "kernel", values).reshape(seen.shape[1], -1)
+                values += _cast(params, layer, "bias", values).reshape(1, -1)
+            case MaxPool():
+                values = _read(_table(below, -jnp.inf, values), windows).max(axis=1)
+            case ReLU():
+                values = ops.rectify(values)
+            case LRN():
+                maps_of_one_cell = values[:, None, None]
+                values = ops.local_response_norm(maps_of_one_cell, layer.size, layer.k, layer.alpha, layer.beta)[
+                    :, 0, 0
+                ]
+        if layer.name in plan.names:
+            found[layer.name] = _read(_table(map_, 0.0, values), cells).reshape(-1, *map_.shape)
+    rest = plan.net.layers[len(plan.listed) :]
+    if rest:
+        last = clean[-1]
+        whole = _read(_table(last, 0.0, values), reads.maps[-1]).reshape(-1, *last.shape)
+        _, acts = plan.net.clone(layers=rest).apply({"params": params}, whole)
+        found |= {name: acts[name] for name in plan.names if name in acts}
+    return found
+
+
+def _table(clean: Array, outside: float, values: Array) -> Float[Array, "rows maps"]:
+    edge = jnp.full((1, clean.shape[-1]), outside, values.dtype)
+    return jnp.concatenate([clean.reshape(-1, clean.shape[-1]), edge, values])
+
+
+def _read(table: Array, index: Array) -> Float[Array, "n cells maps"]:
+    return table.at[index].get(mode="promise_in_bounds")
+
+
+def _cast(params: PyTree, layer: Conv, part: str, like: Array) -> Array:
+    return params[layer.name][part].astype(like.dtype)
+
+
+def _cells(rectangles: Rectangles, room: int) -> tuple[Array, Array, Array]:
+    """Of each entry of a list: the number of its rectangle, its row and its column on the map.
+
+    What is over at the end of the list stands for cells of the last rectangle again.
+    """
+    ends = jnp.cumsum(rectangles.cells)
+    entry = jnp.minimum(jnp.arange(room, dtype=jnp.int32), jnp.maximum(ends[-1] - 1, 0))
+    which = jnp.minimum(jnp.searchsorted(ends, entry, side="right"), len(ends) - 1).astype(jnp.int32)
+    place = entry - (ends - rectangles.cells)[which]
+    width = jnp.maximum(rectangles.width[which], 1)
+    return which, rectangles.top[which] + place // width, rectangles.left[which] + place % width
+
+
+def _window_reads(
+    layer: Conv | MaxPool, size: Size, below: Rectangles, above: Rectangles, room: int
+) -> Int[Array, "room cells"]:
+    """What the windows of a layer's changed cells read."""
+    which, row, column = _cells(above, room)
+    window, padding = _window(layer, size)
+    rows = (row * layer.strides[0] - padding[0][0])[:, None] + jnp.arange(window[0], dtype=jnp.int32)[None]
+    columns = (column * layer.strides[1] - padding[1][0])[:, None] + jnp.arange(window[1], dtype=jnp.int32)[None]
+    return _index(size, below, which[:, None, None], rows[:, :, None], columns[:, None, :]).reshape(room, -1)
+
+
+def _map_reads(size: Size, changed: Rectangles) -> Int[Array, "n cells"]:
+    """All cells of a map, as each rectangle leaves them."""
+    which = jnp.arange(len(changed.top), dtype=jnp.int32)[:, None, None]
+    rows = jnp.arange(size.height, dtype=jnp.int32)[None, :, None]
+    columns = jnp.arange(size.width, dtype=jnp.int32)[None, None]
+    return _index(size, changed, which, rows, columns).reshape(len(changed.top), -1)
+
+
+def _index(size: Size, changed: Rectangles, which: Array, row: Array, column: Array) -> Int[Array, "..."]:
+    height, width, _ = size
+    start = jnp.cumsum(changed.cells) - changed.cells
+    down, right = row - changed.top[which], column - changed.left[which]
+    in_rectangle = (down >= 0) & (down < changed.height[which]) & (right >= 0) & (right < changed.width[which])
+    in_map = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    listed = height * width + 1 + start[which] + down * changed.width[which] + right
+    return jnp.where(in_rectangle, listed, jnp.where(in_map, row * width + column, height * width))
+
+
+def _through(layer: Conv | MaxPool, below: Size, above: Size, changed: Rectangles) -> Rectangles:
+    """The cells of `layer` whose windows see something of the changed cells below."""
+    window, padding = _window(layer, below)
+    top, height = _along(changed.top, changed.height, window[0], layer.strides[0], padding[0][0], above.height)
+    left, width = _along(changed.left, changed.width, window[1], layer.strides[1], padding[1][0], above.width)
+    return Rectangles(top, left, height, width)
+
+
+def _along(
+    start: np.ndarray, length: np.ndarray, window: int, stride: int, before: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The windows, along one axis, that see something of [start, start + length): the first, and how many."""
+    first = np.maximum(-(-(start + before - window + 1) // stride), 0)
+    last = np.minimum((start + length - 1 + before) // stride, count - 1)
+    return first, np.where(length > 0, np.maximum(last - first + 1, 0), 0)
+
+
+def _window(layer: Conv | MaxPool, size: Size) -> tuple[Pair, Padding]:
+    if isinstance(layer, Conv):
+        return layer.kernel, layer.padding
+    return layer.window, specs.pool_padding(layer, size.height, size.width)
