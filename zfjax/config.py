@@ -8,6 +8,7 @@ The recipes in `configs/` are edits of this.
 
 import importlib.util
 import math
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -33,6 +34,9 @@ def default() -> ConfigDict:
     config.width = 0.125  # scales maps and fc units
     config.dropout = 0.2  # share of fc6's and fc7's units that each training step leaves out
     config.init_std = 0.0  # of the Gaussian that draws the weights (the paper: 0.01); 0: He's above pixels
+    config.without = ()  # numbers of the layers that are left out, of 1 to 7: (3, 4) or (7,)
+    config.fc_units = 0  # of fc6 and of fc7, at width 1; 0: the net's own, 4096
+    config.maps3to5 = ()  # of conv3, conv4 and conv5, at width 1; (): the net's own, (384, 384, 256)
     config.dtype = "float32"  # what activations are computed in: float32 | bfloat16
 
     # The recipe.
@@ -87,6 +91,7 @@ _RANGES = {
     "image_size": (1, math.inf),
     "dropout": (0, 1),
     "init_std": (0, math.inf),
+    "fc_units": (0, math.inf),
     "epochs": (1, math.inf),
     "batch_size": (1, math.inf),
     "lr": (0, math.inf),
@@ -107,12 +112,20 @@ def check(config: ConfigDict) -> None:
         if not smallest <= config[key] < too_large:
             below = "" if too_large == math.inf else f" and below {too_large:g}"
             raise UserError(f"{key}={config[key]:g} must be at least {smallest:g}{below}")
+    if not _whole_numbers(config.without, 1, 7):
+        raise UserError(f"without={tuple(config.without)!r} must be numbers of layers, 1 to 7, such as 3,4")
+    if not _whole_numbers(config.maps3to5, 1, math.inf) or len(config.maps3to5) not in (0, 3):
+        raise UserError(f"maps3to5={tuple(config.maps3to5)!r} must be three numbers of maps, such as 512,1024,512")
     if config.cosine and config.warmup_epochs >= config.epochs:
         raise UserError(
             f"warmup_epochs={config.warmup_epochs:g} must be less than epochs={config.epochs}: the cosine follows it"
         )
     if config.tensorboard and not importlib.util.find_spec("tensorboardX"):
         raise UserError("tensorboard=True needs tensorboardX: pip install 'zfjax[tensorboard]'")
+
+
+def _whole_numbers(values: Sequence[object], smallest: float, largest: float) -> bool:
+    return all(isinstance(value, int) and smallest <= value <= largest for value in values)
 
 
 def get_config() -> ConfigDict:

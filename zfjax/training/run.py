@@ -69,7 +69,7 @@ def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     folder = _absolute(workdir)
     if jax.process_index() == 0:
         try:
-            _claim(folder, config.to_dict())
+            _claim(folder, as_json(config))
         except OSError as error:
             raise UserError(f"cannot write in workdir {folder}: {error.strerror or error}") from error
     if jax.process_count() > 1:
@@ -95,6 +95,11 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
         threads=config.threads,
     )
     return RunData(source.classes, scanned.train, scanned.val, scanned.mean, len(scanned.broken))
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The keys and values as config.json gives them back, with lists for tuples."""
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def read_run(workdir: epath.PathLike) -> RunInfo:
@@ -169,7 +174,7 @@ def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> No
 def _claim(folder: epath.Path, config: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
-    changed = _changed(default().to_dict() | _read_json(path), config) if path.exists() else []
+    changed = _changed(as_json(default()) | _read_json(path), config) if path.exists() else []
     if changed and any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
         raise UserError(
             f"workdir {folder} holds a run with {', '.join(changed)};"

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from zfjax.data.crops import fixed_crop, random_crop
 from zfjax.errors import UserError
 from zfjax.models import ConvNet, preset
+from zfjax.models.edits import resized, without
 from zfjax.models.specs import Dropout
 from zfjax.ops import renormalize_filters
 
@@ -45,19 +46,28 @@ class State:
 
 
 def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
-    """The net that `config` names, with its initial weights' distribution and dtype.
+    """The net that `config` names, edited as it says, with its initial weights' distribution and dtype.
 
     Raises:
-      UserError: an unknown net or dtype, or a net whose windows do not fit the image.
+      UserError: an unknown net or dtype, layers to leave out that it lacks, or windows that do not fit the image.
     """
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown dtype {config.dtype!r}; expected float32 or bfloat16")
     net = preset(config.net, num_classes, width=config.width, image_size=config.image_size)
+    net = without(resized(net, _sizes(config)), config.without)
     kernel_init = nn.initializers.normal(config.init_std) if config.init_std else he_above_pixels
     layers = tuple(
         dataclasses.replace(layer, rate=config.dropout) if isinstance(layer, Dropout) else layer for layer in net.layers
     )
     return net.clone(layers=layers, kernel_init=kernel_init, dtype=jnp.dtype(config.dtype))
+
+
+def _sizes(config: ConfigDict) -> dict[str, int]:
+    """The maps and units that `config` names, scaled by width as the presets' own are."""
+    sizes = dict(zip(("conv3", "conv4", "conv5"), config.maps3to5, strict=False))  # there may be none
+    if config.fc_units:
+        sizes |= {"fc6": config.fc_units, "fc7": config.fc_units}
+    return {name: max(1, round(count * config.width)) for name, count in sizes.items()}
 
 
 def he_above_pixels(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:

@@ -1,0 +1,70 @@
+"""Train the twelve nets of Table 3, one after the other: layers left out or resized, of AlexNet and of Fig. 3's net.
+
+Examples:
+  python -m zfjax.ablate --workdir=runs/ablation
+      on the drawn shapes; the tables are ablation.md, .csv and .json in the workdir, each net's run a folder there
+  python -m zfjax.ablate --config=configs/imagenette.py:cpu --config.epochs=10 --workdir=runs/imagenette-ablation
+  python -m zfjax.ablate --rows=1,2,zfnet,zfnet-both --workdir=runs/ablation
+      some of the rows; machines that share the work put their folders together and run it once more without --rows
+
+Rows, by number or name:
+  1 alexnet                 5 alexnet-without-3-4-6-7   9 zfnet-fc-2048
+  2 alexnet-without-3-4     6 alexnet-fc-2048          10 zfnet-fc-8192
+  3 alexnet-without-7       7 alexnet-fc-8192          11 zfnet-maps-512-1024-512
+  4 alexnet-without-6-7     8 zfnet                    12 zfnet-both
+
+The same command goes on where it stopped. All keys but `net`, `without`, `fc_units` and `maps3to5` are as in zfjax
+train, and the same for all rows; AlexNet needs images of 63 px or more.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from zfjax import command
+from zfjax.errors import UserError
+from zfjax.train import default_workdir
+
+if TYPE_CHECKING:
+    from zfjax.experiments.ablation import Ablation
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains the rows that the flags in `argv` name, and writes and prints the table."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of the rows' runs; default runs/DATASET-ablation.", flag_values=values)
+    flags.DEFINE_list("rows", [], "Rows by number or name, with commas between; default all.", flag_values=values)
+    config, rest = command.config_from(argv, __doc__ or "", values)
+    command.reject_arguments(rest, "ablate")
+
+    from zfjax import tables
+    from zfjax.experiments import ablation
+
+    rows = ablation.select(values.rows)
+    workdir = values.workdir or f"{default_workdir(config)}-ablation"
+    title = f"Table 3 on {config.dataset} after epoch {config.epochs}: error of nets with layers left out or resized"
+
+    def write(done: "Ablation") -> tables.Table:
+        table = ablation.to_table(done, rows, title)
+        tables.write(table, workdir, "ablation")
+        return table
+
+    done = ablation.ablate(config, workdir, rows, after_row=write)
+    table = write(done)
+    print(f"{table.text()}\n{table.note}\nwritten to {workdir}: ablation.md, ablation.csv, ablation.json")
+    if done.stopped:
+        print(f"stopped in row {done.stopped}; the same command goes on from there")
+    if done.failed:
+        raise UserError(f"{len(done.failed)} of {len(rows)} rows failed: {_by_reason(done.failed)}")
+
+
+def _by_reason(failed: Mapping[str, str]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for slug, line in failed.items():
+        reasons.setdefault(line, []).append(slug)
+    return "; ".join(f"{', '.join(slugs)}: {line}" for line, slugs in reasons.items())
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main))

@@ -1,0 +1,298 @@
+"""Table 3: nets with layers left out or resized, each trained from scratch and scored on both splits."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from zfjax import tables
+from zfjax.config import check, default
+from zfjax.data import record
+from zfjax.data.pictures import Pictures
+from zfjax.data.pipeline import Batch, eval_batches
+from zfjax.errors import UserError
+from zfjax.models import layer_table
+from zfjax.progress import Progress
+from zfjax.text import did_you_mean
+from zfjax.training import sharding
+from zfjax.training.loop import train_and_evaluate
+from zfjax.training.run import CHECKPOINTS, FREE_KEYS, as_json, open_data, open_folder
+from zfjax.training.scoring import Model, score
+from zfjax.training.state import create_net
+
+RESULT = "errors.json"  # what is kept of a finished row, in its folder
+
+
+class Errors(NamedTuple):
+    """In per cent, as the paper's tables have them."""
+
+    train_top1: float
+    val_top1: float
+    val_top5: float
+
+
+class Row(NamedTuple):
+    """A net of Table 3: keys of the configuration that make it, and the paper's errors on ImageNet."""
+
+    slug: str  # the row's folder, and its name on the command line
+    name: str
+    net: str
+    edit: Mapping[str, Any]  # `without`, `fc_units`, `maps3to5`
+    paper: Errors
+
+    def config(self, base: ConfigDict) -> ConfigDict:
+        """`base` with this row's net and nothing else changed."""
+        config = base.copy_and_resolve_references()
+        config.update({"net": self.net, **self.edit})
+        return config
+
+
+class Result(NamedTuple):
+    """What a row came to."""
+
+    parameters: int
+    errors: Errors  # centre crop, every example of the split once
+
+
+class Ablation(NamedTuple):
+    """Results by slug, and what became of the rows that have none."""
+
+    results: Mapping[str, Result]
+    failed: Mapping[str, str]  # slug -> the error's line
+    stopped: str = ""  # slug of the row that a signal stopped
+
+
+WHOLE = {"alexnet": "alexnet", "zfnet": "zfnet"}  # net -> slug of the row that the net's others are compared with
+
+ROWS = (
+    Row("alexnet", "AlexNet", "alexnet", {}, Errors(35.1, 40.5, 18.1)),
+    Row("alexnet-without-3-4", "AlexNet without 3, 4", "alexnet", {"without": (3, 4)}, Errors(41.8, 45.4, 22.1)),
+    Row("alexnet-without-7", "AlexNet without 7", "alexnet", {"without": (7,)}, Errors(27.4, 40.0, 18.4)),
+    Row("alexnet-without-6-7", "AlexNet without 6, 7", "alexnet", {"without": (6, 7)}, Errors(27.4, 44.8, 22.4)),
+    Row(
+        "alexnet-without-3-4-6-7",
+        "AlexNet without 3, 4, 6, 7",
+        "alexnet",
+        {"without": (3, 4, 6, 7)},
+        Errors(71.1, 71.3, 50.1),
+    ),
+    Row("alexnet-fc-2048", "AlexNet, fc 2048", "alexnet", {"fc_units": 2048}, Errors(40.3, 41.7, 18.8)),
+    Row("alexnet-fc-8192", "AlexNet, fc 8192", "alexnet", {"fc_units": 8192}, Errors(26.8, 40.0, 18.1)),
+    Row("zfnet", "Fig. 3", "zfnet", {}, Errors(33.1, 38.4, 16.5)),
+    Row("zfnet-fc-2048", "Fig. 3, fc 2048", "zfnet", {"fc_units": 2048}, Errors(38.2, 40.2, 17.6)),
+    Row("zfnet-fc-8192", "Fig. 3, fc 8192", "zfnet", {"fc_units": 8192}, Errors(22.0, 38.8, 17.0)),
+    Row(
+        "zfnet-maps-512-1024-512",
+        "Fig. 3, conv3-5 512-1024-512",
+        "zfnet",
+        {"maps3to5": (512, 1024, 512)},
+        Errors(18.8, 37.5, 16.0),
+    ),
+    Row(
+        "zfnet-both",
+        "Fig. 3, fc 8192 and conv3-5 512-1024-512",
+        "zfnet",
+        {"fc_units": 8192, "maps3to5": (512, 1024, 512)},
+        Errors(10.0, 38.3, 16.9),
+    ),
+)
+
+
+def select(words: Sequence[str]) -> tuple[Row, ...]:
+    """The rows with these numbers (from 1) or slugs, in the paper's order; all where there are no words.
+
+    Raises:
+      UserError: there is no such row; the likely one is named.
+    """
+    by_word = {row.slug: row for row in ROWS} | {str(number): row for number, row in enumerate(ROWS, start=1)}
+    slugs = [row.slug for row in ROWS]
+    for word in words:
+        if word not in by_word:
+            hint = did_you_mean(word, slugs) or ";"
+            raise UserError(f"--rows: Table 3 has no row {word!r}{hint} there are 1 to {len(ROWS)}: {', '.join(slugs)}")
+    chosen = {by_word[word].slug for word in words} or set(slugs)
+    return tuple(row for row in ROWS if row.slug in chosen)
+
+
+def ablate(
+    config: ConfigDict,
+    workdir: epath.PathLike,
+    rows: Sequence[Row] = ROWS,
+    after_row: Callable[[Ablation], object] = lambda ablation: None,
+) -> Ablation:
+    """Trains and scores the nets of `rows`, one after the other, each as a run in `workdir`/slug.
+
+    Rows that are finished there are neither trained nor scored again, and others go on where they stopped. Results of
+    all of the table's rows are returned, also of those that an earlier call made. A row whose training fails does not
+    keep the others from theirs; a signal ends the call after the step in hand.
+
+    Args:
+      config: of all runs; each row sets `net`, `without`, `fc_units` and `maps3to5` itself.
+      workdir: the folder of the rows' folders.
+      rows: which to train.
+      after_row: called with what there is after each row that was trained or failed.
+
+    Raises:
+      UserError: the configuration, the pictures or the folders cannot be used, or a row's net does not fit the images;
+        no row is trained then.
+    """
+    _check(config, rows)
+    folders = {row.slug: open_folder(epath.Path(workdir) / row.slug, row.config(config)) for row in rows}
+    root = epath.Path(workdir).expanduser()
+    results = {row.slug: found for row in ROWS if (found := _read_result(root / row.slug, row.config(config)))}
+    failed: dict[str, str] = {}
+    missing = [row for row in rows if row.slug not in results]
+    if missing:
+        _scan_once_for_all(missing[0].config(config), [folders[row.slug] for row in missing])
+    for row in missing:
+        print(f"row {ROWS.index(row) + 1} of {len(ROWS)}: {row.slug}", file=sys.stderr, flush=True)
+        try:
+            result = train_row(row.config(config), folders[row.slug])
+        except UserError as error:
+            failed[row.slug] = str(error)
+            print(f"row {row.slug} failed: {error}", file=sys.stderr, flush=True)
+        else:
+            if result is None:
+                return Ablation(results, failed, stopped=row.slug)
+            results[row.slug] = result
+        after_row(Ablation(results, failed))
+    return Ablation(results, failed)
+
+
+def train_row(config: ConfigDict, folder: epath.Path) -> Result | None:
+    """Trains the net of `config` in `folder` to its end, scores it and keeps the result there; None where stopped.
+
+    Raises:
+      UserError: as in `train_and_evaluate`, or the result cannot be written.
+    """
+    outcome = train_and_evaluate(config, folder)
+    if not outcome.finished or outcome.scores is None:
+        return None
+    state, val = outcome.state, outcome.scores
+    model = Model(state.net, state.params, state.mean)
+    train_top1 = _top1_error(model, outcome.data.train, config)
+    result = Result(
+        sum(row.parameters for row in layer_table(state.net)),
+        Errors(100 * train_top1, 100 * val.top1_error, 100 * val.top5_error),
+    )
+    _write_result(folder, config, outcome.step, result)
+    return result
+
+
+def to_table(ablation: Ablation, rows: Sequence[Row], title: str) -> tables.Table:
+    """The results beside the paper's, with what each edit costs against the whole net.
+
+    `rows` are shown, and those that have results.
+    """
+    shown = [row for row in ROWS if row in rows or row.slug in ablation.results]
+    header = (
+        *("net", "parameters", "train top-1", "val top-1", "val top-5", "cost"),
+        *("paper (ImageNet): train top-1", "paper: val top-1", "paper: val top-5", "paper: cost"),
+    )
+    paper = {row.slug: row.paper for row in ROWS}
+    own = {slug: result.errors for slug, result in ablation.results.items()}
+    cells = []
+    for row in shown:
+        result = ablation.results.get(row.slug)
+        measured = (result.parameters, *result.errors) if result else (None,) * 4
+        cells.append((row.name, *measured, _cost(own, row), *row.paper, _cost(paper, row)))
+    notes = [
+        "Errors in per cent, centre crop, every example once. Cost: points of val top-1 error above the whole net's."
+    ]
+    notes += [sentence for sentence in (_alone_and_together(own, paper),) if sentence]
+    notes += [f"Failed: {slug} ({line})." for slug, line in ablation.failed.items()]
+    if ablation.stopped:
+        notes.append(f"Stopped in {ablation.stopped}.")
+    return tables.Table(title, header, cells, " ".join(notes))
+
+
+def _cost(errors: Mapping[str, Errors], row: Row) -> float | None:
+    """Points of validation top-1 error that the row's net has more than the whole net; None where either lacks."""
+    whole = WHOLE[row.net]
+    if row.slug not in errors or whole not in errors:
+        return None
+    return errors[row.slug].val_top1 - errors[whole].val_top1
+
+
+def _alone_and_together(own: Mapping[str, Errors], paper: Mapping[str, Errors]) -> str:
+    """The paper's finding as numbers: middle and dense layers matter little alone and much together."""
+    removals = [row for row in ROWS if row.edit.get("without") in ((3, 4), (6, 7), (3, 4, 6, 7))]
+    if any(_cost(own, row) is None for row in removals):
+        return ""
+    costs = [" + ".join(f"{_cost(errors, row):.1f}" for row in removals[:2]) for errors in (own, paper)]
+    together = [f"{_cost(errors, removals[2]):.1f}" for errors in (own, paper)]
+    return (
+        f"Without 3, 4 and without 6, 7 cost {costs[0]} points, without all four {together[0]}"
+        f" (paper: {costs[1]} and {together[1]})."
+    )
+
+
+def _check(config: ConfigDict, rows: Sequence[Row]) -> None:
+    check(config)
+    sharding.check_batch_size(config.batch_size)
+    for key in ("net", "without", "fc_units", "maps3to5"):
+        if config[key] != default()[key]:
+            raise UserError(f"{key}={config[key]!r}: the rows of Table 3 set it themselves; choose rows with --rows")
+    for row in rows:
+        try:
+            create_net(row.config(config), num_classes=1)
+        except UserError as error:
+            raise UserError(f"row {row.slug}: {error}") from error
+
+
+def _scan_once_for_all(config: ConfigDict, folders: Sequence[epath.Path]) -> None:
+    """Looks at the pictures for the first folder, and lets the others' runs begin with what was found there."""
+    open_data(config, folders[0])
+    found = record.read(folders[0])
+    for folder in folders[1:]:
+        if found is not None and record.read(folder) is None:
+            record.write(found, folder)
+
+
+def _top1_error(model: Model, pictures: Pictures, config: ConfigDict) -> float:
+    batches = eval_batches(pictures, config.batch_size, threads=config.threads)
+    with Progress("scoring the training split", len(pictures)) as progress:
+        return score(model, _counted(batches, progress), sharding.data_mesh()).top1_error
+
+
+def _counted(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        progress.advance(int(batch.mask.sum()))
+
+
+def _read_result(folder: epath.Path, config: ConfigDict) -> Result | None:
+    """The result kept in a row's folder, where it is that of the newest weights there and of this configuration."""
+    try:
+        kept = json.loads((folder / RESULT).read_text())
+        if kept["made_by"] != {"step": _newest_step(folder), **_settings(config)}:
+            return None
+        return Result(kept["parameters"], Errors(**kept["errors"]))
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or not what was written: it is made again
+        return None
+
+
+def _write_result(folder: epath.Path, config: ConfigDict, step: int, result: Result) -> None:
+    kept = {
+        "parameters": result.parameters,
+        "errors": result.errors._asdict(),
+        "made_by": {"step": step, **_settings(config)},
+    }
+    part = folder / f".{RESULT}.part"
+    try:
+        part.write_text(json.dumps(kept, indent=2) + "\n")
+        part.replace(folder / RESULT)
+    except OSError as error:
+        raise UserError(f"cannot write {folder / RESULT}: {error.strerror or error}") from error
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """The keys that a result depends on."""
+    return {key: value for key, value in as_json(config).items() if key == "epochs" or key not in FREE_KEYS}
+
+
+def _newest_step(folder: epath.Path) -> int:
+    return max((int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit()), default=-1)

@@ -1,0 +1,76 @@
+"""Edits of a net's layer tuple: layers left out, layers resized (Table 3)."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+
+from zfjax.errors import UserError
+from zfjax.models.convnet import ConvNet
+from zfjax.models.specs import Conv, Dense, ImageTooSmall
+from zfjax.models.table import layer_table
+from zfjax.text import did_you_mean
+
+
+def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:
+    """The net without the layers of these numbers, as the paper counts: 3 is conv3 and relu3, 7 is fc7 to drop7.
+
+    Pools, norms and dropout go with the layer whose number they have.
+
+    Args:
+      net: with layers named by a word and a number, as the presets' are.
+      numbers: of layers below the last, which is the net's output.
+
+    Raises:
+      UserError: the net has no such layer, it is the last, or what is left does not fit the net's images.
+
+    Example:
+      >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+      >>> [spec.name for spec in without(net, (1, 2, 3, 4, 7)).layers]
+      ['conv5', 'relu5', 'pool5', 'fc6', 'relu6', 'drop6', 'fc8']
+    """
+    *below, last = dict.fromkeys(_number(layer.name) for layer in net.layers)
+    for number in numbers:
+        if number == last:
+            raise UserError(f"layer {number} is the net's output and cannot be left out")
+        if number not in below:
+            raise UserError(f"no layer {number} in the net; there are {', '.join(map(str, below))}")
+    edited = net.clone(layers=tuple(layer for layer in net.layers if _number(layer.name) not in numbers))
+    try:
+        layer_table(edited)
+    except ImageTooSmall as error:
+        raise UserError(f"image_size={net.image_size} is too small without {sorted(numbers)}: {error}") from error
+    return edited
+
+
+def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
+    """The net with other numbers of maps or units in the layers that `features` names.
+
+    Raises:
+      UserError: the net has no such layer, it has no maps or units to choose, or their number is not positive.
+
+    Example:
+      >>> net = resized(zfjax.zfnet(1000), {"fc6": 2048, "fc7": 2048})
+      >>> sum(row.parameters for row in zfjax.layer_table(net))
+      28832040
+    """
+    known = [layer.name for layer in net.layers if isinstance(layer, Conv | Dense)]
+    for name, count in features.items():
+        if name not in known:
+            hint = did_you_mean(name, known) or ";"
+            raise UserError(f"no layer {name!r} with maps or units in the net{hint} there are {', '.join(known)}")
+        if count < 1:
+            raise UserError(f"{name}: expected one map or unit or more, got {count}")
+    layers = tuple(
+        dataclasses.replace(layer, features=features[layer.name])
+        if isinstance(layer, Conv | Dense) and layer.name in features
+        else layer
+        for layer in net.layers
+    )
+    return net.clone(layers=layers)
+
+
+def _number(name: str) -> int:
+    found = re.search(r"\d+$", name)
+    if not found:
+        raise UserError(f"layer {name!r} has no number; expected names like conv3 and relu3")
+    return int(found[0])
