@@ -1,5 +1,6 @@
 """Figure 7: a square slid over the image, and what a function says of each."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from zfjax.models import incremental
+from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
 from zfjax.models.specs import Conv, Size
@@ -40,16 +41,16 @@ def occlusion(
 ) -> Occlusion:
     """Covers an image by a rectangle at every position of a grid, and asks a function about each.
 
-    For functions made by `zfjax.layer` or `zfjax.models.layers` the image goes through the net once, and for each position
-    only what the rectangle changed is computed again; for any other function all of it, in batches. The results are the
-    same but for rounding.
+    For functions made by `zfjax.layer` or `zfjax.models.layers` the image goes through the net once, and for each
+    position only what the rectangle changed is computed again; for any other function all of it, in batches. The
+    results are the same but for rounding.
 
     Args:
         fun: from images [n, H, W, C] to an array with n rows, or a pytree of them.
         image: [H, W, C] as `fun` takes it, with the mean already subtracted; need not be square.
         window: pixels, one number or (height, width).
-        stride: pixels between positions, likewise. The last row and column of positions lie flush with the border, so that
-            all pixels are covered where the stride is at most the window.
+        stride: pixels between positions, likewise. The last row and column of positions lie flush with the border, so
+            that all pixels are covered where the stride is at most the window.
         fill: what covers: a number, a colour [C], or a picture like the image. 0 is the mean.
         then: applied to the outputs of each batch on the device, for outputs too large to be kept: a jittable function
             that keeps the first axis.
@@ -87,6 +88,131 @@ def occlusion(
 
     clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
     return Occlusion(jax.tree.map(sorted_out, *outputs), clean, tops, lefts, window)
+
+
+class Sensitivity(NamedTuple):
+    """One image of Fig. 7: what the net loses at each position of the occluder."""
+
+    unit: int  # the map with the largest total activation on the whole image
+    activation: Float[np.ndarray, "rows columns"]  # of that map, summed over its cells (Fig. 7b)
+    probability: Float[np.ndarray, "rows columns"]  # of the true class (Fig. 7d)
+    most_probable: Int[np.ndarray, "rows columns"]  # class (Fig. 7e)
+    clean_activation: float
+    clean_probability: float
+    tops: Int[np.ndarray, " rows"]  # the occluder's first row, in pixels
+    lefts: Int[np.ndarray, " columns"]
+    window: Pair  # its height and width
+
+
+def sensitivity(
+    net: ConvNet,
+    variables: PyTree,
+    image: Float[Array, "size size channels"],
+    label: int,
+    window: int | Pair,
+    stride: int | Pair,
+    fill: float | Float[Array, "..."] = 0.0,
+    *,
+    layer: str = "relu5",
+    batch_size: int = 64,
+) -> Sensitivity:
+    """Fig. 7 for one image, by one sweep: a map of `layer`, the true class and the most probable class.
+
+    Args:
+        net: of classes, such as `zfjax.zfnet(1000)`.
+        variables: its variables.
+        image: [H, W, C] with the mean already subtracted.
+        label: the true class.
+        window: as in `occlusion`.
+        stride: likewise.
+        fill: likewise.
+        layer: the highest convolutional layer.
+        batch_size: as in `occlusion`.
+
+    Raises:
+        ValueError: as `occlusion`, or a label that is no class of the net.
+
+    Paper: section 4.2 and figure 7.
+    """
+    top = net.layers[-1].name
+    fun = layers(net, variables, [layer, top])
+    acts = _call(Partial(_itself), fun(jnp.asarray(image)[None]))
+    classes = acts[top].shape[1]
+    if not 0 <= label < classes:
+        raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
+    unit = int(jnp.argmax(acts[layer].sum(axis=(0, 1, 2))))
+    summary = Partial(_Summary(layer, top), jnp.asarray(unit), jnp.asarray(label))
+    found = occlusion(fun, image, window, stride, fill, then=summary, batch_size=batch_size)
+    activation, probability, most_probable = found.outputs
+    return Sensitivity(
+        unit,
+        activation,
+        probability,
+        most_probable,
+        float(found.clean[0]),
+        float(found.clean[1]),
+        found.tops,
+        found.lefts,
+        found.window,
+    )
+
+
+def covered_share(
+    found: Occlusion | Sensitivity, mask: Bool[np.ndarray, "height width"]
+) -> Float[np.ndarray, "rows columns"]:
+    """Which share of an object the occluder covers at each position.
+
+    Args:
+        found: tells the positions.
+        mask: the object's pixels.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    if not mask.any():
+        raise ValueError("mask: expected some pixels of an object, got none")
+    sums = np.pad(np.cumsum(np.cumsum(mask, axis=0), axis=1), ((1, 0), (1, 0)))
+    tops, lefts = found.tops, found.lefts
+    bottoms, rights = tops + found.window[0], lefts + found.window[1]
+    inside = sums[bottoms][:, rights] - sums[tops][:, rights] - sums[bottoms][:, lefts] + sums[tops][:, lefts]
+    return inside / mask.sum()
+
+
+class Hiding(NamedTuple):
+    """How the probability of an image's class goes with how much of the object is hidden."""
+
+    least: float  # mean probability over the third of all positions that hide the least
+    most: float  # over the third that hide the most
+    lowest: bool  # whether the position of the lowest probability hides some of the object
+    chance: float  # share of the positions that do
+
+
+def hiding(found: Sensitivity, mask: Bool[np.ndarray, "height width"]) -> Hiding:
+    """Scores Fig. 7d of one image against the object's pixels; arguments as in `covered_share`."""
+    share, probability = covered_share(found, mask).ravel(), found.probability.ravel()
+    order, third = np.argsort(share, kind="stable"), max(1, len(share) // 3)
+    return Hiding(
+        float(probability[order[:third]].mean()),
+        float(probability[order[-third:]].mean()),
+        bool(share[np.argmin(probability)] > 0),
+        float((share > 0).mean()),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Summary:
+    """What Fig. 7 keeps of a batch's outputs."""
+
+    layer: str
+    top: str
+
+    def __call__(self, unit: Array, label: Array, acts: dict[str, Array]) -> tuple[Array, Array, Array]:
+        logits = acts[self.top].astype(jnp.float32)
+        return (
+            jnp.take(acts[self.layer], unit, axis=-1).sum(axis=(1, 2)),
+            jnp.take(jax.nn.softmax(logits), label, axis=1),
+            jnp.argmax(logits, axis=1),
+        )
 
 
 def _recomputed(

@@ -2,8 +2,8 @@
 
 Of each layer the cells that a rectangle reaches are known from the layer specs. Their values stand in one list for all
 rectangles of a chunk, row after row; a convolution or pool gathers what its windows read, from that list where the
-rectangle changed it and from the clean layer elsewhere. So nothing is computed twice, no rectangle is rounded up to a common
-size, and the plan is data: all chunks run one program. Nakandala et al. (SIGMOD 2019) do the same with fixed windows.
+rectangle changed it and from the clean layer elsewhere. So no cell is computed in vain, positions at the border cost
+less, and the plan is data: all chunks run one program. Nakandala et al. (SIGMOD 2019) do it with fixed windows.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax import ops
 from zfjax.models import specs
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, Padding, Pair, ReLU, Size
+from zfjax.models.specs import LRN, Conv, Dense, Layer, MaxPool, Padding, Pair, ReLU, Size
 
 # From this share of changed cells up the whole map is computed: a plain convolution beats gathered windows there.
 WHOLE = 0.9
@@ -66,8 +66,8 @@ def plan(
       chunks: rectangles in pixels, inside the image; equally many in each chunk.
 
     Returns:
-      The plan, and for each chunk the rectangles of the image and of each layer up to where maps are computed whole: from
-      the first dense layer up, or from where most of a map changes.
+      The plan, and for each chunk the rectangles of the image and of each layer up to where maps are computed whole:
+      from the first dense layer up, or from where most of a map changes.
     """
     sizes, changed = [size], [list(chunks)]
     for layer in net.layers:
@@ -86,7 +86,10 @@ def plan(
 
 
 class Reads(NamedTuple):
-    """What a chunk reads where. An index counts the clean map's cells, then one cell outside it, then the changed cells."""
+    """What a chunk reads where.
+
+    An index counts the clean map's cells, then one that stands for all outside it, then the changed cells.
+    """
 
     cover: Int[Array, " room"]  # cells of the covering picture
     windows: tuple[

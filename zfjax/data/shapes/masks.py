@@ -1,0 +1,35 @@
+"""Which pixels of a run's pictures show the drawn thing."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+
+def masks(
+    builder: Any, split: str, examples: Sequence[int], *, square: int, size: int
+) -> Bool[np.ndarray, "n size size"]:
+    """The objects' pixels in the centre crops of some pictures of `shapes`.
+
+    Args:
+        builder: from `prepared_builder`.
+        split: train or validation.
+        examples: numbers in the split.
+        square: side of the squares that pictures are decoded to.
+        size: side of the crop in their middle.
+    """
+    import tensorflow_datasets as tfds
+
+    encoded = {key: tfds.decode.SkipDecoding() for key in ("image", "mask")}
+    records = builder.as_data_source(split, decoders=encoded)
+    found = []
+    first = (square - size) // 2
+    for example in examples:
+        drawn = Image.open(io.BytesIO(records[int(example)]["mask"])).resize(
+            (square, square), Image.Resampling.BILINEAR
+        )
+        found.append(np.asarray(drawn)[first : first + size, first : first + size] > 127)
+    return np.stack(found)

@@ -1,0 +1,124 @@
+"""Figure 7: what a net loses when a square hides part of the image."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from zfjax.experiments.occlusion import Sensitivity
+from zfjax.plots.projections import per_image, sheet
+
+CLASSES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")  # told apart by all eyes
+REST = "#BBBBBB"
+
+
+class Occluded(NamedTuple):
+    """One row of the figure."""
+
+    image: Float[np.ndarray, "height width 3"]  # 0..255
+    label: int
+    projection: Float[np.ndarray, "height width 3"]  # of the strongest map on this image
+    others: Float[np.ndarray, "n height width 3"]  # projections of that map on other images
+    found: Sensitivity
+
+
+def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Figure:
+    """A row an image, columns as in the paper's Fig. 7.
+
+    (a) the image with the square at its first position, (b) total activation of the strongest map of layer 5 at each
+    position of the square's centre, (c) that map's projection, framed, with those of other images, (d) the
+    probability of the true class, (e) the most probable class.
+
+    Args:
+        rows: images and what was found.
+        classes: names of the classes.
+
+    Returns:
+        A figure 11 inches wide.
+    """
+    figure = Figure(figsize=(11, 1.95 * len(rows) + 0.45), dpi=150, layout="constrained")
+    grid = figure.subplots(len(rows), 5, squeeze=False)
+    for axes, title in zip(
+        grid[0],
+        (
+            "(a) image and square",
+            "(b) activation of layer 5's\nstrongest map",
+            "(c) that map's projections:\nthis image, then others",
+            "(d) probability of\nthe true class",
+            "(e) most probable class",
+        ),
+        strict=True,
+    ):
+        axes.set_title(title, fontsize=9)
+    for axes, row in zip(grid, rows, strict=True):
+        _draw_row(axes, row, classes)
+    return figure
+
+
+def _draw_row(axes: Sequence[Axes], row: Occluded, classes: Sequence[str]) -> None:
+    image, found = row.image, row.found
+    height, width = image.shape[:2]
+    axes[0].imshow(np.clip(image / 255, 0, 1))
+    axes[0].add_patch(Rectangle((-0.5, -0.5), found.window[1], found.window[0], color="#808080"))
+    axes[0].set_ylabel(classes[row.label], fontsize=9, parse_math=False)
+
+    for panel, values, top in ((axes[1], found.activation, None), (axes[3], found.probability, 1.0)):
+        shown = panel.imshow(values, cmap="viridis", vmin=0.0, vmax=top, extent=_extent(found), interpolation="nearest")
+        panel.figure.colorbar(shown, ax=panel, fraction=0.046, pad=0.03).ax.tick_params(labelsize=7)
+    axes[1].set_xlabel(f"map {found.unit}, {found.clean_activation:.3g} unhidden", fontsize=7)
+    axes[3].set_xlabel(f"{found.clean_probability:.2f} unhidden", fontsize=7)
+
+    pictures = per_image(np.concatenate([row.projection[None], row.others]))
+    pictures[0, [0, -1]] = pictures[0, :, [0, -1]] = (0.835, 0.369, 0.0)
+    axes[2].imshow(sheet(pictures, columns=2, gap=max(1, height // 48)), interpolation="nearest")
+
+    _draw_classes(axes[4], found, row.label, classes)
+    for panel in (axes[1], axes[3], axes[4]):
+        panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    for panel in axes:
+        panel.set(xticks=[], yticks=[])
+
+
+def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[str]) -> None:
+    """The true class in blue, the others by how often they come first; what is beyond the colours in grey."""
+    labels, counts = np.unique(found.most_probable, return_counts=True)
+    order = [label, *(int(k) for k in labels[np.argsort(-counts, kind="stable")] if k != label)]
+    order = [k for k in order if k in labels]
+    colours = list(CLASSES) if label in labels else list(CLASSES[1:])
+    shown = order[: len(colours)]
+    index = np.full(found.most_probable.shape, len(shown))
+    for i, k in enumerate(shown):
+        index[found.most_probable == k] = i
+    palette = [*colours[: len(shown)], REST]
+    axes.imshow(
+        index,
+        cmap=ListedColormap(palette),
+        vmin=-0.5,
+        vmax=len(shown) + 0.5,
+        extent=_extent(found),
+        interpolation="nearest",
+    )
+    handles = [Patch(color=colour, label=classes[k]) for k, colour in zip(shown, palette, strict=False)]
+    if len(order) > len(shown):
+        handles.append(Patch(color=REST, label="others"))
+    legend = axes.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _extent(found: Sensitivity) -> tuple[float, float, float, float]:
+    """Where the centres of the squares lie, in pixels of the image: each position's cell about its centre."""
+
+    def ends(starts: np.ndarray, window: int) -> tuple[float, float]:
+        half = (starts[1] - starts[0]) / 2 if len(starts) > 1 else window / 2
+        centres = starts + (window - 1) / 2
+        return float(centres[0] - half), float(centres[-1] + half)
+
+    left, right = ends(found.lefts, found.window[1])
+    top, bottom = ends(found.tops, found.window[0])
+    return left, right, bottom, top
