@@ -5,6 +5,8 @@ Examples:
       all of them, with images of the validation split
   python -m zfjax.figures --workdir=runs/shapes --only=fig2,fig7 --seed=1 --checkpoint=best
   python -m zfjax.figures --workdir=runs/shapes --only=fig2 --layers=relu5 --maps=all
+  python -m zfjax.figures --workdir=runs/shapes --only=fig6 --compare=runs/free,runs/alexnet
+      this run's filters beside those of others
   python -m zfjax.figures --workdir=runs/shapes --only=fig5,fig7 --images=cat.jpg,dog.jpg
       those that look at single images, with your own; the folder of a file is its class where the net knows it
 
@@ -15,7 +17,8 @@ Examples:
   fig7  occlusion       a grey square moved over the image: what the net loses
   fig8  correspondence  the same part hidden in several images (Table 1)
 
-For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind it (NPZ).
+For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind it (NPZ); fig6 and fig8 write a table
+too. fig8 needs boxes of parts, which the dataset `shapes` has.
 """
 
 from collections.abc import Sequence
@@ -40,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_list("layers", [], "Layers for fig2, like relu5; default the paper's 1 to 5.", flag_values=values)
     flags.DEFINE_string("maps", "8", "How many maps of each layer, drawn by --seed; or all.", flag_values=values)
     flags.DEFINE_list("units", [], "Or these maps, by number.", flag_values=values)
+    flags.DEFINE_list("compare", [], "fig6: folders of other runs, drawn beside this one.", flag_values=values)
     flags.DEFINE_integer("window", 0, "fig7: the square, pixels; default about a fifth.", flag_values=values)
     flags.DEFINE_integer("stride", 0, "fig7: between squares, pixels; default 1/28.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Draws maps and images.", lower_bound=0, flag_values=values)
@@ -55,4 +59,4 @@ def main(argv: Sequence[str]) -> None:
 
     from zfjax.figures import draw
 
-    draw.all_of(values.only or NAMES, draw.request_of(values))
+    draw.all_of(values.only, draw.request_of(values))

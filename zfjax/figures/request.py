@@ -6,8 +6,21 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from zfjax.errors import UserError
 from zfjax.experiments.subject import Chosen, Splits, Subject
+from zfjax.tables import Table
 from zfjax.training.run import RunInfo
+
+
+class NotForThisRun(UserError):
+    """What a figure needs and a run cannot have; passed over where all figures are drawn."""
+
+
+class Opened(NamedTuple):
+    """A run with its net before its pictures."""
+
+    run: RunInfo
+    splits: Splits
 
 
 class Request(NamedTuple):
@@ -24,6 +37,7 @@ class Request(NamedTuple):
     stride: int = 0  # pixels between its positions; 0: 8 of 224
     seed: int = 0
     batch_size: int = 64
+    compare: tuple[Opened, ...] = ()  # other runs, beside this one
 
     @property
     def subject(self) -> Subject:
@@ -52,3 +66,4 @@ class Drawing(NamedTuple):
     name: str
     figure: Figure
     arrays: Mapping[str, np.ndarray]
+    table: tuple[str, Table] | None = None  # written beside it, and the name of its files

@@ -1,0 +1,214 @@
+"""Figure 8 and Table 1: whether hiding the same part of several images changes their features alike."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, Int8, PyTree
+
+
+class Correspondence(NamedTuple):
+    """How a layer's features change when something is hidden in each of n images, compared between images.
+
+    A feature's change has sign -1, 0 or 1. After a ReLU most are 0, and two zeros agree, so that Δ (`mean`) grows with
+    the number of features that change at all: read it beside `sparsity`, and beside `opposed`, which 0 does not enter.
+    The matrices hold shares of the layer's dimensions, for each pair of images.
+    """
+
+    differing: Float[np.ndarray, "draws n n"]  # that change with another sign in the two images
+    changing: Float[np.ndarray, "draws n n"]  # that change in both; on the diagonal: that change in the image
+    opposing: Float[np.ndarray, "draws n n"]  # that change in both, and in opposite ways
+
+    @property
+    def mean(self) -> float:
+        """Table 1's Δ as the paper's numbers are read: a mean over dimensions and pairs of images i ≠ j."""
+        return float(_pairs(self.differing).mean())
+
+    @property
+    def std(self) -> float:
+        """Its standard deviation over pairs, and draws."""
+        return float(_pairs(self.differing).std())
+
+    @property
+    def sparsity(self) -> float:
+        """Mean share of an image's dimensions that do not change."""
+        return 1 - float(np.diagonal(self.changing, axis1=1, axis2=2).mean())
+
+    @property
+    def opposed(self) -> float:
+        """Of what changes in both images of a pair, the share that changes in opposite ways; NaN where nothing does.
+
+        0.5 is chance where as many features rise as fall.
+        """
+        shared = float(_pairs(self.changing).sum())
+        return float(_pairs(self.opposing).sum()) / shared if shared else math.nan
+
+
+class Difference(NamedTuple):
+    """Of a measure of two parts in the same images."""
+
+    value: float
+    error: float  # standard error, by leaving out one image after the other
+
+
+def correspondence(
+    features: Callable[[Array], PyTree[Float[Array, "n ..."]]],
+    images: Float[np.ndarray, "n height width c"],
+    boxes: Int[np.ndarray, "draws n 4"],
+    *,
+    fill: float = 0.0,
+    batch_size: int = 64,
+) -> PyTree[Correspondence]:
+    """Hides a box of each image and compares how the features change from image to image.
+
+    With ε_i = x_i - x̃_i, features before and after, Δ sums H(sign ε_i, sign ε_j) over pairs i ≠ j, where H counts the
+    dimensions that differ. H is symmetric, so a mean over ordered pairs is one over unordered pairs.
+
+    Args:
+        features: from images to a layer's activations, or to a pytree of such: `zfjax.layers(net, variables, names)`.
+        images: as `features` takes them, two or more.
+        boxes: (top, left, bottom, right) in pixels, bottom and right exclusive: for each draw one in each image; one
+            draw for a part, several for random boxes.
+        fill: what is put into the box; 0 is the mean image where the mean is subtracted.
+        batch_size: images at once.
+
+    Returns:
+        A Correspondence, or a pytree of them like the features.
+
+    Raises:
+        ValueError: fewer than two images, a box that is empty or not inside its image (it is named), or features that
+            are no numbers.
+
+    Paper: section 4.5, figure 8 and table 1.
+
+    >>> import zfjax.experiments.correspondence as experiment
+    >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
+    >>> found = experiment.correspondence(lambda x: x, images, np.full((1, 4, 4), (2, 2, 4, 4)))
+    >>> print(f"{found.sparsity:.4f}")  # all but 4 of 64 pixels are as before
+    0.9375
+    """
+    images = np.asarray(images, np.float32)
+    boxes = _checked(boxes, images)
+    # One shape of batch for all, so that what is not touched is computed alike and differs by exactly 0.
+    batch_size = min(batch_size, len(images))
+    before = _features(features, images, batch_size)
+    signs: list[PyTree] = []
+    for draw in boxes:
+        after = _features(features, hidden(images, draw, fill), batch_size)
+        signs.append(jax.tree.map(_signs, before, after))
+    return jax.tree.map(lambda *draws: _compared(np.stack(draws)), *signs)
+
+
+def hidden(
+    images: Float[np.ndarray, "n height width c"], boxes: Int[np.ndarray, "n 4"], fill: float = 0.0
+) -> Float[np.ndarray, "n height width c"]:
+    """The images with a box (top, left, bottom, right) of each filled.
+
+    Raises:
+        ValueError: as `correspondence`.
+    """
+    covered = np.array(images)
+    for image, (top, left, bottom, right) in zip(covered, _checked(np.asarray(boxes)[None], images)[0], strict=True):
+        image[top:bottom, left:right] = fill
+    return covered
+
+
+def random_boxes(
+    rng: np.random.Generator, like: Int[np.ndarray, "n 4"], within: Int[np.ndarray, "n 4"], draws: int
+) -> Int[np.ndarray, "draws n 4"]:
+    """Boxes of the size of `like`, anywhere inside `within`; all are (top, left, bottom, right).
+
+    Raises:
+        ValueError: a box is larger than what it shall lie within.
+
+    Paper: table 1's "random".
+    """
+    like, within = np.asarray(like), np.asarray(within)
+    sizes = like[:, 2:] - like[:, :2]
+    room = within[:, 2:] - within[:, :2] - sizes
+    if room.min() < 0:
+        number = int(np.argmax(room.min(axis=1) < 0))
+        raise ValueError(f"boxes: box {number} {like[number].tolist()} is larger than {within[number].tolist()}")
+    corners = within[None, :, :2] + rng.integers(0, room + 1, size=(draws, *room.shape))
+    return np.concatenate([corners, corners + sizes[None]], axis=2)
+
+
+def difference(
+    one: Correspondence, other: Correspondence, measure: Callable[[Correspondence], float] = lambda found: found.mean
+) -> Difference:
+    """How much higher a measure, Δ by default, is for `one` than for `other`, over the same images.
+
+    Pairs share images, so there are fewer independent ones than pairs: the error is the jackknife's over images.
+
+    Raises:
+        ValueError: fewer than three images, or not the same number of them.
+    """
+    n = one.differing.shape[1]
+    if n < 3 or other.differing.shape[1] != n:
+        raise ValueError(f"expected the same three or more images, got {n} and {other.differing.shape[1]}")
+    left_out = np.array([measure(_without(one, i)) - measure(_without(other, i)) for i in range(n)])
+    return Difference(measure(one) - measure(other), float(np.sqrt((n - 1) * left_out.var())))
+
+
+def _checked(boxes: Int[np.ndarray, "draws n 4"], images: Float[np.ndarray, "n h w c"]) -> Int[np.ndarray, "draws n 4"]:
+    n, height, width, _ = images.shape
+    boxes = np.asarray(boxes)
+    if n < 2:
+        raise ValueError(f"images: expected two or more to compare, got {n}")
+    if boxes.ndim != 3 or boxes.shape[1:] != (n, 4) or not len(boxes):
+        raise ValueError(f"boxes: expected [draws, {n}, 4] for {n} images, got {list(boxes.shape)}")
+    if not np.issubdtype(boxes.dtype, np.integer):
+        raise ValueError(f"boxes: expected whole pixels, got {boxes.dtype}")
+    for number, (top, left, bottom, right) in enumerate(boxes.reshape(-1, 4)):
+        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            raise ValueError(
+                f"boxes: expected (top, left, bottom, right) inside image {number % n} of {height}x{width} pixels,"
+                f" got {(int(top), int(left), int(bottom), int(right))}"
+            )
+    return boxes
+
+
+def _features(fun: Callable, images: np.ndarray, batch_size: int) -> PyTree[np.ndarray]:
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        rest = np.zeros((batch_size - len(batch), *images.shape[1:]), np.float32)
+        parts.append(jax.device_get(_apply(fun, jnp.asarray(np.concatenate([batch, rest])))))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)].reshape(len(images), -1), *parts)
+
+
+_apply = jax.jit(lambda fun, images: fun(images))
+
+
+def _signs(before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "n d"]) -> Int8[np.ndarray, "n d"]:
+    if not np.all(np.isfinite(before)) or not np.all(np.isfinite(after)):
+        raise ValueError("features: expected finite numbers; the net has diverged")
+    return np.sign(before - after).astype(np.int8)
+
+
+def _compared(signs: Int8[np.ndarray, "draws n d"]) -> Correspondence:
+    """Counts by products of indicators: exact in float32 up to 2^24 dimensions."""
+    up, down = ((signs == sign).astype(np.float32) for sign in (1, -1))
+    moved = up + down
+    still = 1 - moved
+    agreeing = sum(_shared(part, part) for part in (up, down, still))
+    shares = (signs.shape[2] - agreeing, _shared(moved, moved), _shared(up, down) + _shared(down, up))
+    return Correspondence(*(share / signs.shape[2] for share in shares))
+
+
+def _shared(one: Float[np.ndarray, "draws n d"], other: Float[np.ndarray, "draws n d"]) -> np.ndarray:
+    return (one @ other.swapaxes(1, 2)).astype(np.float64)
+
+
+def _without(found: Correspondence, image: int) -> Correspondence:
+    return Correspondence(*(np.delete(np.delete(matrix, image, axis=1), image, axis=2) for matrix in found))
+
+
+def _pairs(matrices: Float[np.ndarray, "draws n n"]) -> Float[np.ndarray, " pairs"]:
+    """Those of i < j, of every draw."""
+    return matrices[:, *np.triu_indices(matrices.shape[1], k=1)].ravel()

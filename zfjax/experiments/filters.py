@@ -1,0 +1,145 @@
+"""Figure 6: the filters of layer 1: how strong each is, which dominate, how much its stride aliases into layer 2."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from zfjax.experiments.gallery import gallery, some_maps, top_activations
+from zfjax.experiments.subject import feature_layers
+from zfjax.models import ConvNet, layer, layers
+from zfjax.models.specs import Conv, Pair
+
+DEAD, DOMINATING = 0.05, 3.0  # times the median RMS
+
+
+class Filters(NamedTuple):
+    """A convolution's filters, and what is wrong with them."""
+
+    kernel: Float[np.ndarray, "kh kw c maps"]
+    rms: Float[np.ndarray, " maps"]  # √mean(w²) of each filter, which renormalisation bounds
+    dead: Bool[np.ndarray, " maps"]  # its RMS is a small part of the median's
+    dominating: Bool[np.ndarray, " maps"]  # its RMS is several times the median's
+    aliased: Float[np.ndarray, " maps"]  # share of each filter's energy that its stride aliases
+    aliased_total: Float[np.ndarray, ""]  # the same of all filters' energy together: strong filters weigh more
+
+
+class FirstLayers(NamedTuple):
+    """A net's layers 1 and 2, as in the paper's Figure 6; k of layer 2's maps were drawn."""
+
+    filters: Filters
+    silent: Bool[np.ndarray, " maps"]  # layer-1 maps that no image excited
+    maps: Int[np.ndarray, " k"]
+    projections: Float[np.ndarray, "k height width 3"]  # of each map's strongest activation, cut to what its unit sees
+    aliased_projections: Float[
+        np.ndarray, " k"
+    ]  # share of each projection's energy beyond the Nyquist limit of layer 1's stride
+
+
+def filters(
+    kernel: Float[np.ndarray, "kh kw c maps"], strides: Pair, *, dead: float = DEAD, dominating: float = DOMINATING
+) -> Filters:
+    """How strong each filter of a convolution is, and how much of what it passes its stride aliases.
+
+    Args:
+        kernel: the convolution's weights.
+        strides: (height, width) in pixels.
+        dead: a filter is dead up to this part of the median RMS.
+        dominating: a filter dominates above this multiple of the median RMS.
+
+    Raises:
+        ValueError: no filters, weights that are no numbers, or a stride below 1.
+
+    Paper: section 3 (renormalisation), section 4.2 and figure 6.
+
+    >>> import zfjax.experiments.filters as experiment
+    >>> kernel = np.random.default_rng(0).normal(size=(7, 7, 3, 8)); kernel[..., 5] *= 10
+    >>> print(np.flatnonzero(experiment.filters(kernel, (2, 2)).dominating))
+    [5]
+    """
+    kernel = np.asarray(kernel, np.float32)
+    if kernel.ndim != 4 or not kernel.size:
+        raise ValueError(f"kernel: expected [kh, kw, c, maps], got {list(kernel.shape)}")
+    energy = np.sum(np.square(kernel, dtype=np.float64), axis=(0, 1, 2))
+    if not np.all(np.isfinite(energy)):
+        raise ValueError("kernel: expected finite weights; the net has diverged")
+    rms = np.sqrt(energy / np.prod(kernel.shape[:3]))
+    median = np.median(rms)
+    aliased = aliased_share(np.moveaxis(kernel, -1, 0), strides)
+    total = np.sum(aliased * energy) / max(float(energy.sum()), 1e-300)
+    return Filters(kernel, rms, rms <= dead * median, rms > dominating * median, aliased, np.asarray(total))
+
+
+def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair) -> Float[np.ndarray, " n"]:
+    """The share of each pattern's spectral energy that lies beyond the Nyquist limit of a stride.
+
+    Sampled every s pixels, a frequency above 1/(2s) cycles a pixel, along either axis, looks like a lower one. As a
+    filter's spectrum is that of its answers to white noise, this is the share of such answers that folds over. The
+    constant part counts as below the limit: sampling keeps it. A pattern without structure (one pixel, noise) has
+    1 - 1/(s·s) beyond; an empty one counts as 0.
+
+    The spectrum is that of the pattern on an unbounded plane of zeros. It is integrated in closed form: the energy of
+    w within |f| ≤ 1/(2s) is Σ w[a] w[b] sinc((a - b)/s)/s, so that no grid of frequencies is chosen.
+
+    Args:
+        patterns: filters, or projections in pixels.
+        strides: (height, width) in pixels.
+
+    Raises:
+        ValueError: a stride below 1.
+
+    Paper: section 4.2 and figure 6 ("aliasing artifacts caused by the large stride 4").
+    """
+    if min(strides) < 1:
+        raise ValueError(f"strides: expected at least 1, got {strides}")
+    patterns = np.asarray(patterns, np.float64)
+    down, across = (_below(size, stride) for size, stride in zip(patterns.shape[1:3], strides, strict=True))
+    columns = np.moveaxis(patterns, 3, 1)  # [n, c, height, width]
+    below = np.sum(columns * (down @ columns @ across), axis=(1, 2, 3))
+    energy = np.sum(columns**2, axis=(1, 2, 3))
+    # Rounding may leave a share of -1e-17.
+    return np.where(energy > 0, np.clip(1 - below / np.where(energy > 0, energy, 1.0), 0, 1), 0.0)
+
+
+def first_layers(
+    net: ConvNet,
+    variables: PyTree,
+    batches: Iterable[Float[Array, "n height width 3"]],
+    load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width 3"]],
+    rng: np.random.Generator,
+    count: int = 16,
+) -> FirstLayers:
+    """Layer 1's filters and layer 2's projections, with all that Figure 6 counts.
+
+    Args:
+        net: its first layer is a convolution.
+        variables: the net's, `{"params": …}`.
+        batches: all images of a split, as the net takes them.
+        load: from numbers in the order of `batches` to images.
+        rng: draws the maps of layer 2, those that fire first.
+        count: how many of them.
+
+    Raises:
+        ValueError: there are no batches, or what `filters` names.
+
+    Paper: figure 6.
+    """
+    first, second = feature_layers(net)[:2]
+    conv = next(spec for spec in net.layers if isinstance(spec, Conv))
+    tops = top_activations(layers(net, variables, [first, second]), batches, k=1)
+    maps = some_maps(tops[second], count, rng)
+    projections = gallery(layer(net, variables, second), tops[second], maps, load).projections[:, 0]
+    return FirstLayers(
+        filters(np.asarray(variables["params"][conv.name]["kernel"]), conv.strides),
+        np.asarray(tops[first].values)[:, 0] <= 0,
+        maps,
+        projections,
+        aliased_share(projections, conv.strides),
+    )
+
+
+def _below(size: int, stride: int) -> Float[np.ndarray, "size size"]:
+    """The projection, along one axis, onto frequencies up to 1/(2·stride)."""
+    apart = np.arange(size)[:, None] - np.arange(size)[None]
+    return np.sinc(apart / stride) / stride

@@ -1,0 +1,162 @@
+"""Figure 8 and Table 1: the same part hidden in several images, against random boxes of the same size."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from zfjax.data import record, shapes
+from zfjax.data.shapes.parts import PartBoxes, part_boxes
+from zfjax.errors import UserError
+from zfjax.experiments.correspondence import Correspondence, correspondence, difference, hidden, random_boxes
+from zfjax.experiments.subject import feature_layers, last_hidden_layer
+from zfjax.figures.request import Drawing, NotForThisRun, Request
+from zfjax.models import layers
+from zfjax.plots.correspondence import plot_correspondence
+from zfjax.tables import Cell, Table
+
+CLASS = "face"
+PARTS = {"right eye": "right_eye", "left eye": "left_eye", "nose": "nose"}
+MOST = 50  # images: pairs grow with the square
+SHOWN = 5  # of them in the picture, as many as in the paper
+DRAWS = 3  # of random boxes for each part
+
+
+class Paper(NamedTuple):
+    """A cell of the paper's Table 1, in percent."""
+
+    mean: float
+    std: float
+
+
+PAPER = {
+    "layer 5": {"right eye": Paper(6.7, 0.7), "left eye": Paper(6.9, 0.7), "nose": Paper(7.9, 1.7)},
+    "layer 7": {"right eye": Paper(6.9, 1.5), "left eye": Paper(6.8, 1.3), "nose": Paper(6.9, 1.1)},
+}
+PAPER_RANDOM = {"layer 5": Paper(10.7, 1.7), "layer 7": Paper(7.3, 1.4)}
+
+
+class Compared(NamedTuple):
+    """A part in one layer, beside random boxes of its size in the same images."""
+
+    part: Correspondence
+    random: Correspondence
+
+
+def draw(request: Request) -> Iterator[Drawing]:
+    """One picture, and Table 1.
+
+    Raises:
+      NotForThisRun: its dataset has no boxes of parts.
+      UserError: it has, but too few pictures show all parts.
+    """
+    subject, rng = request.subject, request.rng(8)
+    faces = _faces(request, rng)
+    images = np.asarray(subject.load(faces.numbers))
+    boxes = {part: faces.parts[name][None] for part, name in PARTS.items()}
+    randoms = {part: random_boxes(rng, box[0], faces.objects, DRAWS) for part, box in boxes.items()}
+
+    names = {"layer 5": feature_layers(subject.net)[-1], "layer 7": last_hidden_layer(subject.net)}
+    fun = layers(subject.net, subject.variables, tuple(names.values()))
+    of_parts, of_randoms = (
+        {part: correspondence(fun, images, draws, batch_size=request.batch_size) for part, draws in drawn.items()}
+        for drawn in (boxes, randoms)
+    )
+    results = {
+        title: {part: Compared(of_parts[part][name], of_randoms[part][name]) for part in PARTS}
+        for title, name in names.items()
+    }
+    hiding = boxes | {"random": randoms["nose"]}
+    rows = {"original": images} | {part: hidden(images, draws[0]) for part, draws in hiding.items()}
+    pictures = {row: np.clip((some[:SHOWN] + subject.image_mean[None]) / 255, 0, 1) for row, some in rows.items()}
+    shown = {
+        title: {part: both.part for part, both in found.items()} | {"random": _pooled(found)}
+        for title, found in results.items()
+    }
+    yield Drawing(
+        "fig8",
+        plot_correspondence(pictures, shown),
+        {"images": faces.numbers, **_arrays(boxes, randoms, results)},
+        ("table1", _table(results, len(images))),
+    )
+
+
+def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
+    """Up to MOST faces of the val split that show all parts, drawn by `rng`."""
+    run, subject = request.run, request.subject
+    if run.config.dataset != "shapes":
+        raise NotForThisRun(
+            f"fig8 needs boxes of parts, which the dataset shapes has and {run.config.dataset} has not;"
+            " zfjax.experiments.correspondence takes your own"
+        )
+    seen = record.read(run.folder)
+    if seen is None:
+        raise UserError(f"the run in {run.folder} has not looked at its pictures yet: {record.FILE} is missing")
+    of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))
+    found = part_boxes(
+        shapes.prepared_builder(run.config.data_dir),
+        "validation",
+        seen.val_kept[of_class],
+        tuple(PARTS.values()),
+        square=subject.mean.shape[0],
+        size=subject.net.image_size,
+    )
+    if len(found.numbers) < 3:
+        raise UserError(f"fig8 needs three or more pictures of class {CLASS} with {', '.join(PARTS)}; found too few")
+    drawn = np.sort(rng.permutation(len(found.numbers))[:MOST])
+    return PartBoxes(
+        of_class[found.numbers[drawn]],
+        found.objects[drawn],
+        {name: boxes[drawn] for name, boxes in found.parts.items()},
+    )
+
+
+def _pooled(found: Mapping[str, Compared]) -> Correspondence:
+    """The random boxes of all sizes as draws of one."""
+    matrices = zip(*(both.random for both in found.values()), strict=True)
+    return Correspondence(*(np.concatenate(draws) for draws in matrices))
+
+
+def _arrays(
+    boxes: Mapping[str, Int[np.ndarray, "1 n 4"]],
+    randoms: Mapping[str, Int[np.ndarray, "draws n 4"]],
+    results: Mapping[str, Mapping[str, Compared]],
+) -> dict[str, np.ndarray]:
+    """Such as boxes_left_eye, and layer_5_left_eye_differing beside layer_5_left_eye_random_differing."""
+    named = {f"boxes {part}": box for part, box in boxes.items()}
+    named |= {f"boxes {part} random": box for part, box in randoms.items()}
+    for title, found in results.items():
+        for part, both in found.items():
+            named |= {f"{title} {part} {name}": matrix for name, matrix in both.part._asdict().items()}
+            named |= {f"{title} {part} random {name}": matrix for name, matrix in both.random._asdict().items()}
+    return {name.replace(" ", "_"): array for name, array in named.items()}
+
+
+def _table(results: Mapping[str, Mapping[str, Compared]], images: int) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for title, found in results.items():
+        for part, (one, random) in found.items():
+            gap = difference(one, random)
+            opposed = difference(one, random, lambda of: of.opposed)
+            rows.append((title, part, *_cells(one), *_percent(*gap, *opposed), *PAPER[title][part]))
+        rows.append((title, "random", *_cells(_pooled(found)), *(None,) * 4, *PAPER_RANDOM[title]))
+    header = (
+        *("layer", "hidden", "Δ", "std", "unchanged", "opposed"),
+        *("Δ - random", "its error", "opposed - random", "its error (opposed)", "paper's Δ", "paper's std"),
+    )
+    note = (
+        f"All in percent, over the pairs of {images} {CLASS}s. Δ: features whose change has another sign (-1, 0, 1) in"
+        " the two images; std over pairs. unchanged: features with sign 0. opposed: of the features that change in both"
+        f" images, those that change in opposite ways. random: {DRAWS} boxes of the part's size anywhere in the same"
+        " objects; errors are the jackknife's over images. The paper has 5 dogs."
+    )
+    return Table("Correspondence of parts (Table 1)", header, rows, note)
+
+
+def _cells(found: Correspondence) -> tuple[float, ...]:
+    return _percent(found.mean, found.std, found.sparsity, found.opposed)
+
+
+def _percent(*shares: float) -> tuple[float, ...]:
+    return tuple(100 * share for share in shares)
