@@ -1,15 +1,20 @@
 """Figure 2: the strongest activations of a whole set in one pass, and their projections."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 import zfjax
 from zfjax import seeds
+from zfjax.errors import UserError
 from zfjax.experiments import gallery as galleries
-from zfjax.experiments.gallery import Top, field_of, gallery, some_maps, top_activations
+from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
 from zfjax.models.cut import layers
+from zfjax.training import sharding
 
 
 def small_net():
@@ -61,9 +66,48 @@ def test_fewer_images_than_k_are_told():
     top = top_activations(lambda x: x, [jnp.ones((2, 1, 1, 1))], k=3)
     np.testing.assert_array_equal(top.images, [[0, 1, -1]])
     assert top.values[0, 2] == -jnp.inf
-    row = zfjax.layer_table(zfjax.zfnet(10, image_size=64))[1]
     with pytest.raises(ValueError, match="expected 3 images a map, but fewer were seen"):
-        gallery(lambda x: x, top, np.array([0]), lambda numbers: jnp.ones((3, 1, 1, 1)), row)
+        gallery(lambda x: x, top, [0], lambda numbers: jnp.ones((3, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("sizes", [(16,), (16, 13), (5, 16, 8), (3, 1)])
+def test_on_many_devices_it_is_what_it_is_on_one(sizes):
+    """Batches that the devices cannot share evenly too, and ones larger than the first."""
+    rng = np.random.default_rng(0)
+    images = [jnp.asarray(rng.integers(0, 50, (size, 5, 4, 3)), jnp.float32) for size in sizes]  # many are equal
+    fun = Partial(lambda x: {"maps": x, "dense": x.sum(axis=(1, 2))})
+    expected, found = (top_activations(fun, images, 9, mesh) for mesh in (None, sharding.data_mesh()))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_on_many_devices_the_net_gives_the_same_winners():
+    net, variables, images = small_net()
+    fun = layers(net, variables, ["relu1", "relu3"])
+    batches = [images[:7], images[7:]]
+    expected, found = (top_activations(fun, batches, 4, mesh) for mesh in (None, sharding.data_mesh()))
+    assert len(found["relu3"].values.sharding.device_set) == jax.device_count() == 8
+    for name in expected:
+        np.testing.assert_allclose(found[name].values, expected[name].values, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(found[name].images, expected[name].images)
+        np.testing.assert_array_equal(found[name].positions, expected[name].positions)
+
+
+def test_maps_stay_on_their_devices():
+    """Between devices go the images' maxima and the winners' rows, never a batch's maps."""
+    fun, mesh = Partial(lambda x: jax.nn.relu(x)), sharding.data_mesh()
+    images = jnp.zeros((16, 32, 32, 8))
+    top = sharding.replicate(galleries._nothing(images, 9), mesh)
+    text = galleries._merge.lower(fun, top, galleries._filled(images, 16, mesh), np.int32(0), np.int32(16)).compile()
+    sent = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", text.as_text())
+    assert sent
+    assert max(np.prod([int(n) for n in shape.split(",")]) for shape in sent) <= 8 * 9 * 64 < images.size / 16
+
+
+def test_a_smaller_last_batch_needs_no_other_program():
+    fun = Partial(lambda x: x + 1)
+    before = galleries._merge._cache_size()
+    top_activations(fun, [jnp.ones((4, 2, 2, 1)), jnp.ones((4, 2, 2, 1)), jnp.ones((1, 2, 2, 1))], 2)
+    assert galleries._merge._cache_size() == before + 1
 
 
 @pytest.mark.parametrize(("batches", "k", "message"), [([], 9, "batches: .* got none"), ([None], 0, "k: .* got 0")])
@@ -72,56 +116,54 @@ def test_nothing_to_look_at_is_named(batches, k, message):
         top_activations(lambda x: x, batches, k)
 
 
-def test_a_gallery_projects_each_winner_alone():
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_a_gallery_projects_each_winner_alone(batch_size):
     net, variables, images = small_net()
     fun = zfjax.layer(net, variables, "relu2")
     top = top_activations(fun, [images], k=4)
     maps = np.argsort(-np.asarray(top.values[:, 3]))[:2]
-    row = next(row for row in zfjax.layer_table(net) if row.name == "relu2")
-    found = gallery(fun, top, maps, lambda numbers: images[numbers], row)
-    assert found.projections.shape == (2, 4, 64, 64, 3)
+    found = gallery(fun, top, maps, lambda numbers: images[numbers], batch_size)
+    assert found.projections.shape == found.images.shape == (2, 4, 27, 27, 3)
+    np.testing.assert_array_equal(found.values, np.asarray(top.values)[maps])
+    project = jax.jit(zfjax.deconvnet)
     for i, unit in enumerate(maps):
         for j in range(4):
             number, place = int(top.images[unit, j]), tuple(map(int, top.positions[unit, j]))
             image = images[number][None]
-            y, project = zfjax.deconvnet(fun, image)
-            expected = np.asarray(project(seeds.at(y, int(unit), place)))[0]
+            y, down = project(fun, image)
+            expected = np.asarray(down(seeds.at(y, int(unit), place)))[0]
             assert np.any(expected)
-            np.testing.assert_allclose(found.projections[i, j], expected, atol=1e-5 * np.abs(expected).max())
-            np.testing.assert_array_equal(found.images[i, j], image[0])
+            up, left, height, width = found.fields[i, j]
+            projection, patch = np.zeros_like(expected), (slice(up, up + height), slice(left, left + width))
+            projection[patch] = found.projections[i, j]
+            np.testing.assert_allclose(projection, expected, atol=1e-5 * np.abs(expected).max())
+            np.testing.assert_array_equal(found.images[i, j], image[0][patch])
 
 
-def test_a_field_holds_all_that_a_unit_in_the_middle_sees():
+def test_the_gallery_of_a_dense_layer_and_of_any_function_shows_whole_images():
     net, variables, images = small_net()
-    fun = zfjax.layer(net, variables, "conv2")
-    row = next(row for row in zfjax.layer_table(net) if row.name == "conv2")
-    place = np.array([3, 2])
-    top, left, height, width = field_of(row, place, (64, 64))
-    assert (height, width) == row.receptive_field
-    # Every pixel that any channel of this unit depends on, through each pool's winners in several images.
-    seen = np.zeros((64, 64), bool)
-    for i in range(11):
-        y, pull = jax.vjp(fun, images[i : i + 1])
-        (pixels,) = pull(jnp.zeros_like(y).at[0, 3, 2].set(1.0))
-        seen |= np.any(np.asarray(pixels[0]), axis=-1)
-    inside = np.zeros((64, 64), bool)
-    inside[top : top + height, left : left + width] = True
-    assert seen.any()
-    assert not np.any(seen & ~inside)
+    for fun in (zfjax.layer(net, variables, "relu7"), lambda x: jax.nn.relu(x[:, ::16, ::16])):
+        top = top_activations(fun, [images], k=2)
+        found = gallery(fun, top, [2, 0], lambda numbers: images[numbers])
+        np.testing.assert_array_equal(found.images, images[np.asarray(top.images)[[2, 0]]])
+        assert found.projections.shape == (2, 2, 64, 64, 3)
+        assert np.all(found.fields == [0, 0, 64, 64])
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "expected"),
+    ("maps", "message"),
     [
-        ("relu1", (0, 0), (0, 0, 7, 7)),  # hangs over the edge by its padding: moved inside
-        ("relu1", (5, 30), (9, 57, 7, 7)),
-        ("relu5", (1, 1), (0, 0, 64, 64)),  # 139 pixels wide: all of the image
-        ("fc6", (), (0, 0, 64, 64)),
+        ([0, 3], "map 3: the layer has 3 maps, 0 to 2"),
+        (np.array([-1]), "map -1: the layer has 3 maps"),
+        ([], "maps: expected numbers of maps, got"),
+        ([0.5], "maps: expected numbers of maps, got"),
+        ("all", "maps: expected numbers of maps, got all"),
     ],
 )
-def test_fields_lie_inside_the_image(name, place, expected):
-    rows = {row.name: row for row in zfjax.layer_table(zfjax.zfnet(10, image_size=64))}
-    assert field_of(rows[name], np.array(place, int), (64, 64)) == expected
+def test_maps_that_are_not_there_are_named(maps, message):
+    top = top_activations(lambda x: x, [jnp.ones((2, 1, 1, 3))], k=2)
+    with pytest.raises(UserError, match=message):
+        gallery(lambda x: x, top, maps, lambda numbers: jnp.ones((2, 1, 1, 3)))
 
 
 def test_maps_that_fire_are_drawn_first():
@@ -144,4 +186,13 @@ def test_memory_does_not_grow_with_the_number_of_images():
 
 def test_what_is_no_number_excites_nothing():
     images = jnp.array([1.0, jnp.nan, 2.0]).reshape(3, 1, 1, 1)
-    np.testing.assert_array_equal(top_activations(lambda x: x, [images], k=2).images, [[2, 0]])
+    top = top_activations(lambda x: x, [images], k=3)
+    np.testing.assert_array_equal(top.images, [[2, 0, -1]])
+    np.testing.assert_array_equal(top.values, [[2, 1, -jnp.inf]])
+
+
+def test_an_image_does_not_count_for_maps_on_which_it_gives_nan():
+    images = jnp.array([[5.0, jnp.nan], [1.0, 2.0], [-jnp.inf, jnp.inf]]).reshape(3, 1, 2, 1)
+    top = top_activations(lambda x: jnp.concatenate([x, jnp.ones_like(x)], axis=3), [images], k=2)
+    np.testing.assert_array_equal(top.images, [[2, 1], [0, 1]])
+    np.testing.assert_array_equal(top.positions, [[[0, 1], [0, 1]], [[0, 0], [0, 0]]])

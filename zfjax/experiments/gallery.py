@@ -1,18 +1,21 @@
 """Figure 2: what makes each feature map fire most, projected down to pixels, beside the image patches."""
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
-from zfjax import seeds
-from zfjax.backproject import deconvnet
-from zfjax.models.table import Row
+from zfjax.errors import UserError
+from zfjax.experiments.fields import project_fields
+from zfjax.training import sharding
 
 
 class Top(NamedTuple):
@@ -27,28 +30,34 @@ class Top(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Some maps of a layer with their strongest images and projections."""
+    """Some maps of a layer with their strongest images and projections, both cut to what each unit sees."""
 
     maps: Int[np.ndarray, " maps"]
     values: Float[np.ndarray, "maps k"]
-    projections: Float[np.ndarray, "maps k height width channels"]  # of whole images, signed, 0 where nothing arrived
+    projections: Float[np.ndarray, "maps k height width channels"]  # signed, 0 where nothing arrived
     images: Float[np.ndarray, "maps k height width channels"]  # as the net saw them, mean subtracted
-    fields: Int[np.ndarray, "maps k 4"]  # what the unit sees: (top, left, height, width) in pixels, inside the image
+    fields: Int[np.ndarray, "maps k 4"]  # where both were cut: (top, left, height, width) in pixels, inside the image
 
 
 def top_activations(
-    fun: Callable[[Array], PyTree[Float[Array, "n ..."]]], batches: Iterable[Float[Array, "n ..."]], k: int = 9
+    fun: Callable[[Array], PyTree[Float[Array, "n ..."]]],
+    batches: Iterable[Float[Array, "n ..."]],
+    k: int = 9,
+    mesh: Mesh | None = None,
 ) -> PyTree[Top]:
     """The k images that excite each map most, in one pass over any number of images.
 
-    Only k entries a map are kept, on the device. An image counts once a map, by its strongest activation, at the first
-    position in row-major order; of equal activations the earlier image comes first.
+    Only k entries a map are kept, on the device, beside two batches. An image counts once a map, by its strongest
+    activation, at the first position in row-major order; of equal activations the earlier image comes first. It does
+    not count for maps on which it gives NaN.
 
     Args:
         fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of such (all layers in one pass), like
             `zfjax.layer(net, variables, "relu5")`.
-        batches: of images, as `fun` takes them; numbered from 0 through all batches.
+        batches: of images, as `fun` takes them; numbered from 0 through all batches. Of any sizes, but `fun` is
+            compiled once only if none is larger than the first.
         k: how many.
+        mesh: the devices to split each batch over, as in `sharding.data_mesh`; otherwise the one where the images are.
 
     Returns:
         A Top, or a pytree of them like `fun`'s result.
@@ -60,70 +69,70 @@ def top_activations(
     """
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
-    top, count = None, 0
+    on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
+    fun = on_devices(fun if isinstance(fun, Partial) else Partial(fun))
+    top, count, rows = None, 0, 0
     for images in batches:
+        rows = max(rows, len(images))
+        filled = _filled(images, rows, mesh)
         if top is None:
-            top = jax.tree.map(lambda acts: _nothing(acts, k), jax.eval_shape(fun, images))
-        top = _merge(fun, top, images, count)
+            top = on_devices(_empty(fun, filled, k))
+        # At most two batches are under way, so that a split of any size fits.
+        top = _merge(fun, jax.block_until_ready(top), filled, np.int32(count), np.int32(len(images)))
         count += len(images)
     if top is None:
         raise ValueError("batches: expected at least one batch of images, got none")
     return top
 
 
-def project_units(
-    fun: Callable[[Array], Float[Array, "n *grid maps"]],
-    images: Float[Array, "n height width channels"],
-    units: Int[np.ndarray, " n"],
-    positions: Int[np.ndarray, "n axes"],
-) -> Float[Array, "n height width channels"]:
-    """The projection of one unit for each image, by its own activation there.
-
-    Args:
-        fun: from images to a layer's activations.
-        images: as `fun` takes them.
-        units: the map, for each image.
-        positions: (row, column) on the map, for each image.
-
-    Returns:
-        Projections shaped as the images.
-    """
-    y, project = _deconvnet(fun if isinstance(fun, Partial) else Partial(fun), images)
-    return _play(project, seeds.at(y, jnp.asarray(units), tuple(jnp.asarray(positions.T))))
-
-
 def gallery(
     fun: Callable[[Array], Float[Array, "n *grid maps"]],
     top: Top,
-    maps: Int[np.ndarray, " maps"],
+    maps: Sequence[int] | Int[np.ndarray, " maps"],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
-    row: Row,
+    batch_size: int = 32,
 ) -> Gallery:
     """Projects the winners of some maps, each separately.
+
+    If `fun` is made by `zfjax.layer`, patches are cut to what the units see, and only that much of the images is
+    computed (`fields.project_fields`). Other functions do not tell what their units see: the patches are whole images.
 
     Args:
         fun: the layer's function, of which `top` tells the winners.
         top: from `top_activations`.
-        maps: which maps.
+        maps: which maps: `some_maps(top, 8, rng)`, a list, or `range(len(top.values))`.
         load: from image numbers to images as `fun` takes them.
-        row: the layer's line of the layer table, for what its units see.
+        batch_size: winners at once.
 
     Raises:
         ValueError: fewer images than k were seen.
+        UserError: there are no such maps.
 
     Paper: figure 2.
+
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> images = jax.random.normal(jax.random.key(0), (9, 64, 64, 3))
+    >>> fun = zfjax.layer(net, net.init(jax.random.key(1), images), "relu2")
+    >>> found = gallery(fun, top_activations(fun, [images]), [3, 5], lambda numbers: images[numbers])
+    >>> found.projections.shape
+    (2, 9, 27, 27, 3)
     """
+    maps = _checked_maps(maps, len(top.values))
     values, numbers, positions = (np.asarray(part)[maps] for part in top)
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images a map, but fewer were seen")
-    projections, images = [], []
-    for unit, winners, places in zip(maps, numbers, positions, strict=True):
-        batch = load(winners)
-        projections.append(np.asarray(project_units(fun, batch, np.full(len(winners), unit), places)))
-        images.append(np.asarray(batch))
-    fields = [[field_of(row, place, images[0].shape[1:3]) for place in places] for places in positions]
-    return Gallery(maps, values, np.stack(projections), np.stack(images), np.array(fields))
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
+    found = []
+    for first in range(0, numbers.size, batch_size):
+        # The last batch is filled up with its last winner: one program for all.
+        batch = np.minimum(np.arange(first, first + min(batch_size, numbers.size)), numbers.size - 1)
+        found.append(
+            jax.device_get(project_fields(fun, load(numbers.reshape(-1)[batch]), *(part[batch] for part in winners)))
+        )
+    _, *parts = (np.concatenate(part)[: numbers.size] for part in zip(*found, strict=True))
+    projections, images, fields = (part.reshape(*numbers.shape, *part.shape[1:]) for part in parts)
+    return Gallery(maps, values, projections, images, fields)
 
 
 def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray, " maps"]:
@@ -133,31 +142,19 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
     return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
 
 
-def field_of(row: Row, position: Int[np.ndarray, " axes"], size: tuple[int, ...]) -> tuple[int, ...]:
-    """What the unit at `position` of a layer sees: (top, left, height, width) in pixels.
-
-    A field that hangs over the edge is moved inside, so that all patches of a layer have one size; one larger than the
-    image is cut to it, and the field of a dense unit is the image.
-
-    Args:
-        row: the layer's line of the layer table.
-        position: (row, column) on the map.
-        size: (height, width) of the image.
-    """
-    if row.receptive_field is None or row.total_stride is None or row.offset is None:
-        return (0, 0, *size)
-    starts, sizes = [], []
-    for at, pixels, field, stride, centre in zip(
-        position, size, row.receptive_field, row.total_stride, row.offset, strict=True
-    ):
-        sizes.append(min(field, pixels))
-        first = round(centre + int(at) * stride - (field - 1) / 2)
-        starts.append(min(max(first, 0), pixels - sizes[-1]))
-    return (*starts, *sizes)
+def _checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> Int[np.ndarray, " maps"]:
+    numbers = np.asarray(maps)
+    if not (numbers.ndim == 1 and numbers.size and np.issubdtype(numbers.dtype, np.integer)):
+        raise UserError(f"maps: expected numbers of maps, got {maps}")
+    wrong = numbers[(numbers < 0) | (numbers >= count)]
+    if wrong.size:
+        raise UserError(f"map {wrong[0]}: the layer has {count} maps, 0 to {count - 1}")
+    return numbers
 
 
-_deconvnet = jax.jit(deconvnet)
-_play = jax.jit(lambda project, seed: project(seed))
+@functools.partial(jax.jit, static_argnames="k")
+def _empty(fun: Partial, images: Float[Array, "n ..."], k: int) -> PyTree[Top]:
+    return jax.tree.map(lambda acts: _nothing(acts, k), jax.eval_shape(fun, images))
 
 
 def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
@@ -169,29 +166,56 @@ def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
     )
 
 
+def _filled(images: Float[Array, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
+    """The batch with zeros up to `rows`, or as many more as the devices need to share them evenly."""
+    rows += -rows % (mesh.size if mesh else 1)
+    filled = jnp.pad(images, ((0, rows - len(images)), *((0, 0),) * (images.ndim - 1)))
+    return filled if mesh is None else jax.device_put(filled, NamedSharding(mesh, P("data")))
+
+
 @jax.jit
-def _merge(fun: Partial, top: PyTree[Top], images: Array, first: Int[Array, ""]) -> PyTree[Top]:
+def _merge(fun: Partial, top: PyTree[Top], images: Array, first: Int[Array, ""], count: Int[Array, ""]) -> PyTree[Top]:
     return jax.tree.map(
-        lambda kept, acts: _merge_layer(kept, acts, first),
+        lambda kept, acts: _merge_layer(kept, acts, first, count),
         top,
         fun(images),
         is_leaf=lambda node: isinstance(node, Top),
     )
 
 
-def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array, ""]) -> Top:
+def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array, ""], count: Int[Array, ""]) -> Top:
     n, *grid, maps = acts.shape
-    cells = jnp.nan_to_num(acts.reshape(n, -1, maps), nan=-jnp.inf, posinf=jnp.inf, neginf=-jnp.inf)
-    strongest = jnp.argmax(cells, axis=1)  # [n, maps]
-    values = jnp.take_along_axis(cells, strongest[:, None], axis=1)[:, 0]
-    numbers = jnp.broadcast_to((first + jnp.arange(n, dtype=jnp.int32))[:, None], values.shape)
-    places = jnp.stack(jnp.unravel_index(strongest, grid), axis=-1) if grid else jnp.zeros((n, maps, 0), jnp.int32)
     k = top.values.shape[1]
-    values, order = lax.top_k(jnp.concatenate([top.values, values.T], axis=1), k)
-    numbers = jnp.concatenate([top.images, numbers.T], axis=1)
-    places = jnp.concatenate([top.positions, places.transpose(1, 0, 2).astype(jnp.int32)], axis=1)
+    # One plain maximum is nearly free beside the convolutions, and the barrier keeps it plain; on a CPU an arg max of
+    # all cells, or a test for NaN fused into it, took a tenth to a half of the whole pass.
+    rows = acts.reshape(n, -1, grid[-1] if grid else 1, maps)
+    strongest = lax.optimization_barrier(jnp.max(rows, axis=2))  # [n, rows, maps]
+    values = jnp.max(strongest, axis=1)
+    counts = (jnp.arange(n) < count)[:, None] & ~jnp.isnan(values)
+    values = jnp.where(counts, values, -jnp.inf).T
+    numbers = jnp.broadcast_to(first + jnp.arange(n, dtype=jnp.int32)[None], values.shape)
+    values, order = lax.top_k(jnp.concatenate([top.values, values], axis=1), k)
+    image, unit = jnp.maximum(order - k, 0), jnp.arange(maps)[:, None]
+
+    # Where it was is asked of those that are new. As a branch of its own, which reads the activations that the next
+    # layer reads; XLA:CPU would rather keep the convolution's sums for it, and so twice the memory.
+    def find() -> Int[Array, "maps k"]:
+        row = _first(strongest[image, :, unit])
+        return row * rows.shape[2] + _first(rows[image, row, :, unit])
+
+    cell = lax.cond(jnp.any(order >= k), find, lambda: jnp.zeros_like(order))
+    cells = jnp.unravel_index(cell, grid) if grid else ()
+    places = jnp.stack(cells, axis=-1).astype(jnp.int32) if grid else jnp.zeros((maps, k, 0), jnp.int32)
+    kept = jnp.take_along_axis(top.positions, jnp.minimum(order, k - 1)[..., None], axis=1)
     return Top(
         values,
-        jnp.take_along_axis(numbers, order, axis=1),
-        jnp.take_along_axis(places, order[..., None], axis=1),
+        jnp.take_along_axis(jnp.concatenate([top.images, numbers], axis=1), order, axis=1),
+        jnp.where((order < k)[..., None], kept, places),
     )
+
+
+def _first(x: Float[Array, "maps k cells"]) -> Int[Array, "maps k"]:
+    """The first largest cell. Faster than `jnp.argmax` on a CPU."""
+    cells = lax.broadcasted_iota(jnp.int32, x.shape, 2)
+    largest = jnp.max(x, axis=2, keepdims=True)
+    return jnp.min(jnp.where(x == largest, cells, jnp.int32(x.shape[2] - 1)), axis=2)

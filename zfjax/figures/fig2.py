@@ -4,29 +4,42 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zfjax.experiments.gallery import gallery, some_maps, top_activations
+from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
 from zfjax.experiments.subject import feature_layers
 from zfjax.figures.request import Drawing, Request
-from zfjax.models import layer, layer_table
-from zfjax.models.cut import layers
+from zfjax.models import layer, layers
 from zfjax.plots.gallery import plot_gallery
 from zfjax.progress import Progress
+from zfjax.training.sharding import data_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """A picture a layer."""
+    """A picture a layer.
+
+    Raises:
+      UserError: no such layer, or a map that a layer has not.
+    """
     subject = request.subject
-    names = request.layers or tuple(feature_layers(subject.net))
-    rows = {row.name: row for row in layer_table(subject.net)}
+    features = feature_layers(subject.net)
+    names = request.layers or tuple(features)
+    fun = layers(subject.net, subject.variables, names)
     with Progress("strongest activations", len(subject.pictures)) as progress:
         batches = progress.over(subject.batches(request.batch_size))
-        k = min(9, len(subject.pictures))
-        tops = top_activations(layers(subject.net, subject.variables, names), batches, k)
-    for number, name in enumerate(names, start=1):
-        chosen = some_maps(tops[name], request.maps or 8, np.random.default_rng((request.seed, number)))
-        result = gallery(layer(subject.net, subject.variables, name), tops[name], chosen, subject.load, rows[name])
+        tops = top_activations(fun, batches, min(9, len(subject.pictures)), data_mesh())
+    for i, name in enumerate(names):
+        chosen = _maps(request, tops[name], i + 1)
+        result = gallery(layer(subject.net, subject.variables, name), tops[name], chosen, subject.load)
+        called = f"layer {features.index(name) + 1} ({name})" if name in features else name
         title = (
-            f"layer {number} ({name}), {len(chosen)} of {len(tops[name].values)} maps:"
+            f"{called}, {len(chosen)} of {len(tops[name].values)} maps:"
             " projections of the strongest activations, and their patches"
         )
-        yield Drawing(f"fig2_layer{number}", plot_gallery(result, subject.image_mean, title), result._asdict())
+        file = f"fig2_layer{features.index(name) + 1}" if name in features else f"fig2_{name}"
+        yield Drawing(file, plot_gallery(result, subject.image_mean, title), result._asdict())
+
+
+def _maps(request: Request, top: Top, number: int) -> np.ndarray:
+    """Those asked for by number, all, or some drawn by the seed."""
+    if request.units:
+        return np.array(request.units)
+    return some_maps(top, request.maps or len(top.values), np.random.default_rng((request.seed, number)))

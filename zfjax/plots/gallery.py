@@ -12,7 +12,7 @@ from zfjax.plots.projections import per_image, sheet
 def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
     """For each map the projections of its strongest activations, strongest first, and right of them their patches.
 
-    Both are cut to what the unit sees. Each projection is stretched on its own (`per_image`).
+    Each projection is stretched on its own (`per_image`).
 
     Args:
         gallery: of one layer.
@@ -20,21 +20,18 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
         title: a line above all.
 
     Returns:
-        A figure 10 inches wide, with two maps in a row.
+        A figure with two maps in a row of 10 inches, or more of both where there are more than 16 maps.
     """
     blocks = []
     for projections, images, fields in zip(gallery.projections, gallery.images, gallery.fields, strict=True):
-        blocks.append(
-            (
-                per_image(_cut(projections, fields)),
-                np.clip(_cut((images + mean) / 255, fields), 0, 1),
-            )
-        )
+        means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
+        blocks.append((per_image(projections), np.clip((images + np.stack(means)) / 255, 0, 1)))
     k = gallery.values.shape[1]
     side = math.ceil(math.sqrt(k))
-    rows = math.ceil(len(blocks) / 2)
-    figure = Figure(figsize=(10, 2.75 * rows + 0.3), dpi=150, layout="constrained")
-    axes = figure.subplots(rows, 4, squeeze=False).reshape(-1, 2)
+    columns = max(2, math.ceil(math.sqrt(len(blocks)) / 2))
+    rows = math.ceil(len(blocks) / columns)
+    figure = Figure(figsize=(5 * columns, 2.75 * rows + 0.3), dpi=150, layout="constrained")
+    axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
     for pair in axes:
         for panel in pair:
             panel.set_axis_off()
@@ -46,12 +43,3 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _cut(pictures: np.ndarray, fields: np.ndarray) -> np.ndarray:
-    return np.stack(
-        [
-            picture[top : top + height, left : left + width]
-            for picture, (top, left, height, width) in zip(pictures, fields, strict=True)
-        ]
-    )

@@ -1,0 +1,205 @@
+"""What a unit sees: its receptive field in the image, and projections computed on that field alone.
+
+The signal of one unit never leaves its receptive field, nor does the unit's activation depend on anything outside. So
+the net runs on crops of just that size, one unit each: every layer then has exactly the windows that the unit needs,
+without padding. Where a field hangs over the image's edge, the cells outside each map are put to what padding is there:
+zero for convolutions, minus infinity for pools.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PyTree
+
+from zfjax import seeds
+from zfjax.backproject import deconvnet
+from zfjax.models import specs
+from zfjax.models.convnet import ConvNet
+from zfjax.models.cut import Layer
+from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Size, output_size
+from zfjax.models.table import layer_table
+from zfjax.ops.windows import Pair
+
+
+class Fields(NamedTuple):
+    """The receptive fields of a layer's units in images of one size: unit (i, j)'s begins at first + (i, j)·strides.
+
+    It may hang over the image's edges.
+    """
+
+    image: Pair  # height, width in pixels, as all here
+    size: Pair
+    strides: Pair
+    first: Pair
+
+    def starts(self, positions: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
+        """The pixel (row, column) where each unit's field begins, which may lie outside the image."""
+        return jnp.array(self.first, jnp.int32)[None] + positions * jnp.array(self.strides, jnp.int32)[None]
+
+    def inside(self, positions: Int[Array, "n 2"]) -> Int[Array, "n 4"]:
+        """(top, left, height, width) of each unit's field, moved inside the image so that all have one size.
+
+        A field larger than the image is cut to it.
+        """
+        size, image = jnp.array(self.patch, jnp.int32)[None], jnp.array(self.image, jnp.int32)[None]
+        tops = jnp.clip(self.starts(positions), 0, image - size)
+        return jnp.concatenate([tops, jnp.broadcast_to(size, tops.shape)], axis=1)
+
+    @property
+    def patch(self) -> Pair:
+        """The size of the fields that `inside` gives."""
+        return min(self.size[0], self.image[0]), min(self.size[1], self.image[1])
+
+
+class Projected(NamedTuple):
+    """Projections of single units, and the patches of the images that these units see."""
+
+    values: Float[Array, " n"]  # the units' activations
+    projections: Float[Array, "n height width channels"]  # signed, 0 where nothing arrived
+    images: Float[Array, "n height width channels"]  # as given, cut
+    fields: Int[Array, "n 4"]  # where both were cut: (top, left, height, width) in pixels, inside the image
+
+
+def fields_of(fun: Callable, image: Pair) -> Fields | None:
+    """The receptive fields of `fun`'s units in images of `image` = (height, width) pixels.
+
+    None if `fun` is not made by `zfjax.layer`, which alone tells its geometry, or the layer lies above a dense one:
+    such units see all of the image.
+
+    >>> net = zfjax.zfnet(10, width=0.125)
+    >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    >>> fields_of(zfjax.layer(net, variables, "relu2"), (224, 224))
+    Fields(image=(224, 224), size=(27, 27), strides=(8, 8), first=(-1, -1))
+    """
+    if not isinstance(fun, Partial) or not isinstance(fun.func, Layer):
+        return None
+    row = layer_table(fun.func.net)[-1]
+    if row.receptive_field is None or row.total_stride is None or row.offset is None:
+        return None
+    first = tuple(round(c - (size - 1) / 2) for c, size in zip(row.offset, row.receptive_field, strict=True))
+    return Fields(image, row.receptive_field, row.total_stride, (first[0], first[1]))
+
+
+@jax.jit
+def project_units(
+    fun: Partial,
+    images: Float[Array, "n height width channels"],
+    units: Int[Array, " n"],
+    positions: Int[Array, "n axes"],
+) -> tuple[Float[Array, " n"], Float[Array, "n height width channels"]]:
+    """The projection of one unit for each image, by its own activation there, on whole images.
+
+    Args:
+        fun: from images to a layer's activations [N, H, W, C] or [N, C], such as `zfjax.layer(net, variables, name)`.
+        images: as `fun` takes them.
+        units: the map, for each image.
+        positions: (row, column) on the map, for each image; no axes for dense layers.
+
+    Returns:
+        The units' activations, and the projections.
+    """
+    y, project = deconvnet(fun, images)
+    seed = seeds.at(y, units, tuple(positions.T))
+    return y[jnp.arange(len(y)), *positions.T, units], project(seed)
+
+
+@jax.jit
+def project_fields(
+    fun: Partial,
+    images: Float[Array, "n height width channels"],
+    units: Int[Array, " n"],
+    positions: Int[Array, "n axes"],
+) -> Projected:
+    """What `project_units` gives, cut to what each unit sees.
+
+    A function made by `zfjax.layer` runs on the receptive fields alone where these are smaller than the image. Any
+    other runs on whole images, and its patches are whole images.
+
+    Args and errors are those of `project_units`.
+
+    Paper: figure 2.
+    """
+    height, width = images.shape[1:3]
+    fields = fields_of(fun, (height, width))
+    if fields is None:
+        values, projections = project_units(fun, images, units, positions)
+        whole = jnp.array([[0, 0, height, width]], jnp.int32)
+        return Projected(values, projections, images, jnp.broadcast_to(whole, (len(images), 4)))
+    inside = fields.inside(positions)
+    if math.prod(fields.size) < height * width:
+        assert isinstance(fun.func, Layer)  # it has fields
+        starts = fields.starts(positions)
+        on_field = Partial(_OnField(fun.func.net, (height, width)), *fun.args, starts)
+        crops = _cut(images, starts, fields.size)
+        values, projections = project_units(on_field, crops, units, jnp.zeros_like(positions))
+        # Where the field was moved inside the image, so is what was found on it.
+        projections = _cut(projections, inside[:, :2] - starts, fields.patch)
+    else:
+        values, projections = project_units(fun, images, units, positions)
+        projections = _cut(projections, inside[:, :2], fields.patch)
+    return Projected(values, projections, _cut(images, inside[:, :2], fields.patch), inside)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnField:
+    """A net below its dense layers on crops that are one receptive field each: a single unit is left on top."""
+
+    net: ConvNet
+    image: Pair
+
+    def __call__(
+        self, variables: PyTree, starts: Int[Array, "n 2"], crops: Float[Array, "n height width channels"]
+    ) -> Float[Array, "n 1 1 maps"]:
+        size = Size(*self.image, crops.shape[3])  # of the whole image's map; the crops' maps begin at `starts` in it
+        x = _masked(crops, starts, size, 0.0)
+        for spec in self.net.layers:
+            if isinstance(spec, Dropout):
+                continue
+            if isinstance(spec, MaxPool):
+                x = _masked(x, starts, size, -jnp.inf)
+            x = self.net.clone(layers=(_unpadded(spec),)).apply(variables, x)[1][spec.name]
+            if isinstance(spec, Conv | MaxPool):
+                before = jnp.array([pad[0] for pad in spec.padding], jnp.int32)
+                starts = (starts + before[None]) // jnp.array(spec.strides, jnp.int32)[None]
+                size = output_size(spec, size)
+                x = _masked(x, starts, size, 0.0)
+        return x
+
+
+def _unpadded(spec: specs.Layer) -> specs.Layer:
+    match spec:
+        case Conv():
+            return dataclasses.replace(spec, padding=NO_PADDING)
+        case MaxPool():
+            return dataclasses.replace(spec, padding=NO_PADDING, ceil=False)
+        case _:
+            return spec
+
+
+def _masked(x: Float[Array, "n h w c"], starts: Int[Array, "n 2"], size: Size, fill: float) -> Float[Array, "n h w c"]:
+    """`fill` in the cells that lie outside a map of `size`."""
+    rows, columns = (
+        (cells >= 0) & (cells < end)
+        for cells, end in zip(_cells(starts, x.shape[1:3]), (size.height, size.width), strict=True)
+    )
+    inside = (rows[:, :, None] & columns[:, None, :])[..., None]
+    return jnp.where(inside, x, jnp.array(fill, x.dtype))
+
+
+def _cut(pictures: Float[Array, "n h w c"], starts: Int[Array, "n 2"], size: Pair) -> Float[Array, "n height width c"]:
+    """From each picture the window that begins at its start, zero outside the picture."""
+    rows, columns = _cells(starts, size)
+    numbers = jnp.arange(len(pictures))[:, None, None]
+    window = pictures.at[numbers, rows[:, :, None], columns[:, None, :]]
+    return window.get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+def _cells(starts: Int[Array, "n 2"], size: tuple[int, ...]) -> tuple[Int[Array, "n height"], Int[Array, "n width"]]:
+    """The rows and columns of windows of `size`."""
+    height, width = size
+    return starts[:, :1] + jnp.arange(height)[None], starts[:, 1:] + jnp.arange(width)[None]
