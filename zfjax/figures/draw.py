@@ -4,15 +4,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
 
+from zfjax import tables
 from zfjax.errors import UserError
 from zfjax.experiments import subject
-from zfjax.figures import fig2
-from zfjax.figures.request import Drawing, Request
+from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
+from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
 from zfjax.training.run import read_run
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,
+    "fig4": fig4.draw,
+    "fig5": fig5.draw,
+    "fig6": fig6.draw,
+    "fig7": fig7.draw,
+    "fig8": fig8.draw,
 }
 
 
@@ -37,18 +43,42 @@ def request_of(values: flags.FlagValues) -> Request:
         values.stride,
         values.seed,
         values.batch_size,
+        tuple(_opened(folder, values.checkpoint) for folder in values.compare),
     )
 
 
 def all_of(names: Sequence[str], request: Request) -> None:
-    """Draws the figures in turn; each is written before the next is begun."""
+    """Draws the figures in turn, all where none is named; each is written before the next is begun.
+
+    Raises:
+      NotForThisRun: a figure that was named needs what the run has not. Where none was named it is passed over.
+    """
+    for name in names or FIGURES:
+        try:
+            _draw(name, request)
+        except NotForThisRun as reason:
+            if names:
+                raise
+            print(f"{name}: not drawn: {reason}", flush=True)
+
+
+def _draw(name: str, request: Request) -> None:
     folder = request.run.folder / "figures"
-    for name in names:
-        written = []
-        for drawing in FIGURES[name](request):
-            save(drawing.figure, folder / drawing.name, drawing.arrays)
-            written.append(f"{drawing.name}.png")
-        print(f"{name}: {', '.join(written)} (with .pdf and .npz) in {folder}", flush=True)
+    written = []
+    for drawing in FIGURES[name](request):
+        save(drawing.figure, folder / drawing.name, drawing.arrays)
+        written.append(f"{drawing.name}.png")
+        if drawing.table:
+            file, table = drawing.table
+            tables.write(table, folder, file)
+            print(f"{table.title}\n{table.text()}")
+            written.append(f"{file}.md")
+    print(f"{name}: {', '.join(written)} (with .pdf and .npz, .csv and .json) in {folder}", flush=True)
+
+
+def _opened(folder: str, checkpoint: str) -> Opened:
+    run = read_run(folder)
+    return Opened(run, subject.of_run(run, checkpoint))
 
 
 def _number(flag: str, text: str, expected: str, smallest: int = 0) -> int:

@@ -1,0 +1,208 @@
+"""Figure 4: how projections and features change while a net learns."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PyTree
+
+from zfjax.errors import UserError
+from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
+from zfjax.models import ConvNet, layer, layer_table
+from zfjax.models.cut import layers
+
+SIDE = 8  # rows and columns of a map at which features are compared, at most
+
+
+class LayerEvolution(NamedTuple):
+    """Some maps of one layer: at each checkpoint, of all images the one that excites a map most."""
+
+    maps: Int[np.ndarray, " maps"]
+    values: Float[np.ndarray, "maps checkpoints"]
+    images: Int[np.ndarray, "maps checkpoints"]  # numbers in the order of the batches
+    fields: Int[np.ndarray, "maps checkpoints 4"]  # what the unit sees: (top, left, height, width) in pixels
+    projections: Float[np.ndarray, "maps checkpoints height width channels"]  # signed, cut to what the unit sees
+
+
+class Evolution(NamedTuple):
+    """A net's layers from checkpoint to checkpoint."""
+
+    names: tuple[str, ...]  # of the layers
+    evolved: tuple[LayerEvolution, ...]  # one a layer
+    jumps: Float[np.ndarray, "layers checkpoints-1"]  # share of all firing maps whose strongest image is a new one
+    distances: Float[np.ndarray, "layers checkpoints checkpoints"]  # of the features at any two, `feature_distances`
+
+    @property
+    def moved(self) -> Float[np.ndarray, "layers checkpoints-1"]:
+        """How far features moved from each checkpoint to the next."""
+        return np.diagonal(self.distances, offset=1, axis1=1, axis2=2)
+
+    @property
+    def to_final(self) -> Float[np.ndarray, "layers checkpoints"]:
+        """How far features are from what they are at the last checkpoint."""
+        return self.distances[:, :, -1]
+
+
+def evolution(
+    net: ConvNet,
+    checkpoints: Iterable[PyTree],
+    maps: Mapping[str, Int[np.ndarray, " maps"]],
+    batches: Callable[[], Iterable[Float[Array, "n height width channels"]]],
+    load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
+    probes: Sequence[Float[Array, "n height width channels"]],
+) -> Evolution:
+    """Projects the strongest activations at each checkpoint, and measures how far features moved between them.
+
+    One pass over the images a checkpoint; only one checkpoint's variables are held at a time.
+
+    Args:
+        net: a ConvNet.
+        checkpoints: its variables `{"params": …}` at several times, oldest first; read one after the other.
+        maps: for each layer that is looked at, bottom first, the maps to project.
+        batches: gives all training images anew at each call, mean subtracted.
+        load: from image numbers, in the order of the batches, to images.
+        probes: batches of the images on which features are compared.
+
+    Raises:
+        ValueError: fewer than two checkpoints, or no probes.
+        UserError: there is no such layer or map.
+
+    Paper: section 4.2 ("feature evolution during training") and figure 4.
+    """
+    _check(net, maps, probes)
+    snapshots = [_snapshots(net, variables, maps, batches(), load, probes) for variables in checkpoints]
+    if len(snapshots) < 2:
+        raise ValueError(f"checkpoints: expected at least two, got {len(snapshots)}")
+    layers_over_time = list(zip(*snapshots, strict=True))
+    return Evolution(
+        tuple(maps),
+        tuple(_evolved(over_time) for over_time in layers_over_time),
+        np.stack([_jumps([snapshot.top for snapshot in over_time]) for over_time in layers_over_time]),
+        np.stack([feature_distances(np.stack([one.responses for one in over_time])) for over_time in layers_over_time]),
+    )
+
+
+def feature_distances(
+    responses: Float[np.ndarray, "checkpoints samples maps"],
+) -> Float[np.ndarray, "checkpoints checkpoints"]:
+    """How far features differ between checkpoints: the mean over maps of 1 − the correlation of a map's responses.
+
+    0: every map responds as before, up to its scale and offset; 1: as another map would. The strength of the weights,
+    which grows and decays all through training, has no part in it, and each map counts alike. A map without variance
+    (dead) at both checkpoints has distance 0, at one of them 1.
+
+    Args:
+        responses: of each map at the same places of the same images, at each checkpoint.
+    """
+    centred = responses - responses.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1)  # [checkpoints, maps]
+    units = centred / np.where(lengths > 0, lengths, 1)[:, None]
+    correlations = np.einsum("asm,bsm->abm", units, units, optimize=True)
+    dead = lengths == 0
+    # Of equal features, rounding would leave a little above or below 0.
+    return np.where(dead[:, None] & dead[None], 0.0, np.maximum(1.0 - correlations, 0.0)).mean(axis=2)
+
+
+def mean_distances(found: Evolution, epochs: Sequence[float]) -> Float[np.ndarray, " layers"]:
+    """The mean distance of each layer's features to the last ones, over all epochs between the checkpoints.
+
+    The area under the curve `to_final`, linear between checkpoints, by its length: the smaller, the earlier a layer
+    converged. The paper finds that lower layers do so first.
+    """
+    at = np.asarray(epochs, float)
+    middles = (found.to_final[:, 1:] + found.to_final[:, :-1]) / 2
+    return (middles * np.diff(at)[None]).sum(axis=1) / (at[-1] - at[0])
+
+
+def convergence_epochs(found: Evolution, epochs: Sequence[float], within: float = 0.25) -> Float[np.ndarray, " layers"]:
+    """The epoch from which each layer's features stay at a distance of at most `within` from the last ones.
+
+    Linear between checkpoints; the first checkpoint's epoch where they are so all along.
+    """
+    crossings = []
+    for line in found.to_final:
+        beyond = np.flatnonzero(line > within)
+        if not len(beyond):
+            crossings.append(float(epochs[0]))
+            continue
+        before, after = beyond[-1], beyond[-1] + 1  # at the last checkpoint the distance is 0
+        share = (line[before] - within) / (line[before] - line[after])
+        crossings.append(epochs[before] + share * (epochs[after] - epochs[before]))
+    return np.array(crossings)
+
+
+class _Snapshot(NamedTuple):
+    """One layer at one checkpoint."""
+
+    top: Top  # the strongest, k = 1, of all maps
+    found: Gallery  # of some
+    responses: Float[np.ndarray, "samples maps"]
+
+
+def _snapshots(
+    net: ConvNet,
+    variables: PyTree,
+    maps: Mapping[str, np.ndarray],
+    batches: Iterable[Array],
+    load: Callable[[np.ndarray], Array],
+    probes: Sequence[Array],
+) -> list[_Snapshot]:
+    fun = layers(net, variables, tuple(maps))
+    tops = top_activations(fun, batches, k=1)
+    responses = [jax.device_get(_responses(fun, images)) for images in probes]
+    return [
+        _Snapshot(
+            jax.device_get(tops[name]),
+            gallery(layer(net, variables, name), tops[name], chosen, load),
+            np.concatenate([part[name] for part in responses]),
+        )
+        for name, chosen in maps.items()
+    ]
+
+
+@jax.jit
+def _responses(fun: Partial, images: Array) -> dict[str, Float[Array, "samples maps"]]:
+    """At places evenly over each map, so that what is kept of a checkpoint stays small."""
+
+    def sample(acts: Array) -> Array:
+        for axis in range(1, acts.ndim - 1):
+            size = acts.shape[axis]
+            acts = jnp.take(acts, np.linspace(0, size - 1, min(size, SIDE)).round().astype(int), axis=axis)
+        return acts.reshape(-1, acts.shape[-1]).astype(jnp.float32)
+
+    return {name: sample(acts) for name, acts in fun(images).items()}
+
+
+def _evolved(over_time: Sequence[_Snapshot]) -> LayerEvolution:
+    maps = over_time[0].found.maps
+    found = [one.found for one in over_time]
+    return LayerEvolution(
+        maps,
+        np.concatenate([one.values for one in found], axis=1),
+        np.concatenate([one.top.images[maps] for one in over_time], axis=1),
+        np.concatenate([one.fields for one in found], axis=1),
+        np.concatenate([one.projections for one in found], axis=1),
+    )
+
+
+def _jumps(tops: Sequence[Top]) -> Float[np.ndarray, " checkpoints-1"]:
+    """Of the maps that fire at both checkpoints; NaN where none does."""
+    shares = []
+    for before, after in itertools.pairwise(tops):
+        fire = (before.values > 0) & (after.values > 0)
+        shares.append(np.mean((before.images != after.images)[fire]) if fire.any() else np.nan)
+    return np.array(shares)
+
+
+def _check(net: ConvNet, maps: Mapping[str, np.ndarray], probes: Sequence[Array]) -> None:
+    if not len(probes):
+        raise ValueError("probes: expected at least one batch of images, got none")
+    sizes = {row.name: row.output.maps for row in layer_table(net)}
+    for name, chosen in maps.items():
+        outside = [unit for unit in chosen if name in sizes and not 0 <= unit < sizes[name]]
+        if outside:
+            raise UserError(f"map {outside[0]}: {name} has {sizes[name]} maps, 0 to {sizes[name] - 1}")

@@ -1,0 +1,264 @@
+"""Figure 5: how far features and answers move when the image is shifted, scaled or rotated."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+# Where each pixel of the new image lies in the old one: a 2 × 2 matrix and a shift, in (row, column) from the centre.
+Maps = Float[np.ndarray, "steps 2 3"]
+SIDE = 224  # pixels of the paper's images, to which its translations belong
+
+
+class Response(NamedTuple):
+    """What images that are transformed step by step do to a net."""
+
+    parameters: Float[np.ndarray, " steps"]
+    distances: Float[np.ndarray, "layers images steps"]  # Euclidean, from the untransformed image's activations
+    probability: Float[np.ndarray, "images steps"]  # of the true class
+
+
+class Invariance(NamedTuple):
+    """Figure 5's curves."""
+
+    translation: Response  # pixels, positive downwards
+    scale: Response  # ratio, above 1 larger
+    rotation: Response  # degrees, counter-clockwise
+    untransformed: Float[np.ndarray, " images"]  # probability of the true class
+    apart: Float[np.ndarray, " layers"]  # mean distance between two of the untransformed images; NaN for one image
+
+
+class Steps(NamedTuple):
+    """The parameters of figure 5's transforms."""
+
+    translation: Float[np.ndarray, " steps"]  # pixels
+    scale: Float[np.ndarray, " steps"]
+    rotation: Float[np.ndarray, " steps"]  # degrees
+
+
+def paper_steps(size: int) -> Steps:
+    """The paper's ranges for images of `size` pixels: −60 to 60 of 224 px, 1 to 1.8, 0 to 350°.
+
+    Translations are by whole pixels, which blur nothing.
+    """
+    stride = max(1, size // 64)
+    count = round(60 * size / SIDE) // stride
+    return Steps(stride * np.arange(-count, count + 1.0), np.linspace(1, 1.8, 41), np.arange(0.0, 351, 5))
+
+
+def translations(pixels: Float[np.ndarray, " steps"]) -> Maps:
+    """Vertical shifts, positive downwards."""
+    return _maps(np.eye(2)[None], -np.asarray(pixels, float))
+
+
+def scalings(ratios: Float[np.ndarray, " steps"]) -> Maps:
+    """About the centre, above 1 larger. Raises a ValueError for ratios that are not positive."""
+    ratios = np.asarray(ratios, float)
+    if not np.all(ratios > 0):
+        raise ValueError(f"ratios: expected numbers above 0, got {ratios.min()}")
+    return _maps(np.eye(2)[None] / ratios[:, None, None], np.zeros(len(ratios)))
+
+
+def rotations(degrees: Float[np.ndarray, " steps"]) -> Maps:
+    """About the centre, counter-clockwise as `jnp.rot90`."""
+    # In float64: quarter turns must hit pixels.
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return _maps(np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2), np.zeros(len(cos)))
+
+
+@jax.jit
+def transformed(image: Float[Array, "height width c"], maps: Float[Array, "n 2 3"]) -> Float[Array, "n height width c"]:
+    """One image under several affine maps, by bilinear interpolation; outside of it there is 0, the mean.
+
+    Args:
+        image: mean subtracted.
+        maps: from `translations`, `scalings` or `rotations`. Those of two transforms, one after the other, are the
+            product of the two as 3 × 3 matrices, the first on the left.
+
+    >>> image = jnp.arange(9.0).reshape(3, 3, 1)
+    >>> print(transformed(image, translations(np.array([1.0])))[0, :, :, 0])
+    [[0. 0. 0.]
+     [0. 1. 2.]
+     [3. 4. 5.]]
+    """
+    height, width, _ = image.shape
+    centre = jnp.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], jnp.float32)
+    pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(jnp.float32) - centre
+
+    def one(matrix: Float[Array, "2 3"]) -> Float[Array, "height width c"]:
+        # Not a product of matrices: on accelerators these round coordinates to a few bits.
+        rows, columns = pixels
+        places = jnp.stack([m[0] * rows + m[1] * columns + m[2] for m in matrix]) + centre
+        sample = jax.vmap(lambda channel: map_coordinates(channel, list(places), order=1, cval=0.0), -1, -1)
+        return sample(image)
+
+    return jax.vmap(one)(jnp.asarray(maps, jnp.float32))
+
+
+def response(
+    fun: Callable[[Array], dict[str, Float[Array, "n ..."]]],
+    hidden: tuple[str, ...],
+    logits: str,
+    images: Float[Array, "images height width channels"],
+    labels: Int[np.ndarray, " images"],
+    parameters: Float[np.ndarray, " steps"],
+    maps: Maps,
+    batch_size: int = 64,
+) -> Response:
+    """The distances and the probability of the true class for one transform.
+
+    Args:
+        fun: from images to activations by name, like `zfjax.models.cut.layers(net, variables, names)`.
+        hidden: layers whose distances are wanted.
+        logits: the layer whose softmax is the answer.
+        images: as `fun` takes them, mean subtracted.
+        labels: the true classes.
+        parameters: of the transform, to be kept with the result.
+        maps: the transforms, one a parameter.
+        batch_size: transformed images at once.
+
+    Raises:
+        ValueError: not as many labels as images or maps as parameters, or none of them; a label that is no class.
+
+    Paper: figure 5.
+    """
+    _check(images, labels, parameters, maps, batch_size)
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    # Chunks of one size, the last filled up with the last map: one program for all.
+    count = -(-len(maps) // batch_size)
+    filled = np.minimum(np.arange(count * -(-len(maps) // count)), len(maps) - 1)
+    chunks = np.split(np.asarray(maps, np.float32)[filled], count)
+    distances, probabilities = [], []
+    for image, label in zip(images, labels, strict=True):
+        still = _activations(fun, image)
+        classes = still[logits].shape[-1]
+        if not 0 <= label < classes:
+            raise ValueError(f"labels: expected 0 to {classes - 1}, got {label}")
+        parts = [_respond(fun, hidden, logits, image, still, chunk) for chunk in chunks]
+        distances.append(np.concatenate([np.asarray(moved) for moved, _ in parts], axis=1)[:, : len(maps)])
+        probabilities.append(np.concatenate([np.asarray(answers)[:, label] for _, answers in parts])[: len(maps)])
+    return Response(np.asarray(parameters), np.stack(distances, axis=1), np.stack(probabilities))
+
+
+def invariance(
+    fun: Callable[[Array], dict[str, Float[Array, "n ..."]]],
+    hidden: tuple[str, ...],
+    logits: str,
+    images: Float[Array, "images height width channels"],
+    labels: Int[np.ndarray, " images"],
+    steps: Steps | None = None,
+    batch_size: int = 64,
+) -> Invariance:
+    """Figure 5: vertical translation, scale and rotation; arguments and errors are those of `response`.
+
+    Args:
+        fun: from images to activations by name.
+        hidden: layers whose distances are wanted; the paper's are the first and the last hidden one.
+        logits: the layer whose softmax is the answer.
+        images: as `fun` takes them, mean subtracted.
+        labels: the true classes.
+        steps: of the transforms; None: the paper's.
+        batch_size: transformed images at once.
+
+    >>> fun = layers(net, variables, ("relu1", "relu7", "fc8"))
+    >>> found = invariance(fun, ("relu1", "relu7"), "fc8", images, labels)
+    >>> relative_changes(found, images.shape[1])
+    """
+    steps = steps or paper_steps(images.shape[1])
+    maps = np.concatenate([translations(steps.translation), scalings(steps.scale), rotations(steps.rotation)])
+    together = response(fun, hidden, logits, images, labels, np.concatenate(steps), maps, batch_size)
+    ends = np.cumsum([len(parameters) for parameters in steps])[:2]
+    translation, scale, rotation = map(Response, *(np.split(part, ends, axis=-1) for part in together))
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    acts = [_activations(fun, image) for image in images]
+    answers = [_softmax(one[logits])[0, label] for one, label in zip(acts, labels, strict=True)]
+    apart = [_mean_apart([one[name] for one in acts]) for name in hidden]
+    return Invariance(translation, scale, rotation, np.array(answers), np.array(apart))
+
+
+def relative_changes(found: Invariance, size: int) -> Float[np.ndarray, "transforms layers"]:
+    """How far small transforms move each layer, in units of the mean distance between two different images.
+
+    The mean over images and small steps, those of 0 left out: translations up to 10 of 224 px, scales up to 1.1,
+    rotations up to 10° either way. The paper finds less change in the last layer than in the first.
+
+    Args:
+        found: of images of two or more.
+        size: pixels of their sides.
+    """
+    turned = np.minimum(found.rotation.parameters % 360, -found.rotation.parameters % 360)
+    near = (
+        (np.abs(found.translation.parameters) * SIDE / size, 0.0, 10.0),
+        (found.scale.parameters, 1.0, 1.1),
+        (turned, 0.0, 10.0),
+    )
+    rows = []
+    for one, (parameters, still, limit) in zip(found[:3], near, strict=True):
+        small = (parameters != still) & (parameters <= limit + 1e-6)
+        rows.append(one.distances[..., small].mean(axis=(1, 2)) / found.apart)
+    return np.stack(rows)
+
+
+def mean_probabilities(found: Invariance) -> Float[np.ndarray, " transforms"]:
+    """The probability of the true class over all images and steps, for each transform.
+
+    The paper finds answers stable under translation and scale, and not under rotation.
+    """
+    return np.array([one.probability.mean() for one in found[:3]])
+
+
+def _maps(matrices: Float[np.ndarray, "#steps 2 2"], down: Float[np.ndarray, " steps"]) -> Maps:
+    shifts = np.stack([down, np.zeros_like(down)], axis=-1)[:, :, None]
+    return np.concatenate([np.broadcast_to(matrices, (len(down), 2, 2)), shifts], axis=2)
+
+
+@jax.jit
+def _activations(fun: Partial, image: Float[Array, "height width c"]) -> dict[str, Array]:
+    return fun(image[None])
+
+
+@functools.partial(jax.jit, static_argnames=("hidden", "logits"))
+def _respond(
+    fun: Partial,
+    hidden: tuple[str, ...],
+    logits: str,
+    image: Float[Array, "height width c"],
+    still: dict[str, Array],
+    maps: Float[Array, "n 2 3"],
+) -> tuple[Float[Array, "layers n"], Float[Array, "n classes"]]:
+    acts = fun(transformed(image, maps))
+    distances = [jnp.sqrt(_square(acts[name].astype(jnp.float32) - still[name].astype(jnp.float32))) for name in hidden]
+    return jnp.stack(distances), _softmax(acts[logits])
+
+
+def _square(difference: Float[Array, "n ..."]) -> Float[Array, " n"]:
+    return jnp.sum(jnp.square(difference), axis=tuple(range(1, difference.ndim)))
+
+
+def _softmax(logits: Float[Array, "n classes"]) -> Float[Array, "n classes"]:
+    return jax.nn.softmax(logits.astype(jnp.float32))
+
+
+def _mean_apart(acts: Sequence[Float[Array, "1 ..."]]) -> float:
+    """The mean over pairs; NaN for one."""
+    pairs = [
+        np.linalg.norm(np.asarray(a, np.float32).ravel() - np.asarray(b, np.float32).ravel())
+        for a, b in itertools.combinations(acts, 2)
+    ]
+    return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def _check(images: Array, labels: np.ndarray, parameters: np.ndarray, maps: Maps, batch_size: int) -> None:
+    if not len(images) or len(images) != len(labels):
+        raise ValueError(f"labels: expected one for each of at least one image, got {len(labels)} for {len(images)}")
+    if not len(maps) or np.shape(maps) != (len(parameters), 2, 3):
+        raise ValueError(f"maps: expected [{len(parameters)}, 2, 3] and at least one, got {list(np.shape(maps))}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")

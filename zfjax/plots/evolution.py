@@ -1,0 +1,102 @@
+"""Figure 4: projections and features from checkpoint to checkpoint."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from zfjax.experiments.evolution import Evolution, LayerEvolution
+from zfjax.plots.projections import per_image, sheet
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
+MARKERS = "osD^v*"
+
+
+def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Figure:
+    """The paper's blocks: one a layer, in it a row a map and a column a checkpoint.
+
+    Each projection is stretched on its own (`per_image`). A black bar stands where the strongest image is another one
+    than at the checkpoint before.
+
+    Args:
+        found: of some maps of each layer.
+        epochs: of the checkpoints.
+
+    Returns:
+        A figure 12 inches wide with three layers in a row.
+    """
+    columns = min(3, len(found.names))
+    rows = math.ceil(len(found.names) / columns)
+    blocks = np.array([*range(len(found.names)), *[-1] * (rows * columns - len(found.names))]).reshape(rows, columns)
+    # A row is as high as its largest block: a map is as high as a checkpoint is wide.
+    cell = 11.6 / columns / len(epochs)
+    heights = [max(len(found.evolved[i].maps) for i in row if i >= 0) * cell + 0.55 for row in blocks]
+    figure = Figure(figsize=(12, sum(heights) + 0.3), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    for panel in grid.ravel()[len(found.names) :]:
+        panel.set_axis_off()
+    for number, panel in enumerate(grid.ravel()[: len(found.names)]):
+        _show_layer(panel, found.evolved[number], epochs)
+        panel.set_title(f"layer {number + 1} ({found.names[number]})", fontsize=11)
+    figure.suptitle(
+        "a map's strongest activation over the training set, after so many epochs (bar: of another image than before)",
+        fontsize=11,
+    )
+    return figure
+
+
+def plot_convergence(found: Evolution, epochs: Sequence[float]) -> Figure:
+    """Curves for each layer: how far its features are from the last ones and moved, how often strongest images jumped.
+
+    Args:
+        found: of the layers, bottom first.
+        epochs: of the checkpoints.
+
+    Returns:
+        A figure of 12 × 4 inches with three panels.
+    """
+    figure = Figure(figsize=(12, 4), dpi=150, layout="constrained")
+    final, moved, jumps = figure.subplots(1, 3)
+    _draw_lines(final, found, epochs, found.to_final)
+    _draw_lines(moved, found, epochs[1:], found.moved)
+    _draw_lines(jumps, found, epochs[1:], found.jumps)
+    final.set_title("how far features are from the last ones", fontsize=10)
+    moved.set_title("how far features moved since the checkpoint before", fontsize=10)
+    jumps.set_title("strongest image is another than before", fontsize=10)
+    for axes, label in ((final, "1 − correlation"), (moved, "1 − correlation"), (jumps, "share of the maps that fire")):
+        axes.set_ylabel(label)
+        axes.set_xscale("log")
+        axes.set_xticks(epochs, [f"{epoch:.3g}" for epoch in epochs])
+        axes.minorticks_off()
+        axes.set(xlabel="epoch", xlim=(0.9 * epochs[0], 1.1 * epochs[-1]))
+        axes.set_ylim(0, None)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*final.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _draw_lines(
+    axes: Axes, found: Evolution, epochs: Sequence[float], values: Float[np.ndarray, "layers checkpoints"]
+) -> None:
+    for i, (name, line) in enumerate(zip(found.names, values, strict=True)):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=colour, label=f"layer {i + 1} ({name})")
+
+
+def _show_layer(axes: Axes, layer: LayerEvolution, epochs: Sequence[float]) -> None:
+    maps, checkpoints, height, width, channels = layer.projections.shape
+    gap = max(1, height // 12)
+    pictures = per_image(layer.projections).reshape(-1, height, width, channels)
+    axes.imshow(sheet(pictures, checkpoints, gap))
+    for row, images in enumerate(layer.images):
+        top = row * (height + gap) - 0.5
+        for column in np.flatnonzero(np.diff(images)) + 1:
+            x = column * (width + gap) - 0.5 - gap / 2
+            axes.plot((x, x), (top, top + height), color="black", lw=1.5, solid_capstyle="butt")
+    axes.set_xticks([i * (width + gap) + width / 2 - 0.5 for i in range(checkpoints)], [f"{e:.3g}" for e in epochs])
+    axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(maps)], [str(unit) for unit in layer.maps])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,96 @@
+"""Figure 5: features and answers against translation, scale and rotation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from zfjax.experiments.invariance import Invariance, Response
+from zfjax.plots.projections import sheet
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
+DASHES = ("-", "--", ":", "-.")  # of the next six images, and so on
+
+
+def plot_invariance(
+    found: Invariance,
+    examples: Sequence[Float[np.ndarray, "images shown height width 3"]],
+    names: Sequence[str],
+    hidden: Sequence[str],
+) -> Figure:
+    """The paper's grid, a row a transform: images, the distance in each layer, the probability of the true class.
+
+    Each image has one colour throughout. A dashed line shows how far two different images are apart.
+
+    Args:
+        found: of the images.
+        examples: for each transform the images, in 0..1, at `shown_steps` of its steps.
+        names: of the images, for the legend; best their true classes.
+        hidden: what to call each layer of the distances.
+
+    Returns:
+        A figure 12 inches wide.
+    """
+    figure = Figure(figsize=(12, 8.6), dpi=150, layout="constrained")
+    rows = figure.subplots(3, 2 + len(hidden), squeeze=False)
+    labels = ("vertical translation (pixels, down)", "scale (ratio)", "rotation (degrees, counter-clockwise)")
+    for axes, one, pictures, label in zip(rows, found[:3], examples, labels, strict=True):
+        _show_examples(axes[0], one, pictures)
+        for i, panel in enumerate(axes[1:-1]):
+            _draw_lines(panel, one, one.distances[i])
+            panel.axhline(found.apart[i], color="0.4", lw=1, ls=(0, (4, 3)))
+        _draw_lines(axes[-1], one, one.probability)
+        axes[-1].set_ylim(-0.02, 1.02)
+        for panel in axes:
+            panel.set_xlabel(label, fontsize=9)
+    titles = ("images", *(f"distance in {name}" for name in hidden), "probability of the true class")
+    for panel, title in zip(rows[0], titles, strict=True):
+        panel.set_title(title, fontsize=11)
+    # The distances of a layer are of one kind: one scale for all transforms.
+    for i, column in enumerate(rows[:, 1:-1].T):
+        largest = np.nanmax([found.apart[i], *(one.distances[i].max() for one in found[:3])])
+        for panel in column:
+            panel.set_ylim(0, 1.05 * largest)
+    lines = rows[0, 1].lines
+    legend = figure.legend(lines, [*names, "two different images"], loc="outside lower center", ncols=6, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names of classes are names of folders
+    return figure
+
+
+def shown_steps(steps: int) -> list[int]:
+    """Up to five steps, evenly over all, whose images are shown."""
+    return sorted({round(i * (steps - 1) / 4) for i in range(5)})
+
+
+def _style(image: int) -> tuple[str, str]:
+    return COLOURS[image % len(COLOURS)], DASHES[image // len(COLOURS) % len(DASHES)]
+
+
+def _draw_lines(axes: Axes, one: Response, values: Float[np.ndarray, "images steps"]) -> None:
+    for i, line in enumerate(values):
+        colour, dashes = _style(i)
+        axes.plot(one.parameters, line, color=colour, ls=dashes, lw=1.5)
+    axes.set_xlim(one.parameters[0], one.parameters[-1])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _show_examples(axes: Axes, one: Response, pictures: Float[np.ndarray, "images shown height width 3"]) -> None:
+    images, shown, height, width, _ = pictures.shape
+    gap = max(2, height // 16)
+    axes.imshow(sheet(pictures.reshape(-1, height, width, 3), shown, gap))
+    for i in range(images):
+        colour, dashes = _style(i)
+        corner = (-0.5 - gap / 2, i * (height + gap) - 0.5 - gap / 2)
+        size = (shown * (width + gap), height + gap)
+        frame = Rectangle(corner, *size, fill=False, edgecolor=colour, ls=dashes, lw=2, clip_on=False)
+        axes.add_patch(frame)
+    columns = [one.parameters[step] for step in shown_steps(len(one.parameters))]
+    axes.set_xticks([(i + 0.5) * (width + gap) - gap / 2 for i in range(shown)], [f"{value:g}" for value in columns])
+    axes.set_yticks([])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
