@@ -12,6 +12,9 @@ VERBS = {
     "train": "train a net, on drawn shapes, a folder of photographs or a TFDS set",
     "evaluate": "score runs: single crop, 10 crops, averages of several runs",
     "figures": "draw the paper's figures of a finished run",
+    "ablate": "train the twelve nets of Table 3: layers removed or resized",
+    "transfer": "train a softmax on a run's frozen layers for another dataset, against from scratch",
+    "probe": "train SVMs and softmaxes on each layer of a run",
     "summary": "print a net's layer table",
 }
 

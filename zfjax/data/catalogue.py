@@ -53,11 +53,15 @@ def open_catalogue(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
     Raises:
       UserError: the set is unknown, not prepared, prepared without random access, or has no image and label.
     """
+    name, split = name_and_split(spec)
+    return from_builder(f"tfds:{name}", open_builder(name, data_dir), split=split, seed=seed)
+
+
+def name_and_split(spec: str) -> tuple[str, str]:
+    """NAME[/CONFIG][:VERSION] and SPLIT, which may be empty, of what `open_catalogue` takes."""
     name, _, split = spec.partition(":")
     version, _, rest = split.partition(":")
-    if _VERSION.fullmatch(version):
-        name, split = f"{name}:{version}", rest
-    return from_builder(f"tfds:{name}", _builder(name, data_dir), split=split, seed=seed)
+    return (f"{name}:{version}", rest) if _VERSION.fullmatch(version) else (name, split)
 
 
 def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> Source:
@@ -74,8 +78,8 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
       UserError: as `open_catalogue`.
     """
     classes = _classes(name, builder)
-    parts = _splits(name, split, builder)
-    examples = [_read(name, part, builder) for part in parts]
+    parts = split_names(name, split, builder)
+    examples = [read_split(name, part, builder) for part in parts]
     if len(examples) == 1:
         whole = examples[0]
         out = held_out([str(i) for i in range(len(whole))], np.zeros(len(whole), np.int32), seed=seed)
@@ -84,7 +88,8 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
     return Source(full_name, classes, examples[0], examples[1])
 
 
-def _builder(name: str, data_dir: str) -> Any:
+def open_builder(name: str, data_dir: str) -> Any:
+    """The TFDS builder of NAME[/CONFIG][:VERSION]. Raises a UserError where there is none."""
     import tensorflow_datasets as tfds
 
     try:
@@ -134,7 +139,8 @@ def _classes(name: str, builder: Any) -> tuple[str, ...]:
     return tuple(label.names)
 
 
-def _splits(name: str, split: str, builder: Any) -> tuple[str, ...]:
+def split_names(name: str, split: str, builder: Any) -> tuple[str, ...]:
+    """One split expression, or those of train and val. Raises a UserError where there is neither."""
     available = list(builder.info.splits or ())
     if not split:
         _require_prepared(name, builder)
@@ -151,7 +157,12 @@ def _require_prepared(name: str, builder: Any) -> None:
         raise UserError(f"{name}: not prepared in {builder.data_dir}; prepare it with: {_command(builder)}")
 
 
-def _read(name: str, split: str, builder: Any) -> RecordExamples:
+def read_split(name: str, split: str, builder: Any) -> RecordExamples:
+    """The records of a split expression, their images encoded.
+
+    Raises:
+      UserError: the set is not prepared, or without random access, or has no such split.
+    """
     import tensorflow_datasets as tfds
 
     _require_prepared(name, builder)

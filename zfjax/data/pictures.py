@@ -62,6 +62,42 @@ class CachedPictures:
         return np.asarray(self.squares[rows]), self.labels[rows]
 
 
+@dataclasses.dataclass(frozen=True)
+class ChosenPictures:
+    """Some of other pictures: `numbers[i]` is the number in `pictures` of picture i."""
+
+    pictures: Pictures
+    numbers: Int[np.ndarray, "chosen"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
+        """As the pictures chosen from."""
+        return self.pictures.load(self.numbers[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedPictures:
+    """Two splits as one: the pictures of `second` are numbered after those of `first`."""
+
+    first: Pictures
+    second: Pictures
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
+        """In the order asked for."""
+        indices = np.asarray(indices)
+        count = len(self.first)
+        in_second = indices >= count
+        parts = (self.first.load(indices[~in_second]), self.second.load(indices[in_second] - count))
+        back = np.argsort(np.concatenate([np.flatnonzero(~in_second), np.flatnonzero(in_second)]))
+        images, labels = (np.concatenate(pair)[back] for pair in zip(*parts, strict=True))
+        return images, labels
+
+
 def threads_or_cores(threads: int) -> int:
     """`threads`, or the number of cores this process may use where it is 0."""
     if threads < 0:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -71,13 +71,27 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     create_net(config, num_classes=1)  # a net that cannot be is refused before the pictures are read
     sharding.check_batch_size(config.batch_size)
     folder = open_folder(workdir, config)
-    data = open_data(config, folder)
+    return train(config, folder, open_data(config, folder))
+
+
+def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: Iterable[int] = FIG4_EPOCHS) -> Outcome:
+    """`train_and_evaluate` on pictures given as such.
+
+    Args:
+      config: what it says of the dataset is not looked at.
+      folder: absolute; checkpoints and metrics go there.
+      data: the pictures.
+      kept_epochs: the epochs whose checkpoints are kept, beside the latest two and the best.
+
+    Raises:
+      UserError: as `train_and_evaluate`.
+    """
     if config.batch_size > len(data.train):
         raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
     schedule = Schedule(len(data.train), config.batch_size, config.epochs)
     mesh = sharding.data_mesh()
     state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
-    kept = [schedule.end_of(epoch) for epoch in FIG4_EPOCHS]
+    kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0
     with Checkpoints(folder / CHECKPOINTS, kept) as checkpoints, StopSignal() as stop:
         state = checkpoints.restore_latest(state)

@@ -1,0 +1,104 @@
+"""TFDS sets with several labels an image, such as PASCAL VOC (`tfds:voc`)."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from zfjax.data import catalogue
+from zfjax.data.catalogue import RecordExamples
+from zfjax.data.source import BrokenImage, Example, Source
+from zfjax.errors import UserError
+
+SURE = "labels_no_difficult"  # PASCAL's labels without the classes of which an image has only difficult objects
+
+
+class Truth(NamedTuple):
+    """What is to be found in the images of a split."""
+
+    present: Bool[np.ndarray, "images classes"]
+    counted: Bool[np.ndarray, "images classes"]  # False: only difficult objects, which a score leaves out
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabelExamples(RecordExamples):
+    """Records whose one label is left 0; `truth` has all of them."""
+
+    def __getitem__(self, index: int) -> Example:
+        number = int(self.kept[index])
+        name = f"{self.name} example {number}"
+        try:
+            return Example(name, bytes(self.records[number]["image"]), 0)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BrokenImage(f"{name}: {error}") from error
+
+    def truth(self, numbers: Int[np.ndarray, " images"], num_classes: int) -> Truth:
+        """Which classes the images with these numbers show."""
+        present = np.zeros((len(numbers), num_classes), bool)
+        counted = np.ones_like(present)
+        for row, number in enumerate(numbers):
+            record = self.records[int(self.kept[number])]
+            present[row, _labels(record)] = True
+            if SURE in record:
+                counted[row] = ~present[row]
+                counted[row, np.asarray(record[SURE], int)] = True
+        return Truth(present, counted)
+
+
+class MultiLabelSet(NamedTuple):
+    """A set as any other source, and its two splits with all their labels."""
+
+    source: Source
+    train: MultiLabelExamples
+    val: MultiLabelExamples
+
+
+def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
+    """Opens `tfds:NAME[/CONFIG][:TRAIN,VAL]` where it has several labels an image; None where it has not.
+
+    The labels are its feature `labels`, else those of its `objects`. Without TRAIN,VAL its splits train and validation
+    (else test) are taken as they are.
+
+    Raises:
+        UserError: there is no such set or split, it is not prepared, or it has no second split.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind != "tfds" or not rest:
+        return None
+    name, split = catalogue.name_and_split(rest)
+    builder = catalogue.open_builder(name, data_dir)
+    classes = _classes(builder)
+    if classes is None:
+        return None
+    parts = catalogue.split_names(spec, split, builder)
+    if len(parts) != 2:
+        raise UserError(
+            f"{spec}: expected a split to train on and one to test on, as TRAIN,VAL; found {parts[0]} alone"
+        )
+    train, val = (_multilabel(catalogue.read_split(f"tfds:{name}", part, builder)) for part in parts)
+    return MultiLabelSet(Source(spec, classes, train, val), train, val)
+
+
+def _multilabel(examples: RecordExamples) -> MultiLabelExamples:
+    return MultiLabelExamples(examples.name, examples.records, examples.kept, examples.stored)
+
+
+def _classes(builder: Any) -> tuple[str, ...] | None:
+    """The class names of a sequence of labels beside an image."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    named = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    if "label" in named or not isinstance(named.get("image"), tfds.features.Image):
+        return None
+    several = named.get("labels", named.get("objects"))
+    if not isinstance(several, tfds.features.Sequence):
+        return None
+    label = several.feature
+    label = label["label"] if isinstance(label, tfds.features.FeaturesDict) and "label" in label else label
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+
+
+def _labels(record: Any) -> Int[np.ndarray, " labels"]:
+    return np.asarray(record["labels"] if "labels" in record else record["objects"]["label"], int).reshape(-1)

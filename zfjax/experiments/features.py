@@ -1,0 +1,222 @@
+"""Features for transfer and probing: the frozen layers' outputs over a set of pictures, computed once and kept."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
+
+from zfjax.data import cache
+from zfjax.data.crops import center_crop, subtract_mean
+from zfjax.data.pictures import JoinedPictures, Pictures
+from zfjax.data.pipeline import eval_batches
+from zfjax.data.scan import Scanned, scan
+from zfjax.data.source import Source, open_source
+from zfjax.errors import UserError
+from zfjax.models import ConvNet
+from zfjax.models.cut import layers
+from zfjax.models.specs import Conv, Dense, Dropout
+from zfjax.progress import Progress
+from zfjax.training import sharding
+from zfjax.training.run import RunInfo, square_size
+from zfjax.training.scoring import Model
+
+_FILE = "features.npy"
+
+
+class Pool(NamedTuple):
+    """All pictures of a dataset under one numbering, from which folds are drawn."""
+
+    name: str  # short, fit for a folder
+    classes: tuple[str, ...]
+    pictures: Pictures
+    labels: Int32[np.ndarray, " pictures"]
+    fingerprint: str  # changes whenever the pictures do
+
+
+def numbered_layers(net: ConvNet) -> tuple[str, ...]:
+    """What stands for layers 1, 2, … of a net: each one's last output, without the classifier.
+
+    The paper does not say which output of a layer its classifiers see. Here it is the last: rectified, and pooled and
+    contrast-normalised where the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6, relu7.
+    """
+    names: list[str] = []
+    for spec in net.layers:
+        if isinstance(spec, Conv | Dense):
+            names.append(spec.name)
+        elif names and not isinstance(spec, Dropout):
+            names[-1] = spec.name
+    return tuple(names[:-1])
+
+
+def short_name(dataset: str) -> str:
+    """A dataset's name for titles and folders: without `tfds:`, and of a folder's path the end."""
+    kind, _, rest = dataset.partition(":")
+    name = rest.rstrip("/").rpartition("/")[2] if kind == "folder" else rest or kind
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "dataset"
+
+
+def layer_named(net: ConvNet, number: int) -> str:
+    """The output that stands for layer `number`, counted from 1; 0 is the last one.
+
+    Raises:
+        UserError: the net has no such layer.
+    """
+    names = numbered_layers(net)
+    if not 0 <= number <= len(names):
+        raise UserError(f"layer {number}: expected 1 to {len(names)}, or 0 for the last")
+    return names[number - 1]
+
+
+def require_pictures(pool: Pool, per_class: int) -> None:
+    """Raises a UserError where a class has not `per_class` pictures and one more to test on."""
+    for name, count in zip(pool.classes, np.bincount(pool.labels, minlength=len(pool.classes)), strict=True):
+        if count <= per_class:
+            raise UserError(
+                f"class {name!r} of {pool.name} has {count} readable images; {per_class} to train on and one or more"
+                " to test on need more"
+            )
+
+
+def open_pool(run: RunInfo, dataset: str = "") -> Pool:
+    """The pictures of `dataset` as squares of the run's size.
+
+    Its train and val splits are one pool. Of the run's own dataset (`dataset` empty or equal to the run's) it is the
+    val split alone: features of pictures that the net was trained on say nothing about others.
+
+    Raises:
+        UserError: there is no such dataset, or it cannot be used.
+    """
+    config = run.config
+    source = open_source(dataset or config.dataset, data_dir=config.data_dir, seed=config.seed)
+    scanned = scan_for(run, source)
+    if dataset in ("", config.dataset):
+        labels = scanned.record.val_labels[scanned.record.val_kept]
+        return Pool(f"{short_name(source.name)}-val", source.classes, scanned.val, labels, source.val.fingerprint)
+    return join_splits(source, scanned)
+
+
+def scan_for(run: RunInfo, source: Source) -> Scanned:
+    """The pictures of another dataset as squares of the run's size, decoded and kept as the run's are."""
+    config, size = run.config, square_size(run.config.image_size)
+    return scan(source, size, max_broken=config.max_broken, cache_dir=config.cache_dir, threads=config.threads)
+
+
+def join_splits(source: Source, scanned: Scanned) -> Pool:
+    """Both splits of a dataset as one pool, the pictures of val after those of train."""
+    found = scanned.record
+    labels = np.concatenate([found.train_labels[found.train_kept], found.val_labels[found.val_kept]])
+    pictures = JoinedPictures(scanned.train, scanned.val)
+    pictures_are = f"{source.train.fingerprint} {source.val.fingerprint}"
+    return Pool(short_name(source.name), source.classes, pictures, labels, pictures_are)
+
+
+def features(
+    model: Model, pictures: Pictures, names: Sequence[str], batch_size: int = 64
+) -> Iterator[dict[str, Float32[np.ndarray, "n features"]]]:
+    """Outputs of layers for the centre crops of all pictures, in order: one pass, a dict by name for each batch.
+
+    Args:
+        model: a net with its weights and mean.
+        pictures: squares of the mean's size.
+        names: which layers' outputs, such as `numbered_layers(model.net)`; each is flattened.
+        batch_size: pictures at once, split over all devices.
+
+    Raises:
+        UserError: the net has no such layer, or the batch does not split over the devices.
+    """
+    sharding.check_batch_size(batch_size)
+    fun = layers(model.net, {"params": model.params}, names)
+    mesh = sharding.data_mesh()
+    fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)
+    for rows in eval_batches(pictures, batch_size):
+        acts = _activations(fun, sharding.place(rows, mesh).image, mean, model.net.image_size)
+        count = int(rows.mask.sum())
+        yield {
+            name: np.asarray(values, np.float32)[:count].reshape(count, -1)
+            for name, values in jax.device_get(acts).items()
+        }
+
+
+def kept_features(
+    model: Model,
+    pool: Pool,
+    names: Sequence[str],
+    folder: epath.PathLike,
+    *,
+    batch_size: int = 64,
+) -> dict[str, Float32[np.ndarray, "pictures features"]]:
+    """`features` of a whole pool, memory-mapped from files in `folder`, which are written where they are missing.
+
+    A file is found again by what it depends on: the net, its weights and mean, the layer and the pictures. A damaged
+    one is written anew. One being written is a draft, which becomes the file when it is whole.
+
+    Raises:
+        UserError: as `features`; `folder` is remote, cannot be written, or is full.
+    """
+    if "://" in os.fspath(folder):
+        raise UserError(f"features cannot be kept in {folder}: expected a local folder, since they are memory-mapped")
+    digest = fingerprint(model, pool)
+    places = {name: pathlib.Path(folder) / f"{name}-{digest}" for name in names}
+    found = {name: _read(place, len(pool.labels)) for name, place in places.items()}
+    missing = [name for name in names if found[name] is None]
+    if missing:
+        _write(model, pool, {name: places[name] for name in missing}, batch_size)
+        found |= {name: _read(places[name], len(pool.labels)) for name in missing}
+    kept = {name: values for name, values in found.items() if values is not None}
+    if len(kept) < len(found):
+        raise UserError(f"features in {folder}: were removed while they were written")
+    return kept
+
+
+def fingerprint(model: Model, pool: Pool) -> str:
+    """A hash of what a pool's features depend on: the net, its weights and mean, and the pictures."""
+    digest = hashlib.sha256(f"{model.net.layers} {model.net.image_size} {model.net.dtype} {pool.fingerprint}".encode())
+    weights: PyTree = (model.params, model.mean)
+    for path, leaf in jax.tree.leaves_with_path(weights):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _activations(
+    fun: Partial, squares: UInt8[Array, "n side side 3"], mean: Float[Array, "side side 3"], size: int
+) -> dict[str, Array]:
+    return fun(center_crop(subtract_mean(squares, mean), size))
+
+
+def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_size: int) -> None:
+    """One pass for all layers; plain writes, since on a full disk those raise, where a map would kill the process."""
+    count = len(pool.labels)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(f"features of {pool.name}", count))
+        files = {}
+        for block in features(model, pool.pictures, list(places), batch_size):
+            for name, values in block.items():
+                if name not in files:
+                    shutil.rmtree(places[name], ignore_errors=True)  # a damaged one
+                    draft = stack.enter_context(cache.writing(places[name], 4 * count * values.shape[1]))
+                    files[name] = stack.enter_context((draft / _FILE).open("wb"))
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (count, values.shape[1])}
+                    np.lib.format.write_array_header_1_0(files[name], header)
+                files[name].write(np.ascontiguousarray(values, "<f4").data)
+            progress.advance(len(values))
+
+
+def _read(place: pathlib.Path, count: int) -> Float32[np.ndarray, "pictures features"] | None:
+    try:
+        values = np.load(place / _FILE, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # absent, cut short or overwritten
+        return None
+    return values if values.ndim == 2 and len(values) == count and values.dtype == np.float32 else None

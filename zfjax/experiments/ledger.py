@@ -1,0 +1,53 @@
+"""Results of single folds, kept from one command to the next."""
+
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+
+from zfjax.errors import UserError
+from zfjax.experiments.linear import Fold
+
+
+def fold_key(fold: Fold, *parts: object) -> str:
+    """What a fold's result depends on, as a short hash: the pictures' numbers, and whatever else is given."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode())
+    for numbers in fold:
+        digest.update(f"\0{len(numbers)}\0".encode() + numbers.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Ledger:
+    """Results (JSON values) in a file, each under what it depends on."""
+
+    def __init__(self, path: epath.PathLike) -> None:
+        """Reads the file where there is one.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        self._path = epath.Path(path)
+        try:
+            self._kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{self._path} is damaged ({error}); remove it to measure its folds again") from error
+
+    def get(self, key: str) -> Any:
+        """The result kept under `key`, or None."""
+        return self._kept.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keeps a result at once; the file is whole at any moment.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._kept[key] = value
+        part = self._path.with_name(self._path.name + ".part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self._kept, indent=2) + "\n")
+            part.replace(self._path)
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error

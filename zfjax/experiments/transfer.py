@@ -1,0 +1,151 @@
+"""Tables 4 and 5, Figure 9: a softmax on the frozen layers 1-7, against the same net trained from scratch."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Float, Float32, Int
+from ml_collections import ConfigDict
+
+from zfjax.config import check
+from zfjax.data.pictures import ChosenPictures, Pictures
+from zfjax.data.pipeline import eval_batches
+from zfjax.errors import UserError
+from zfjax.experiments.features import Pool
+from zfjax.experiments.linear import Fold, mean_class_accuracy
+from zfjax.tables import Cell, Table
+from zfjax.training.loop import train
+from zfjax.training.run import CHECKPOINTS, RunData
+from zfjax.training.scoring import Model
+from zfjax.training.step import predict
+
+# The paper's own accuracies in per cent by training images per class: (pretrained, from scratch).
+PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
+    "Caltech-101": {15: (83.8, 22.8), 30: (86.5, 46.5)},
+    "Caltech-256": {15: (65.7, 9.0), 30: (70.6, 22.5), 45: (72.7, 31.2), 60: (74.2, 38.8)},
+}
+
+
+class Transfer(NamedTuple):
+    """Mean per-class accuracies, 0..1; NaN where a fold was not measured."""
+
+    per_class: Int[np.ndarray, " sizes"]  # training images of each class
+    pretrained: Float[np.ndarray, "sizes folds"]
+    scratch: Float[np.ndarray, "sizes folds"]
+
+
+def dataset_of_the_paper(name: str, num_classes: int) -> str | None:
+    """`Caltech-101` or `Caltech-256` where a dataset is that, with or without its background class."""
+    if "caltech" not in name.lower():
+        return None
+    return {101: "Caltech-101", 102: "Caltech-101", 256: "Caltech-256", 257: "Caltech-256"}.get(num_classes)
+
+
+def mean_and_std(values: Float[np.ndarray, " folds"]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation over the folds that were measured, in per cent; None where too few were."""
+    values = 100 * values[~np.isnan(values)]
+    return (
+        float(np.mean(values)) if len(values) else None,
+        float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    )
+
+
+def to_table(result: Transfer, name: str, num_classes: int) -> Table:
+    """Tables 4 and 5: a row for each number of training images per class, beside the paper's where it has one."""
+    paper = PAPER.get(dataset_of_the_paper(name, num_classes) or "", {})
+    header = ("training images per class", "folds", "pretrained %", "± std", "from scratch %", "± std of it")
+    rows: list[tuple[Cell, ...]] = []
+    for count, pretrained, scratch in zip(*result, strict=True):
+        row = (int(count), int(np.sum(~np.isnan(pretrained))), *mean_and_std(pretrained), *mean_and_std(scratch))
+        rows.append(row + (paper.get(int(count), (None, None)) if paper else ()))
+    return Table(
+        f"Transfer to {name}: mean per-class accuracy",
+        header + (("paper: pretrained", "paper: from scratch") if paper else ()),
+        rows,
+        "Pretrained: a softmax on the frozen net. From scratch: the same net trained on the same images alone."
+        " ± is the sample standard deviation over folds.",
+    )
+
+
+def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs: int, seed: int) -> ConfigDict:
+    """A run's configuration, changed for a training on a few pictures from scratch.
+
+    Args:
+        config: the run's.
+        examples: the training pictures there are.
+        run_examples: those the run had.
+        epochs: 0 for as many as give the run's number of updates, so that the control is not short of them.
+        seed: of the fold.
+
+    Raises:
+        UserError: fewer pictures than devices.
+    """
+    batch_size = min(config.batch_size, examples) // jax.device_count() * jax.device_count()
+    if not batch_size:
+        raise UserError(f"{examples} training pictures do not split over {jax.device_count()} devices")
+    updates = config.epochs * run_examples / config.batch_size
+    changed = config.copy_and_resolve_references()
+    changed.epochs = epochs or max(1, round(updates * batch_size / examples))
+    changed.warmup_epochs = float(config.warmup_epochs * changed.epochs / config.epochs)
+    changed.batch_size = batch_size
+    changed.seed = seed
+    changed.num_classes = 0
+    # Annealing by the validation error would let the fold's test pictures have a say in the training.
+    changed.cosine = bool(config.cosine or config.plateau_patience)
+    changed.plateau_patience = 0
+    changed.tensorboard = False
+    check(changed)
+    return changed
+
+
+def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath.Path) -> float | None:
+    """Trains the net on a fold's training pictures alone, and returns its mean per-class accuracy on the test ones.
+
+    The training goes on from where `folder` says that it stopped; when it is scored, its checkpoints are removed.
+
+    Args:
+        config: from `scratch_config`.
+        pool: the pictures.
+        fold: from `linear.draw_fold`.
+        folder: absolute, of this fold alone.
+
+    Returns:
+        None where it was stopped by a signal.
+
+    Raises:
+        UserError: as `zfjax.training.loop.train`.
+
+    Paper: tables 4 and 5, "non-pretrained".
+    """
+    pictures = ChosenPictures(pool.pictures, fold.train)
+    # The validation after each epoch is only watched; one test picture a class is enough for that.
+    _, firsts = np.unique(pool.labels[fold.test], return_index=True)
+    watched = ChosenPictures(pool.pictures, fold.test[firsts])
+    folder.mkdir(parents=True, exist_ok=True)
+    data = RunData(pool.classes, pictures, watched, mean_square(pictures), 0)
+    outcome = train(config, folder, data, kept_epochs=())
+    if not outcome.finished:
+        return None
+    state = outcome.state
+    test = ChosenPictures(pool.pictures, fold.test)
+    predicted = answers(Model(state.net, state.params, state.mean), test, config.batch_size)
+    (folder / CHECKPOINTS).rmtree()
+    return mean_class_accuracy(predicted, pool.labels[fold.test])
+
+
+def answers(model: Model, pictures: Pictures, batch_size: int) -> Int[np.ndarray, " pictures"]:
+    """The most probable class of each picture, by its centre crop."""
+    found = []
+    for batch in eval_batches(pictures, batch_size):
+        softmax = predict(model.net, model.params, model.mean, batch.image)
+        found.append(np.argmax(np.asarray(softmax)[batch.mask > 0], axis=-1))
+    return np.concatenate(found)
+
+
+def mean_square(pictures: Pictures) -> Float32[np.ndarray, "side side 3"]:
+    """The per-pixel mean of the pictures' squares, 0..255."""
+    numbers = np.array_split(np.arange(len(pictures)), -(-len(pictures) // 64))
+    total = sum(pictures.load(part)[0].sum(axis=0, dtype=np.uint64) for part in numbers)
+    return np.asarray(total / len(pictures), np.float32)

@@ -1,0 +1,37 @@
+"""Table 7 as a picture: accuracy against the layer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from zfjax.experiments.probing import Probing
+from zfjax.experiments.transfer import mean_and_std
+
+SVM, SOFTMAX = "#0072B2", "#E69F00"  # told apart by colour-blind eyes too
+
+
+def plot_probing(result: Probing, names: Sequence[str], title: str) -> Figure:
+    """Mean per-class accuracy on each layer, with its standard deviation over folds.
+
+    Args:
+      result: accuracies of the folds.
+      names: of the layers' outputs.
+      title: stands above.
+
+    Returns:
+      A figure of 5 × 3.6 inches.
+    """
+    figure = Figure(figsize=(5, 3.6), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    layers = np.arange(1, len(names) + 1)
+    for label, folds, colour, marker in (("SVM", result.svm, SVM, "o"), ("softmax", result.softmax, SOFTMAX, "s")):
+        means, stds = np.array([mean_and_std(row) for row in folds], float).T
+        axes.errorbar(layers, means, np.nan_to_num(stds), color=colour, marker=marker, ms=5, capsize=3, label=label)
+    axes.set_xticks(layers, [f"{number}\n{name}" for number, name in zip(layers, names, strict=True)])
+    axes.set(xlabel="layer", ylabel="accuracy (%)", ylim=(0, 100))
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

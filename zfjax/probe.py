@@ -1,0 +1,90 @@
+"""Train linear classifiers on each layer of a run (the paper's Table 7).
+
+Examples:
+  python -m zfjax.probe --workdir=runs/photos --dataset=folder:caltech101 --per_class=30
+      a linear SVM and a softmax on each of layers 1-7, with 30 training images of each class, in 5 folds
+  python -m zfjax.probe --workdir=runs/shapes
+      on the run's own dataset: training and test images both come from its val split, which the net has not seen
+
+Table and plot go into the folder probe/DATASET of the run, anew after each fold of each layer; the same command goes on
+where it stopped.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from zfjax import command
+from zfjax.errors import UserError
+
+if TYPE_CHECKING:
+    from zfjax.experiments.features import Pool
+    from zfjax.experiments.linear import Fold, Kind, Score
+    from zfjax.training.run import RunInfo
+
+
+def main(argv: Sequence[str]) -> None:
+    """Probes the run that the flags in `argv` name, and prints a table."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "folder:PATH or tfds:NAME; default the run's own.", flag_values=values)
+    flags.DEFINE_integer("per_class", 30, "Training images per class.", lower_bound=2, flag_values=values)
+    flags.DEFINE_integer("test", 50, "Test images per class at most.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("folds", 5, "How many draws.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Draws the folds.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "Pictures at once, for the features.", lower_bound=1, flag_values=values)
+    command.reject_arguments(command.parse(argv, __doc__ or "", values), "probe")
+    if not values.workdir:
+        raise UserError("probe needs --workdir=RUN: the folder that zfjax train wrote")
+
+    from zfjax.experiments.features import open_pool, require_pictures
+    from zfjax.training.run import read_run
+
+    run = read_run(values.workdir)
+    pool = open_pool(run, values.dataset)
+    require_pictures(pool, values.per_class)
+    _probe(run, pool, values)
+
+
+def _probe(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> None:
+    """Fold after fold, layer after layer; writes what there is after each."""
+    from zfjax import tables
+    from zfjax.experiments.features import fingerprint, kept_features, numbered_layers
+    from zfjax.experiments.ledger import Ledger, fold_key
+    from zfjax.experiments.linear import Score, classify, draw_fold
+    from zfjax.experiments.probing import fold_by_fold, to_table
+    from zfjax.plots.files import save
+    from zfjax.plots.probing import plot_probing
+    from zfjax.training.run import load_model
+
+    model = load_model(run, values.checkpoint)
+    names = numbered_layers(model.net)
+    kept = kept_features(model, pool, names, run.folder / "features", batch_size=values.batch_size)
+    behind = fingerprint(model, pool)
+    folder = run.folder / "probe" / pool.name
+    ledger = Ledger(folder / "folds.json")
+    folds = [
+        draw_fold(pool.labels, values.per_class, values.test, (values.seed, number)) for number in range(values.folds)
+    ]
+
+    def measure(name: str, kinds: "Sequence[Kind]", fold: "Fold") -> "Sequence[Score]":
+        key = fold_key(fold, "probe", name, behind)
+        found = ledger.get(key)
+        if found is None:
+            found = classify(kinds, kept[name], pool.labels, fold, seed=values.seed)
+            ledger.put(key, found)
+        return [Score(*score) for score in found]
+
+    for result in fold_by_fold(names, folds, measure):
+        table = to_table(result, names, pool.name, len(pool.classes), values.per_class)
+        tables.write(table, folder, "probe")
+        figure = plot_probing(result, names, f"{pool.name}, {values.per_class} training images per class")
+        save(figure, folder / "probe", result._asdict())
+    print(table.text())
+    print(f"written to {folder}: probe.md, probe.csv, probe.json, probe.png, probe.pdf, probe.npz")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main))

@@ -1,0 +1,199 @@
+"""Transfer a run's features to another dataset (the paper's Tables 4 and 5, and Fig. 9).
+
+Examples:
+  python -m zfjax.transfer --workdir=runs/photos --dataset=folder:caltech101 --per_class=15,30
+      trains a softmax on the run's frozen layers 1-7 with 15 and 30 images of each class, and beside it the run's net
+      from scratch on the same images; tests on up to 50 others of each class, in 5 folds
+  python -m zfjax.transfer --workdir=runs/photos --dataset=folder:caltech101 --noscratch
+      the frozen layers alone, which takes minutes and not hours
+  python -m zfjax.transfer --workdir=runs/photos --dataset=tfds:voc/2012
+      several labels an image: one classifier a class, average precision (the paper's Table 6)
+
+Tables and Fig. 9 go into the folder transfer/DATASET of the run after each fold; the same command goes on where it
+stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from zfjax import command
+from zfjax.errors import UserError
+
+if TYPE_CHECKING:
+    from etils import epath
+
+    from zfjax.data.multilabel import MultiLabelSet
+    from zfjax.experiments.features import Pool
+    from zfjax.experiments.ledger import Ledger
+    from zfjax.experiments.linear import Fold
+    from zfjax.experiments.transfer import Transfer
+    from zfjax.tables import Table
+    from zfjax.training.run import RunInfo
+
+    # From a fold, what was measured before, and a seed to a mean per-class accuracy; None where it was stopped.
+    Measure = Callable[[Fold, Ledger, tuple[int, int]], float | None]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures what the flags in `argv` ask for, and prints a table."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
+    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "folder:PATH or tfds:NAME: where to transfer to.", flag_values=values)
+    flags.DEFINE_list("per_class", ["15", "30"], "Training images per class, with commas between.", flag_values=values)
+    flags.DEFINE_integer("test", 50, "Test images per class at most.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("folds", 5, "How many draws.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("layer", 0, "On top of which layer; 0: the last hidden one.", flag_values=values)
+    flags.DEFINE_bool("scratch", True, "The same net from scratch too.", flag_values=values)
+    flags.DEFINE_integer(
+        "scratch_epochs", 0, "0: as many as give the run's number of updates.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "Draws the folds.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("batch_size", 64, "Pictures at once, for the features.", lower_bound=1, flag_values=values)
+    command.reject_arguments(command.parse(argv, __doc__ or "", values), "transfer")
+    if not values.workdir:
+        raise UserError("transfer needs --workdir=RUN: the folder that zfjax train wrote")
+    if not values.dataset:
+        raise UserError("transfer needs --dataset=folder:PATH or tfds:NAME: where to transfer to")
+    per_class = counts(values.per_class)
+
+    from zfjax.data.multilabel import open_multilabel
+    from zfjax.experiments.features import open_pool
+    from zfjax.training.run import read_run
+
+    run = read_run(values.workdir)
+    several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
+    if several:
+        _detect(run, several, values)
+    else:
+        _transfer(run, open_pool(run, values.dataset), per_class, values)
+
+
+def counts(words: Sequence[str]) -> list[int]:
+    """`--per_class` as numbers, growing. Raises a UserError where one is no number of at least 2."""
+    if not words or not all(word.strip().isdigit() and int(word) >= 2 for word in words):
+        raise UserError(f"--per_class={','.join(words)}: expected numbers of at least 2, with commas between")
+    return sorted({int(word) for word in words})
+
+
+def _transfer(run: "RunInfo", pool: "Pool", per_class: list[int], values: flags.FlagValues) -> None:
+    """Fills in fold after fold, and writes what there is after each."""
+    import numpy as np
+
+    from zfjax.experiments.features import require_pictures
+    from zfjax.experiments.ledger import Ledger
+    from zfjax.experiments.linear import draw_fold
+    from zfjax.experiments.transfer import Transfer
+
+    require_pictures(pool, max(per_class))
+    folder = run.folder / "transfer" / pool.name
+    ledger = Ledger(folder / "folds.json")
+    ending = f"_layer{values.layer}" if values.layer else ""
+    nothing = np.full((len(per_class), values.folds), np.nan)
+    result = Transfer(np.array(per_class), nothing, nothing.copy())
+    measures = [(result.pretrained, _frozen(run, pool, values))]
+    if values.scratch:
+        measures.append((result.scratch, _scratch(run, pool, folder, values)))
+    for accuracies, measure in measures:
+        for number in range(values.folds):
+            for row, count in enumerate(per_class):
+                fold = draw_fold(pool.labels, count, values.test, (values.seed, number))
+                found = measure(fold, ledger, (values.seed, number))
+                if found is None:
+                    print("stopped; the same command goes on from there")
+                    return
+                accuracies[row, number] = found
+            table = _write(result, pool, folder, values.layer)
+    print(table.text())
+    print(f"written to {folder}: transfer{ending}.md, .csv and .json, fig9{ending}.png, .pdf and .npz")
+
+
+def _frozen(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> "Measure":
+    """A softmax on the frozen net."""
+    from zfjax.experiments.features import fingerprint, kept_features, layer_named
+    from zfjax.experiments.ledger import fold_key
+    from zfjax.experiments.linear import SOFTMAX, classify
+    from zfjax.training.run import load_model
+
+    model = load_model(run, values.checkpoint)
+    layer = layer_named(model.net, values.layer)
+    kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)
+    behind = fingerprint(model, pool)
+
+    def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float:
+        key = fold_key(fold, "softmax", layer, behind)
+        accuracy = ledger.get(key)
+        if accuracy is None:
+            accuracy = classify([SOFTMAX], kept[layer], pool.labels, fold, seed=seed)[0].accuracy
+            ledger.put(key, accuracy)
+        return accuracy
+
+    return measure
+
+
+def _scratch(run: "RunInfo", pool: "Pool", folder: "epath.Path", values: flags.FlagValues) -> "Measure":
+    """The same net from scratch, each fold in a folder of its own."""
+    from zfjax.data import record
+    from zfjax.experiments.ledger import fold_key
+    from zfjax.experiments.transfer import scratch_config, train_from_scratch
+
+    scanned = record.read(run.folder)
+    run_examples = len(scanned.train_kept) if scanned else 0
+
+    def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float | None:
+        config = scratch_config(run.config, len(fold.train), run_examples, values.scratch_epochs, seed[1])
+        key = fold_key(fold, "scratch", config.to_json(), pool.fingerprint)
+        accuracy = ledger.get(key)
+        if accuracy is None:
+            accuracy = train_from_scratch(config, pool, fold, folder / "scratch" / key)
+        if accuracy is not None:
+            ledger.put(key, accuracy)
+        return accuracy
+
+    return measure
+
+
+def _write(result: "Transfer", pool: "Pool", folder: "epath.Path", layer: int) -> "Table":
+    """Table and figure; of a layer other than the protocol's under names of its own."""
+    from zfjax import tables
+    from zfjax.experiments.transfer import PAPER, dataset_of_the_paper, to_table
+    from zfjax.plots.files import save
+    from zfjax.plots.transfer import plot_transfer
+
+    ending = f"_layer{layer}" if layer else ""
+    title = f"{pool.name}, frozen up to layer {layer}" if layer else pool.name
+    table = to_table(result, title, len(pool.classes))
+    tables.write(table, folder, f"transfer{ending}")
+    paper = PAPER.get(dataset_of_the_paper(pool.name, len(pool.classes)) or "")
+    save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
+    return table
+
+
+def _detect(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
+    """Table 6: average precision on a dataset with several labels an image."""
+    from zfjax import tables
+    from zfjax.experiments.features import join_splits, kept_features, layer_named, scan_for
+    from zfjax.experiments.multilabel import average_precisions, to_table
+    from zfjax.training.run import load_model
+
+    scanned = scan_for(run, several.source)
+    pool = join_splits(several.source, scanned)
+    model = load_model(run, values.checkpoint)
+    layer = layer_named(model.net, values.layer)
+    kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)[layer]
+    train_truth = several.train.truth(scanned.record.train_kept, len(pool.classes))
+    test_truth = several.val.truth(scanned.record.val_kept, len(pool.classes))
+    count = len(train_truth.present)
+    found = average_precisions(kept[:count], train_truth, kept[count:], test_truth, seed=values.seed)
+    table = to_table(found, test_truth.present, several.source.name, pool.classes)
+    folder = run.folder / "transfer" / pool.name
+    ending = f"_layer{values.layer}" if values.layer else ""
+    tables.write(table, folder, f"transfer{ending}")
+    print(table.text())
+    print(f"written to {folder}: transfer{ending}.md, .csv and .json")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main))
