@@ -47,10 +47,13 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-@pytest.mark.parametrize("window", [5, 16, 40, 60])
+@pytest.mark.parametrize(
+    ("net", "window"),
+    [("zfnet", 5), ("zfnet", 16), ("zfnet", 45), ("zfnet", 60), ("zfnet_post", 10), ("alexnet", 10)],
+)
 def test_recomputed_windows_equal_whole_images(net, window):
     """From small squares to one that reaches all of the net."""
+    net = NETS[net]
     net, variables, image = drawn(net, (net.image_size, net.image_size))
     fun = zfjax.layer(net, variables, "fc8")
     found = occlusion(fun, image, window, 9, batch_size=13)
@@ -59,7 +62,7 @@ def test_recomputed_windows_equal_whole_images(net, window):
     np.testing.assert_allclose(found.clean, fun(jnp.asarray(image)[None])[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["conv1", "relu1", "pool1", "norm2", "relu5"])
+@pytest.mark.parametrize("name", ["conv1", "relu5"])
 def test_maps_of_images_that_are_not_square(name):
     """Layers of maps, other windows down than across, a colour for the square."""
     net, variables, image = drawn(NETS["zfnet"], (64, 91))

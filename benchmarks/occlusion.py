@@ -1,0 +1,158 @@
+"""Occluded positions per second of Fig. 3's net, 224 px: zfjax beside Captum's Occlusion on the same weights.
+
+    python benchmarks/occlusion.py --repeats 3
+
+Squares of 16, 48 and 96 px at every 8 px, the probability of one class at each. zfjax computes again only what the
+square changed; `plain` is the same function as any function, whole images in batches. Captum runs with the
+`perturbations_per_eval` and the memory layout that are fastest for it, tried first on every 16th position, and is left
+out where it is not installed. The contenders run in turns, so that a busy machine slows all of them.
+"""
+
+import argparse
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from deconvnet import medians
+from jax.tree_util import Partial
+
+import zfjax
+from zfjax.experiments.occlusion import occlusion
+from zfjax.models.specs import LRN, Conv, Dense, Dropout, MaxPool, ReLU
+
+WINDOWS = (16, 48, 96)
+STRIDE = 8
+CLASS = 3
+PER_EVAL = (8, 16, 32, 64)
+
+
+def torch_net(net: zfjax.ConvNet, params: Any) -> Any:
+    """The same net and weights in PyTorch."""
+    import torch
+    from torch import nn
+
+    modules: OrderedDict[str, Any] = OrderedDict()
+    for layer in net.layers:
+        match layer:
+            case Conv():
+                kernel = np.asarray(params[layer.name]["kernel"]).transpose(3, 2, 0, 1)
+                module = nn.Conv2d(kernel.shape[1], layer.features, layer.kernel, layer.strides, layer.padding[0][0])
+                _fill(module, kernel, params[layer.name]["bias"])
+            case Dense():
+                if "flatten" not in modules:
+                    modules["flatten"] = _flatten()
+                kernel = np.asarray(params[layer.name]["kernel"]).T
+                module = nn.Linear(kernel.shape[1], kernel.shape[0])
+                _fill(module, kernel, params[layer.name]["bias"])
+            case MaxPool():
+                module = nn.MaxPool2d(layer.window, layer.strides, ceil_mode=layer.ceil)
+            case LRN():
+                module = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
+            case ReLU():
+                module = nn.ReLU()
+            case Dropout():
+                module = nn.Identity()
+        modules[layer.name] = module
+    return nn.Sequential(modules).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _flatten() -> Any:
+    from torch import nn
+
+    class Flatten(nn.Module):
+        """Rows of fc6 are in (height, width, channel) order."""
+
+        def forward(self, x: Any) -> Any:
+            return x.permute(0, 2, 3, 1).flatten(1)
+
+    return Flatten()
+
+
+def _fill(module: Any, kernel: np.ndarray, bias: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(kernel.copy()))
+        module.bias.copy_(torch.from_numpy(np.array(bias)))
+
+
+def captum_sweep(
+    net: Any, image: np.ndarray, window: int, stride: int, per_eval: int, channels_last: bool
+) -> Callable[[], Any]:
+    """One sweep by Captum."""
+    import torch
+    from captum.attr import Occlusion
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(next(net.parameters()).device, memory_format=layout)
+
+    def run() -> Any:
+        net.to(memory_format=layout)
+        with torch.inference_mode():
+            shapes = {"sliding_window_shapes": (3, window, window), "strides": (3, stride, stride)}
+            return Occlusion(net).attribute(x, target=CLASS, perturbations_per_eval=per_eval, **shapes).cpu()
+
+    return run
+
+
+def best_captum(net: Any, image: np.ndarray, window: int) -> tuple[Callable[[], Any], str]:
+    """The fastest setting, and its name."""
+    settings = {
+        f"{per_eval} per eval, channels {'last' if last else 'first'}": (per_eval, last)
+        for per_eval in PER_EVAL
+        for last in (False, True)
+    }
+    tried = {name: captum_sweep(net, image, window, 4 * STRIDE, *setting) for name, setting in settings.items()}
+    times = medians(tried, 1)
+    best = min(times, key=lambda name: times[name])
+    return captum_sweep(net, image, window, STRIDE, *settings[best]), best
+
+
+def whole(fun: Callable, images: jax.Array) -> jax.Array:
+    """`fun`, but not known for what it is."""
+    return fun(images)
+
+
+def compare(fun: Partial, net: zfjax.ConvNet, image: np.ndarray, window: int, repeats: int) -> None:
+    """Prints a line of the table, and how far the two ways of ours are apart."""
+    plain = Partial(whole, fun)
+    found, reference = (occlusion(way, image, window, STRIDE).outputs for way in (fun, plain))
+    actions: dict[str, Callable[[], Any]] = {
+        "zfjax": lambda: occlusion(fun, image, window, STRIDE),
+        "plain": lambda: occlusion(plain, image, window, STRIDE),
+    }
+    setting = "not installed"
+    with contextlib.suppress(ImportError):
+        actions["Captum"], setting = best_captum(torch_net(net, fun.args[0]["params"]), image, window)
+    count = found.shape[0] * found.shape[1]
+    rates = {name: count / ms * 1e3 for name, ms in medians(actions, repeats).items()}
+    ours, whole_images, captum = rates["zfjax"], rates["plain"], rates.get("Captum", float("nan"))
+    cells = (f"{window} px", str(count), f"{ours:.1f}", f"{whole_images:.1f}", f"{captum:.1f}")
+    print("".join(f"{cell:>16}" for cell in (*cells, f"{ours / whole_images:.2f}", f"{ours / captum:.2f}")))
+    error = np.abs(found - reference).max() / np.abs(reference).max()
+    print(f"{'':>16}Captum: {setting}; zfjax from plain: {error:.1e} of the largest output", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="timed sweeps of each; the median is shown")
+    parser.add_argument("--windows", type=int, nargs="+", default=WINDOWS, help="sides of the square")
+    args = parser.parse_args()
+
+    net = zfjax.zfnet(1000).clone(kernel_init=jax.nn.initializers.he_normal())
+    image = np.random.default_rng(0).normal(0, 60, (224, 224, 3)).astype(np.float32)
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.asarray(image)[None])
+    fun = zfjax.layer(net, variables, "fc8")
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; 224 px, a square at every {STRIDE} px")
+    header = ("window", "positions", "zfjax /s", "plain /s", "Captum /s", "zfjax / plain", "zfjax / Captum")
+    print("".join(f"{name:>16}" for name in header))
+    for window in args.windows:
+        compare(fun, net, image, window, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
