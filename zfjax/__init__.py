@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zfjax import ops, rules, seeds
     from zfjax.backproject import RuleWarning, backproject, deconvnet
     from zfjax.experiments.gallery import top_activations
+    from zfjax.experiments.occlusion import occlusion
     from zfjax.models import ConvNet, alexnet, layer, layer_table, zfnet, zfnet_post
     from zfjax.ops import renormalize_filters
     from zfjax.plots.projections import show
@@ -31,6 +32,7 @@ _HOME = {
     "deconvnet": "zfjax.backproject",
     "layer": "zfjax.models",
     "layer_table": "zfjax.models",
+    "occlusion": "zfjax.experiments.occlusion",
     "renormalize_filters": "zfjax.ops",
     "show": "zfjax.plots.projections",
     "strongest": "zfjax.seeds",
@@ -53,6 +55,7 @@ __all__ = [
     "deconvnet",
     "layer",
     "layer_table",
+    "occlusion",
     "ops",
     "renormalize_filters",
     "rules",
