@@ -219,15 +219,16 @@ def _recomputed(
     fun: Partial, then: Partial, image: Array, cover: Array, chunks: list[Rectangles]
 ) -> list[PyTree[np.ndarray]]:
     """By one clean pass, and only what changed."""
-    names = fun.func.names if isinstance(fun.func, Layers) else (fun.func.name,)
-    net, (variables,) = fun.func.net, fun.args
-    plan, changed = incremental.plan(net, names, Size(*image.shape), chunks)
+    cut, (variables,) = fun.func, fun.args
+    assert isinstance(cut, Layer | Layers)  # it is known
+    names = cut.names if isinstance(cut, Layers) else (cut.name,)
+    plan, changed = incremental.plan(cut.net, names, Size(*image.shape), chunks)
     clean = _clean(plan, variables, image)
-    cover = cover.astype(net.dtype)
+    cover = cover.astype(cut.net.dtype)
     outputs = []
     for chunk in changed:
         found = incremental.recompute(plan, variables["params"], clean, cover, incremental.reads(plan, chunk))
-        outputs.append(jax.device_get(_call(then, found if isinstance(fun.func, Layers) else found[names[0]])))
+        outputs.append(jax.device_get(_call(then, found if isinstance(cut, Layers) else found[names[0]])))
     return outputs
 
 

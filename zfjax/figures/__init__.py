@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
     flags.DEFINE_list("images", [], "Image files for fig5 and fig7.", flag_values=values)
     flags.DEFINE_list("classes", [], "Or these classes, one val image each; default five.", flag_values=values)
-    flags.DEFINE_list("layers", [], "Layers for fig2, like relu5; default the paper's 1 to 5.", flag_values=values)
+    flags.DEFINE_list("layers", [], "For fig2 and fig4, like relu5; default the paper's 1 to 5.", flag_values=values)
     flags.DEFINE_string("maps", "8", "How many maps of each layer, drawn by --seed; or all.", flag_values=values)
     flags.DEFINE_list("units", [], "Or these maps, by number.", flag_values=values)
     flags.DEFINE_list("compare", [], "fig6: folders of other runs, drawn beside this one.", flag_values=values)

@@ -73,7 +73,7 @@ def _draw(name: str, request: Request) -> None:
             tables.write(table, folder, file)
             print(f"{table.title}\n{table.text()}")
             written.append(f"{file}.md")
-    print(f"{name}: {', '.join(written)} (with .pdf and .npz, .csv and .json) in {folder}", flush=True)
+    print(f"{name}: {', '.join(written)} in {folder}", flush=True)
 
 
 def _opened(folder: str, checkpoint: str) -> Opened:

@@ -18,7 +18,7 @@ from zfjax.progress import Progress
 from zfjax.tables import Table
 
 OTHERS = 3  # images of the same map beside the projection
-SCORED = 60  # images whose masks are compared
+SCORED = 50  # images whose masks are compared
 
 
 def draw(request: Request) -> Iterator[Drawing]:

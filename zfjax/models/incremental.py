@@ -9,7 +9,7 @@ less, and the plan is data: all chunks run one program. Nakandala et al. (SIGMOD
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,13 @@ WHOLE = 0.9
 class Rectangles(NamedTuple):
     """One rectangle of a map for each of n positions; empty where nothing is reached."""
 
-    top: Int[np.ndarray | Array, " n"]
-    left: Int[np.ndarray | Array, " n"]
-    height: Int[np.ndarray | Array, " n"]
-    width: Int[np.ndarray | Array, " n"]
+    top: Int[Any, " n"]  # NumPy's where they are planned, JAX's where they are used
+    left: Int[Any, " n"]
+    height: Int[Any, " n"]
+    width: Int[Any, " n"]
 
     @property
-    def cells(self) -> Int[np.ndarray, " n"]:
+    def cells(self) -> Int[Any, " n"]:
         """How many cells each has."""
         return self.height * self.width
 
@@ -104,15 +104,16 @@ def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
 
     They are a program of their own: XLA would compute an index anew for each number that is read by it.
     """
-    windows: list[Array | None] = []
+    nothing = jnp.zeros((0, 0), jnp.int32)
+    windows = []
     for layer, size, below, above, room in zip(
         plan.listed, plan.sizes, changed, changed[1:], plan.room[1:], strict=False
     ):
-        windows.append(_window_reads(layer, size, below, above, room) if isinstance(layer, Conv | MaxPool) else None)
+        windows.append(_window_reads(layer, size, below, above, room) if isinstance(layer, Conv | MaxPool) else nothing)
     needed = [False, *(layer.name in plan.names for layer in plan.listed)]
     needed[-1] |= len(plan.listed) < len(plan.net.layers)
     maps = [
-        _map_reads(size, rectangles) if is_needed else None
+        _map_reads(size, rectangles) if is_needed else nothing
         for size, rectangles, is_needed in zip(plan.sizes, changed, needed, strict=True)
     ]
     _, row, column = _cells(changed[0], plan.room[0])

@@ -18,7 +18,7 @@ from zfjax.data.source import Source, open_source
 from zfjax.errors import UserError
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.scoring import Model
-from zfjax.training.state import create_state
+from zfjax.training.state import State, create_state
 
 CHECKPOINTS = "checkpoints"
 # Keys that do not change what a run computes; `epochs` only where no cosine is stretched over them.
@@ -131,8 +131,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     """
     if not (run.folder / CHECKPOINTS).exists():
         raise UserError(f"the run in {run.folder} has no checkpoint yet")
-    # Any length of an epoch will do: the schedule is not used, but must be one.
-    state = create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1000.0)
+    state = _blank_state(run)
     with Checkpoints(run.folder / CHECKPOINTS, create=False) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
@@ -151,6 +150,17 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
             except Exception as error:  # as in Checkpoints.restore_latest
                 raise UserError(f"checkpoint {step} in {run.folder} is damaged: {error}".splitlines()[0]) from error
     return Model(state.net, jax.device_get(state.params), run.mean)
+
+
+def _blank_state(run: RunInfo) -> State:
+    """A state of the run's shapes for a checkpoint to fill. Not drawn: compiling the draw takes seconds."""
+    # Any length of an epoch will do: the schedule is not used, but must be one.
+    shapes = jax.eval_shape(lambda: create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1000.0))
+    return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _absolute(workdir: epath.PathLike) -> epath.Path:

@@ -1,16 +1,15 @@
 """Which pixels of a run's pictures show the drawn thing."""
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from PIL import Image
 
 
 def masks(
-    builder: Any, split: str, examples: Sequence[int], *, square: int, size: int
+    builder: Any, split: str, examples: Int[np.ndarray, " n"], *, square: int, size: int
 ) -> Bool[np.ndarray, "n size size"]:
     """The objects' pixels in the centre crops of some pictures of `shapes`.
 

@@ -1,0 +1,59 @@
+"""Two epochs of the default recipe, and every figure and table of that run."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("default")
+    command = [sys.executable, "-m", "zfjax.train", f"--workdir={folder / 'run'}", "--config.epochs=2"]
+    done = tiny_runs.run([*command, f"--config.data_dir={folder / 'tfds'}", f"--config.cache_dir={folder / 'cache'}"])
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def command(verb: str, run: Path, *flags: str) -> str:
+    done = tiny_runs.run([sys.executable, "-m", f"zfjax.{verb}", f"--workdir={run}", *flags])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_lands_in_the_band(run):
+    """Neither broken nor too good to be true."""
+    last = tiny_runs.metrics(run)[-1]
+    assert last["epoch"] == 2
+    assert 0.55 < last["val_top1"] < 0.95
+    assert last["val_top5"] > 0.9
+    assert all((run / name).exists() for name in ("curves.png", "filters.png", "predictions.png"))
+
+
+def test_all_figures_are_drawn(run):
+    said = command("figures", run, "--maps=4", "--stride=12", "--classes=face,car,boat")
+    assert "not drawn" not in said
+    expected = [f"fig2_layer{i}" for i in range(1, 6)]
+    expected += ["fig4_evolution", "fig4_convergence", "fig5_invariance", "fig6", "fig7_occlusion", "fig8"]
+    for name in expected:
+        with Image.open(run / "figures" / f"{name}.png") as picture:
+            assert len(picture.convert("L").getcolors()) > 50, name  # not blank
+        assert (run / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with np.load(run / "figures" / f"{name}.npz") as arrays:
+            assert all(np.isfinite(arrays[key]).all() for key in arrays if arrays[key].dtype.kind == "f"), name
+    for table in ("fig7_masks", "table1"):
+        assert all((run / "figures" / f"{table}.{kind}").exists() for kind in ("md", "csv", "json"))
+
+
+def test_its_layers_are_probed_and_its_features_transferred(run):
+    """To its own dataset, which it knows: far above chance with few images."""
+    said = command("probe", run, "--per_class=10", "--folds=1")
+    assert all(f"layer {i}" in said or f"\n{i} " in said for i in (1, 5, 7)), said
+    said = command("transfer", run, "--dataset=shapes", "--per_class=5", "--folds=2", "--noscratch", "--test=20")
+    line = next(line for line in said.splitlines() if line.lstrip().startswith("5 "))
+    assert float(line.split()[2]) > 25, said
