@@ -162,6 +162,9 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--maps=0"], "maps"),
         (["--workdir=nowhere", "--map=3"], "unknown flag --map; did you mean --maps?"),
+        (["--workdir=nowhere", "--only=fig3"], "--only: no figure 'fig3'; did you mean fig"),
+        (["--workdir=nowhere", "--units=a"], "--units: expected numbers of maps"),
+        (["--workdir=nowhere", "--images=a.jpg", "--classes=b"], "not both"),
     ],
 )
 def test_figures_names_what_is_missing(capsys, words, expected):
@@ -174,8 +177,22 @@ def test_figures_names_what_is_missing(capsys, words, expected):
 def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_path):
     words = tiny_words(folder, tmp_path, epochs=1, cosine=False, image_size=64)
     assert command.run(train.main, ["train", *words]) == 0
-    code, line = said(capsys, figures.main, f"--workdir={tmp_path}", "--checkpoint=77")
-    assert (code, "has no checkpoint '77'" in line) == (2, True)
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
+    for words, expected in (
+        (["--checkpoint=77"], "has no checkpoint '77'"),
+        (["--only=fig4"], "fig4 compares checkpoints of at least two epochs"),
+        (["--only=fig8"], "fig8 needs boxes of parts"),
+        (["--only=fig7", "--window=65"], "--window=65 is larger than the run's images of 64×64 px"),
+        (["--only=fig7", "--window=-5"], "lower"),
+        (["--only=fig5", "--classes=noise,striped"], "no class 'striped' in the run's 3; did you mean stripes?"),
+        (["--only=fig5", f"--images={tmp_path / 'broken.jpg'}"], "expected an image: "),
+        (["--only=fig5", f"--images={tmp_path / 'none.jpg'}"], "cannot read the image"),
+        (["--only=fig2", "--layers=relu1", "--units=99"], "map 99: the layer has 5 maps, 0 to 4"),
+        (["--only=fig2", "--layers=relu9"], "no layer 'relu9'"),
+    ):
+        code, line = said(capsys, figures.main, f"--workdir={tmp_path}", *words)
+        assert code == 2, words
+        assert expected in line, words
     assert command.run(figures.main, ["figures", f"--workdir={tmp_path}", "--only=fig2", "--maps=3"]) == 0
     names = [f"fig2_layer{i}.png" for i in range(1, 6)]
     assert capsys.readouterr().out.startswith(f"fig2: {names[0]}, {names[1]}")

@@ -70,7 +70,7 @@ def _probe(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> None:
     ]
 
     def measure(name: str, kinds: "Sequence[Kind]", fold: "Fold") -> "Sequence[Score]":
-        key = fold_key(fold, "probe", name, behind)
+        key = fold_key(fold, *(kind.strengths for kind in kinds), name, behind)
         found = ledger.get(key)
         if found is None:
             found = classify(kinds, kept[name], pool.labels, fold, seed=values.seed)

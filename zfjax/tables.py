@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,12 +39,12 @@ class Table(NamedTuple):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
-        writer.writerows(self.rows)
+        writer.writerows([map(_there, row) for row in self.rows])
         return text.getvalue()
 
     def json(self) -> str:
         """An object with title, note and rows, each row an object by the header's names."""
-        rows = [dict(zip(self.header, row, strict=True)) for row in self.rows]
+        rows = [dict(zip(self.header, map(_there, row), strict=True)) for row in self.rows]
         return json.dumps({"title": self.title, "note": self.note, "rows": rows}, indent=2) + "\n"
 
 
@@ -53,7 +54,7 @@ def write(table: Table, folder: epath.PathLike, name: str) -> None:
     Raises:
       UserError: the folder cannot be written.
     """
-    target = epath.Path(folder)
+    target = epath.Path(folder).expanduser()
     try:
         target.mkdir(parents=True, exist_ok=True)
         for kind, text in (("md", table.markdown()), ("csv", table.csv()), ("json", table.json())):
@@ -64,8 +65,13 @@ def write(table: Table, folder: epath.PathLike, name: str) -> None:
         raise UserError(f"cannot write the table {target / name}: {error.strerror or error}") from error
 
 
+def _there(cell: Cell) -> Cell:
+    """NaN, which JSON does not have, is nothing."""
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
+
+
 def _shown(cell: Cell) -> str:
-    match cell:
+    match _there(cell):
         case None:
             return "–"
         case float():

@@ -123,7 +123,7 @@ def _frozen(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> "Measure"
     behind = fingerprint(model, pool)
 
     def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float:
-        key = fold_key(fold, "softmax", layer, behind)
+        key = fold_key(fold, "softmax", SOFTMAX.strengths, layer, behind)
         accuracy = ledger.get(key)
         if accuracy is None:
             accuracy = classify([SOFTMAX], kept[layer], pool.labels, fold, seed=seed)[0].accuracy

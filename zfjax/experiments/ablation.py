@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -151,9 +152,9 @@ def ablate(
         print(f"row {ROWS.index(row) + 1} of {len(ROWS)}: {row.slug}", file=sys.stderr, flush=True)
         try:
             result = train_row(row.config(config), folders[row.slug])
-        except UserError as error:
-            failed[row.slug] = str(error)
-            print(f"row {row.slug} failed: {error}", file=sys.stderr, flush=True)
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter: out of memory
+            failed[row.slug] = str(error).splitlines()[0]
+            print(f"row {row.slug} failed: {failed[row.slug]}", file=sys.stderr, flush=True)
         else:
             if result is None:
                 return Ablation(results, failed, stopped=row.slug)

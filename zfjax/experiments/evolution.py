@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -54,6 +55,7 @@ def evolution(
     batches: Callable[[], Iterable[Float[Array, "n height width channels"]]],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
     probes: Sequence[Float[Array, "n height width channels"]],
+    mesh: Mesh | None = None,
 ) -> Evolution:
     """Projects the strongest activations at each checkpoint, and measures how far features moved between them.
 
@@ -66,6 +68,7 @@ def evolution(
         batches: gives all training images anew at each call, mean subtracted.
         load: from image numbers, in the order of the batches, to images.
         probes: batches of the images on which features are compared.
+        mesh: the devices to split each batch over.
 
     Raises:
         ValueError: fewer than two checkpoints, or no probes.
@@ -74,7 +77,7 @@ def evolution(
     Paper: section 4.2 ("feature evolution during training") and figure 4.
     """
     _check(net, maps, probes)
-    snapshots = [_snapshots(net, variables, maps, batches(), load, probes) for variables in checkpoints]
+    snapshots = [_snapshots(net, variables, maps, batches(), load, probes, mesh) for variables in checkpoints]
     if len(snapshots) < 2:
         raise ValueError(f"checkpoints: expected at least two, got {len(snapshots)}")
     layers_over_time = list(zip(*snapshots, strict=True))
@@ -150,9 +153,10 @@ def _snapshots(
     batches: Iterable[Array],
     load: Callable[[np.ndarray], Array],
     probes: Sequence[Array],
+    mesh: Mesh | None,
 ) -> list[_Snapshot]:
     fun = layers(net, variables, tuple(maps))
-    tops = top_activations(fun, batches, k=1)
+    tops = top_activations(fun, batches, k=1, mesh=mesh)
     responses = [jax.device_get(_responses(fun, images)) for images in probes]
     return [
         _Snapshot(

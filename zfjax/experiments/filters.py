@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from zfjax.errors import UserError
 from zfjax.experiments.gallery import gallery, some_maps, top_activations
 from zfjax.experiments.subject import feature_layers
 from zfjax.models import ConvNet, layer, layers
@@ -109,6 +111,7 @@ def first_layers(
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width 3"]],
     rng: np.random.Generator,
     count: int = 16,
+    mesh: Mesh | None = None,
 ) -> FirstLayers:
     """Layer 1's filters and layer 2's projections, with all that Figure 6 counts.
 
@@ -119,15 +122,19 @@ def first_layers(
         load: from numbers in the order of `batches` to images.
         rng: draws the maps of layer 2, those that fire first.
         count: how many of them.
+        mesh: the devices to split each batch over.
 
     Raises:
         ValueError: there are no batches, or what `filters` names.
+        UserError: the net has no two rectified layers of maps.
 
     Paper: figure 6.
     """
+    if len(feature_layers(net)) < 2:
+        raise UserError("figure 6 shows layers 1 and 2; expected a net with two rectified layers of maps")
     first, second = feature_layers(net)[:2]
     conv = next(spec for spec in net.layers if isinstance(spec, Conv))
-    tops = top_activations(layers(net, variables, [first, second]), batches, k=1)
+    tops = top_activations(layers(net, variables, [first, second]), batches, k=1, mesh=mesh)
     maps = some_maps(tops[second], count, rng)
     projections = gallery(layer(net, variables, second), tops[second], maps, load).projections[:, 0]
     return FirstLayers(

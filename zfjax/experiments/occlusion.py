@@ -15,8 +15,7 @@ from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
 from zfjax.models.specs import Conv, Size
-
-Pair = tuple[int, int]
+from zfjax.ops.windows import Pair
 
 
 class Occlusion(NamedTuple):
@@ -77,6 +76,8 @@ def occlusion(
     order, chunks = _chunks(tops, lefts, window, batch_size)
     fun = fun if isinstance(fun, Partial) else Partial(fun)
     last = then if isinstance(then, Partial) else Partial(then or _itself)
+    # First, since it also tells whether the image is one for `fun`.
+    clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
     outputs = _recomputed(fun, last, image, cover, chunks) if _known(fun) else _plain(fun, last, image, cover, chunks)
     grid = len(tops), len(lefts)
 
@@ -86,7 +87,6 @@ def occlusion(
         whole[order] = rows[: len(order)]
         return whole.reshape(*grid, *rows.shape[1:])
 
-    clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
     return Occlusion(jax.tree.map(sorted_out, *outputs), clean, tops, lefts, window)
 
 
@@ -140,7 +140,7 @@ def sensitivity(
     classes = acts[top].shape[1]
     if not 0 <= label < classes:
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
-    unit = int(jnp.argmax(acts[layer].sum(axis=(0, 1, 2))))
+    unit = int(jnp.argmax(acts[layer].astype(jnp.float32).sum(axis=(0, 1, 2))))
     summary = Partial(_Summary(layer, top), jnp.asarray(unit), jnp.asarray(label))
     found = occlusion(fun, image, window, stride, fill, then=summary, batch_size=batch_size)
     activation, probability, most_probable = found.outputs
@@ -209,7 +209,7 @@ class _Summary:
     def __call__(self, unit: Array, label: Array, acts: dict[str, Array]) -> tuple[Array, Array, Array]:
         logits = acts[self.top].astype(jnp.float32)
         return (
-            jnp.take(acts[self.layer], unit, axis=-1).sum(axis=(1, 2)),
+            jnp.take(acts[self.layer], unit, axis=-1).astype(jnp.float32).sum(axis=(1, 2)),
             jnp.take(jax.nn.softmax(logits), label, axis=1),
             jnp.argmax(logits, axis=1),
         )

@@ -39,6 +39,7 @@ class Subject(NamedTuple):
     variables: PyTree
     pictures: Pictures
     labels: Int[np.ndarray, " pictures"]
+    kept: Int[np.ndarray, " pictures"]  # the pictures' numbers in the dataset's split, broken ones counted
     classes: tuple[str, ...]
     mean: Float[Array, "side side 3"]  # of the squares that are cropped
 
@@ -131,22 +132,28 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     # On the device once, not with each batch.
     params, mean = jax.device_put((model.params, model.mean))
 
-    def subject(pictures: Pictures, labels: np.ndarray) -> Subject:
-        return Subject(model.net, {"params": params}, pictures, labels, run.classes, mean)
+    def subject(pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
+        return Subject(model.net, {"params": params}, pictures, labels[kept], kept, run.classes, mean)
 
     return Splits(
-        subject(data.train, seen.train_labels[seen.train_kept]), subject(data.val, seen.val_labels[seen.val_kept])
+        subject(data.train, seen.train_labels, seen.train_kept), subject(data.val, seen.val_labels, seen.val_kept)
     )
 
 
 def feature_layers(net: ConvNet) -> list[str]:
-    """The paper's layers 1 to 5: the rectified maps, by name."""
+    """The paper's layers 1 to 5: the rectified maps, by name, bottom first.
+
+    Raises:
+        UserError: the net has none.
+    """
     names = []
     for spec in net.layers:
         if isinstance(spec, Dense):
             break
         if isinstance(spec, ReLU):
             names.append(spec.name)
+    if not names:
+        raise UserError("the net has no rectified maps: expected a ReLU below its first dense layer")
     return names
 
 

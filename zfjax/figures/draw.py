@@ -43,7 +43,7 @@ def request_of(values: flags.FlagValues) -> Request:
         values.stride,
         values.seed,
         values.batch_size,
-        tuple(_opened(folder, values.checkpoint) for folder in values.compare),
+        tuple(_opened(folder) for folder in values.compare),
     )
 
 
@@ -51,15 +51,21 @@ def all_of(names: Sequence[str], request: Request) -> None:
     """Draws the figures in turn, all where none is named; each is written before the next is begun.
 
     Raises:
-      NotForThisRun: a figure that was named needs what the run has not. Where none was named it is passed over.
+      UserError: some could not be drawn; the others were. One that was not named and that the run cannot have is
+        passed over.
     """
+    failed = []
     for name in names or FIGURES:
         try:
             _draw(name, request)
         except NotForThisRun as reason:
-            if names:
-                raise
             print(f"{name}: not drawn: {reason}", flush=True)
+            if names:
+                failed.append(f"{name}: {reason}")
+        except UserError as reason:
+            failed.append(f"{name}: {reason}")
+    if failed:
+        raise UserError("; ".join(failed))
 
 
 def _draw(name: str, request: Request) -> None:
@@ -76,9 +82,9 @@ def _draw(name: str, request: Request) -> None:
     print(f"{name}: {', '.join(written)} in {folder}", flush=True)
 
 
-def _opened(folder: str, checkpoint: str) -> Opened:
+def _opened(folder: str) -> Opened:
     run = read_run(folder)
-    return Opened(run, subject.of_run(run, checkpoint))
+    return Opened(run, subject.of_run(run))
 
 
 def _number(flag: str, text: str, expected: str, smallest: int = 0) -> int:

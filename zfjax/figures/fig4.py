@@ -18,6 +18,7 @@ from zfjax.tables import Cell, Table
 from zfjax.training.checkpoints import FIG4_EPOCHS, Checkpoints
 from zfjax.training.loop import Schedule
 from zfjax.training.run import CHECKPOINTS, load_model
+from zfjax.training.sharding import data_mesh
 
 PROBES = 64  # images of the validation split on which features are compared
 
@@ -42,7 +43,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         def batches() -> Iterator[Float[Array, "n size size 3"]]:
             return progress.over(train.batches(request.batch_size))
 
-        found = evolution(subject.net, _variables(request, kept.steps), maps, batches, train.load, probes)
+        found = evolution(subject.net, _variables(request, kept.steps), maps, batches, train.load, probes, data_mesh())
     yield Drawing("fig4_evolution", plot_evolution(found, kept.epochs), _projections(found, kept))
     curves, table = _curves(found, kept), _table(found, kept)
     yield Drawing("fig4_convergence", plot_convergence(found, kept.epochs), curves, ("fig4_convergence", table))

@@ -43,7 +43,9 @@ def draw(request: Request) -> Iterator[Drawing]:
         for transform, one in zip(steps._fields, found[:3], strict=True)
         for part, array in one._asdict().items()
     }
+    arrays |= {f"{transform}_images": shown for transform, shown in zip(steps._fields, examples, strict=True)}
     arrays |= {
+        "layers": np.array(hidden),
         "untransformed": found.untransformed,
         "apart": found.apart,
         "relative_changes": relative_changes(found, subject.net.image_size),

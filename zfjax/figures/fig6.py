@@ -10,6 +10,7 @@ from zfjax.models.specs import Conv
 from zfjax.plots.filters import plot_first_layers
 from zfjax.progress import Progress
 from zfjax.tables import Cell, Table
+from zfjax.training.sharding import data_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
@@ -20,7 +21,8 @@ def draw(request: Request) -> Iterator[Drawing]:
         subject = run.splits.val
         with Progress(f"layers 1 and 2 of {run.run.folder.name}", len(subject.pictures)) as progress:
             batches = progress.over(subject.batches(request.batch_size))
-            layers = first_layers(subject.net, subject.variables, batches, subject.load, request.rng(6))
+            net, variables = subject.net, subject.variables
+            layers = first_layers(net, variables, batches, subject.load, request.rng(6), mesh=data_mesh())
         # Numbered where there are several: folders of different places may have one name.
         found[f"{number}. {_title(run)}" if len(runs) > 1 else _title(run)] = layers
     strides = [_first_conv(run).strides for run in runs]

@@ -3,112 +3,113 @@
 from collections.abc import Iterator
 
 import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
 
-from zfjax.data import record, shapes
+from zfjax.data import shapes
 from zfjax.data.shapes.masks import masks
 from zfjax.errors import UserError
 from zfjax.experiments.fields import project_units
 from zfjax.experiments.gallery import Top, top_activations
-from zfjax.experiments.occlusion import hiding, sensitivity
+from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivity
 from zfjax.experiments.subject import Subject, feature_layers
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer
 from zfjax.plots.occlusion import Occluded, plot_occlusion
 from zfjax.progress import Progress
-from zfjax.tables import Table
+from zfjax.tables import Cell, Table
+from zfjax.training.sharding import data_mesh
 
 OTHERS = 3  # images of the same map beside the projection
 SCORED = 50  # images whose masks are compared
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, a row an image.
+    """One picture, a row an image; for `shapes` a table too, of how the probability goes with what is hidden.
 
     Raises:
       UserError: a square that is larger than the image.
     """
-    subject = request.subject
-    size = subject.net.image_size
-    window = request.window or max(1, round(size * 48 / 224))
-    stride = request.stride or max(1, round(size * 8 / 224))
-    if window > size:
-        raise UserError(f"--window={window} is larger than the run's images of {size}×{size} px")
-    top = feature_layers(subject.net)[-1]
-    fun = layer(subject.net, subject.variables, top)
-    chosen = request.chosen(7)
+    window, stride = _square(request)
+    rows, labels = _rows(request, window, stride)
+    arrays = {"labels": labels}
+    for name in ("image", "projection", "others"):
+        arrays[name] = np.stack([getattr(row, name) for row in rows])
+    for name in rows[0].found._fields:
+        arrays[name] = np.stack([np.asarray(getattr(row.found, name)) for row in rows])
+    table = _against_masks(request, window, 2 * stride) if request.run.config.dataset == "shapes" else None
+    yield Drawing(
+        "fig7_occlusion", plot_occlusion(rows, request.subject.classes), arrays, table and ("fig7_masks", table)
+    )
+
+
+def _square(request: Request) -> tuple[int, int]:
+    """The side of the square and the distance of its positions, in pixels; of 224 px 48 and 8."""
+    size = request.subject.net.image_size
+    if request.window > size:
+        raise UserError(f"--window={request.window} is larger than the run's images of {size}×{size} px")
+    return request.window or max(1, round(size * 48 / 224)), request.stride or max(1, round(size * 8 / 224))
+
+
+def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], np.ndarray]:
+    """What is shown of each image, and their classes."""
+    subject, chosen = request.subject, request.chosen(7)
+    fun = layer(subject.net, subject.variables, feature_layers(subject.net)[-1])
     with Progress("strongest activations", len(subject.pictures)) as progress:
-        winners = top_activations(fun, progress.over(subject.batches(request.batch_size)), OTHERS + 1)
+        batches = progress.over(subject.batches(request.batch_size))
+        winners = top_activations(fun, batches, OTHERS + 1, data_mesh())
     rows = []
     with Progress("occluded images", len(chosen.images)) as progress:
         for image, label, number in zip(chosen.images, chosen.labels, chosen.numbers, strict=True):
-            found = sensitivity(
-                subject.net,
-                subject.variables,
-                image,
-                int(label),
-                window,
-                stride,
-                layer=top,
-                batch_size=request.batch_size,
-            )
+            found = _sweep(request, image, int(label), window, stride)
             on_map = np.asarray(fun(image[None])[0, ..., found.unit])
             cell = np.unravel_index(np.argmax(on_map), on_map.shape)
-            projection = project_units(fun, image[None], np.array([found.unit]), np.array([cell]))[1][0]
+            projection = _projected(fun, image[None], found.unit, np.array([cell]))[0]
             others = _others(subject, fun, winners, found.unit, int(number))
-            whole = np.asarray(image) + subject.image_mean
-            rows.append(Occluded(whole, int(label), np.asarray(projection), others, found))
+            rows.append(Occluded(np.asarray(image) + subject.image_mean, int(label), projection, others, found))
             progress.advance(1)
-    arrays = {"images": np.stack([row.image for row in rows]), "labels": chosen.labels}
-    for name in rows[0].found._fields:
-        arrays[name] = np.stack([np.asarray(getattr(row.found, name)) for row in rows])
-    arrays["projections"] = np.stack([row.projection for row in rows])
-    figure = plot_occlusion(rows, subject.classes)
-    table = (
-        _against_masks(request, (window, 2 * window), 2 * stride) if request.run.config.dataset == "shapes" else None
-    )
-    yield Drawing("fig7_occlusion", figure, arrays, table and ("fig7_masks", table))
+    return rows, chosen.labels
 
 
-def _against_masks(request: Request, windows: tuple[int, ...], stride: int) -> Table:
+def _sweep(request: Request, image: Array, label: int, window: int, stride: int) -> Sensitivity:
+    subject = request.subject
+    top, batch_size = feature_layers(subject.net)[-1], request.batch_size
+    return sensitivity(subject.net, subject.variables, image, label, window, stride, layer=top, batch_size=batch_size)
+
+
+def _others(subject: Subject, fun: Partial, winners: Top, unit: int, number: int) -> Float[np.ndarray, "n h w c"]:
+    """The map's projections on those images that excite it most, but for the one at hand."""
+    numbers, positions = np.asarray(winners.images)[unit], np.asarray(winners.positions)[unit]
+    kept = [i for i, winner in enumerate(numbers) if winner not in (number, -1)][:OTHERS]
+    return _projected(fun, subject.load(numbers[kept]), unit, positions[kept])
+
+
+def _projected(fun: Partial, images: Array, unit: int, cells: np.ndarray) -> Float[np.ndarray, "n h w c"]:
+    return np.asarray(project_units(fun, images, np.full(len(images), unit), cells)[1])
+
+
+def _against_masks(request: Request, window: int, stride: int) -> Table:
     """Whether the probability falls where the object is hidden: `shapes` knows which pixels those are."""
-    subject, run, rng = request.subject, request.run, request.rng(7)
-    numbers = rng.choice(len(subject.pictures), min(SCORED, len(subject.pictures)), replace=False)
-    seen = record.read(run.folder)
-    assert seen is not None  # or there would be no subject
-    builder = shapes.prepared_builder(run.config.data_dir)
-    size = subject.net.image_size
-    objects = masks(builder, "validation", seen.val_kept[numbers], square=subject.mean.shape[0], size=size)
-    images, rows = subject.load(numbers), []
-    with Progress("occluded images with masks", len(numbers) * len(windows)) as progress:
-        for window in windows:
+    subject, run = request.subject, request.run
+    numbers = request.rng(7).choice(len(subject.pictures), min(SCORED, len(subject.pictures)), replace=False)
+    builder, size = shapes.prepared_builder(run.config.data_dir), subject.net.image_size
+    objects = masks(builder, "validation", subject.kept[numbers], square=subject.mean.shape[0], size=size)
+    images, rows = subject.load(numbers), list[tuple[Cell, ...]]()
+    sides = [side for side in (window, 2 * window) if side <= size]
+    with Progress("occluded images with masks", len(numbers) * len(sides)) as progress:
+        for side in sides:
             scores = []
             for image, label, mask in zip(images, subject.labels[numbers], objects, strict=True):
-                found = sensitivity(
-                    subject.net, subject.variables, image, int(label), window, stride, batch_size=request.batch_size
-                )
-                scores.append((found.clean_probability, *hiding(found, mask)))
+                found = _sweep(request, image, int(label), side, stride)
+                if mask.any():  # the crop may have left the object outside
+                    scores.append((found.clean_probability, *hiding(found, mask)))
                 progress.advance(1)
-            rows.append((window, *(100 * float(share) for share in np.mean(scores, axis=0))))
+            rows.append((side, *(100 * float(share) for share in np.mean(scores, axis=0))))
     return Table(
         f"Fig. 7d against the masks of {len(numbers)} validation images",
-        (
-            "square, px",
-            "nothing hidden",
-            "third that hides least",
-            "third that hides most",
-            "lowest on the object",
-            "by chance",
-        ),
+        ("square, px", "unhidden", "third that hides least", "third that hides most", "lowest on object", "by chance"),
         rows,
         "Mean probability of the true class, in percent: without the square, and over the third of its positions that"
         " hide the least and the most of the object. Then how often the position with the lowest probability hides some"
         " of the object, and how many of all positions do.",
     )
-
-
-def _others(subject: Subject, fun, winners: Top, unit: int, number: int) -> np.ndarray:
-    """The map's projections on those images that excite it most, but for the one at hand."""
-    numbers, positions = np.asarray(winners.images)[unit], np.asarray(winners.positions)[unit]
-    kept = [i for i, winner in enumerate(numbers) if winner not in (number, -1)][:OTHERS]
-    images = subject.load(numbers[kept])
-    return np.asarray(project_units(fun, images, np.full(len(kept), unit), positions[kept])[1])

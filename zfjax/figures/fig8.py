@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from zfjax.data import record, shapes
+from zfjax.data import shapes
 from zfjax.data.shapes.parts import PartBoxes, part_boxes
 from zfjax.errors import UserError
 from zfjax.experiments.correspondence import Correspondence, correspondence, difference, hidden, random_boxes
@@ -77,7 +77,7 @@ def draw(request: Request) -> Iterator[Drawing]:
     yield Drawing(
         "fig8",
         plot_correspondence(pictures, shown),
-        {"images": faces.numbers, **_arrays(boxes, randoms, results)},
+        {"images": faces.numbers, "pictures": np.stack(list(pictures.values())), **_arrays(boxes, randoms, results)},
         ("table1", _table(results, len(images))),
     )
 
@@ -90,14 +90,11 @@ def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
             f"fig8 needs boxes of parts, which the dataset shapes has and {run.config.dataset} has not;"
             " zfjax.experiments.correspondence takes your own"
         )
-    seen = record.read(run.folder)
-    if seen is None:
-        raise UserError(f"the run in {run.folder} has not looked at its pictures yet: {record.FILE} is missing")
     of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))
     found = part_boxes(
         shapes.prepared_builder(run.config.data_dir),
         "validation",
-        seen.val_kept[of_class],
+        subject.kept[of_class],
         tuple(PARTS.values()),
         square=subject.mean.shape[0],
         size=subject.net.image_size,

@@ -29,8 +29,8 @@ class Request(NamedTuple):
     run: RunInfo
     splits: Splits
     images: tuple[str, ...] = ()  # files; none: one image of each of `classes`
-    classes: tuple[str, ...] = ()  # none: the first five
-    layers: tuple[str, ...] = ()  # of the gallery; none: the paper's 1 to 5
+    classes: tuple[str, ...] = ()  # none: the first five that there are
+    layers: tuple[str, ...] = ()  # of the gallery and the evolution; none: the paper's 1 to 5
     maps: int | None = 8  # how many of each layer; None: all
     units: tuple[int, ...] = ()  # or these
     window: int = 0  # side of the occluder in pixels; 0: 48 of 224
@@ -56,8 +56,11 @@ class Request(NamedTuple):
         """
         if self.images:
             return self.subject.of_files(self.images)
-        names = self.classes or self.run.classes[:5]
-        return self.subject.one_of_each([self.subject.label_of(name) for name in names], self.rng(figure))
+        if self.classes:
+            labels = [self.subject.label_of(name) for name in self.classes]
+        else:
+            labels = np.unique(self.subject.labels)[:5].tolist()
+        return self.subject.one_of_each(labels, self.rng(figure))
 
 
 class Drawing(NamedTuple):

@@ -28,13 +28,13 @@ def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:
       >>> [spec.name for spec in without(net, (1, 2, 3, 4, 7)).layers]
       ['conv5', 'relu5', 'pool5', 'fc6', 'relu6', 'drop6', 'fc8']
     """
-    *below, last = dict.fromkeys(_number(layer.name) for layer in net.layers)
+    *below, last = dict.fromkeys(layer_number(layer.name) for layer in net.layers)
     for number in numbers:
         if number == last:
             raise UserError(f"layer {number} is the net's output and cannot be left out")
         if number not in below:
             raise UserError(f"no layer {number} in the net; there are {', '.join(map(str, below))}")
-    edited = net.clone(layers=tuple(layer for layer in net.layers if _number(layer.name) not in numbers))
+    edited = net.clone(layers=tuple(layer for layer in net.layers if layer_number(layer.name) not in numbers))
     try:
         layer_table(edited)
     except ImageTooSmall as error:
@@ -69,7 +69,8 @@ def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
     return net.clone(layers=layers)
 
 
-def _number(name: str) -> int:
+def layer_number(name: str) -> int:
+    """The paper's number of a layer: 5 of relu5. Raises a UserError where the name has none."""
     found = re.search(r"\d+$", name)
     if not found:
         raise UserError(f"layer {name!r} has no number; expected names like conv3 and relu3")

@@ -81,7 +81,7 @@ def plan(
             break
         sizes.append(out)
         changed.append(above)
-    room = tuple(max(int(rectangles.cells.sum()) for rectangles in layer) for layer in changed)
+    room = tuple(max(1, *(int(rectangles.cells.sum()) for rectangles in layer)) for layer in changed)
     return Plan(net, names, tuple(sizes), room), list(zip(*changed, strict=True))
 
 
@@ -92,10 +92,8 @@ class Reads(NamedTuple):
     """
 
     cover: Int[Array, " room"]  # cells of the covering picture
-    windows: tuple[
-        Int[Array, "room cells"] | None, ...
-    ]  # of each listed layer, into the layer below; None: cell by cell
-    maps: tuple[Int[Array, "n cells"] | None, ...]  # of the image and each listed layer, whole; None: not needed
+    windows: tuple[Int[Array, "room cells"], ...]  # of each listed layer, in the layer below; none where pointwise
+    maps: tuple[Int[Array, "n cells"], ...]  # of the image and each listed layer, whole; none where not needed
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -155,10 +153,8 @@ def recompute(
             case ReLU():
                 values = ops.rectify(values)
             case LRN():
-                maps_of_one_cell = values[:, None, None]
-                values = ops.local_response_norm(maps_of_one_cell, layer.size, layer.k, layer.alpha, layer.beta)[
-                    :, 0, 0
-                ]
+                cells_apart = values[:, None, None]
+                values = ops.local_response_norm(cells_apart, layer.size, layer.k, layer.alpha, layer.beta)[:, 0, 0]
         if layer.name in plan.names:
             found[layer.name] = _read(_table(map_, 0.0, values), cells).reshape(-1, *map_.shape)
     rest = plan.net.layers[len(plan.listed) :]

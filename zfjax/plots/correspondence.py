@@ -43,7 +43,7 @@ def plot_correspondence(
         second.set_xlabel("% of features that change in both", fontsize=8)
         second.axvline(50, color="0.6", linewidth=1, linestyle=":")
         second.annotate("chance", (50, 0), (2, 0), textcoords="offset points", color="0.4", fontsize=7, va="center")
-        second.set_xlim(0, 65)
+        second.set_xlim(0, max(65, 105 * max(one.opposed for one in found.values())))
         second.set_yticklabels([])
     return figure
 

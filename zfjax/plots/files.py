@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from typing import Any, cast
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ def save_png(figure: Figure, path: epath.PathLike) -> None:
 
 def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes `path`.png and .pdf, and the arrays behind the figure as .npz. Raises a UserError where that fails."""
-    behind, kept = io.BytesIO(), cast(Any, arrays)
+    behind, kept = io.BytesIO(), cast(Any, {name: _plain(array) for name, array in arrays.items()})
     np.savez_compressed(behind, **kept)
     for ending, content in (
         ("png", _rendered(figure, "png")),
@@ -26,6 +27,12 @@ def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray])
         ("npz", behind.getvalue()),
     ):
         _write(epath.Path(f"{path}.{ending}"), content)
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """NumPy's files know no bfloat16."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
@@ -37,6 +44,8 @@ def _rendered(figure: Figure, kind: str) -> bytes:
 def _write(path: epath.Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        part = path.with_name(f".{path.name}.part")
+        part.write_bytes(content)
+        part.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -68,7 +68,7 @@ def _draw_row(axes: Sequence[Axes], row: Occluded, classes: Sequence[str]) -> No
     axes[0].set_ylabel(classes[row.label], fontsize=9, parse_math=False)
 
     for panel, values, top in ((axes[1], found.activation, None), (axes[3], found.probability, 1.0)):
-        shown = panel.imshow(values, cmap="viridis", vmin=0.0, vmax=top, extent=_extent(found), interpolation="nearest")
+        shown = panel.pcolormesh(*_edges(found), values, cmap="viridis", vmin=0.0, vmax=top)
         panel.figure.colorbar(shown, ax=panel, fraction=0.046, pad=0.03).ax.tick_params(labelsize=7)
     axes[1].set_xlabel(f"map {found.unit}, {found.clean_activation:.3g} unhidden", fontsize=7)
     axes[3].set_xlabel(f"{found.clean_probability:.2f} unhidden", fontsize=7)
@@ -95,14 +95,7 @@ def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[
     for i, k in enumerate(shown):
         index[found.most_probable == k] = i
     palette = [*colours[: len(shown)], REST]
-    axes.imshow(
-        index,
-        cmap=ListedColormap(palette),
-        vmin=-0.5,
-        vmax=len(shown) + 0.5,
-        extent=_extent(found),
-        interpolation="nearest",
-    )
+    axes.pcolormesh(*_edges(found), index, cmap=ListedColormap(palette), vmin=-0.5, vmax=len(shown) + 0.5)
     handles = [Patch(color=colour, label=classes[k]) for k, colour in zip(shown, palette, strict=False)]
     if len(order) > len(shown):
         handles.append(Patch(color=REST, label="others"))
@@ -111,14 +104,17 @@ def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[
         text.set_parse_math(False)
 
 
-def _extent(found: Sensitivity) -> tuple[float, float, float, float]:
-    """Where the centres of the squares lie, in pixels of the image: each position's cell about its centre."""
+def _edges(found: Sensitivity) -> tuple[np.ndarray, np.ndarray]:
+    """Where the cells of the positions end, across and down, in pixels: halfway between the squares' centres.
 
-    def ends(starts: np.ndarray, window: int) -> tuple[float, float]:
-        half = (starts[1] - starts[0]) / 2 if len(starts) > 1 else window / 2
+    The last positions lie flush with the border, so they may be nearer than the others.
+    """
+
+    def along(starts: np.ndarray, window: int) -> np.ndarray:
         centres = starts + (window - 1) / 2
-        return float(centres[0] - half), float(centres[-1] + half)
+        if len(centres) == 1:
+            return np.array([centres[0] - window / 2, centres[0] + window / 2])
+        middles = (centres[1:] + centres[:-1]) / 2
+        return np.concatenate([[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]])
 
-    left, right = ends(found.lefts, found.window[1])
-    top, bottom = ends(found.tops, found.window[0])
-    return left, right, bottom, top
+    return along(found.lefts, found.window[1]), along(found.tops, found.window[0])
