@@ -281,7 +281,7 @@ def test_the_scale_of_a_layer_does_not_matter(factor):
 
 @pytest.mark.parametrize("x", [np.ones((4, 3), np.float32), np.full((4, 3), np.nan, np.float32)])
 def test_features_that_do_not_differ_are_refused(x):
-    with pytest.raises(ValueError, match="expected finite features that differ"):
+    with pytest.raises(UserError, match="expected finite ones that differ"):
         scaled(x, x)
 
 

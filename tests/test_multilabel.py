@@ -187,7 +187,7 @@ def test_a_class_that_no_test_image_shows_has_no_precision():
 def test_a_class_that_no_training_image_shows_is_named():
     x, truth = told()
     truth.present[:, 2] = False
-    with pytest.raises(ValueError, match="with and without class 2"):
+    with pytest.raises(UserError, match="some with and without class 2"):
         average_precisions(x, truth, x, truth)
 
 

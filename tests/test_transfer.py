@@ -15,7 +15,15 @@ from zfjax.errors import UserError
 from zfjax.experiments import transfer as experiment
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import Fold
-from zfjax.experiments.transfer import PAPER, Transfer, dataset_of_the_paper, mean_and_std, scratch_config, to_table
+from zfjax.experiments import transfer as experiment
+from zfjax.experiments.transfer import (
+    PAPER,
+    Transfer,
+    dataset_of_the_paper,
+    mean_and_std,
+    scratch_config,
+    to_table,
+)
 from zfjax.plots.transfer import plot_transfer
 from zfjax.training import loop
 
@@ -51,11 +59,11 @@ def test_the_papers_datasets_are_known_by_name_and_classes(name, classes, expect
 
 def test_the_table_stands_beside_the_papers_where_it_has_the_dataset():
     table = to_table(RESULT, "caltech101", 101)
-    assert table.rows[0] == pytest.approx((15, 2, 60, np.sqrt(200), 40, 20, 83.8, 22.8))
-    assert table.rows[1] == pytest.approx((45, 1, 80, None, None, None, None, None))
+    assert table.rows[0] == pytest.approx((15, 60, np.sqrt(200), 2, 40, 20, 3, 83.8, 22.8))
+    assert table.rows[1] == pytest.approx((45, 80, None, 1, None, None, 0, None, None))
     assert table.header[-2:] == ("paper: pretrained", "paper: from scratch")
-    assert len(to_table(RESULT, "pets", 37).header) == 6
-    assert [len(row) for row in to_table(RESULT, "pets", 37).rows] == [6, 6]
+    assert len(to_table(RESULT, "pets", 37).header) == 7
+    assert [len(row) for row in to_table(RESULT, "pets", 37).rows] == [7, 7]
 
 
 def test_figure_9_has_a_curve_with_deviations_for_each_way():
@@ -91,6 +99,26 @@ def test_the_ledger_keeps_results_and_names_a_damaged_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         Ledger(tmp_path / "file" / "folds.json").put("a", 1)
+
+
+def test_what_another_command_kept_meanwhile_stays(tmp_path):
+    one, other = Ledger(tmp_path / "folds.json"), Ledger(tmp_path / "folds.json")
+    one.put("a", 1)
+    other.put("b", 2)
+    assert (Ledger(tmp_path / "folds.json").get("a"), other.get("a")) == (1, 1)
+
+
+def test_features_that_tell_classes_apart_transfer_and_more_images_help():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 30)
+    features = np.float32(np.eye(4)[labels].repeat(3, axis=1) + rng.normal(size=(120, 12)))
+    found = experiment.transfer(features, labels, [2, 20], folds=3, max_test=8)
+    assert found.pretrained.shape == found.scratch.shape == (2, 3)
+    assert np.isnan(found.scratch).all()
+    few, many = found.pretrained.mean(axis=1)
+    assert 0.25 < few < many
+    with pytest.raises(ValueError, match="per_class: expected less than the 30 pictures"):
+        experiment.transfer(features, labels, [30])
 
 
 def test_a_key_is_of_the_folds_pictures_and_of_all_else():
@@ -184,7 +212,9 @@ def test_a_run_is_transferred_and_an_interrupted_transfer_goes_on(run, tmp_path,
     assert command.run(transfer.main, ["transfer", *words]) == 130
     rows = json.loads((out / "transfer.json").read_text())["rows"]
     assert [row["training images per class"] for row in rows] == [3, 8]
-    assert all(row["folds"] == 2 and row["from scratch %"] is not None for row in rows)  # partial results are kept
+    assert all(
+        row["folds"] == row["folds of it"] == 2 and row["from scratch %"] is not None for row in rows
+    )  # partial results are kept
     assert all(row["± std of it"] is None for row in rows)
     code, text = said(capsys, *words)
     assert (code, len(trained)) == (0, 5)  # two before, one interrupted, two after

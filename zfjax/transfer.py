@@ -138,13 +138,14 @@ def _scratch(run: "RunInfo", pool: "Pool", folder: "epath.Path", values: flags.F
     from zfjax.data import record
     from zfjax.experiments.ledger import fold_key
     from zfjax.experiments.transfer import scratch_config, train_from_scratch
+    from zfjax.training.run import settings
 
     scanned = record.read(run.folder)
     run_examples = len(scanned.train_kept) if scanned else 0
 
     def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float | None:
         config = scratch_config(run.config, len(fold.train), run_examples, values.scratch_epochs, seed[1])
-        key = fold_key(fold, "scratch", config.to_json(), pool.fingerprint)
+        key = fold_key(fold, "scratch", sorted(settings(config).items()), pool.fingerprint)
         accuracy = ledger.get(key)
         if accuracy is None:
             accuracy = train_from_scratch(config, pool, fold, folder / "scratch" / key)

@@ -20,7 +20,7 @@ from zfjax.progress import Progress
 from zfjax.text import did_you_mean
 from zfjax.training import sharding
 from zfjax.training.loop import train_and_evaluate
-from zfjax.training.run import CHECKPOINTS, FREE_KEYS, as_json, open_data, open_folder
+from zfjax.training.run import CHECKPOINTS, open_data, open_folder, settings
 from zfjax.training.scoring import Model, score
 from zfjax.training.state import create_net
 
@@ -269,7 +269,7 @@ def _read_result(folder: epath.Path, config: ConfigDict) -> Result | None:
     """The result kept in a row's folder, where it is that of the newest weights there and of this configuration."""
     try:
         kept = json.loads((folder / RESULT).read_text())
-        if kept["made_by"] != {"step": _newest_step(folder), **_settings(config)}:
+        if kept["made_by"] != {"step": _newest_step(folder), **settings(config)}:
             return None
         return Result(kept["parameters"], Errors(**kept["errors"]))
     except (OSError, ValueError, KeyError, TypeError):  # absent, or not what was written: it is made again
@@ -280,7 +280,7 @@ def _write_result(folder: epath.Path, config: ConfigDict, step: int, result: Res
     kept = {
         "parameters": result.parameters,
         "errors": result.errors._asdict(),
-        "made_by": {"step": step, **_settings(config)},
+        "made_by": {"step": step, **settings(config)},
     }
     part = folder / f".{RESULT}.part"
     try:
@@ -288,11 +288,6 @@ def _write_result(folder: epath.Path, config: ConfigDict, step: int, result: Res
         part.replace(folder / RESULT)
     except OSError as error:
         raise UserError(f"cannot write {folder / RESULT}: {error.strerror or error}") from error
-
-
-def _settings(config: ConfigDict) -> dict[str, Any]:
-    """The keys that a result depends on."""
-    return {key: value for key, value in as_json(config).items() if key == "epochs" or key not in FREE_KEYS}
 
 
 def _newest_step(folder: epath.Path) -> int:

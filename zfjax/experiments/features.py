@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
+from ml_collections import ConfigDict
 
 from zfjax.data import cache
 from zfjax.data.crops import center_crop, subtract_mean
@@ -91,8 +92,8 @@ def require_pictures(pool: Pool, per_class: int) -> None:
 def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     """The pictures of `dataset` as squares of the run's size.
 
-    Its train and val splits are one pool. Of the run's own dataset (`dataset` empty or equal to the run's) it is the
-    val split alone: features of pictures that the net was trained on say nothing about others.
+    Its train and val splits are one pool. Of the run's own dataset, however it is spelled, it is the val split alone:
+    features of pictures that the net was trained on say nothing about others.
 
     Raises:
         UserError: there is no such dataset, or it cannot be used.
@@ -100,10 +101,19 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     config = run.config
     source = open_source(dataset or config.dataset, data_dir=config.data_dir, seed=config.seed)
     scanned = scan_for(run, source)
-    if dataset in ("", config.dataset):
+    if dataset in ("", config.dataset) or _is_own(config, source):
         labels = scanned.record.val_labels[scanned.record.val_kept]
         return Pool(f"{short_name(source.name)}-val", source.classes, scanned.val, labels, source.val.fingerprint)
     return join_splits(source, scanned)
+
+
+def _is_own(config: ConfigDict, source: Source) -> bool:
+    """Whether `source` has the pictures that the run was trained on."""
+    try:
+        own = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
+    except UserError:  # it is no longer there, and need not be
+        return False
+    return (own.train.fingerprint, own.val.fingerprint) == (source.train.fingerprint, source.val.fingerprint)
 
 
 def scan_for(run: RunInfo, source: Source) -> Scanned:

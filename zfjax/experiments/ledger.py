@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from typing import Any
 
 from etils import epath
@@ -28,8 +29,11 @@ class Ledger:
             UserError: it is damaged.
         """
         self._path = epath.Path(path)
+        self._kept = self._read()
+
+    def _read(self) -> dict[str, Any]:
         try:
-            self._kept = json.loads(self._path.read_text()) if self._path.exists() else {}
+            return json.loads(self._path.read_text()) if self._path.exists() else {}
         except ValueError as error:
             raise UserError(f"{self._path} is damaged ({error}); remove it to measure its folds again") from error
 
@@ -43,8 +47,8 @@ class Ledger:
         Raises:
             UserError: it cannot be written.
         """
-        self._kept[key] = value
-        part = self._path.with_name(self._path.name + ".part")
+        self._kept = self._read() | {key: value}  # another command may have added some meanwhile
+        part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(self._kept, indent=2) + "\n")

@@ -10,6 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
+from zfjax.errors import UserError
+
 
 class Kind(NamedTuple):
     """A kind of classifier, and the grid its strength is chosen from."""
@@ -90,13 +92,13 @@ def on_one_scale(
     300,000 features costs what one of 4,096 does.
 
     Raises:
-        ValueError: the training pictures all have the same features.
+        UserError: the training pictures all have the same features, as those of a dead layer.
     """
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     train, test = train - mean, test - mean
     scale = np.sqrt(np.mean(np.einsum("nd,nd->n", train, train, dtype=np.float64)))
     if not np.isfinite(scale) or scale == 0:
-        raise ValueError("train: expected finite features that differ between pictures")
+        raise UserError("a layer's features: expected finite ones that differ between pictures")
     train, test = train / np.float32(scale), test / np.float32(scale)
     if train.shape[1] <= train.shape[0]:
         return train.astype(np.float64), test.astype(np.float64)
@@ -105,7 +107,9 @@ def on_one_scale(
     squares, turn = np.linalg.eigh(train @ train.T)
     kept = squares > 1e-10 * squares[-1]
     lengths, turn = np.sqrt(squares[kept]), turn[:, kept]
-    return turn * lengths, (test @ train.T) @ (turn / lengths)
+    # In blocks: a layer of many features in double precision may not fit into memory.
+    blocks = np.array_split(test, max(1, len(test) // 256))
+    return turn * lengths, np.concatenate([block @ train.T for block in blocks]) @ (turn / lengths)
 
 
 def classify(
@@ -129,7 +133,8 @@ def classify(
         seed: draws what is held out.
 
     Raises:
-        ValueError: fewer than two training pictures in a class, or features that do not differ.
+        ValueError: fewer than two training pictures in a class.
+        UserError: features that do not differ.
 
     Paper: section 4.3 (softmax) and table 7 (both).
     """

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from sklearn.metrics import average_precision_score
 
 from zfjax.data.multilabel import Truth
+from zfjax.errors import UserError
 from zfjax.experiments.linear import SOFTMAX, fit, on_one_scale
 from zfjax.tables import Table
 
@@ -37,7 +38,7 @@ def average_precisions(
         Areas under the classes' precision-recall curves, 0..1; NaN for a class that no test image shows.
 
     Raises:
-        ValueError: the training images show all or none of a class, or are too few to choose the strength.
+        UserError: the training images show all or none of a class, or are too few to choose the strength.
 
     Paper: table 6.
     """
@@ -45,7 +46,7 @@ def average_precisions(
     count = train_truth.counted.sum(axis=0)
     poor = np.flatnonzero((shown.sum(axis=0) == 0) | (shown.sum(axis=0) == count))
     if len(poor):
-        raise ValueError(f"train_truth: expected images with and without class {poor[0]}, got none of one kind")
+        raise UserError(f"the training images: expected some with and without class {poor[0]}, got none of one kind")
     spanned, tested = on_one_scale(train, test)
     order = np.random.default_rng(seed).permutation(len(spanned))
     held, rest = np.split(order, [len(order) // 5])
@@ -54,7 +55,7 @@ def average_precisions(
         precisions = _precisions(spanned, train_truth, rest, spanned, train_truth, held, strength)
         scores.append(np.nanmean(precisions) if np.any(np.isfinite(precisions)) else -np.inf)
     if not np.any(np.isfinite(scores)):
-        raise ValueError(f"train: too few images to choose a strength, got {len(train)}")
+        raise UserError(f"train: too few images to choose a strength, got {len(train)}")
     best = SOFTMAX.strengths[int(np.argmax(scores))]
     every, all_tests = np.arange(len(spanned)), np.arange(len(tested))
     return _precisions(spanned, train_truth, every, tested, test_truth, all_tests, best)

@@ -1,6 +1,6 @@
 """Tables 4 and 5, Figure 9: a softmax on the frozen layers 1-7, against the same net trained from scratch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.errors import UserError
 from zfjax.experiments.features import Pool
-from zfjax.experiments.linear import Fold, mean_class_accuracy
+from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
 from zfjax.tables import Cell, Table
 from zfjax.training.loop import train
 from zfjax.training.run import CHECKPOINTS, RunData
@@ -36,6 +36,44 @@ class Transfer(NamedTuple):
     scratch: Float[np.ndarray, "sizes folds"]
 
 
+def transfer(
+    features: Float[np.ndarray, "pictures features"],
+    labels: Int[np.ndarray, " pictures"],
+    per_class: Sequence[int],
+    folds: int = 5,
+    *,
+    max_test: int = 50,
+    seed: int = 0,
+) -> Transfer:
+    """A softmax on frozen features for each number of training images per class and each fold; nothing from scratch.
+
+    Args:
+        features: of all pictures, as `experiments.features` gives them.
+        labels: of the pictures.
+        per_class: training images of each class.
+        folds: how many draws.
+        max_test: test images of each class at most.
+        seed: draws the folds.
+
+    Raises:
+        ValueError: as `linear.draw_fold` and `linear.classify`.
+        UserError: features that do not differ.
+
+    Paper: tables 4 and 5.
+    """
+    accuracies = [
+        [
+            classify([SOFTMAX], features, labels, draw_fold(labels, count, max_test, (seed, fold)), seed=(seed, fold))[
+                0
+            ].accuracy
+            for fold in range(folds)
+        ]
+        for count in per_class
+    ]
+    found = np.array(accuracies)
+    return Transfer(np.array(per_class), found, np.full_like(found, np.nan))
+
+
 def dataset_of_the_paper(name: str, num_classes: int) -> str | None:
     """`Caltech-101` or `Caltech-256` where a dataset is that, with or without its background class."""
     if "caltech" not in name.lower():
@@ -55,10 +93,10 @@ def mean_and_std(values: Float[np.ndarray, " folds"]) -> tuple[float | None, flo
 def to_table(result: Transfer, name: str, num_classes: int) -> Table:
     """Tables 4 and 5: a row for each number of training images per class, beside the paper's where it has one."""
     paper = PAPER.get(dataset_of_the_paper(name, num_classes) or "", {})
-    header = ("training images per class", "folds", "pretrained %", "± std", "from scratch %", "± std of it")
+    header = ("images per class", "pretrained %", "± std", "folds", "from scratch %", "± std of it", "folds of it")
     rows: list[tuple[Cell, ...]] = []
     for count, pretrained, scratch in zip(*result, strict=True):
-        row = (int(count), int(np.sum(~np.isnan(pretrained))), *mean_and_std(pretrained), *mean_and_std(scratch))
+        row = (int(count), *mean_and_std(pretrained), _measured(pretrained), *mean_and_std(scratch), _measured(scratch))
         rows.append(row + (paper.get(int(count), (None, None)) if paper else ()))
     return Table(
         f"Transfer to {name}: mean per-class accuracy",
@@ -67,6 +105,10 @@ def to_table(result: Transfer, name: str, num_classes: int) -> Table:
         "Pretrained: a softmax on the frozen net. From scratch: the same net trained on the same images alone."
         " ± is the sample standard deviation over folds.",
     )
+
+
+def _measured(values: Float[np.ndarray, " folds"]) -> int:
+    return int(np.sum(~np.isnan(values)))
 
 
 def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs: int, seed: int) -> ConfigDict:

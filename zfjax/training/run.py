@@ -60,6 +60,11 @@ def square_size(image_size: int) -> int:
     return round(image_size * 256 / 224)
 
 
+def settings(config: ConfigDict) -> dict[str, Any]:
+    """The keys, as JSON has them, that a finished run's weights depend on."""
+    return {key: value for key, value in as_json(config).items() if key == "epochs" or key not in FREE_KEYS}
+
+
 def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     """Makes a run's folder, or opens it again for the same configuration; absolute, as checkpoints need it.
 
