@@ -15,7 +15,6 @@ from zfjax.errors import UserError
 from zfjax.experiments import transfer as experiment
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import Fold
-from zfjax.experiments import transfer as experiment
 from zfjax.experiments.transfer import (
     PAPER,
     Transfer,

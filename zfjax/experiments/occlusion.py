@@ -190,7 +190,9 @@ class Hiding(NamedTuple):
 def hiding(found: Sensitivity, mask: Bool[np.ndarray, "height width"]) -> Hiding:
     """Scores Fig. 7d of one image against the object's pixels; arguments as in `covered_share`."""
     share, probability = covered_share(found, mask).ravel(), found.probability.ravel()
-    order, third = np.argsort(share, kind="stable"), max(1, len(share) // 3)
+    # Many hide nothing at all: of equals, those at no particular place.
+    order = np.lexsort((np.random.default_rng(0).random(len(share)), share))
+    third = max(1, len(share) // 3)
     return Hiding(
         float(probability[order[:third]].mean()),
         float(probability[order[-third:]].mean()),

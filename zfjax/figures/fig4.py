@@ -114,7 +114,7 @@ def _curves(found: Evolution, kept: Kept) -> dict[str, np.ndarray]:
 
 
 def _table(found: Evolution, kept: Kept) -> Table:
-    header = ("layer", "converged (epoch)", "mean distance (%)", *(f"after {e:.3g} (%)" for e in kept.epochs))
+    header = ("layer", "converged (epoch)", "mean distance (%)", *(f"after {e:g} (%)" for e in kept.epochs))
     numbers = zip(
         found.names,
         convergence_epochs(found, kept.epochs),
