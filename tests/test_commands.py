@@ -162,7 +162,7 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--maps=0"], "maps"),
         (["--workdir=nowhere", "--map=3"], "unknown flag --map; did you mean --maps?"),
-        (["--workdir=nowhere", "--only=fig3"], "--only: no figure 'fig3'; did you mean fig"),
+        (["--workdir=nowhere", "--only=fig3"], "--only: no figure 'fig3'; there are fig2, fig4"),
         (["--workdir=nowhere", "--units=a"], "--units: expected numbers of maps"),
         (["--workdir=nowhere", "--images=a.jpg", "--classes=b"], "not both"),
     ],

@@ -37,3 +37,7 @@ def _dispatch(argv: Sequence[str]) -> None:
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}{command.did_you_mean(verb, list(VERBS))}; there are {', '.join(VERBS)}")
     importlib.import_module(f"zfjax.{verb}").main([argv[0], *argv[2:]])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

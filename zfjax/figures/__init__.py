@@ -17,8 +17,8 @@ Examples:
   fig7  occlusion       a grey square moved over the image: what the net loses
   fig8  correspondence  the same part hidden in several images (Table 1)
 
-For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind it (NPZ); fig6 and fig8 write a table
-too. fig8 needs boxes of parts, which the dataset `shapes` has.
+For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind it (NPZ); all but fig2 write a table
+too, which is printed (fig8's is table1). fig8 needs boxes of parts, which the dataset `shapes` has.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,6 @@ from absl import flags
 
 from zfjax import command
 from zfjax.errors import UserError
-from zfjax.text import did_you_mean
 
 NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
 
@@ -39,10 +38,10 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_list("only", [], f"Some of {', '.join(NAMES)}; default all.", flag_values=values)
     flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
     flags.DEFINE_list("images", [], "Image files for fig5 and fig7.", flag_values=values)
-    flags.DEFINE_list("classes", [], "Or these classes, one val image each; default five.", flag_values=values)
+    flags.DEFINE_list("classes", [], "Classes for fig5 and fig7, one val image each; default five.", flag_values=values)
     flags.DEFINE_list("layers", [], "For fig2 and fig4, like relu5; default the paper's 1 to 5.", flag_values=values)
     flags.DEFINE_string("maps", "8", "fig2, fig4: how many of each layer by --seed; or all.", flag_values=values)
-    flags.DEFINE_list("units", [], "Or these maps, by number.", flag_values=values)
+    flags.DEFINE_list("units", [], "Maps by number, instead of --maps.", flag_values=values)
     flags.DEFINE_list("compare", [], "fig6: folders of other runs, drawn beside.", flag_values=values)
     flags.DEFINE_integer("window", 0, "fig7: the square, pixels; 0: 48 of 224.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer("stride", 0, "fig7: between squares, pixels; 0: 8 of 224.", lower_bound=0, flag_values=values)
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("figures needs --workdir=RUN: the folder that zfjax train wrote")
     for name in values.only:
         if name not in NAMES:
-            raise UserError(f"--only: no figure {name!r}{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}")
+            raise UserError(f"--only: no figure {name!r}; there are {', '.join(NAMES)}")
     if values.images and values.classes:
         raise UserError("give --images=FILES or --classes=NAMES, not both")
 

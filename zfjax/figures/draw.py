@@ -26,14 +26,25 @@ def request_of(values: flags.FlagValues) -> Request:
     """The flags' values, with the run that they name opened.
 
     Raises:
-      UserError: no such run or checkpoint, or a number that is none.
+      UserError: no such run, checkpoint, class or image, a number that is none, or a window larger than the images.
     """
-    maps = None if values.maps == "all" else _number("--maps", values.maps, "at least 1, or all", smallest=1)
+    maps = (
+        None if values.maps == "all" else _number("--maps", values.maps, "a number of at least 1, or all", smallest=1)
+    )
     units = tuple(_number("--units", unit, "numbers of maps, with commas between") for unit in values.units)
     run = read_run(values.workdir)
+    splits = subject.of_run(run, values.checkpoint)
+    # Before anything is drawn.
+    for name in values.classes:
+        splits.val.label_of(name)
+    if values.images:
+        splits.val.of_files(values.images)
+    size = splits.val.net.image_size
+    if values.window > size:
+        raise UserError(f"--window={values.window} is larger than the run's images of {size}×{size} px")
     return Request(
         run,
-        subject.of_run(run, values.checkpoint),
+        splits,
         tuple(values.images),
         tuple(values.classes),
         tuple(values.layers),
@@ -59,11 +70,12 @@ def all_of(names: Sequence[str], request: Request) -> None:
         try:
             _draw(name, request)
         except NotForThisRun as reason:
-            print(f"{name}: not drawn: {reason}", flush=True)
             if names:
-                failed.append(f"{name}: {reason}")
+                failed.append(str(reason))
+            else:
+                print(f"{name}: not drawn: {reason}", flush=True)
         except UserError as reason:
-            failed.append(f"{name}: {reason}")
+            failed.append(str(reason))
     if failed:
         raise UserError("; ".join(failed))
 

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from zfjax.data import shapes
 from zfjax.data.shapes.masks import masks
-from zfjax.errors import UserError
 from zfjax.experiments.fields import project_units
 from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivity
@@ -25,11 +24,7 @@ SCORED = 50  # images whose masks are compared
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, a row an image; for `shapes` a table too, of how the probability goes with what is hidden.
-
-    Raises:
-      UserError: a square that is larger than the image.
-    """
+    """One picture, a row an image; for `shapes` a table too, of how the probability goes with what is hidden."""
     window, stride = _square(request)
     rows, labels = _rows(request, window, stride)
     arrays = {"labels": labels}
@@ -46,8 +41,6 @@ def draw(request: Request) -> Iterator[Drawing]:
 def _square(request: Request) -> tuple[int, int]:
     """The side of the square and the distance of its positions, in pixels; of 224 px 48 and 8."""
     size = request.subject.net.image_size
-    if request.window > size:
-        raise UserError(f"--window={request.window} is larger than the run's images of {size}×{size} px")
     return request.window or max(1, round(size * 48 / 224)), request.stride or max(1, round(size * 8 / 224))
 
 

@@ -88,7 +88,7 @@ def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
     if run.config.dataset != "shapes":
         raise NotForThisRun(
             f"fig8 needs boxes of parts, which the dataset shapes has and {run.config.dataset} has not;"
-            " zfjax.experiments.correspondence takes your own"
+            " the function in zfjax.experiments.correspondence takes your own"
         )
     of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))
     found = part_boxes(
