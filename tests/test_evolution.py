@@ -250,7 +250,7 @@ def request_of(tmp_path, state):
                 params = jax.tree.map(lambda leaf, step=step: leaf + 0.02 * jnp.sin(step + 9 * leaf), state.params)
                 checkpoints.save(dataclasses.replace(state, step=jnp.int32(step), params=params), val_top1=0.5)
         pictures = CachedPictures(squares, labels, np.arange(20))
-        subject = Subject(state.net, {"params": params}, pictures, labels, classes, jnp.asarray(mean))
+        subject = Subject(state.net, {"params": params}, pictures, labels, np.arange(20), classes, jnp.asarray(mean))
         return Request(RunInfo(epath.Path(tmp_path), run_config(), classes, mean), Splits(subject, subject), **flags)
 
     return make

@@ -150,7 +150,8 @@ def test_figure_6_draws_several_runs_and_counts_them(found, tmp_path, capsys):
     squares = np.random.default_rng(0).integers(0, 256, (6, 37, 37, 3), np.uint8)
     pictures = CachedPictures(squares, np.zeros(6, np.int32), np.arange(6))
     mean = np.full((37, 37, 3), 128, np.float32)
-    subject = Subject(net, variables, pictures, np.zeros(6, np.int32), ("a", "b"), jax.numpy.asarray(mean))
+    labels, kept = np.zeros(6, np.int32), np.arange(6)
+    subject = Subject(net, variables, pictures, labels, kept, ("a", "b"), jax.numpy.asarray(mean))
     free = default()
     free.filter_radius = 0.0
     one, other = (

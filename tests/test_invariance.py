@@ -246,7 +246,7 @@ def test_fig5_draws_a_run(tmp_path):
     variables = net.init(jax.random.key(0), jnp.zeros((1, 48, 48, 3)))
     mean = np.full((55, 55, 3), 127.5, np.float32)
     pictures, classes = CachedPictures(squares, labels, np.arange(6)), ("cat", "dog", "owl")
-    subject = Subject(net, variables, pictures, labels, classes, jnp.asarray(mean))
+    subject = Subject(net, variables, pictures, labels, np.arange(6), classes, jnp.asarray(mean))
     run = RunInfo(epath.Path(tmp_path), default(), classes, mean)
     request = Request(run, Splits(subject, subject), classes=("dog", "owl"))
     (drawing,) = fig5.draw(request)

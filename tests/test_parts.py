@@ -18,9 +18,10 @@ from zfjax.data.record import Record, write
 from zfjax.data.shapes import builder as builders
 from zfjax.data.shapes.parts import in_crop, part_boxes
 from zfjax.data.source import Example
+from zfjax.errors import UserError
 from zfjax.experiments.subject import Splits, Subject
 from zfjax.figures import draw
-from zfjax.figures.request import NotForThisRun, Request
+from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
 from zfjax.training.run import RunInfo
@@ -124,6 +125,7 @@ def request_for(tiny, records, folder, dataset="shapes"):
         variables,
         DecodedPictures(examples, seen.val_kept, 73),
         labels[seen.val_kept],
+        seen.val_kept,
         shapes.CLASSES,
         jax.numpy.asarray(mean),
     )
@@ -167,5 +169,5 @@ def test_figures_that_a_run_cannot_have_are_passed_over_unless_named(
     assert capsys.readouterr().out.startswith(
         "fig8: not drawn: fig8 needs boxes of parts, which the dataset shapes has"
     )
-    with pytest.raises(NotForThisRun, match="folder:photos has not"):
+    with pytest.raises(UserError, match="folder:photos has not"):
         draw.all_of(["fig8"], request)

@@ -69,13 +69,11 @@ def all_of(names: Sequence[str], request: Request) -> None:
     for name in names or FIGURES:
         try:
             _draw(name, request)
-        except NotForThisRun as reason:
-            if names:
-                failed.append(str(reason))
-            else:
-                print(f"{name}: not drawn: {reason}", flush=True)
         except UserError as reason:
-            failed.append(str(reason))
+            if isinstance(reason, NotForThisRun) and not names:
+                print(f"{name}: not drawn: {reason}", flush=True)
+            else:
+                failed.append(str(reason))
     if failed:
         raise UserError("; ".join(failed))
 
