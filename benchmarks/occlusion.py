@@ -10,6 +10,7 @@ out where it is not installed. The contenders run in turns, so that a busy machi
 
 import argparse
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -163,7 +164,8 @@ def main() -> None:
         check(theirs, image, np.asarray(fun(jnp.asarray(image)[None])))
         name, setting = best_setting(theirs, image)
         print(f"Captum at its best: {name}")
-        captum = lambda window: captum_sweep(theirs, image, window, STRIDE, *setting)  # noqa: E731
+        per_eval, last = setting
+        captum = functools.partial(captum_sweep, theirs, image, stride=STRIDE, per_eval=per_eval, channels_last=last)
     header = (
         "window",
         "positions",

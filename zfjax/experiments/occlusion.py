@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -227,11 +227,12 @@ def _recomputed(
     plan, changed = incremental.plan(cut.net, names, Size(*image.shape), chunks)
     clean = _clean(plan, variables, image)
     cover = cover.astype(cut.net.dtype)
-    outputs = []
-    for chunk in changed:
+
+    def outputs(chunk: tuple[Rectangles, ...]) -> PyTree:
         found = incremental.recompute(plan, variables["params"], clean, cover, incremental.reads(plan, chunk))
-        outputs.append(jax.device_get(_call(then, found if isinstance(cut, Layers) else found[names[0]])))
-    return outputs
+        return _call(then, found if isinstance(cut, Layers) else found[names[0]])
+
+    return _fetched(map(outputs, changed))
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -248,7 +249,17 @@ def _plain(
     fun: Partial, then: Partial, image: Array, cover: Array, chunks: list[Rectangles]
 ) -> list[PyTree[np.ndarray]]:
     """Whole images, in batches."""
-    return [jax.device_get(_outputs(fun, then, _covered(image, cover, chunk))) for chunk in chunks]
+    return _fetched(_outputs(fun, then, _covered(image, cover, chunk)) for chunk in chunks)
+
+
+def _fetched(batches: Iterable[PyTree]) -> list[PyTree[np.ndarray]]:
+    """Outputs on the host; each is fetched when the next is under way, so the device does not wait."""
+    found: list[PyTree] = []
+    waiting: list[PyTree] = []
+    for batch in batches:
+        found += jax.device_get(waiting)
+        waiting = [batch]
+    return found + jax.device_get(waiting)
 
 
 @jax.jit

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
+from zfjax.data.shapes.parts import encoded_records
+
 
 def masks(
     builder: Any, split: str, examples: Int[np.ndarray, " n"], *, square: int, size: int
@@ -20,10 +22,7 @@ def masks(
         square: side of the squares that pictures are decoded to.
         size: side of the crop in their middle.
     """
-    import tensorflow_datasets as tfds
-
-    encoded = {key: tfds.decode.SkipDecoding() for key in ("image", "mask")}
-    records = builder.as_data_source(split, decoders=encoded)
+    records = encoded_records(builder, split)
     found = []
     first = (square - size) // 2
     for example in examples:

@@ -43,14 +43,11 @@ def part_boxes(
     Raises:
         ValueError: a part that no picture has.
     """
-    import tensorflow_datasets as tfds
-
     known = builder.info.features["parts"]["name"].names
     for name in names:
         if name not in known:
             raise ValueError(f"parts: no part {name!r} in shapes; there are {', '.join(known)}")
-    encoded = {key: tfds.decode.SkipDecoding() for key in ("image", "mask")}
-    records = builder.as_data_source(split, decoders=encoded)
+    records = encoded_records(builder, split)
     found, objects, boxes = [], [], []
     for place, example in enumerate(examples):
         record = records[int(example)]
@@ -64,6 +61,13 @@ def part_boxes(
     kept = _shown(inner, size)
     parts = {name: inner[kept, i] for i, name in enumerate(names)}
     return PartBoxes(np.array(found, np.int64)[kept], np.clip(whole[kept], 0, size), parts)
+
+
+def encoded_records(builder: Any, split: str) -> Any:
+    """A split's records, with image and mask as the bytes of their files."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_data_source(split, decoders={key: tfds.decode.SkipDecoding() for key in ("image", "mask")})
 
 
 def in_crop(shares: Float[np.ndarray, "n 4"], square: int, size: int) -> Int[np.ndarray, "n 4"]:
