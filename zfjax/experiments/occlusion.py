@@ -36,7 +36,7 @@ def occlusion(
     fill: float | Float[Array, "..."] = 0.0,
     *,
     then: Callable[[PyTree], PyTree] | None = None,
-    batch_size: int = 32,
+    batch_size: int = 64,
 ) -> Occlusion:
     """Covers an image by a rectangle at every position of a grid, and asks a function about each.
 
