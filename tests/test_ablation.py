@@ -216,7 +216,7 @@ def test_a_row_that_fails_keeps_no_other_from_its_result(capsys, folder, tmp_pat
     run = read_run(tmp_path / "alexnet-without-3-4-6-7")
     assert failed["val top-1"] is None
     assert trained["parameters"] == sum(row.parameters for row in zfjax.layer_table(load_model(run).net))
-    assert "conv3" not in load_model(run).params
+    assert "conv3" not in load_model(run).variables["params"]
     _check_errors(tmp_path / run.folder.name, trained)
     # The failed row is tried again; the other is not even opened.
     monkeypatch.setattr(ablation, "train_and_evaluate", lambda config, workdir: pytest.fail(f"trained {workdir}"))
@@ -232,7 +232,7 @@ def _check_errors(workdir, row):
     model, data = load_model(run), open_data(run.config, run.folder)
     for split, pictures in (("train", data.train), ("val", data.val)):
         squares, labels = pictures.load(np.arange(len(pictures)))
-        guesses = np.argmax(predict(model.net, model.params, model.mean, squares), axis=1)
+        guesses = np.argmax(predict(model.net, model.variables, model.mean, squares), axis=1)
         assert row[f"{split} top-1"] == pytest.approx(100 * np.mean(guesses != labels))
     assert ablation._read_result(workdir, run.config).errors.train_top1 == row["train top-1"]
     (workdir / "checkpoints" / "99").mkdir()

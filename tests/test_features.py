@@ -34,9 +34,9 @@ SIDE = 55
 @pytest.fixture(scope="module")
 def model():
     net = zfjax.zfnet(3, width=1 / 16, image_size=48)
-    params = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 48, 48, 3), np.float32))["params"]
+    variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 48, 48, 3), np.float32))
     mean = np.random.default_rng(0).uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32)
-    return Model(net, jax.tree.map(lambda leaf: 5 * leaf, params), mean)
+    return Model(net, jax.tree.map(lambda leaf: 5 * leaf, variables), mean)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_features_are_the_nets_outputs_for_centre_crops(model, pool):
     blocks = list(features(model, pool.pictures, names, batch_size=8))
     assert [len(block["relu7"]) for block in blocks] == [8, 8, 5]
     images = pool.pictures.squares.astype(np.float32) - model.mean
-    _, acts = jax.jit(model.net.apply)({"params": model.params}, center_crop(images, 48))
+    _, acts = jax.jit(model.net.apply)(model.variables, center_crop(images, 48))
     for name in names:
         expected = np.asarray(acts[name]).reshape(21, -1)
         found = np.concatenate([block[name] for block in blocks])
@@ -137,7 +137,7 @@ def test_other_weights_mean_or_pictures_have_other_features(model, pool, tmp_pat
     passes = count_passes(monkeypatch)
     changed = [
         (model, pool),
-        (model._replace(params=jax.tree.map(lambda leaf: leaf * 2, model.params)), pool),
+        (model._replace(variables=jax.tree.map(lambda leaf: leaf * 2, model.variables)), pool),
         (model._replace(mean=model.mean + 1), pool),
         (model, pool._replace(fingerprint="changed")),
     ]

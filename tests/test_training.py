@@ -199,7 +199,7 @@ def test_a_net_that_says_the_same_of_all_classes_has_nothing_right():
 
 def test_ten_crop_is_the_mean_of_ten_softmaxes():
     state, batch = small_state(), small_batch(n=4)
-    ten = predict(state.net, state.params, state.mean, batch.image, True)
+    ten = predict(state.net, state.variables, state.mean, batch.image, True)
     crops = ten_crops(batch.image.astype(np.float32) - np.asarray(state.mean)[None], 48)
     by_hand = [jax.nn.softmax(state.net.apply({"params": state.params}, crop)[0]) for crop in crops]
     np.testing.assert_allclose(ten, np.mean(by_hand, axis=0), rtol=1e-4, atol=1e-6)
@@ -207,25 +207,25 @@ def test_ten_crop_is_the_mean_of_ten_softmaxes():
 
 def test_every_example_counts_once_and_the_padding_never():
     state = small_state()
-    model = Model(state.net, state.params, state.mean)
+    model = Model(state.net, state.variables, state.mean)
     whole = small_batch(n=16)
     padded = Batch(whole.image[8:], whole.label[8:], np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32))
     first = Batch(whole.image[:8], whole.label[:8], np.ones(8, np.float32))
     mesh = sharding.data_mesh()
     in_two = score(model, [first, padded], mesh)
-    probabilities = predict(state.net, state.params, state.mean, whole.image[:11])
+    probabilities = predict(state.net, state.variables, state.mean, whole.image[:11])
     assert in_two.examples == 11
     assert in_two.top1 == pytest.approx(np.mean(np.argmax(probabilities, 1) == whole.label[:11]))
 
 
 def test_an_ensemble_averages_softmaxes():
     states = [small_state(seed=seed) for seed in (0, 1)]
-    models = [Model(state.net, state.params, state.mean) for state in states]
+    models = [Model(state.net, state.variables, state.mean) for state in states]
     batch, mesh = small_batch(n=16), sharding.data_mesh()
     one, two, both = score_together(models, [batch], mesh)
     assert one == score(models[0], [batch], mesh)
     assert two == score(models[1], [batch], mesh)
-    average = sum(predict(m.net, m.params, m.mean, batch.image) for m in models) / 2
+    average = sum(predict(m.net, m.variables, m.mean, batch.image) for m in models) / 2
     assert both.top1 == pytest.approx(np.mean(np.argmax(average, 1) == batch.label))
     assert both.loss == pytest.approx(-np.mean(np.log(average[np.arange(16), batch.label])), rel=1e-5)
 
@@ -333,7 +333,7 @@ def test_a_run_ends_with_scores_and_a_model_that_can_be_loaded(finished):
     assert outcome.scores.examples == 6
     assert json.loads((workdir / "classes.json").read_text()) == list(tiny_runs.CLASSES)
     model = load_model(read_run(workdir))
-    for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(outcome.state.params), strict=True):
+    for a, b in zip(jax.tree.leaves(model.variables), jax.tree.leaves(outcome.state.params), strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(UserError, match="no checkpoint '5'; expected latest, best or one of"):
         load_model(read_run(workdir), "5")

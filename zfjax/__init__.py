@@ -15,28 +15,47 @@ if TYPE_CHECKING:
     from zfjax.backproject import RuleWarning, backproject, deconvnet
     from zfjax.experiments.gallery import top_activations
     from zfjax.experiments.occlusion import occlusion
-    from zfjax.models import ConvNet, alexnet, layer, layer_table, zfnet, zfnet_post
+    from zfjax.models import (
+        ConvNet,
+        alexnet,
+        alexnet_torchvision,
+        layer,
+        layer_table,
+        resnet18,
+        resnet34,
+        resnet50,
+        split,
+        vgg16,
+        zfnet,
+        zfnet_post,
+    )
     from zfjax.ops import renormalize_filters
     from zfjax.plots.projections import show
     from zfjax.rules import DECONVNET, GRADIENT, GUIDED
     from zfjax.seeds import strongest
 
 _HOME = {
+    "ConvNet": "zfjax.models",
     "DECONVNET": "zfjax.rules",
     "GRADIENT": "zfjax.rules",
     "GUIDED": "zfjax.rules",
-    "ConvNet": "zfjax.models",
     "RuleWarning": "zfjax.backproject",
     "alexnet": "zfjax.models",
+    "alexnet_torchvision": "zfjax.models",
     "backproject": "zfjax.backproject",
     "deconvnet": "zfjax.backproject",
     "layer": "zfjax.models",
     "layer_table": "zfjax.models",
     "occlusion": "zfjax.experiments.occlusion",
     "renormalize_filters": "zfjax.ops",
+    "resnet18": "zfjax.models",
+    "resnet34": "zfjax.models",
+    "resnet50": "zfjax.models",
     "show": "zfjax.plots.projections",
+    "split": "zfjax.models",
     "strongest": "zfjax.seeds",
     "top_activations": "zfjax.experiments.gallery",
+    "vgg16": "zfjax.models",
     "zfnet": "zfjax.models",
     "zfnet_post": "zfjax.models",
 }
@@ -51,6 +70,7 @@ __all__ = [
     "RuleWarning",
     "__version__",
     "alexnet",
+    "alexnet_torchvision",
     "backproject",
     "deconvnet",
     "layer",
@@ -58,11 +78,16 @@ __all__ = [
     "occlusion",
     "ops",
     "renormalize_filters",
+    "resnet18",
+    "resnet34",
+    "resnet50",
     "rules",
     "seeds",
     "show",
+    "split",
     "strongest",
     "top_activations",
+    "vgg16",
     "zfnet",
     "zfnet_post",
 ]

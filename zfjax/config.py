@@ -29,7 +29,7 @@ def default() -> ConfigDict:
     config.threads = 0  # decoding at once; 0: as many as cores
 
     # The net.
-    config.net = "zfnet"  # zfnet | zfnet_post | alexnet
+    config.net = "zfnet"  # zfnet | zfnet_post | alexnet | alexnet_torchvision | vgg16 | resnet18 | resnet34 | resnet50
     config.num_classes = 0  # 0: as many as the dataset has
     config.width = 0.125  # scales maps and fc units
     config.dropout = 0.2  # share of fc6's and fc7's units that each training step leaves out

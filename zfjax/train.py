@@ -81,6 +81,7 @@ def _draw(outcome: "Outcome") -> list[str]:
     import jax
     import numpy as np
 
+    from zfjax.models.specs import Conv
     from zfjax.plots.curves import plot_curves
     from zfjax.plots.files import save_png
     from zfjax.plots.filters import plot_filters
@@ -91,11 +92,12 @@ def _draw(outcome: "Outcome") -> list[str]:
     state, data = outcome.state, outcome.data
     some = np.linspace(0, len(data.val) - 1, min(12, len(data.val))).astype(int)
     images, labels = data.val.load(some)
-    params, mean = jax.device_get((state.params, state.mean))  # this process alone draws
-    probabilities = np.asarray(predict(state.net, params, mean, images))
+    variables, mean = jax.device_get((state.variables, state.mean))  # this process alone draws
+    probabilities = np.asarray(predict(state.net, variables, mean, images))
+    first = next(spec for spec in state.net.layers if isinstance(spec, Conv))
     figures = {
         "curves.png": plot_curves(read_metrics(outcome.folder)),
-        "filters.png": plot_filters(params["conv1"]["kernel"], "layer-1 filters"),
+        "filters.png": plot_filters(variables["params"][first.name]["kernel"], "layer-1 filters"),
         "predictions.png": plot_predictions(images, labels, probabilities, data.classes),
     }
     for name, figure in figures.items():

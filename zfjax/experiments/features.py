@@ -26,7 +26,7 @@ from zfjax.data.source import Source, open_source
 from zfjax.errors import UserError
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
-from zfjax.models.specs import Conv, Dense, Dropout
+from zfjax.models.specs import Conv, Dense, Dropout, Residual
 from zfjax.progress import Progress
 from zfjax.training import sharding
 from zfjax.training.run import RunInfo, square_size
@@ -49,11 +49,12 @@ def numbered_layers(net: ConvNet) -> tuple[str, ...]:
     """What stands for layers 1, 2, … of a net: each one's last output, without the classifier.
 
     The paper does not say which output of a layer its classifiers see. Here it is the last: rectified, and pooled and
-    contrast-normalised where the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6, relu7.
+    contrast-normalised where the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6, relu7;
+    for a ResNet pool1, each block, and of the last one the means.
     """
     names: list[str] = []
     for spec in net.layers:
-        if isinstance(spec, Conv | Dense):
+        if isinstance(spec, Conv | Dense | Residual):
             names.append(spec.name)
         elif names and not isinstance(spec, Dropout):
             names[-1] = spec.name
@@ -146,7 +147,7 @@ def features(
         UserError: the net has no such layer, or the batch does not split over the devices.
     """
     sharding.check_batch_size(batch_size)
-    fun = layers(model.net, {"params": model.params}, names)
+    fun = layers(model.net, model.variables, names)
     mesh = sharding.data_mesh()
     fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)
     for rows in eval_batches(pictures, batch_size):
@@ -192,7 +193,7 @@ def kept_features(
 def fingerprint(model: Model, pool: Pool) -> str:
     """A hash of what a pool's features depend on: the net, its weights and mean, and the pictures."""
     digest = hashlib.sha256(f"{model.net.layers} {model.net.image_size} {model.net.dtype} {pool.fingerprint}".encode())
-    weights: PyTree = (model.params, model.mean)
+    weights: PyTree = (model.variables, model.mean)
     for path, leaf in jax.tree.leaves_with_path(weights):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).data)

@@ -21,7 +21,7 @@ from zfjax.backproject import deconvnet
 from zfjax.models import specs
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
-from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Size, output_size
+from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size, output_size
 from zfjax.models.table import layer_table
 from zfjax.ops.windows import Pair
 
@@ -117,8 +117,8 @@ def project_fields(
 ) -> Projected:
     """What `project_units` gives, cut to what each unit sees.
 
-    A function made by `zfjax.layer` runs on the receptive fields alone where these are smaller than the image. Any
-    other runs on whole images, and its patches are whole images.
+    A function made by `zfjax.layer` runs on the receptive fields alone where these are smaller than the image and the
+    net has no shortcuts. Any other runs on whole images, and its patches are whole images.
 
     Args and errors are those of `project_units`.
 
@@ -131,8 +131,9 @@ def project_fields(
         whole = jnp.array([[0, 0, height, width]], jnp.int32)
         return Projected(values, projections, images, jnp.broadcast_to(whole, (len(images), 4)))
     inside = fields.inside(positions)
-    if math.prod(fields.size) < height * width:
-        assert isinstance(fun.func, Layer)  # it has fields
+    assert isinstance(fun.func, Layer)  # it has fields
+    shortcuts = any(isinstance(spec, Residual) for spec in fun.func.net.layers)
+    if math.prod(fields.size) < height * width and not shortcuts:
         starts = fields.starts(positions)
         on_field = Partial(_OnField(fun.func.net, (height, width)), *fun.args, starts)
         crops = _cut(images, starts, fields.size)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
-from zfjax.models.specs import Conv, Size
+from zfjax.models.specs import LRN, Conv, Dense, Dropout, MaxPool, ReLU, Size
 from zfjax.ops.windows import Pair
 
 
@@ -286,10 +286,14 @@ def _itself(outputs: PyTree) -> PyTree:
 
 
 def _known(fun: Partial) -> bool:
-    """Whether the layer specs of `fun` are at hand, and are such that cells can be listed."""
+    """Whether the layer specs of `fun` are at hand, and are such that cells can be listed: of nets like the paper's."""
     if not isinstance(fun.func, Layer | Layers):
         return False
-    return all(layer.groups == 1 for layer in fun.func.net.layers if isinstance(layer, Conv))
+    kinds = Conv | ReLU | MaxPool | LRN | Dropout | Dense
+    return all(
+        isinstance(layer, kinds) and not (isinstance(layer, Conv) and (layer.groups > 1 or not layer.bias))
+        for layer in fun.func.net.layers
+    )
 
 
 def _chunks(tops: np.ndarray, lefts: np.ndarray, window: Pair, batch_size: int) -> tuple[np.ndarray, list[Rectangles]]:

@@ -17,7 +17,7 @@ from zfjax.data.pipeline import eval_batches
 from zfjax.data.source import BrokenImage, Example
 from zfjax.errors import UserError
 from zfjax.models import ConvNet
-from zfjax.models.specs import Dense, ReLU
+from zfjax.models.specs import Dense, Dropout, MeanPool, ReLU, Residual
 from zfjax.text import did_you_mean
 from zfjax.training.run import RunInfo, load_model, open_data
 from zfjax.training.step import predict
@@ -108,7 +108,7 @@ class Subject(NamedTuple):
         )
 
     def _predict(self, squares: np.ndarray) -> Float[Array, "n classes"]:
-        return predict(self.net, self.variables["params"], self.mean, squares)
+        return predict(self.net, self.variables, self.mean, squares)
 
 
 class Splits(NamedTuple):
@@ -130,10 +130,10 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     if seen is None:
         raise UserError(f"the run in {run.folder} has not looked at its pictures yet: {record.FILE} is missing")
     # On the device once, not with each batch.
-    params, mean = jax.device_put((model.params, model.mean))
+    variables, mean = jax.device_put((model.variables, model.mean))
 
     def subject(pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
-        return Subject(model.net, {"params": params}, pictures, labels[kept], kept, run.classes, mean)
+        return Subject(model.net, variables, pictures, labels[kept], kept, run.classes, mean)
 
     return Splits(
         subject(data.train, seen.train_labels, seen.train_kept), subject(data.val, seen.val_labels, seen.val_kept)
@@ -141,16 +141,16 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
 
 
 def feature_layers(net: ConvNet) -> list[str]:
-    """The paper's layers 1 to 5: the rectified maps, by name, bottom first.
+    """The paper's layers 1 to 5: the rectified maps, by name, bottom first; of a ResNet relu1 and each block.
 
     Raises:
         UserError: the net has none.
     """
     names = []
     for spec in net.layers:
-        if isinstance(spec, Dense):
+        if isinstance(spec, Dense | MeanPool):
             break
-        if isinstance(spec, ReLU):
+        if isinstance(spec, ReLU | Residual):
             names.append(spec.name)
     if not names:
         raise UserError("the net has no rectified maps: expected a ReLU below its first dense layer")
@@ -158,8 +158,8 @@ def feature_layers(net: ConvNet) -> list[str]:
 
 
 def last_hidden_layer(net: ConvNet) -> str:
-    """The paper's layer 7: the last rectified layer, below the classes."""
-    return [spec.name for spec in net.layers if isinstance(spec, ReLU)][-1]
+    """The paper's layer 7: what the classes are read from; of a ResNet the means of the last maps."""
+    return [spec.name for spec in net.layers[:-1] if not isinstance(spec, Dropout)][-1]
 
 
 def _square(path: epath.PathLike, size: int) -> np.ndarray:

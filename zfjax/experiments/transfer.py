@@ -172,7 +172,7 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
         return None
     state = outcome.state
     test = ChosenPictures(pool.pictures, fold.test)
-    predicted = answers(Model(state.net, state.params, state.mean), test, config.batch_size)
+    predicted = answers(Model(state.net, state.variables, state.mean), test, config.batch_size)
     (folder / CHECKPOINTS).rmtree()
     return mean_class_accuracy(predicted, pool.labels[fold.test])
 
@@ -181,7 +181,7 @@ def answers(model: Model, pictures: Pictures, batch_size: int) -> Int[np.ndarray
     """The most probable class of each picture, by its centre crop."""
     found = []
     for batch in eval_batches(pictures, batch_size):
-        softmax = predict(model.net, model.params, model.mean, batch.image)
+        softmax = predict(model.net, model.variables, model.mean, batch.image)
         found.append(np.argmax(np.asarray(softmax)[batch.mask > 0], axis=-1))
     return np.concatenate(found)
 

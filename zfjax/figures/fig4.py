@@ -76,7 +76,7 @@ def kept_checkpoints(request: Request) -> Kept:
 def _variables(request: Request, steps: tuple[int, ...]) -> Iterator[PyTree]:
     """One checkpoint after the other, so that one is in memory at a time."""
     for step in steps:
-        yield {"params": jax.device_put(load_model(request.run, str(step)).params)}
+        yield jax.device_put(load_model(request.run, str(step)).variables)
 
 
 def _maps(request: Request, names: tuple[str, ...], probes: list[Array]) -> dict[str, Int[np.ndarray, " maps"]]:

@@ -1,8 +1,24 @@
 """Nets as layer tuples, the Flax module that runs them, and their layer table."""
 
 from zfjax.models.convnet import ConvNet
-from zfjax.models.cut import layer, layers
-from zfjax.models.presets import alexnet, preset, zfnet, zfnet_post
+from zfjax.models.cut import layer, layers, split
+from zfjax.models.presets import alexnet, alexnet_torchvision, preset, vgg16, zfnet, zfnet_post
+from zfjax.models.resnets import resnet18, resnet34, resnet50
 from zfjax.models.table import layer_table
 
-__all__ = ["ConvNet", "alexnet", "layer", "layer_table", "layers", "preset", "zfnet", "zfnet_post"]
+__all__ = [
+    "ConvNet",
+    "alexnet",
+    "alexnet_torchvision",
+    "layer",
+    "layer_table",
+    "layers",
+    "preset",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "split",
+    "vgg16",
+    "zfnet",
+    "zfnet_post",
+]

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from zfjax import ops
 from zfjax.models import specs
-from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU
+from zfjax.models.specs import LRN, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool, MeanPool, ReLU, Residual
 
 
 class ConvNet(nn.Module):
@@ -39,7 +39,8 @@ class ConvNet(nn.Module):
 
         Args:
           images: NHWC, RGB in 0..255 with the mean already subtracted.
-          train: drop units; needs `rngs={"dropout": key}`.
+          train: drop units, which needs `rngs={"dropout": key}`; normalise by the batch, which gives new running
+            averages and needs `mutable=["batch_stats"]`.
 
         Returns:
           The last layer's output as float32, and each layer's output by name, bottom first (dropout has no entry).
@@ -56,10 +57,12 @@ class ConvNet(nn.Module):
         match layer:
             case Conv():
                 kernel, bias = self._weights(layer, (*layer.kernel, x.shape[-1] // layer.groups, layer.features))
-                return ops.conv(x, kernel, layer.strides, layer.padding, layer.groups) + bias.reshape(1, 1, 1, -1)
+                x = ops.conv(x, kernel, layer.strides, layer.padding, layer.groups)
+                return x if bias is None else x + bias.reshape(1, 1, 1, -1)
             case Dense():
                 x = x.reshape(x.shape[0], -1)
                 kernel, bias = self._weights(layer, (x.shape[-1], layer.features))
+                assert bias is not None
                 return x @ kernel + bias.reshape(1, -1)
             case ReLU():
                 return ops.rectify(x)
@@ -69,10 +72,28 @@ class ConvNet(nn.Module):
                 return ops.local_response_norm(x, layer.size, layer.k, layer.alpha, layer.beta)
             case Dropout():
                 return nn.Dropout(layer.rate, deterministic=not train, name=layer.name)(x)
+            case BatchNorm():
+                return nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=layer.momentum,
+                    epsilon=layer.epsilon,
+                    dtype=self.dtype,
+                    name=layer.name,
+                )(x)
+            case MeanPool():
+                return x.mean(axis=(1, 2))
+            case Residual():
+                short = x
+                for inner in layer.body:
+                    x = self._apply(inner, x, train)
+                for inner in layer.shortcut:
+                    short = self._apply(inner, short, train)
+                return ops.rectify(x + short)
 
-    def _weights(self, layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[Array, Array]:
-        weights = Weights(shape, self.kernel_init, name=layer.name)()
-        return weights[0].astype(self.dtype), weights[1].astype(self.dtype)
+    def _weights(self, layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
+        bias = layer.bias if isinstance(layer, Conv) else True
+        weights = Weights(shape, self.kernel_init, bias, name=layer.name)()
+        return weights[0].astype(self.dtype), None if weights[1] is None else weights[1].astype(self.dtype)
 
 
 class Weights(nn.Module):
@@ -80,11 +101,12 @@ class Weights(nn.Module):
 
     shape: tuple[int, ...]
     kernel_init: nn.initializers.Initializer
+    bias: bool = True
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " features"]]:
-        """The kernel (`shape`) and bias (`shape[-1:]`), float32."""
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " features"] | None]:
+        """The kernel (`shape`) and, where there is one, the bias (`shape[-1:]`), float32."""
         return (
             self.param("kernel", self.kernel_init, self.shape, jnp.float32),
-            self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32),
+            self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32) if self.bias else None,
         )

@@ -1,4 +1,4 @@
-"""Layers of a net as functions of images."""
+"""Layers of a net as functions of images, and what lies above a layer as a function of it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from zfjax.errors import UserError
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import Conv, Dense, Dropout
+from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, flat
 from zfjax.text import did_you_mean
 
 
@@ -20,8 +20,8 @@ def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
 
     Args:
         net: a ConvNet, such as `zfjax.zfnet(1000)`.
-        variables: its variables, `{"params": …}`.
-        name: of a layer: conv1 relu1 pool1 norm1 … fc8.
+        variables: its variables, `{"params": …}`, and `"batch_stats"` where it has batch norm.
+        name: of a layer: conv1 relu1 pool1 norm1 … fc8; stage1 … stage4 of a ResNet.
 
     Returns:
         A function of images: float [N, H, W, 3] with the mean already subtracted. Below the first dense layer H and W
@@ -49,6 +49,37 @@ def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
     """
     cut = _cut(net, names)
     return Partial(Layers(cut, tuple(names)), _used(cut, variables))
+
+
+def split(net: ConvNet, variables: PyTree, name: str) -> tuple[Partial, Partial]:
+    """A net in two functions at one layer: from images to its activations, and from these to the logits.
+
+    Arguments and errors are those of `layer`.
+
+    Returns:
+        features: `layer(net, variables, name)`.
+        head: from activations [N, H, W, C] or [N, C] to logits [N, classes], float32, before softmax.
+
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    >>> features, head = zfjax.split(net, net.init(jax.random.key(1), images), "relu5")
+    >>> head(features(images)).shape
+    (1, 10)
+    """
+    features = layer(net, variables, name)
+    above = net.clone(layers=net.layers[len(_cut(net, [name]).layers) :])
+    return features, Partial(Head(above), _used(above, variables))
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What the second function of `split` is a Partial of: `fun.func`. `net` is what lies above the layer."""
+
+    net: ConvNet
+
+    def __call__(self, variables: PyTree, acts: Float[Array, "n ..."]) -> Float[Array, "n classes"]:
+        """The logits."""
+        return self.net.apply(variables, acts)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +136,21 @@ def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
 
 def _used(cut: ConvNet, variables: PyTree) -> PyTree:
     """The variables of the layers that are left."""
-    kept = {spec.name for spec in cut.layers}
-    missing = [
-        spec.name
-        for spec in cut.layers
-        if isinstance(spec, Conv | Dense) and spec.name not in variables.get("params", {})
-    ]
-    if missing:
-        raise UserError(f"variables: expected {{'params': …}} of this net; no weights of {', '.join(missing)} in it")
-    return {"params": {part: weights for part, weights in variables["params"].items() if part in kept}}
+    used = {}
+    for collection, kinds, what in (
+        ("params", Conv | Dense | BatchNorm, "weights"),
+        ("batch_stats", BatchNorm, "running averages"),
+    ):
+        names = [spec.name for spec in flat(cut.layers) if isinstance(spec, kinds)]
+        there = variables.get(collection, {})
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise UserError(
+                f"variables: expected {{'{collection}': …}} of this net; no {what} of {', '.join(missing)} in it"
+            )
+        if names:
+            used[collection] = {name: there[name] for name in names}
+    return used or {"params": {}}
 
 
 def _check_images(net: ConvNet, variables: PyTree, images: jax.Array) -> None:

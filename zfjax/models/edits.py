@@ -28,6 +28,8 @@ def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:
       >>> [spec.name for spec in without(net, (1, 2, 3, 4, 7)).layers]
       ['conv5', 'relu5', 'pool5', 'fc6', 'relu6', 'drop6', 'fc8']
     """
+    if not numbers:  # then the layers need not be numbered, as a ResNet's are not
+        return net
     *below, last = dict.fromkeys(layer_number(layer.name) for layer in net.layers)
     for number in numbers:
         if number == last:

@@ -1,20 +1,10 @@
-"""The nets of the paper and of the blog post, as layer tuples."""
+"""The nets of the paper and of the blog post, and those that people have weights of, as layer tuples."""
 
 from zfjax.errors import UserError
+from zfjax.models.building import fitted, scaled
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import (
-    LRN,
-    Conv,
-    Dense,
-    Dropout,
-    ImageTooSmall,
-    Layer,
-    MaxPool,
-    ReLU,
-    Size,
-    output_size,
-    same,
-)
+from zfjax.models.resnets import resnet18, resnet34, resnet50
+from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, same
 
 
 def zfnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
@@ -36,11 +26,11 @@ def zfnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> Con
         return MaxPool(name, (3, 3), (2, 2), ceil=True)
 
     layers = (
-        Conv("conv1", _scaled(96, width), (7, 7), (2, 2), same(1)),
+        Conv("conv1", scaled(96, width), (7, 7), (2, 2), same(1)),
         ReLU("relu1"),
         pool("pool1"),
         LRN("norm1"),
-        Conv("conv2", _scaled(256, width), (5, 5), (2, 2)),
+        Conv("conv2", scaled(256, width), (5, 5), (2, 2)),
         ReLU("relu2"),
         pool("pool2"),
         LRN("norm2"),
@@ -48,7 +38,7 @@ def zfnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> Con
         pool("pool5"),
         *_classifier(num_classes, width),
     )
-    return _checked(layers, image_size)
+    return fitted(layers, image_size)
 
 
 def zfnet_post(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
@@ -64,23 +54,17 @@ def zfnet_post(num_classes: int, *, width: float = 1.0, image_size: int = 224) -
         return MaxPool(name, (3, 3), (2, 2), same(1))
 
     layers = (
-        Conv("conv1", _scaled(96, width), (7, 7), (2, 2), same(1)),
+        Conv("conv1", scaled(96, width), (7, 7), (2, 2), same(1)),
         ReLU("relu1"),
         pool("pool1"),
-        Conv("conv2", _scaled(256, width), (5, 5), (2, 2)),
+        Conv("conv2", scaled(256, width), (5, 5), (2, 2)),
         ReLU("relu2"),
         pool("pool2"),
         *_conv3_to_conv5(width),
         MaxPool("pool5", (3, 3), (2, 2)),
-        Dropout("drop5"),
-        Dense("fc6", _scaled(4096, width)),
-        ReLU("relu6"),
-        Dropout("drop6"),
-        Dense("fc7", _scaled(4096, width)),
-        ReLU("relu7"),
-        Dense("fc8", num_classes),
+        *_classifier_after_dropout(num_classes, width),
     )
-    return _checked(layers, image_size)
+    return fitted(layers, image_size)
 
 
 def alexnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
@@ -95,11 +79,11 @@ def alexnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> C
         return MaxPool(name, (3, 3), (2, 2))
 
     layers = (
-        Conv("conv1", _scaled(96, width), (11, 11), (4, 4), same(2)),
+        Conv("conv1", scaled(96, width), (11, 11), (4, 4), same(2)),
         ReLU("relu1"),
         LRN("norm1"),
         pool("pool1"),
-        Conv("conv2", _scaled(256, width), (5, 5), padding=same(2)),
+        Conv("conv2", scaled(256, width), (5, 5), padding=same(2)),
         ReLU("relu2"),
         LRN("norm2"),
         pool("pool2"),
@@ -107,10 +91,65 @@ def alexnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> C
         pool("pool5"),
         *_classifier(num_classes, width),
     )
-    return _checked(layers, image_size)
+    return fitted(layers, image_size)
 
 
-PRESETS = {"zfnet": zfnet, "zfnet_post": zfnet_post, "alexnet": alexnet}
+def alexnet_torchvision(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
+    """The AlexNet of torchvision, from Krizhevsky (2014): fewer maps, no contrast norm, dropout before fc6 and fc7.
+
+    61.10 M parameters at 1000 classes. Args and errors as in `zfnet`.
+    """
+
+    def pool(name: str) -> MaxPool:
+        return MaxPool(name, (3, 3), (2, 2))
+
+    def conv(name: str, features: int) -> Conv:
+        return Conv(name, scaled(features, width), (3, 3), padding=same(1))
+
+    layers = (
+        Conv("conv1", scaled(64, width), (11, 11), (4, 4), same(2)),
+        ReLU("relu1"),
+        pool("pool1"),
+        Conv("conv2", scaled(192, width), (5, 5), padding=same(2)),
+        ReLU("relu2"),
+        pool("pool2"),
+        conv("conv3", 384),
+        ReLU("relu3"),
+        conv("conv4", 256),
+        ReLU("relu4"),
+        conv("conv5", 256),
+        ReLU("relu5"),
+        pool("pool5"),
+        *_classifier_after_dropout(num_classes, width),
+    )
+    return fitted(layers, image_size)
+
+
+def vgg16(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
+    """VGG-16 (Simonyan & Zisserman 2014): two or three 3×3 convolutions below each pool.
+
+    138.36 M parameters at 1000 classes.
+    Args and errors as in `zfnet`.
+    """
+    layers: list[Layer] = []
+    for block, (convs, features) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), start=1):
+        for number in range(1, convs + 1):
+            layers.append(Conv(f"conv{block}_{number}", scaled(features, width), (3, 3), padding=same(1)))
+            layers.append(ReLU(f"relu{block}_{number}"))
+        layers.append(MaxPool(f"pool{block}", (2, 2), (2, 2)))
+    return fitted((*layers, *_classifier(num_classes, width)), image_size)
+
+
+PRESETS = {
+    "zfnet": zfnet,
+    "zfnet_post": zfnet_post,
+    "alexnet": alexnet,
+    "alexnet_torchvision": alexnet_torchvision,
+    "vgg16": vgg16,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+}
 
 
 def preset(name: str, num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
@@ -122,40 +161,34 @@ def preset(name: str, num_classes: int, *, width: float = 1.0, image_size: int =
 
 def _conv3_to_conv5(width: float) -> tuple[Layer, ...]:
     return (
-        Conv("conv3", _scaled(384, width), (3, 3), padding=same(1)),
+        Conv("conv3", scaled(384, width), (3, 3), padding=same(1)),
         ReLU("relu3"),
-        Conv("conv4", _scaled(384, width), (3, 3), padding=same(1)),
+        Conv("conv4", scaled(384, width), (3, 3), padding=same(1)),
         ReLU("relu4"),
-        Conv("conv5", _scaled(256, width), (3, 3), padding=same(1)),
+        Conv("conv5", scaled(256, width), (3, 3), padding=same(1)),
         ReLU("relu5"),
     )
 
 
 def _classifier(num_classes: int, width: float) -> tuple[Layer, ...]:
     return (
-        Dense("fc6", _scaled(4096, width)),
+        Dense("fc6", scaled(4096, width)),
         ReLU("relu6"),
         Dropout("drop6"),
-        Dense("fc7", _scaled(4096, width)),
+        Dense("fc7", scaled(4096, width)),
         ReLU("relu7"),
         Dropout("drop7"),
         Dense("fc8", num_classes),
     )
 
 
-def _scaled(features: int, width: float) -> int:
-    if width <= 0:
-        raise UserError(f"width={width:g} must be positive")
-    return max(1, round(features * width))
-
-
-def _checked(layers: tuple[Layer, ...], image_size: int) -> ConvNet:
-    if image_size < 1:
-        raise UserError(f"image_size={image_size} must be positive")
-    size = Size(image_size, image_size, 3)
-    for layer in layers:
-        try:
-            size = output_size(layer, size)
-        except ImageTooSmall as error:
-            raise UserError(f"image_size={image_size} is too small for this net: {error}") from error
-    return ConvNet(layers, image_size)
+def _classifier_after_dropout(num_classes: int, width: float) -> tuple[Layer, ...]:
+    return (
+        Dropout("drop5"),
+        Dense("fc6", scaled(4096, width)),
+        ReLU("relu6"),
+        Dropout("drop6"),
+        Dense("fc7", scaled(4096, width)),
+        ReLU("relu7"),
+        Dense("fc8", num_classes),
+    )

@@ -4,6 +4,7 @@ A net is a tuple of these. Names are Caffe's: conv1 relu1 pool1 norm1 … fc8. S
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from zfjax.ops.windows import Padding, Pair, window_count
@@ -25,7 +26,7 @@ class ImageTooSmall(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """A convolution with biases; kernel [kh, kw, in / groups, features]."""
+    """A convolution; kernel [kh, kw, in / groups, features]."""
 
     name: str
     features: int
@@ -33,6 +34,7 @@ class Conv:
     strides: Pair = (1, 1)
     padding: Padding = NO_PADDING
     groups: int = 1
+    bias: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,45 @@ class Dense:
     features: int
 
 
-Layer = Conv | ReLU | MaxPool | LRN | Dropout | Dense
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """Normalises each map by the batch's mean and variance while training, else by their running averages."""
+
+    name: str
+    epsilon: float = 1e-5
+    momentum: float = 0.9  # share of the running averages that a step keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanPool:
+    """The mean of each map."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """max(body(x) + shortcut(x), 0): a block of He et al. (2015); without a shortcut's layers it is x itself.
+
+    To the net it is one layer. The weights of the layers inside stand beside all others, under their own names.
+    """
+
+    name: str
+    body: "tuple[Layer, ...]"
+    shortcut: "tuple[Layer, ...]" = ()
+
+
+Layer = Conv | ReLU | MaxPool | LRN | Dropout | Dense | BatchNorm | MeanPool | Residual
+
+
+def flat(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """All layers, those inside blocks instead of the blocks."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from flat(layer.body)
+            yield from flat(layer.shortcut)
+        else:
+            yield layer
 
 
 def same(amount: int) -> Padding:
@@ -128,6 +168,12 @@ def output_size(layer: Layer, size: Size) -> Size:
             return Size(height, width, size.maps)
         case Dense():
             return Size(1, 1, layer.features)
+        case MeanPool():
+            return Size(1, 1, size.maps)
+        case Residual():
+            for inner in layer.body:
+                size = output_size(inner, size)
+            return size
         case _:
             return size
 

@@ -6,7 +6,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import Conv, Dense, Layer, MaxPool, Padding, Pair, Size, output_size, pool_padding
+from zfjax.models.specs import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Layer,
+    MaxPool,
+    MeanPool,
+    Padding,
+    Pair,
+    Residual,
+    Size,
+    output_size,
+    pool_padding,
+)
 from zfjax.text import align
 
 
@@ -54,14 +67,8 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
     for layer in net.layers:
         out = output_size(layer, size)
         window, strides, padding = _window(layer, size)
-        if isinstance(layer, Dense):
-            fields = None
-        elif window and strides and padding and fields:
-            fields = (
-                fields[0].through(window[0], strides[0], padding[0][0]),
-                fields[1].through(window[1], strides[1], padding[1][0]),
-            )
-        parameters, multiply_adds = _cost(layer, size, out)
+        fields = fields and _seen(layer, size, fields)
+        parameters, multiply_adds = _cost(layer, size)
         rows.append(
             Row(
                 layer.name,
@@ -91,14 +98,46 @@ def _window(layer: Layer, size: Size) -> tuple[Pair | None, Pair | None, Padding
             return None, None, None
 
 
-def _cost(layer: Layer, size: Size, out: Size) -> tuple[int, int]:
+def _seen(layer: Layer, size: Size, fields: tuple[_Field, _Field]) -> tuple[_Field, _Field] | None:
+    """The receptive fields above `layer`; of a block those of its body, which sees all that its shortcut does."""
+    match layer:
+        case Dense() | MeanPool():
+            return None
+        case Residual():
+            for inner in layer.body:
+                fields = _seen(inner, size, fields) or fields
+                size = output_size(inner, size)
+            return fields
+    window, strides, padding = _window(layer, size)
+    if not (window and strides and padding):
+        return fields
+    return (
+        fields[0].through(window[0], strides[0], padding[0][0]),
+        fields[1].through(window[1], strides[1], padding[1][0]),
+    )
+
+
+def _cost(layer: Layer, size: Size) -> tuple[int, int]:
+    """Parameters, and multiply-adds an image."""
     match layer:
         case Conv():
+            out = output_size(layer, size)
             weights = layer.kernel[0] * layer.kernel[1] * (size.maps // layer.groups) * layer.features
-            return weights + layer.features, weights * out.height * out.width
+            return weights + layer.features * layer.bias, weights * out.height * out.width
         case Dense():
             weights = size.height * size.width * size.maps * layer.features
             return weights + layer.features, weights
+        case BatchNorm():
+            return 2 * size.maps, 0
+        case Residual():
+            parameters = multiply_adds = 0
+            for path in (layer.body, layer.shortcut):
+                here = size
+                for inner in path:
+                    cost = _cost(inner, here)
+                    parameters, multiply_adds = parameters + cost[0], multiply_adds + cost[1]
+                    here = output_size(inner, here)
+            return parameters, multiply_adds
         case _:
             return 0, 0
 

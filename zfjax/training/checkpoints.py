@@ -140,12 +140,14 @@ class Checkpoints:
 
 
 def _saved(state: State) -> dict[str, PyTree]:
-    return {
+    saved = {
         "step": state.step,
         "params": state.params,
         "opt_state": state.opt_state,
         "plateau": state.plateau,
     }
+    # Only where there are any, so that runs from before they were kept can be read.
+    return saved | ({"stats": state.stats} if state.stats else {})
 
 
 def _val_top1(metrics: dict[str, float]) -> float:

@@ -198,4 +198,4 @@ class Trainer:
             shard=(jax.process_index(), jax.process_count()),
             threads=self.config.threads,
         )
-        return score(Model(state.net, state.params, state.mean), batches, self.mesh)
+        return score(Model(state.net, state.variables, state.mean), batches, self.mesh)

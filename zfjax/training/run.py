@@ -154,7 +154,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                 state = checkpoints.restore(state, int(step or 0))
             except Exception as error:  # as in Checkpoints.restore_latest
                 raise UserError(f"checkpoint {step} in {run.folder} is damaged: {error}".splitlines()[0]) from error
-    return Model(state.net, jax.device_get(state.params), run.mean)
+    return Model(state.net, jax.device_get(state.variables), run.mean)
 
 
 def _blank_state(run: RunInfo) -> State:

@@ -16,10 +16,10 @@ from zfjax.training.step import Counts, count_right, predict
 
 
 class Model(NamedTuple):
-    """A net with its weights and the mean its images need."""
+    """A net with its variables and the mean its images need."""
 
     net: ConvNet
-    params: PyTree[Float[Array, "..."]]
+    variables: PyTree[Float[Array, "..."]]
     mean: Float[Array | np.ndarray, "side side 3"]
 
 
@@ -70,7 +70,7 @@ def score_together(
     totals: list[Counts] | None = None
     for rows in batches:
         batch = sharding.place(rows, mesh)
-        softmaxes = [predict(model.net, model.params, model.mean, batch.image, ten_crop) for model in models]
+        softmaxes = [predict(model.net, model.variables, model.mean, batch.image, ten_crop) for model in models]
         if len(models) > 1:
             softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))
         counts = [count_right(softmax, batch.label, batch.mask) for softmax in softmaxes]

@@ -24,18 +24,19 @@ Crop = Callable[[Key[Array, ""], Float[Array, "n side side 3"], int], Float[Arra
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("step", "params", "opt_state", "plateau", "key", "mean"),
+    data_fields=("step", "params", "stats", "opt_state", "plateau", "key", "mean"),
     meta_fields=("net", "optimizer", "crop"),
 )
 @dataclasses.dataclass(frozen=True)
 class State:
     """A training run between two steps.
 
-    The step, the weights and what the optimizer remembers are checkpointed; key and mean never change in a run.
+    Step, weights, running averages and what the optimizer remembers are checkpointed; key and mean never change.
     """
 
     step: Int[Array, ""]  # updates done
     params: PyTree[Float[Array, "..."]]
+    stats: PyTree[Float[Array, " maps"]]  # batch norm's running averages by layer; empty where the net has none
     opt_state: optax.OptState
     plateau: optax.OptState  # the annealing's memory; `scale` is what the learning rate is multiplied by
     key: Key[Array, ""]  # every random draw of step s comes from fold_in(key, s)
@@ -43,6 +44,16 @@ class State:
     net: ConvNet
     optimizer: optax.GradientTransformationExtraArgs
     crop: Crop
+
+    @property
+    def variables(self) -> PyTree:
+        """What `net.apply` takes."""
+        return variables_of(self.params, self.stats)
+
+
+def variables_of(params: PyTree, stats: PyTree) -> PyTree:
+    """A net's variables: weights, and running averages where there are any."""
+    return {"params": params} | ({"batch_stats": stats} if stats else {})
 
 
 def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
@@ -132,10 +143,12 @@ def create_state(
     optimizer = create_optimizer(config, steps_per_epoch)
     init_key, key = jax.random.split(jax.random.key(config.seed))
     images = jnp.zeros((1, config.image_size, config.image_size, 3))
-    params = jax.jit(net.init)(init_key, images)["params"]
+    variables = jax.jit(net.init)(init_key, images)
+    params = variables["params"]
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
         plateau=annealing(config).init(params),
         key=key,

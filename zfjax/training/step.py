@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from zfjax.data.crops import center_crop, subtract_mean, ten_crops
 from zfjax.data.pipeline import Batch
 from zfjax.models import ConvNet
-from zfjax.training.state import State
+from zfjax.training.state import State, variables_of
 
 
 class StepMetrics(NamedTuple):
@@ -47,11 +47,14 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
 
     label = jnp.asarray(batch.label)
 
-    def loss_of(params: PyTree) -> tuple[Array, Array]:
-        logits, _ = state.net.apply({"params": params}, images, train=True, rngs={"dropout": dropout_key})
-        return cross_entropy(logits, label).mean(), logits
+    def loss_of(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+        variables = variables_of(params, state.stats)
+        (logits, _), changed = state.net.apply(
+            variables, images, train=True, rngs={"dropout": dropout_key}, mutable=["batch_stats"]
+        )
+        return cross_entropy(logits, label).mean(), (logits, changed.get("batch_stats", {}))
 
-    (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    (loss, (logits, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
         updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, anneal=state.plateau.scale)
     params = optax.apply_updates(state.params, updates)
@@ -63,7 +66,7 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
         update_norm=optax.tree.norm(updates),
         anneal=state.plateau.scale,
     )
-    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+    return dataclasses.replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state), metrics
 
 
 def cross_entropy(logits: Float[Array, "n classes"], label: Int[Array, " n"]) -> Float[Array, " n"]:
@@ -74,7 +77,7 @@ def cross_entropy(logits: Float[Array, "n classes"], label: Int[Array, " n"]) ->
 @functools.partial(jax.jit, static_argnames=("net", "ten_crop"))
 def predict(
     net: ConvNet,
-    params: PyTree[Float[Array, "..."]],
+    variables: PyTree[Float[Array, "..."]],
     mean: Float[Array, "side side 3"],
     squares: UInt8[Array, "n side side 3"],
     ten_crop: bool = False,
@@ -82,7 +85,7 @@ def predict(
     """Class probabilities: the centre crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, 4.1)."""
     images = subtract_mean(squares, mean)
     crops = ten_crops(images, net.image_size) if ten_crop else center_crop(images, net.image_size)[None]
-    logits, _ = net.apply({"params": params}, crops.reshape(-1, *crops.shape[2:]))
+    logits, _ = net.apply(variables, crops.reshape(-1, *crops.shape[2:]))
     return jax.nn.softmax(logits).reshape(crops.shape[0], crops.shape[1], -1).mean(axis=0)
 
 

@@ -1,0 +1,25 @@
+"""What the presets share: scaled numbers of maps, and a look whether the windows fit the images."""
+
+from zfjax.errors import UserError
+from zfjax.models.convnet import ConvNet
+from zfjax.models.specs import ImageTooSmall, Layer, Size, output_size
+
+
+def scaled(features: int, width: float) -> int:
+    """A number of maps or units at `width`. Raises a UserError where that is not positive."""
+    if width <= 0:
+        raise UserError(f"width={width:g} must be positive")
+    return max(1, round(features * width))
+
+
+def fitted(layers: tuple[Layer, ...], image_size: int) -> ConvNet:
+    """The net of these layers. Raises a UserError, which names the layer, where a window does not fit."""
+    if image_size < 1:
+        raise UserError(f"image_size={image_size} must be positive")
+    size = Size(image_size, image_size, 3)
+    for layer in layers:
+        try:
+            size = output_size(layer, size)
+        except ImageTooSmall as error:
+            raise UserError(f"image_size={image_size} is too small for this net: {error}") from error
+    return ConvNet(layers, image_size)
