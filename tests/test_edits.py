@@ -15,7 +15,6 @@ from zfjax.config import check, default
 from zfjax.errors import UserError
 from zfjax.experiments.subject import feature_layers
 from zfjax.models.edits import resized, without
-from zfjax.models.presets import PRESETS
 from zfjax.models.specs import Conv, Dense, same
 from zfjax.training.run import as_json, open_folder
 from zfjax.training.state import create_net
@@ -29,13 +28,21 @@ def parameters(net):
     return sum(row.parameters for row in zfjax.layer_table(net))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["zfnet", "zfnet_post", "alexnet", "alexnet_torchvision"])
 def test_without_takes_the_numbered_layers_and_leaves_the_others_as_they_are(preset):
     net = zfjax.models.preset(preset, 10, width=0.05, image_size=96)
     for count in range(4):
         for numbers in itertools.combinations(range(1, 8), count):
             left = without(net, numbers).layers
             assert left == tuple(layer for layer in net.layers if not layer.name.endswith(tuple(map(str, numbers))))
+
+
+@pytest.mark.parametrize(("preset", "layer"), [("vgg16", "conv1_1"), ("resnet18", "stage1_1")])
+def test_nets_without_the_papers_numbers_are_refused(preset, layer):
+    net = zfjax.models.preset(preset, 10, width=0.05, image_size=96)
+    assert without(net, ()) == net
+    with pytest.raises(UserError, match=f"layer '{layer}' has no number"):
+        without(net, (3,))
 
 
 def test_without_one_after_the_other_is_without_both():

@@ -73,7 +73,7 @@ def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
 
 def layer_number(name: str) -> int:
     """The paper's number of a layer: 5 of relu5. Raises a UserError where the name has none."""
-    found = re.search(r"\d+$", name)
+    found = re.fullmatch(r"[a-z]+(\d+)", name)
     if not found:
-        raise UserError(f"layer {name!r} has no number; expected names like conv3 and relu3")
-    return int(found[0])
+        raise UserError(f"layer {name!r} has no number; expected a net with names like conv3 and relu3")
+    return int(found[1])
