@@ -236,7 +236,7 @@ def test_help_has_examples_and_imports_no_jax(verb):
     code += "except SystemExit as end: assert not end.code\nassert 'jax' not in sys.modules, 'JAX was imported'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"python -m zfjax.{verb}" in done.stdout
+    assert f"python -m zfjax.{verb.replace('-', '_')}" in done.stdout
     assert "Flags:" in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""`zfjax VERB …` does what `python -m zfjax.VERB …` does."""
+"""`zfjax VERB …` does what `python -m zfjax.VERB …` does, with `_` for `-`."""
 
 import importlib
 import sys
@@ -15,6 +15,9 @@ VERBS = {
     "ablate": "train the twelve nets of Table 3: layers removed or resized",
     "transfer": "train a softmax on a run's frozen layers for another dataset, against from scratch",
     "probe": "train SVMs and softmaxes on each layer of a run",
+    "compare": "run all lenses over a run's pictures with boxes, and score their maps",
+    "import-weights": "make a run of a PyTorch checkpoint",
+    "export-weights": "write a run's weights as PyTorch names them, to safetensors",
     "summary": "print a net's layer table",
 }
 
@@ -23,7 +26,7 @@ def main() -> int:
     """Runs the verb named on the command line; the console script."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        verbs = "\n".join(f"  {verb:10}{what}" for verb, what in VERBS.items())
+        verbs = "\n".join(f"  {verb:16}{what}" for verb, what in VERBS.items())
         print(f"zfjax {__version__}: see what a ConvNet sees.\n\nVerbs, each with its own --help:\n{verbs}")
         return 0
     if words[0] == "--version":
@@ -36,7 +39,7 @@ def _dispatch(argv: Sequence[str]) -> None:
     verb = argv[1]
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}{command.did_you_mean(verb, list(VERBS))}; there are {', '.join(VERBS)}")
-    importlib.import_module(f"zfjax.{verb}").main([argv[0], *argv[2:]])
+    importlib.import_module(f"zfjax.{verb.replace('-', '_')}").main([argv[0], *argv[2:]])
 
 
 if __name__ == "__main__":

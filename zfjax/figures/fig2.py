@@ -8,7 +8,7 @@ from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
 from zfjax.experiments.subject import feature_layers
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer, layers
-from zfjax.models.edits import layer_number
+from zfjax.models.edits import layer_number, layer_title
 from zfjax.plots.gallery import plot_gallery
 from zfjax.progress import Progress
 from zfjax.training.sharding import data_mesh
@@ -30,12 +30,12 @@ def draw(request: Request) -> Iterator[Drawing]:
     for i, name in enumerate(names):
         chosen = _maps(request, tops[name], i + 1)
         result = gallery(layer(subject.net, subject.variables, name), tops[name], chosen, subject.load)
-        called = f"layer {layer_number(name)} ({name})"
         title = (
-            f"{called}, {len(chosen)} of {len(tops[name].values)} maps:"
+            f"{layer_title(name)}, {len(chosen)} of {len(tops[name].values)} maps:"
             " projections of the strongest activations, and their patches"
         )
-        file = f"fig2_layer{layer_number(name)}" if name in features else f"fig2_{name}"
+        number = layer_number(name) if name in features else None
+        file = f"fig2_{name}" if number is None else f"fig2_layer{number}"
         yield Drawing(file, plot_gallery(result, subject.image_mean, title), result._asdict())
 
 

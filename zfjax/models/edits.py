@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from zfjax.errors import UserError
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import Conv, Dense, ImageTooSmall
+from zfjax.models.specs import Conv, Dense, ImageTooSmall, Layer
 from zfjax.models.table import layer_table
 from zfjax.text import did_you_mean
 
@@ -30,13 +30,13 @@ def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:
     """
     if not numbers:  # then the layers need not be numbered, as a ResNet's are not
         return net
-    *below, last = dict.fromkeys(layer_number(layer.name) for layer in net.layers)
+    *below, last = dict.fromkeys(map(_numbered, net.layers))
     for number in numbers:
         if number == last:
             raise UserError(f"layer {number} is the net's output and cannot be left out")
         if number not in below:
             raise UserError(f"no layer {number} in the net; there are {', '.join(map(str, below))}")
-    edited = net.clone(layers=tuple(layer for layer in net.layers if layer_number(layer.name) not in numbers))
+    edited = net.clone(layers=tuple(layer for layer in net.layers if _numbered(layer) not in numbers))
     try:
         layer_table(edited)
     except ImageTooSmall as error:
@@ -71,9 +71,20 @@ def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
     return net.clone(layers=layers)
 
 
-def layer_number(name: str) -> int:
-    """The paper's number of a layer: 5 of relu5. Raises a UserError where the name has none."""
+def layer_number(name: str) -> int | None:
+    """The paper's number of a layer: 5 of relu5, None of relu5_1 and fc."""
     found = re.fullmatch(r"[a-z]+(\d+)", name)
-    if not found:
-        raise UserError(f"layer {name!r} has no number; expected a net with names like conv3 and relu3")
-    return int(found[1])
+    return int(found[1]) if found else None
+
+
+def layer_title(name: str) -> str:
+    """A layer's name, after the paper's number of it where it has one."""
+    number = layer_number(name)
+    return name if number is None else f"layer {number} ({name})"
+
+
+def _numbered(layer: Layer) -> int:
+    number = layer_number(layer.name)
+    if number is None:
+        raise UserError(f"layer {layer.name!r} has no number; expected a net with names like conv3 and relu3")
+    return number

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zfjax.experiments.evolution import Evolution, LayerEvolution
-from zfjax.models.edits import layer_number
+from zfjax.models.edits import layer_title
 from zfjax.plots.projections import per_image, sheet
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
@@ -41,7 +41,7 @@ def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Figure:
         panel.set_axis_off()
     for number, panel in enumerate(grid.ravel()[: len(found.names)]):
         _show_layer(panel, found.evolved[number], epochs)
-        panel.set_title(f"layer {layer_number(found.names[number])} ({found.names[number]})", fontsize=11)
+        panel.set_title(layer_title(found.names[number]), fontsize=11)
     figure.suptitle(
         "a map's strongest activation over the training set, after so many epochs (bar: of another image than before)",
         fontsize=11,
@@ -84,7 +84,7 @@ def _draw_lines(
 ) -> None:
     for i, (name, line) in enumerate(zip(found.names, values, strict=True)):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=colour, label=f"layer {layer_number(name)} ({name})")
+        axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=colour, label=layer_title(name))
 
 
 def _show_layer(axes: Axes, layer: LayerEvolution, epochs: Sequence[float]) -> None:

@@ -136,14 +136,19 @@ def annealing(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
 
 
 def create_state(
-    config: ConfigDict, num_classes: int, mean: Float[np.ndarray, "side side 3"], steps_per_epoch: float
+    config: ConfigDict,
+    num_classes: int,
+    mean: Float[np.ndarray, "side side 3"],
+    steps_per_epoch: float,
+    variables: PyTree | None = None,
 ) -> State:
-    """The state before the first step; a function of `config.seed` alone."""
+    """The state before the first step: with the `variables` given, or such as are drawn from `config.seed`."""
     net = create_net(config, num_classes)
     optimizer = create_optimizer(config, steps_per_epoch)
     init_key, key = jax.random.split(jax.random.key(config.seed))
-    images = jnp.zeros((1, config.image_size, config.image_size, 3))
-    variables = jax.jit(net.init)(init_key, images)
+    if variables is None:
+        images = jnp.zeros((1, config.image_size, config.image_size, 3))
+        variables = jax.jit(net.init)(init_key, images)
     params = variables["params"]
     return State(
         step=jnp.zeros((), jnp.int32),

@@ -1,0 +1,309 @@
+"""`zfjax import-weights` and `export-weights` as users type them, on tiny nets and a folder of pictures."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from etils import epath
+from goldens import make_logits as goldens
+from safetensors.numpy import load_file, save_file
+
+from zfjax import command, evaluate, export_weights, import_weights
+from zfjax.errors import UserError
+from zfjax.experiments import subject
+from zfjax.models import preset
+from zfjax.training.run import RunInfo, load_model, read_run
+from zfjax.training.step import predict
+from zfjax.weights import files, layouts, preprocessing, runs
+
+WIDTH, SIZE = 1 / 16, 64
+SIZES = (f"--width={WIDTH}", f"--image_size={SIZE}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_runs.make_folder(tmp_path_factory.mktemp("data") / "pictures", per_class=8)
+
+
+def state_dict(model="resnet18", classes=3):
+    net = preset(layouts.MODELS[model].preset, classes, width=WIDTH, image_size=SIZE)
+    modules = layouts.MODELS[model].modules(net, {})
+    return goldens.state_dict({slot.name: slot.shape for slot in layouts.slots(net, modules)})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_file(state_dict(), path)
+    return path
+
+
+def run(capsys, main, *words):
+    """Exit code, what was printed, and the one line on stderr of a command that fails."""
+    code = command.run(main, ["zfjax", *map(str, words)])
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("zfjax: ")]
+    assert len(lines) == (code != 0), err
+    return code, out, lines[0] if lines else ""
+
+
+@pytest.fixture(scope="module")
+def imported(folder, source, tmp_path_factory):
+    """A run of a ResNet-18 on the folder's three classes."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    words = (source, "--model=resnet18", f"--workdir={workdir}", f"--dataset=folder:{folder}", *SIZES)
+    assert command.run(import_weights.main, ["zfjax", *map(str, words)]) == 0
+    return workdir
+
+
+def test_the_run_is_a_run(imported, folder):
+    info = read_run(imported)
+    assert info.classes == tiny_runs.CLASSES
+    assert (info.config.net, info.config.width, info.config.image_size) == ("resnet18", WIDTH, SIZE)
+    side = info.mean.shape[0]
+    np.testing.assert_array_equal(info.mean, preprocessing.TORCHVISION.mean_image(side))
+    assert json.loads((imported / "weights.json").read_text())["preprocessing"]["std"] == [0.229, 0.224, 0.225]
+    val = subject.of_run(info).val
+    np.testing.assert_array_equal(val.image_mean, preprocessing.TORCHVISION.mean_image(SIZE))
+
+
+def test_its_answers_are_pytorchs(imported):
+    torch = pytest.importorskip("torch")
+    val = subject.of_run(read_run(imported)).val
+    squares, _ = val.pictures.load(np.arange(2))
+    corner = (squares.shape[1] - SIZE) // 2
+    crops = squares[:, corner : corner + SIZE, corner : corner + SIZE]
+    net = goldens.torch_net("resnet18", classes=3, width=WIDTH)
+    expected = torch.softmax(torch.from_numpy(goldens.torch_logits(net, crops)), 1).numpy()
+    np.testing.assert_allclose(predict(val.net, val.variables, val.mean, squares), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpoint", ["latest", "best", "0"])
+def test_its_checkpoint_has_the_weights(imported, checkpoint):
+    model = load_model(read_run(imported), checkpoint)
+    modules = layouts.MODELS["resnet18"].modules(model.net, {})
+    expected = layouts.from_torch(model.net, modules, state_dict())
+    kernel = preprocessing.fold(expected["params"]["conv1"]["kernel"], preprocessing.TORCHVISION)
+    expected["params"]["conv1"]["kernel"] = kernel
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.variables, expected))
+
+
+def test_evaluate(capsys, imported):
+    code, out, _ = run(capsys, evaluate.main, f"--workdir={imported}", "--batch_size=8")
+    assert code == 0
+    assert "top-1 accuracy" in out
+
+
+def test_export_gives_the_tensors_back(capsys, imported, tmp_path):
+    out = tmp_path / "out.safetensors"
+    code, said, _ = run(capsys, export_weights.main, f"--workdir={imported}", f"--out={out}")
+    assert code == 0
+    assert "resnet18 with 3 outputs" in said
+    found, expected = load_file(out), state_dict()
+    assert found.keys() - expected.keys() == {name for name in found if name.endswith("num_batches_tracked")}
+    for name, value in expected.items():
+        assert np.abs(found[name] - value).max() <= 1e-6 * np.abs(value).max(), name
+        assert name == "conv1.weight" or np.array_equal(found[name], value), name
+
+
+def test_export_loads_into_pytorch_strictly(capsys, imported, tmp_path):
+    torch = pytest.importorskip("torch")
+    import torch_nets
+    from safetensors.torch import load_file as load_torch
+
+    out = tmp_path / "out.safetensors"
+    run(capsys, export_weights.main, f"--workdir={imported}", f"--out={out}")
+    net = torch_nets.resnet18(classes=3, width=WIDTH)
+    net.load_state_dict(load_torch(out), strict=True)
+    pictures = goldens.pictures(size=SIZE)
+    expected = goldens.torch_logits(goldens.torch_net("resnet18", classes=3, width=WIDTH), pictures)
+    np.testing.assert_allclose(goldens.torch_logits(net.eval(), pictures), expected, atol=1e-5 * np.abs(expected).max())
+    assert torch.is_tensor(net.bn1.num_batches_tracked)
+
+
+def test_an_exported_file_says_what_it_is(capsys, imported, folder, tmp_path):
+    """Imported again, it needs no flags: sizes, classes and preprocessing travel with it."""
+    out, again = tmp_path / "out.safetensors", tmp_path / "again"
+    run(capsys, export_weights.main, f"--workdir={imported}", f"--out={out}")
+    words = (out, "--model=resnet18", f"--workdir={again}", f"--dataset=folder:{folder}")
+    code, _, _ = run(capsys, import_weights.main, *words)
+    assert code == 0
+    one, two = (load_model(read_run(workdir)) for workdir in (imported, again))
+    np.testing.assert_array_equal(one.mean, two.mean)
+    for before, after in zip(jax.tree.leaves(one.variables), jax.tree.leaves(two.variables), strict=True):
+        np.testing.assert_allclose(after, before, rtol=3e-7)
+
+
+def test_the_last_layer_is_cut_to_the_datasets_classes(capsys, folder, tmp_path):
+    tensors = state_dict("zfnet_post", classes=5)
+    save_file(tensors, tmp_path / "net.safetensors")
+    names = ("stripes", "zebras", "noise", "circles", "plains")
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n")
+    words = (
+        *(tmp_path / "net.safetensors", "--model=zfnet_post", f"--workdir={tmp_path / 'run'}", *SIZES),
+        *(f"--dataset=folder:{folder}", f"--classes={tmp_path / 'names.txt'}"),
+    )
+    code, out, _ = run(capsys, import_weights.main, *words)
+    assert code == 0
+    assert f"fc8 was cut from 5 outputs to the 3 classes of folder:{folder}" in out
+    model = load_model(read_run(tmp_path / "run"))
+    order = [names.index(name) for name in tiny_runs.CLASSES]
+    found = model.variables["params"]["fc8"]
+    np.testing.assert_array_equal(found["kernel"], tensors["classifier.6.weight"][order].T)
+    np.testing.assert_array_equal(found["bias"], tensors["classifier.6.bias"][order])
+
+
+def test_caffes_preprocessing_travels_there_and_back(capsys, folder, source, tmp_path):
+    flags = ("--bgr", "--pixel_max=255", "--mean=103.939,116.779,123.68", "--std=1,1,1")
+    words = (source, "--model=resnet18", f"--workdir={tmp_path / 'run'}", f"--dataset=folder:{folder}", *SIZES, *flags)
+    code, out, _ = run(capsys, import_weights.main, *words)
+    assert code == 0
+    assert "the net takes BGR in 0..255, less 103.939,116.779,123.68, divided by 1,1,1; folded into conv1" in out
+    info = read_run(tmp_path / "run")
+    np.testing.assert_allclose(info.mean[0, 0], [123.68, 116.779, 103.939], rtol=1e-6)
+    kernel = load_model(info).variables["params"]["conv1"]["kernel"]
+    theirs = state_dict()["conv1.weight"]
+    np.testing.assert_array_equal(kernel, theirs.transpose(2, 3, 1, 0)[:, :, ::-1])
+    run(capsys, export_weights.main, f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'a.safetensors'}")
+    np.testing.assert_array_equal(load_file(tmp_path / "a.safetensors")["conv1.weight"], theirs)
+
+
+def test_half_precision_is_said(capsys, folder, tmp_path):
+    save_file({name: value.astype(np.float16) for name, value in state_dict().items()}, tmp_path / "a.safetensors")
+    words = (tmp_path / "a.safetensors", "--model=resnet18", f"--workdir={tmp_path / 'run'}", *SIZES)
+    code, out, _ = run(capsys, import_weights.main, *words, f"--dataset=folder:{folder}")
+    assert code == 0
+    assert "102 tensors in float16 were converted to float32\n" in out
+
+
+def test_a_pth_file(capsys, folder, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {f"module.{name}": torch.from_numpy(value) for name, value in state_dict().items()}
+    torch.save({"state_dict": tensors, "epoch": 90}, tmp_path / "a.pth")
+    words = (tmp_path / "a.pth", "--model=resnet18", f"--workdir={tmp_path / 'run'}", *SIZES)
+    assert run(capsys, import_weights.main, *words, f"--dataset=folder:{folder}")[0] == 0
+    head = load_model(read_run(tmp_path / "run")).variables["params"]["fc"]
+    np.testing.assert_array_equal(head["kernel"], state_dict()["fc.weight"].T)
+
+
+def test_a_workdir_with_a_run_is_not_written(capsys, imported, folder, source, tmp_path):
+    trained = tmp_path / "trained"  # a run that has not got so far as a checkpoint
+    trained.mkdir()
+    (trained / "config.json").write_text("{}")
+    for workdir in (imported, trained):
+        before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+        words = (source, "--model=resnet18", f"--workdir={workdir}", f"--dataset=folder:{folder}", *SIZES)
+        code, _, line = run(capsys, import_weights.main, *words)
+        assert code == 2
+        assert line == f"zfjax: workdir {workdir} already holds a run; expected another --workdir"
+        assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+
+
+def test_an_import_that_came_to_nothing_can_be_done_again(capsys, folder, source, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "pictures")
+    for path in broken.glob("noise/*"):
+        path.write_bytes(b"no picture")
+    words = (source, "--model=resnet18", f"--workdir={tmp_path / 'run'}", *SIZES)
+    code, _, line = run(capsys, import_weights.main, *words, f"--dataset=folder:{broken}")
+    assert code == 2
+    assert "images are broken" in line
+    assert run(capsys, import_weights.main, *words, f"--dataset=folder:{folder}")[0] == 0
+    assert read_run(tmp_path / "run").config.dataset == f"folder:{folder}"
+
+
+class TestMistakes:
+    """Each is one line, and no folder is made."""
+
+    def said(self, capsys, tmp_path, *words):
+        code, _, line = run(capsys, import_weights.main, *words, f"--workdir={tmp_path / 'run'}")
+        assert code == 2
+        assert not (tmp_path / "run").exists()
+        return line
+
+    def test_words_that_are_missing(self, capsys):
+        assert "takes one file of weights, not 0" in run(capsys, import_weights.main)[2]
+        assert "takes one file of weights, not 2" in run(capsys, import_weights.main, "a.pth", "b.pth")[2]
+        assert "needs --model, --workdir, --dataset" in run(capsys, import_weights.main, "a.pth")[2]
+        assert "needs --workdir, --out" in run(capsys, export_weights.main)[2]
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (("--model=resnet19",), "unknown model 'resnet19'; did you mean resnet18?"),
+            (("--model=vgg16",), "; did you mean --model=resnet18?"),
+            (("--model=resnet18", "--mean=a,b,c"), "--mean=a,b,c: expected three numbers with commas between"),
+            (("--model=resnet18", "--std=1,2"), "std=1,2 must be three positive numbers"),
+            (("--model=resnet18", "--std=0,1,1"), "std=0,1,1 must be three positive numbers"),
+            (("--model=resnet18", "--dataset=folder:nowhere"), "image folder nowhere: not there"),
+            (("--model=resnet18", "--classes=nowhere.txt"), "cannot read the class names in nowhere.txt"),
+            (("--model=resnet18", "--image_sise=3"), "unknown flag --image_sise; did you mean --image_size?"),
+        ],
+    )
+    def test_words_that_do_not_fit(self, capsys, tmp_path, folder, source, words, expected):
+        dataset = () if any(word.startswith("--dataset") for word in words) else (f"--dataset=folder:{folder}",)
+        assert expected in self.said(capsys, tmp_path, source, *SIZES, *dataset, *words)
+
+    def test_other_widths_name_tensors_with_both_shapes(self, capsys, tmp_path, folder, source):
+        line = self.said(capsys, tmp_path, source, "--model=resnet18", f"--dataset=folder:{folder}")
+        assert f"{source} is no resnet18 at 224 px: the tensors do not fit: " in line
+        assert "conv1.weight is (4, 3, 7, 7), expected (64, 3, 7, 7); " in line
+        assert line.endswith("; and 97 more")
+
+    def test_outputs_that_are_not_the_datasets_classes(self, capsys, tmp_path, folder):
+        save_file(state_dict(classes=5), tmp_path / "a.safetensors")
+        words = (tmp_path / "a.safetensors", "--model=resnet18", f"--dataset=folder:{folder}", *SIZES)
+        line = self.said(capsys, tmp_path, *words)
+        assert f"the net has 5 outputs, but folder:{folder} has 3 classes; expected as many, or --classes=FILE" in line
+        (tmp_path / "names.txt").write_text("a\nb\ncircle\nd\nnoise\n")
+        line = self.said(capsys, tmp_path, *words, f"--classes={tmp_path / 'names.txt'}")
+        assert "has classes that the net does not know: circles, stripes; did you mean circle?" in line
+        (tmp_path / "names.txt").write_text("\n")
+        assert "names.txt is empty" in self.said(capsys, tmp_path, *words, f"--classes={tmp_path / 'names.txt'}")
+
+    def test_code_in_a_pickle_is_refused(self, capsys, tmp_path, folder):
+        torch = pytest.importorskip("torch")
+        from test_weights_files import Payload
+
+        torch.save({"conv1.weight": Payload(tmp_path / "made")}, tmp_path / "a.pth")
+        line = self.said(capsys, tmp_path, tmp_path / "a.pth", "--model=resnet18", f"--dataset=folder:{folder}")
+        assert "is refused, and nothing of it was run" in line
+        assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_zfjax_trained_is_exported(capsys, folder, tmp_path):
+    changes = {"net": "zfnet_post", "image_size": SIZE, "epochs": 1, "checkpoint_steps": 0}
+    done = tiny_runs.run(tiny_runs.train_command(folder, tmp_path / "run", **changes))
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out.safetensors"
+    code, said, _ = run(capsys, export_weights.main, f"--workdir={tmp_path / 'run'}", f"--out={out}")
+    assert code == 0
+    assert "mean image differs from pixel to pixel" in said
+    info, tensors = read_run(tmp_path / "run"), load_file(out)
+    params = load_model(info).variables["params"]
+    np.testing.assert_array_equal(tensors["features.0.weight"], params["conv1"]["kernel"].transpose(3, 2, 0, 1))
+    kept = json.loads(files.read(out).metadata["zfjax"])
+    np.testing.assert_allclose(kept["preprocessing"]["mean"], info.mean.mean(axis=(0, 1)), rtol=1e-5)
+    assert (kept["preprocessing"]["std"], kept["preprocessing"]["pixel_max"]) == ([1, 1, 1], 255)
+    assert kept["classes"] == list(tiny_runs.CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"net": "zfnet"},
+            "has the net zfnet, of which PyTorch has no model; expected one of alexnet_torchvision, vgg",
+        ),
+        ({"net": "zfnet_post", "without": (3, 4)}, r"leaves out layers \(3, 4\): no model of PyTorch's"),
+    ],
+)
+def test_nets_that_pytorch_does_not_have(folder, tmp_path, changes, expected):
+    info = RunInfo(
+        epath.Path(tmp_path), tiny_runs.tiny_config(folder, **changes), tiny_runs.CLASSES, np.zeros((4, 4, 3))
+    )
+    with pytest.raises(UserError, match=expected):
+        runs.weights_of(info)

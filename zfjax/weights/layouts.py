@@ -1,0 +1,230 @@
+"""PyTorch's names and layouts of a net's weights, and zfjax's: from one to the other.
+
+Names follow from the net's layers. A torchvision net of plain layers is two `Sequential`s, `features` up to the last
+map and `classifier` above it, so that a layer's number is its place; a ResNet's modules are named by stage and block.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from zfjax.errors import UserError
+from zfjax.models import ConvNet, preset
+from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, output_size
+from zfjax.text import did_you_mean
+
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+IGNORED = "num_batches_tracked"  # BatchNorm2d's count of training steps
+SHOWN = 4  # wrong tensors that an error names; the rest are counted
+
+Tensors = Mapping[str, np.ndarray]
+Modules = dict[str, str]  # a PyTorch module's name by the layer's
+
+
+class Slot(NamedTuple):
+    """Where one tensor of a state_dict belongs."""
+
+    name: str  # in the state_dict, such as "features.0.weight"
+    shape: tuple[int, ...]  # there
+    place: tuple[str, str, str]  # in the variables: collection, layer and leaf
+    below: Size  # what the layer takes in
+
+
+class Model(NamedTuple):
+    """A PyTorch model: zfjax's preset for it, and what its modules are called."""
+
+    preset: str
+    modules: Callable[[ConvNet, Tensors], Modules]
+
+
+def from_torch(net: ConvNet, modules: Modules, tensors: Tensors) -> PyTree:
+    """A state_dict as the net's variables, float32.
+
+    Convolutions [out, in, h, w] become [h, w, in, out], dense layers [out, in] become [in, out] with rows in
+    (height, width, channel) order, of which PyTorch has (channel, height, width).
+
+    Args:
+      net: the net; its preset is `MODELS[name].preset`.
+      modules: the layers' names in PyTorch, by `MODELS[name].modules`.
+      tensors: the state_dict, of any floats.
+
+    Raises:
+      UserError: tensors are missing, too many, of other shapes or no floats; they are named.
+    """
+    places = slots(net, modules)
+    wrong = _differences(places, tensors)
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError(f"the tensors do not fit: {'; '.join(wrong[:SHOWN])}{more}{_other_model(modules, tensors)}")
+    variables: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for slot in places:
+        collection, layer, leaf = slot.place
+        value = _from_torch(np.asarray(tensors[slot.name]).astype(np.float32), slot.below)
+        variables.setdefault(collection, {}).setdefault(layer, {})[leaf] = value
+    return variables
+
+
+def to_torch(net: ConvNet, modules: Modules, variables: PyTree) -> dict[str, np.ndarray]:
+    """The net's variables as a state_dict, the way back from `from_torch`; batch norms' counts of steps are 0."""
+    tensors = {}
+    for slot in slots(net, modules):
+        collection, layer, leaf = slot.place
+        tensors[slot.name] = _to_torch(np.asarray(variables[collection][layer][leaf]), slot.below)
+        if leaf == "var":
+            tensors[f"{modules[layer]}.{IGNORED}"] = np.zeros((), np.int64)
+    return tensors
+
+
+def slots(net: ConvNet, modules: Modules) -> list[Slot]:
+    """All tensors of a net, from the bottom."""
+    size = Size(net.image_size, net.image_size, 3)
+    return [slot for layer, below in _weighted(net.layers, size) for slot in _slots(layer, below, modules[layer.name])]
+
+
+def model(name: str) -> Model:
+    """The model called `name`. Raises a UserError where there is none."""
+    if name not in MODELS:
+        raise UserError(f"unknown model {name!r}{did_you_mean(name, list(MODELS))}; there are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def count_outputs(net: ConvNet, modules: Modules, tensors: Tensors) -> int | None:
+    """How many classes a state_dict's last layer tells apart; None where it has none."""
+    kernel = tensors.get(f"{modules[net.layers[-1].name]}.weight")
+    return None if kernel is None or kernel.ndim != 2 else kernel.shape[0]
+
+
+def _weighted(layers: Sequence[Layer], size: Size) -> Iterator[tuple[Layer, Size]]:
+    """The layers that have weights, each with the size of what it takes in."""
+    for layer in layers:
+        match layer:
+            case Residual():
+                yield from _weighted(layer.body, size)
+                yield from _weighted(layer.shortcut, size)
+            case Conv() | Dense() | BatchNorm():
+                yield layer, size
+        size = output_size(layer, size)
+
+
+def _slots(layer: Layer, below: Size, module: str) -> Iterator[Slot]:
+    def slot(name: str, shape: tuple[int, ...], leaf: str, collection: str = "params") -> Slot:
+        return Slot(f"{module}.{name}", shape, (collection, layer.name, leaf), below)
+
+    match layer:
+        case Conv():
+            yield slot("weight", (layer.features, below.maps // layer.groups, *layer.kernel), "kernel")
+            if layer.bias:
+                yield slot("bias", (layer.features,), "bias")
+        case Dense():
+            yield slot("weight", (layer.features, below.height * below.width * below.maps), "kernel")
+            yield slot("bias", (layer.features,), "bias")
+        case BatchNorm():
+            yield slot("weight", (below.maps,), "scale")
+            yield slot("bias", (below.maps,), "bias")
+            yield slot("running_mean", (below.maps,), "mean", "batch_stats")
+            yield slot("running_var", (below.maps,), "var", "batch_stats")
+
+
+def _from_torch(tensor: np.ndarray, below: Size) -> np.ndarray:
+    match tensor.ndim:
+        case 4:
+            return tensor.transpose(2, 3, 1, 0)
+        case 2:
+            rows = tensor.reshape(-1, below.maps, below.height, below.width)
+            return rows.transpose(2, 3, 1, 0).reshape(-1, len(tensor))
+        case _:
+            return tensor
+
+
+def _to_torch(value: np.ndarray, below: Size) -> np.ndarray:
+    match value.ndim:
+        case 4:
+            return value.transpose(3, 2, 0, 1)
+        case 2:
+            rows = value.reshape(below.height, below.width, below.maps, -1)
+            return rows.transpose(3, 2, 0, 1).reshape(value.shape[1], -1)
+        case _:
+            return value
+
+
+def _differences(places: Sequence[Slot], tensors: Tensors) -> list[str]:
+    wrong = []
+    for name, shape, *_ in places:
+        if name not in tensors:
+            wrong.append(f"{name} {shape} is missing")
+        elif tensors[name].shape != shape:
+            wrong.append(f"{name} is {tensors[name].shape}, expected {shape}")
+        elif tensors[name].dtype.name not in FLOATS:
+            wrong.append(f"{name} is {tensors[name].dtype.name}, expected floats")
+    known = {slot.name for slot in places}
+    extra = [name for name in tensors if name not in known and not name.endswith(f".{IGNORED}")]
+    return wrong + [f"{name} {tensors[name].shape} is not expected" for name in extra]
+
+
+def _other_model(modules: Modules, tensors: Tensors) -> str:
+    """A hint at the model whose tensors' names these are."""
+    names = {name for name in tensors if not name.endswith(f".{IGNORED}")}
+    for other, (its_preset, modules_of) in MODELS.items():
+        net = preset(its_preset, 2)
+        its = modules_of(net, {})
+        if its != modules and {slot.name for slot in slots(net, its)} == names:
+            return f"; did you mean --model={other}?"
+    return ""
+
+
+def _sequential(net: ConvNet, tensors: Tensors) -> Modules:
+    """`features.N` below the first dense layer or its dropout, `classifier.N` from there."""
+    above = next(i for i, layer in enumerate(net.layers) if isinstance(layer, Dense | Dropout))
+    return {
+        layer.name: f"features.{place}" if place < above else f"classifier.{place - above}"
+        for place, layer in enumerate(net.layers)
+        if isinstance(layer, Conv | Dense)
+    }
+
+
+def _in_order(net: ConvNet, tensors: Tensors) -> Modules:
+    """`_sequential`'s names or, where the tensors have others, theirs: kernels in order, then dense weights."""
+    usual = _sequential(net, tensors)
+    layers = [layer.name for layer in net.layers if isinstance(layer, Conv | Dense)]
+    kernels = sorted((name for name in tensors if name.endswith(".weight")), key=_natural)
+    found = [name.removesuffix(".weight") for rank in (4, 2) for name in kernels if tensors[name].ndim == rank]
+    own = dict(zip(layers, found, strict=True)) if len(found) == len(layers) else usual
+    return usual if set(usual.values()) & set(found) else own
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Numbers in names by their value: conv2 before conv10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def _residual(net: ConvNet, tensors: Tensors) -> Modules:
+    """`layerS.B.convN`, `.bnN` and `.downsample.N` in blocks, counted from 0; `conv1`, `bn1` and `fc` outside."""
+    modules = {}
+    stages: dict[str, int] = {}  # blocks of each stage so far
+    for layer in net.layers:
+        if isinstance(layer, Residual):
+            stage = layer.name.split("_")[0]
+            block = f"{stage.replace('stage', 'layer')}.{stages.get(stage, 0)}"
+            stages[stage] = stages.get(stage, 0) + 1
+            for inner in layer.body:
+                if isinstance(inner, Conv | BatchNorm):
+                    name = inner.name.removeprefix(f"{layer.name}_").replace("norm", "bn")
+                    modules[inner.name] = f"{block}.{name}"
+            for place, inner in enumerate(layer.shortcut):
+                modules[inner.name] = f"{block}.downsample.{place}"
+        elif isinstance(layer, Conv | BatchNorm | Dense):
+            modules[layer.name] = layer.name.replace("norm", "bn")
+    return modules
+
+
+MODELS = {
+    "alexnet": Model("alexnet_torchvision", _sequential),
+    "vgg16": Model("vgg16", _sequential),
+    "resnet18": Model("resnet18", _residual),
+    "resnet34": Model("resnet34", _residual),
+    "resnet50": Model("resnet50", _residual),
+    "zfnet_post": Model("zfnet_post", _in_order),
+}

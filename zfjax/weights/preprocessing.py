@@ -1,0 +1,92 @@
+"""What pixels are made of before a net sees them, folded into its first convolution.
+
+zfjax's nets take RGB in 0..255 less a mean. Other nets take their pixels otherwise scaled and ordered; as their first
+layer is linear, and its padding is the mean in both, the same can be had from other kernels.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from zfjax.errors import UserError
+
+
+class Preprocessing(NamedTuple):
+    """A net takes (pixels · pixel_max / 255 - mean) / std, with pixels in 0..255."""
+
+    mean: tuple[float, ...]  # three, of the net's channels in their order, in the units of pixel_max
+    std: tuple[float, ...]  # likewise
+    pixel_max: float = 1.0  # what white is before the mean is subtracted: 1, or Caffe's 255
+    bgr: bool = False  # channels are blue, green, red, as Caffe's
+
+    @property
+    def pixel_mean(self) -> Float[np.ndarray, "3"]:
+        """The mean of red, green and blue in 0..255: what a zfjax net's images must have been lessened by."""
+        mean = np.array(self.mean, np.float64) * 255 / self.pixel_max
+        return (mean[::-1] if self.bgr else mean).astype(np.float32)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Preprocessing":
+        """The one whose `_asdict` was kept as JSON. Raises a UserError where fields are missing or no numbers."""
+        try:
+            mean, std = (tuple(float(number) for number in fields[name]) for name in ("mean", "std"))
+            return cls(mean, std, float(fields["pixel_max"]), bool(fields["bgr"])).checked()
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"damaged preprocessing {fields!r}: expected mean, std, pixel_max and bgr") from error
+
+    def mean_image(self, side: int) -> Float[np.ndarray, "side side 3"]:
+        """`pixel_mean` as the mean image of a run whose squares have this side."""
+        return np.tile(self.pixel_mean, (side, side, 1))
+
+    def checked(self) -> "Preprocessing":
+        """This, with numbers that can be used.
+
+        Raises:
+          UserError: not three finite means, not three positive deviations, or pixel_max is not positive.
+        """
+        if len(self.mean) != 3 or not np.isfinite(self.mean).all():
+            raise UserError(
+                f"mean={_listed(self.mean)} must be three numbers, one a channel, such as 0.485,0.456,0.406"
+            )
+        if len(self.std) != 3 or not (np.isfinite(self.std) & (np.array(self.std) > 0)).all():
+            raise UserError(f"std={_listed(self.std)} must be three positive numbers, such as 0.229,0.224,0.225")
+        if not 0 < self.pixel_max < np.inf:
+            raise UserError(f"pixel_max={self.pixel_max:g} must be positive: what white is, 1 or 255")
+        return self
+
+    def __str__(self) -> str:
+        return (
+            f"{'BGR' if self.bgr else 'RGB'} in 0..{self.pixel_max:g},"
+            f" less {_listed(self.mean)}, divided by {_listed(self.std)}"
+        )
+
+
+TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def of_mean_image(mean: Float[np.ndarray, "side side 3"]) -> Preprocessing:
+    """What a run's net takes, said channel by channel: RGB in 0..255 less the mean image's channel means."""
+    channels = tuple(float(mean[:, :, channel].mean(dtype=np.float64)) for channel in range(3))
+    return Preprocessing(channels, (1.0, 1.0, 1.0), 255.0)
+
+
+def fold(kernel: Float[np.ndarray, "kh kw 3 features"], preprocessing: Preprocessing) -> Float[np.ndarray, "..."]:
+    """The first convolution's kernel for RGB in 0..255 less `pixel_mean`, of one for what `preprocessing` gives."""
+    folded = np.asarray(kernel, np.float64) * _scale(preprocessing)
+    return (folded[:, :, ::-1] if preprocessing.bgr else folded).astype(np.float32)
+
+
+def unfold(kernel: Float[np.ndarray, "kh kw 3 features"], preprocessing: Preprocessing) -> Float[np.ndarray, "..."]:
+    """The way back from `fold`."""
+    ordered = kernel[:, :, ::-1] if preprocessing.bgr else kernel
+    return (np.asarray(ordered, np.float64) / _scale(preprocessing)).astype(np.float32)
+
+
+def _scale(preprocessing: Preprocessing) -> Float[np.ndarray, "1 1 3 1"]:
+    return (preprocessing.pixel_max / 255 / np.array(preprocessing.std, np.float64)).reshape(1, 1, 3, 1)
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)

@@ -1,0 +1,151 @@
+"""Imported weights as a run's folder, on which all commands work, and a run's weights for PyTorch."""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from zfjax.config import default
+from zfjax.data import record
+from zfjax.data.source import open_source
+from zfjax.errors import UserError
+from zfjax.training.checkpoints import Checkpoints
+from zfjax.training.run import CHECKPOINTS, RunInfo, load_model, open_data, open_folder
+from zfjax.training.state import create_state
+from zfjax.weights import layouts, preprocessing
+from zfjax.weights.preprocessing import Preprocessing
+from zfjax.weights.pretrained import Loaded, with_outputs
+
+ORIGIN = "weights.json"  # in an imported run's folder: where its weights come from, and what they took
+
+
+def run_config(
+    model: str, dataset: str, *, data_dir: str = "", width: float = 1.0, image_size: int = 224
+) -> ConfigDict:
+    """The configuration of a run with imported weights: the model's preset on a dataset, as the paper trains."""
+    config = default()
+    config.dataset = dataset
+    config.data_dir = data_dir
+    config.cache_dir = ""  # a cache is checked against the pictures' own mean, which is not the run's
+    config.net = layouts.model(model).preset
+    config.width = width
+    config.image_size = image_size
+    config.dropout = 0.5
+    config.adam = False
+    config.filter_radius = 0.0  # imported filters have any size
+    return config
+
+
+def require_no_run(workdir: epath.PathLike) -> None:
+    """Raises a UserError where `workdir` holds a run; one whose import came to nothing may be written again."""
+    folder = epath.Path(workdir).expanduser()
+    started = (folder / "config.json").exists() and not (folder / ORIGIN).exists()
+    if started or any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
+        raise UserError(f"workdir {folder} already holds a run; expected another --workdir")
+
+
+def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loaded:
+    """The net with one output for each class of the configuration's dataset, in the dataset's order.
+
+    Args:
+      loaded: the net.
+      config: names the dataset.
+      names: what the net's outputs are called, in their order; empty where they are the dataset's classes.
+
+    Raises:
+      UserError: the dataset cannot be used, or its classes are not outputs of the net.
+    """
+    source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
+    if names:
+        return with_outputs(loaded, names, source.classes, source.name)
+    if loaded.outputs != len(source.classes):
+        raise UserError(
+            f"the net has {loaded.outputs} outputs, but {source.name} has {len(source.classes)} classes;"
+            " expected as many, or --classes=FILE with the outputs' class names, one a line, among them the dataset's"
+        )
+    return loaded
+
+
+def write_run(workdir: epath.PathLike, config: ConfigDict, loaded: Loaded, origin: dict[str, Any]) -> epath.Path:
+    """Writes configuration, classes, scan and one checkpoint of step 0, as training does; returns the folder.
+
+    The dataset is scanned, and its mean image replaced by the mean that the weights want.
+
+    Args:
+      workdir: the run's folder.
+      config: by `run_config`.
+      loaded: a net with as many outputs as the dataset has classes.
+      origin: what else to keep beside preprocessing and module names, such as the source's path.
+
+    Raises:
+      UserError: the folder holds a run or cannot be written, or the dataset cannot be used.
+    """
+    require_no_run(workdir)
+    folder = open_folder(workdir, config)
+    kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
+    (folder / ORIGIN).write_text(json.dumps(kept, indent=2) + "\n")
+    data = open_data(config, folder)
+    found = record.read(folder)
+    assert found is not None  # open_data has just written it
+    mean = loaded.preprocessing.mean_image(found.mean.shape[0])
+    record.write(found._replace(mean=mean), folder)
+    variables = jax.tree.map(jnp.asarray, loaded.variables)
+    state = create_state(config, loaded.outputs, mean, len(data.train) / config.batch_size, variables)
+    with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+        checkpoints.save(state)
+    return folder
+
+
+def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
+    """A run's model among `layouts.MODELS`, and its weights with what PyTorch's net of them takes.
+
+    Of a run that zfjax trained that is RGB in 0..255 less the channel means of its mean image.
+
+    Raises:
+      UserError: PyTorch has no such model, layers were left out, or there is no such checkpoint.
+    """
+    by_preset = {known.preset: name for name, known in layouts.MODELS.items()}
+    if run.config.net not in by_preset:
+        raise UserError(
+            f"the run in {run.folder} has the net {run.config.net}, of which PyTorch has no model;"
+            f" expected one of {', '.join(by_preset)}"
+        )
+    if run.config.without:
+        raise UserError(f"the run in {run.folder} leaves out layers {tuple(run.config.without)}: no model of PyTorch's")
+    name = by_preset[run.config.net]
+    net, variables, _ = load_model(run, checkpoint)
+    origin = _origin(run.folder)
+    if origin is None:
+        before, modules = preprocessing.of_mean_image(np.asarray(run.mean)), layouts.MODELS[name].modules(net, {})
+        notes = () if np.ptp(run.mean, axis=(0, 1)).max() == 0 else (_MEAN_NOTE,)
+    else:
+        before, modules, notes = Preprocessing.of(origin["preprocessing"]), origin["modules"], ()
+    return name, Loaded(net, variables, before, modules, notes)
+
+
+_MEAN_NOTE = "the run's mean image differs from pixel to pixel; its channel means stand for it in the file"
+
+
+def _origin(folder: epath.Path) -> dict[str, Any] | None:
+    path = folder / ORIGIN
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); expected what zfjax import-weights wrote") from error
+
+
+def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names, one a line; empty lines at the end are left out. Raises a UserError where there are none."""
+    try:
+        lines = epath.Path(path).expanduser().read_text().rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the class names in {path}: {error}") from error
+    if not lines:
+        raise UserError(f"{path} is empty; expected class names, one a line, in the order of the net's outputs")
+    return tuple(line.strip() for line in lines)
