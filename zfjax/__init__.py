@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from zfjax.version import __version__
 
 if TYPE_CHECKING:
-    from zfjax import ops, rules, seeds
+    from zfjax import attribution, ops, rules, seeds
+    from zfjax.attribution import grad_cam
     from zfjax.backproject import RuleWarning, backproject, deconvnet
     from zfjax.experiments.gallery import top_activations
     from zfjax.experiments.occlusion import occlusion
@@ -44,6 +45,7 @@ _HOME = {
     "alexnet_torchvision": "zfjax.models",
     "backproject": "zfjax.backproject",
     "deconvnet": "zfjax.backproject",
+    "grad_cam": "zfjax.attribution",
     "layer": "zfjax.models",
     "layer_table": "zfjax.models",
     "occlusion": "zfjax.experiments.occlusion",
@@ -60,7 +62,7 @@ _HOME = {
     "zfnet_post": "zfjax.models",
 }
 
-_MODULES = ("ops", "rules", "seeds")
+_MODULES = ("attribution", "ops", "rules", "seeds")
 
 __all__ = [
     "DECONVNET",
@@ -71,8 +73,10 @@ __all__ = [
     "__version__",
     "alexnet",
     "alexnet_torchvision",
+    "attribution",
     "backproject",
     "deconvnet",
+    "grad_cam",
     "layer",
     "layer_table",
     "occlusion",

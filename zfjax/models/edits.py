@@ -73,7 +73,7 @@ def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
 
 def layer_number(name: str) -> int | None:
     """The paper's number of a layer: 5 of relu5, None of relu5_1 and fc."""
-    found = re.fullmatch(r"[a-z]+(\d+)", name)
+    found = re.fullmatch(r"(?:conv|relu|pool|norm|drop|fc)(\d+)", name)
     return int(found[1]) if found else None
 
 

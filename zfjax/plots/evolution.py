@@ -83,7 +83,8 @@ def _draw_lines(
     axes: Axes, found: Evolution, epochs: Sequence[float], values: Float[np.ndarray, "layers checkpoints"]
 ) -> None:
     for i, (name, line) in enumerate(zip(found.names, values, strict=True)):
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        # A seventh line has the first's colour and another marker.
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=colour, label=layer_title(name))
 
 

@@ -1,0 +1,114 @@
+"""What every lens is asked: the score of a class, as a function of its inputs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PyTree
+
+Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
+Target = int | Int[Array, ""] | Int[Array, " n"]
+
+
+class Asked(NamedTuple):
+    """A lens' arguments after they have been looked at; a pytree, so that jitted functions take it whole."""
+
+    fun: Partial
+    inputs: Float[Array, "n ..."]
+    target: Int[Array, " n"]
+
+
+def asked(fun: Fun, inputs: Float[Array, "n ..."], target: Target, *, name: str = "images") -> Asked:
+    """The arguments that all lenses have in common, checked.
+
+    Args:
+        fun: from inputs to logits [n, classes] before softmax.
+        inputs: what it takes.
+        target: a class, one for all inputs or one for each.
+        name: what to call the inputs in messages.
+
+    Raises:
+        TypeError: inputs that are no floating-point numbers.
+        ValueError: fun does not give logits [n, classes], or there are no such classes (seen only where `target` is
+            not traced).
+    """
+    dtype = jnp.result_type(inputs)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected floating-point numbers, the mean already subtracted, got {dtype}")
+    inputs = jnp.asarray(inputs)
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    n, classes = _logits(fun, inputs, name)
+    target = np.asarray(target) if isinstance(target, tuple | list) else target
+    if not jnp.issubdtype(jnp.result_type(target), jnp.integer) or jnp.shape(target) not in ((), (n,)):
+        got = f"{jnp.result_type(target)}{list(jnp.shape(target))}"
+        raise ValueError(f"target: expected a class, or one for each of the {n} {name}; got {got}")
+    if not isinstance(target, jax.core.Tracer):
+        numbers = np.asarray(target).reshape(-1)
+        wrong = numbers[(numbers < 0) | (numbers >= classes)]
+        if wrong.size:
+            raise ValueError(f"target: expected one of the {classes} classes, 0 to {classes - 1}; got {wrong[0]}")
+    return Asked(fun, inputs, jnp.broadcast_to(jnp.asarray(target, jnp.int32), (n,)))
+
+
+def scores(asked: Asked) -> Float[Array, " n"]:
+    """The target's logit of each input."""
+    return _picked(asked.fun(asked.inputs), asked.target)
+
+
+def scores_and_gradients(asked: Asked) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
+    """The target's logit of each input, and its gradient, from one pass.
+
+    It is the gradient of the sum over inputs; as the function treats each input alone, of each its own.
+    """
+    logits, pull = jax.vjp(asked.fun, asked.inputs)
+    (gradients,) = pull(one_hot(logits, asked.target))
+    return _picked(logits, asked.target), gradients
+
+
+def one_hot(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, "n classes"]:
+    """1 at each input's target, a signal to send down; NaN for a traced target that is no class."""
+    hot = _is_target(logits, target)
+    found = jnp.where(hot, jnp.ones((), logits.dtype), jnp.zeros((), logits.dtype))
+    return jnp.where(hot.any(axis=1, keepdims=True), found, jnp.full((), jnp.nan, logits.dtype))
+
+
+def output_of(fun: Partial, inputs: Array | jax.ShapeDtypeStruct) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shape of what a function gives; it is traced once for inputs of a shape."""
+    return jax.eval_shape(_call, fun, inputs)
+
+
+def at_least_one(**numbers: int) -> None:
+    """Raises a ValueError that names the argument which is below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
+
+
+def _picked(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, " n"]:
+    hot = _is_target(logits, target)
+    found = jnp.where(hot, logits, jnp.zeros((), logits.dtype)).sum(axis=1)
+    return jnp.where(hot.any(axis=1), found, jnp.full((), jnp.nan, logits.dtype))
+
+
+def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Array:
+    return target[:, None] == jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
+
+
+def _logits(fun: Partial, inputs: Array, name: str) -> tuple[int, int]:
+    """The size of what `fun` gives."""
+    if inputs.ndim < 2:
+        raise ValueError(f"{name}: expected a batch [n, …], got {list(inputs.shape)}")
+    logits = output_of(fun, inputs)
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != len(inputs):
+        got = type(logits).__name__ if shape is None else list(shape)
+        raise ValueError(f"fun: expected logits [{len(inputs)}, classes] of {len(inputs)} {name}, got {got}")
+    return shape[0], shape[1]
+
+
+@jax.jit
+def _call(fun: Partial, inputs: Array) -> PyTree:
+    return fun(inputs)

@@ -1,0 +1,49 @@
+"""Guided backprop and the deconvnet from a class down to the image: what passes the ReLUs on the way is changed.
+
+Both restore structure of the image and are hardly sensitive to the class: with random weights or another target they
+show nearly the same picture (Nie et al. 2018, "A Theoretical Explanation for Perplexing Behaviors of
+Backpropagation-based Visualizations"; Adebayo et al. 2018, "Sanity Checks for Saliency Maps"). Use them to see what a
+unit's path lets through, and not to argue why the net chose a class.
+"""
+
+import jax
+from jaxtyping import Array, Float
+
+from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot
+from zfjax.backproject import backproject
+from zfjax.rules import DECONVNET, GUIDED, Rules
+
+
+def guided_backprop(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+    """The gradient where each ReLU passes only what is positive, above units that were positive.
+
+    It restores image structure and is hardly class-sensitive (Nie et al. 2018): see this module's text.
+
+    Paper: Springenberg et al. 2014, "Striving for Simplicity", section 3.4.
+    """
+    return _guided(asked(fun, images, target))
+
+
+def deconvolution(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+    """The deconvnet from a class's logit, seeded with 1: unpool, rectify, filter, as `zfjax.deconvnet` does.
+
+    It restores image structure and is hardly class-sensitive (Nie et al. 2018): see this module's text.
+
+    Paper: Zeiler & Fergus 2013, section 2.1; from a logit in Simonyan et al. 2013, section 4.
+    """
+    return _deconvolved(asked(fun, images, target))
+
+
+@jax.jit
+def _guided(question: Asked) -> Array:
+    return _sent_down(question, GUIDED)
+
+
+@jax.jit
+def _deconvolved(question: Asked) -> Array:
+    return _sent_down(question, DECONVNET)
+
+
+def _sent_down(question: Asked, rules: Rules) -> Array:
+    logits, project = backproject(question.fun, question.inputs, rules)
+    return project(one_hot(logits, question.target))

@@ -1,0 +1,145 @@
+"""Class activation maps: a layer's maps, weighed by what they mean to a class."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from zfjax.attribution.asked import Asked, Fun, Target, asked, scores_and_gradients
+from zfjax.attribution.backward import guided_backprop
+from zfjax.ops import rectify
+from zfjax.ops.windows import Pair
+
+Features = Float[Array, "n height width maps"]
+Cam = Float[Array, "n height width"]
+
+
+def grad_cam(head: Fun, features: Features, target: Target) -> Cam:
+    """ReLU(Σ_k α_k A^k), where α_k is the mean over the map of ∂ score / ∂ A^k.
+
+    Paper: Selvaraju et al. 2016, "Grad-CAM", section 3.
+
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+    >>> features, head = zfjax.split(net, net.init(jax.random.key(1), images), "relu5")
+    >>> grad_cam(head, features(images), target=[3, 7]).shape
+    (2, 3, 3)
+    """
+    return _grad_cam(asked_of_maps(head, features, target))
+
+
+def grad_cam_plus_plus(head: Fun, features: Features, target: Target) -> Cam:
+    """As `grad_cam`, with α_k = Σ_ij g⁺ / (2 + g⁺ Σ_ab A^k_ab), where g⁺ is the positive part of the gradient.
+
+    That is the paper's α^k_ij · ReLU(g) with g² cancelled. The maps should be rectified. pytorch-grad-cam adds 1e-6 to
+    the denominator before cancelling, so that it falls short of the formula where |g| is near 1e-3 or below.
+
+    Paper: Chattopadhay et al. 2018, "Grad-CAM++", equations 7 and 19.
+    """
+    return _grad_cam_plus_plus(asked_of_maps(head, features, target))
+
+
+def layer_cam(head: Fun, features: Features, target: Target) -> Cam:
+    """ReLU(Σ_k ReLU(g) · A^k): each cell has its own weight, so that lower layers give finer maps.
+
+    Paper: Jiang et al. 2021, "LayerCAM", section III.
+    """
+    return _layer_cam(asked_of_maps(head, features, target))
+
+
+def guided_grad_cam(
+    features_fun: Callable[[Float[Array, "n height width channels"]], Features],
+    head: Fun,
+    images: Float[Array, "n height width channels"],
+    target: Target,
+) -> Float[Array, "n height width channels"]:
+    """Guided backprop, times Grad-CAM in the images' size: shaped as the images.
+
+    Args:
+        features_fun: from images to the layer's maps; the first of what `zfjax.split` returns.
+        head: from the maps to logits; the second.
+        images: as in all lenses.
+        target: likewise.
+
+    Paper: Selvaraju et al. 2016, section 3.2.
+    """
+    features_fun = features_fun if isinstance(features_fun, Partial) else Partial(features_fun)
+    head = head if isinstance(head, Partial) else Partial(head)
+    whole = Partial(_joined, features_fun, head)
+    pixels = guided_backprop(whole, images, target)
+    cam = grad_cam(head, _features(features_fun, jnp.asarray(images)), target)
+    return upsample(cam, (images.shape[1], images.shape[2]))[..., None] * pixels
+
+
+def upsample(cam: Cam, size: Pair) -> Float[Array, "n H W"]:
+    """Maps stretched over whole images, bilinear; centres are at half pixels, as in PyTorch's align_corners=False.
+
+    So it is done in the papers. It is not quite where cells look: of ZFNet's relu5 at 96 px the first cell's field is
+    centred at pixel 20, and stretched to 9.1.
+
+    Args:
+        cam: [n, height, width].
+        size: (height, width) in pixels.
+
+    Raises:
+        ValueError: cam of another shape.
+    """
+    if jnp.ndim(cam) != 3:
+        raise ValueError(f"cam: expected maps [n, height, width], got {list(jnp.shape(cam))}")
+    return jax.image.resize(cam, (cam.shape[0], *size), "bilinear", antialias=False)
+
+
+def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
+    """As `asked`, of features that must have positions.
+
+    Raises:
+        ValueError: they have none.
+    """
+    check_maps("features", features)
+    return asked(head, features, target, name="features")
+
+
+def check_maps(name: str, maps: Array) -> None:
+    """Raises a ValueError for anything but maps [n, height, width, maps]."""
+    if jnp.ndim(maps) != 4:
+        raise ValueError(
+            f"{name}: expected maps [n, height, width, maps], got {list(jnp.shape(maps))}; take a layer below the first"
+            " dense layer or mean over the map, such as the last convolution's: relu5, relu5_3, stage4"
+        )
+
+
+@jax.jit
+def _grad_cam(question: Asked) -> Array:
+    _, gradients = scores_and_gradients(question)
+    return weighed(question.inputs, gradients.mean(axis=(1, 2)))
+
+
+@jax.jit
+def _grad_cam_plus_plus(question: Asked) -> Array:
+    maps = question.inputs
+    positive = rectify(scores_and_gradients(question)[1])
+    total = maps.sum(axis=(1, 2), keepdims=True)
+    shares = positive / (jnp.asarray(2, maps.dtype) + positive * total)
+    return weighed(maps, shares.sum(axis=(1, 2)))
+
+
+@jax.jit
+def _layer_cam(question: Asked) -> Array:
+    _, gradients = scores_and_gradients(question)
+    return rectify((rectify(gradients) * question.inputs).sum(axis=-1))
+
+
+def weighed(maps: Features, weights: Float[Array, "n maps"]) -> Cam:
+    """The positive part of the maps' weighed sum."""
+    return rectify((maps * weights[:, None, None, :]).sum(axis=-1))
+
+
+@jax.jit
+def _features(features_fun: Partial, images: Array) -> Array:
+    return features_fun(images)
+
+
+def _joined(features_fun: Partial, head: Partial, images: Array) -> Array:
+    return head(features_fun(images))

@@ -1,0 +1,259 @@
+"""Activation maximisation: a picture that a unit fires for, found by climbing its gradient from noise."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from zfjax.attribution import chunks
+from zfjax.attribution.asked import at_least_one, output_of
+from zfjax.backproject import backproject
+from zfjax.ops.windows import Pair
+from zfjax.rules import Down, Equation, Rules
+
+START = 0.08  # root mean square of the first noise, as a share of how far pixels reach
+LINEAR_SHARE = 0.1  # of the steps
+
+
+class Basis(Protocol):
+    """What pictures are made of. Adam moves all coefficients at one rate, so the basis says what comes easily.
+
+    Coefficients drawn from the unit Gaussian make a picture of root mean square 1.
+    """
+
+    def shape(self, size: Pair) -> tuple[int, ...]:
+        """Of the coefficients of a picture of (height, width)."""
+        ...
+
+    def picture(self, coefficients: Float[Array, "..."], size: Pair) -> Float[Array, "height width 3"]:
+        """The picture that they make."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Each pixel by itself: fine grain comes as easily as large forms (Erhan 2009, Simonyan 2013)."""
+
+    def shape(self, size: Pair) -> tuple[int, ...]:
+        """The picture's own."""
+        return (*size, 3)
+
+    def picture(self, coefficients: Float[Array, "height width 3"], size: Pair) -> Float[Array, "height width 3"]:
+        """The coefficients themselves."""
+        return coefficients
+
+
+@dataclasses.dataclass(frozen=True)
+class Fourier:
+    """Waves, weaker by 1 / frequency as in photographs: large forms come first (Olah et al. 2017)."""
+
+    def shape(self, size: Pair) -> tuple[int, ...]:
+        """Real and imaginary parts, and the half of the frequencies that a real picture has."""
+        return (2, size[0], size[1] // 2 + 1, 3)
+
+    def picture(
+        self, coefficients: Float[Array, "2 height half_width 3"], size: Pair
+    ) -> Float[Array, "height width 3"]:
+        """The inverse transform."""
+        scales = jnp.asarray(_one_over_frequency(size), coefficients.dtype)
+        real, imaginary = coefficients * scales[None, :, :, None]
+        return jnp.fft.irfft2(jax.lax.complex(real, imaginary), size, axes=(0, 1), norm="ortho")
+
+
+PIXELS = Pixels()
+FOURIER = Fourier()
+
+
+def maximise(
+    fun: Callable[[Float[Array, "n height width 3"]], Float[Array, "n *grid units"]],
+    units: int | Sequence[int] | Int[Array, " k"],
+    key: PRNGKeyArray,
+    *,
+    size: int | Pair,
+    basis: Basis = FOURIER,
+    steps: int = 150,
+    lr: float = 0.03,
+    l2: float = 0.6,
+    tv: float = 0.3,
+    jitter: int = 8,
+    reach: float = 127.5,
+    batch_size: int = 32,
+) -> Float[Array, "k height width 3"]:
+    """What some units of a layer fire for most: Adam climbs from noise, for all units at once.
+
+    Each step goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation, ∇a its gradient by
+    the picture x in −1..1, and TV the sum of |differences| of neighbouring pixels. So `l2` and `tv` mean the same in
+    every layer, however large its activations are. Of a map, a is the centre cell: the picture fills what it sees.
+
+    On noise most rectified units are silent, and a silent one has no gradient. So for the first tenth of the steps
+    ReLUs let the signal down as if they were not there, much as in Lucid.
+
+    Args:
+        fun: from images to activations, [n, units] or [n, h, w, units], such as `zfjax.layer(net, variables, "relu5")`
+            or, for classes, "fc8".
+        units: which, one or [k].
+        key: draws noise and jitter. A unit's picture depends on this and its number, not on the units beside it.
+        size: pixels of the pictures, one number or (height, width).
+        basis: `FOURIER` or `PIXELS`.
+        steps: of Adam.
+        lr: how far a step goes, as a share of `reach`.
+        l2: pulls pixels to 0, the mean.
+        tv: smooths.
+        jitter: pixels by which each step may shift the picture, round its edges.
+        reach: pixels stay within ±reach, by reach · tanh(x); 127.5 where images are grey levels minus the mean.
+        batch_size: units at once.
+
+    Returns:
+        Pictures as `fun` takes them, [k, H, W, 3]: add the mean to see them.
+
+    Raises:
+        ValueError: fun gives no activations [n, units] or [n, h, w, units], there are no such units, or a number is
+            out of range.
+
+    Paper: Erhan et al. 2009, "Visualizing Higher-Layer Features of a Deep Network"; Simonyan et al. 2013, section 2;
+    the basis, jitter and their names Olah et al. 2017, "Feature Visualization".
+
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> variables = net.init(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
+    >>> maximise(zfjax.layer(net, variables, "relu3"), [0, 5], jax.random.key(0), size=64, steps=2).shape
+    (2, 64, 64, 3)
+    """
+    at_least_one(steps=steps, batch_size=batch_size)
+    for name, value in {"lr": lr, "l2": l2, "tv": tv, "jitter": jitter, "reach": reach}.items():
+        if value < 0:
+            raise ValueError(f"{name}: expected 0 or more, got {value}")
+    height, width = (size, size) if isinstance(size, int | np.integer) else size
+    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    units = _checked_units(units, fun, (height, width))
+
+    count, rows = chunks.even(len(units), batch_size)
+    ascent = _Ascent(basis, (height, width), steps, rows, jitter)
+    strengths = _Strengths(*(jnp.asarray(value, jnp.float32) for value in (lr, l2, tv, reach)))
+    keys = jax.vmap(lambda unit: jax.random.fold_in(key, unit))(units)
+    step = Partial(ascent, fun, units, keys, strengths)
+    climbed = chunks.walk(step, _started(ascent, keys), count * steps, rows, "Maximisation")
+    return _pictures(ascent, climbed.coefficients, strengths.reach)
+
+
+class _Strengths(NamedTuple):
+    lr: Float[Array, ""]
+    l2: Float[Array, ""]
+    tv: Float[Array, ""]
+    reach: Float[Array, ""]
+
+
+class _Climbed(NamedTuple):
+    """How far each unit's picture has come; leaves have one row a unit."""
+
+    coefficients: Float[Array, "k ..."]
+    adam: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ascent:
+    """One step of one chunk of units; a chunk has all its steps in turn, then the next."""
+
+    basis: Basis
+    size: Pair
+    steps: int
+    rows: int
+    jitter: int
+
+    def __call__(
+        self, fun: Partial, units: Array, keys: PRNGKeyArray, by: _Strengths, climbed: _Climbed, number: Array
+    ) -> _Climbed:
+        rows, step = chunks.numbers(number // jnp.int32(self.steps), self.rows), number % jnp.int32(self.steps)
+        here, units, keys = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), (climbed, units, keys))
+        pictures, pull = jax.vjp(lambda coefficients: jnp.tanh(self.pictures(coefficients)), here.coefficients)
+
+        # Drawn by unit and step; the first key is the noise's.
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step + 1)
+        span = (-self.jitter, self.jitter + 1)
+        shifts = jax.vmap(lambda key: jax.random.randint(key, (2,), *span))(keys)
+        linear = step < jnp.int32(LINEAR_SHARE * self.steps)
+        uphill = _rolled(_uphill(fun, by.reach * _rolled(pictures, shifts), units, linear), -shifts)
+        (downhill,) = pull(by.l2 * pictures + by.tv * _variation_gradient(pictures) - uphill)
+
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
+            updates, adam = jax.vmap(optax.adam(by.lr).update)(downhill, here.adam)
+        found = _Climbed(here.coefficients + updates, adam)
+        return jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), climbed, found)
+
+    def pictures(self, coefficients: Float[Array, "k ..."]) -> Float[Array, "k height width 3"]:
+        """Before they are bounded."""
+        return jax.vmap(lambda row: self.basis.picture(row, self.size))(coefficients)
+
+
+def _uphill(fun: Partial, images: Array, units: Array, linear: Array) -> Array:
+    """The gradient of each image's unit, of root mean square 1; with `linear`, as if there were no ReLUs."""
+
+    def relu(equation: Equation, x: Array) -> Down:
+        passed = (x > 0) | linear
+        return lambda signal: jnp.where(passed, signal, jnp.zeros_like(signal))
+
+    activations, project = backproject(fun, images, Rules((("relu", relu),)))
+    centre = tuple(length // 2 for length in activations.shape[1:-1])
+    ones = jnp.ones(len(units), activations.dtype)
+    seed = jnp.zeros_like(activations).at[jnp.arange(len(units)), *centre, units].set(ones)
+    gradient = project(seed)
+    size = jnp.sqrt(jnp.mean(gradient**2, axis=(1, 2, 3), keepdims=True))
+    return gradient / jnp.where(size > 0, size, jnp.ones_like(size))
+
+
+def _rolled(images: Array, shifts: Int[Array, "k 2"]) -> Array:
+    return jax.vmap(lambda image, shift: jnp.roll(image, shift, (0, 1)))(images, shifts)
+
+
+def _variation_gradient(images: Array) -> Array:
+    """Of the sum of |differences| of neighbouring pixels."""
+
+    def variation(images: Array) -> Array:
+        return sum((jnp.abs(jnp.diff(images, axis=axis)).sum() for axis in (1, 2)), jnp.zeros((), images.dtype))
+
+    return jax.grad(variation)(images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _started(ascent: _Ascent, keys: PRNGKeyArray) -> _Climbed:
+    draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), ascent.basis.shape(ascent.size)))
+    noise = jnp.float32(START) * draw(keys)
+    return _Climbed(noise, jax.vmap(optax.adam(0.0).init)(noise))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _pictures(ascent: _Ascent, coefficients: Array, reach: Array) -> Array:
+    return reach * jnp.tanh(ascent.pictures(coefficients))
+
+
+def _one_over_frequency(size: Pair) -> Float[np.ndarray, "height half_width"]:
+    """Such that real and imaginary parts of variance 1 make a picture of variance 1, alike in all directions."""
+    height, width = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    scales = 1 / np.maximum(frequency, 1 / max(size))
+    half = scales[:, : width // 2 + 1] / np.sqrt(2 * np.mean(scales**2))
+    # Columns that are their own mirror images stand once in the spectrum, and half of what they hold is lost.
+    half[:, [0, width // 2] if width % 2 == 0 else [0]] *= np.sqrt(2)
+    return half
+
+
+def _checked_units(units: int | Sequence[int] | Array, fun: Partial, size: Pair) -> Int[Array, " k"]:
+    activations = output_of(fun, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    shape: tuple[int, ...] | None = getattr(activations, "shape", None)
+    if shape is None or len(shape) not in (2, 4) or shape[0] != 1:
+        got = type(activations).__name__ if shape is None else f"{list(shape)} of one image"
+        raise ValueError(f"fun: expected activations [n, units] or [n, h, w, units], got {got}")
+    found = np.asarray(units) if isinstance(units, Sequence) else units
+    if not jnp.issubdtype(jnp.result_type(found), jnp.integer) or jnp.ndim(found) > 1 or not jnp.size(found):
+        raise ValueError(f"units: expected numbers of units, one or [k], got {units}")
+    if not isinstance(found, jax.core.Tracer):
+        wrong = [int(number) for number in np.atleast_1d(found) if not 0 <= number < shape[-1]]
+        if wrong:
+            raise ValueError(f"units: expected some of the {shape[-1]} units, 0 to {shape[-1] - 1}; got {wrong[0]}")
+    return jnp.atleast_1d(jnp.asarray(found, jnp.int32))
