@@ -11,8 +11,8 @@ import zfjax
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-def test_deconvnet_page_runs():
-    """Its assertion holds: by hand and by the transformation, the projection is the same."""
+def test_pages_run():
+    """Their assertion holds: by hand and by the transformation, the projection is the same."""
     net = zfjax.zfnet(10, width=0.125, image_size=96)
     images = 50 * jax.random.normal(jax.random.key(0), (1, 96, 96, 3))
     variables = jax.tree.map(lambda leaf: 5 * leaf, net.init(jax.random.key(1), images))
@@ -23,3 +23,7 @@ def test_deconvnet_page_runs():
         exec(block, names)
     assert jnp.any(names["pixels"])
     assert names["many"].shape == (16, 1, 96, 96, 3)
+    for block in runpy.run_path(str(DOCS / "draw_steps.py"))["blocks"](DOCS / "lenses.md"):
+        exec(block, names)
+    assert names["cam"].shape == (1, 96, 96)
+    assert names["pictures"].shape == (2, 96, 96, 3)

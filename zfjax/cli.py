@@ -15,7 +15,7 @@ VERBS = {
     "ablate": "train the twelve nets of Table 3: layers removed or resized",
     "transfer": "train a softmax on a run's frozen layers for another dataset, against from scratch",
     "probe": "train SVMs and softmaxes on each layer of a run",
-    "compare": "run all lenses over a run's pictures with boxes, and score their maps",
+    "compare": "score lenses on pictures whose objects are known, and check that they see the weights",
     "import-weights": "make a run of a PyTorch checkpoint",
     "export-weights": "write a run's weights as PyTorch names them, to safetensors",
     "summary": "print a net's layer table",

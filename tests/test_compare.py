@@ -1,0 +1,264 @@
+"""`zfjax compare` on a run's pictures: what it writes, where it takes the objects from, and mistakes as one line."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+from test_comparison import REDDEST, WEIGHTS
+
+from zfjax import command, compare, train
+from zfjax.config import default
+from zfjax.data import shapes
+from zfjax.data.crops import center_crop
+from zfjax.data.decode import decode_square
+from zfjax.data.pictures import DecodedPictures
+from zfjax.data.source import open_source
+from zfjax.experiments import subject as subjects
+from zfjax.experiments.subject import Splits, Subject
+from zfjax.training import run as runs
+from zfjax.training.run import RunInfo
+
+SQUARE = 18  # of which the net sees the 16 in the middle
+CLASSES = ("green", "red")
+TABLES = [f"lenses.{kind}" for kind in ("csv", "json", "md", "npz", "pdf", "png")]
+SANITY = [name.replace("lenses", "sanity") for name in TABLES]
+
+
+def picture(rng, colour, height, width):
+    """A square of one colour on dark noise, and its box."""
+    pixels = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+    middle = (height - 24) // 2, (width - 24) // 2
+    top, left = (int(edge + rng.integers(-6, 7)) for edge in middle)
+    pixels[top : top + 24, left : left + 24, colour] = 255
+    return pixels, [top, left, 24, 24]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of pictures of several forms, and boxes of those to validate."""
+    folder, boxes = tmp_path_factory.mktemp("data") / "photos", {}
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for number, size in enumerate([(48, 48), (54, 80), (90, 50), (48, 60)]):
+                pixels, box = picture(rng, 1 - label, *size)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+                if split == "val":
+                    boxes[f"{name}/{number}.png"] = box
+    return folder, boxes
+
+
+def opened(monkeypatch, workdir, dataset, pictures, labels, kept):
+    """A run that was never trained, of the net that looks for red and green."""
+    monkeypatch.setattr(runs, "read_run", lambda _: run)
+    monkeypatch.setattr(subjects, "of_run", lambda *_: Splits(subject, subject))
+    config = default()
+    config.dataset, config.image_size = dataset, 16
+    mean = np.full((SQUARE, SQUARE, 3), 90, np.float32)
+    run = RunInfo(workdir, config, CLASSES, mean)
+    subject = Subject(REDDEST, WEIGHTS, pictures, labels[kept], kept, CLASSES, jax.numpy.asarray(mean))
+    return subject
+
+
+@pytest.fixture
+def on_photos(photos, tmp_path, monkeypatch):
+    """The run on these pictures, of which one is broken; boxes of all; the flags that name both."""
+    folder, boxes = photos
+    source = open_source(f"folder:{folder}")
+    kept = np.delete(np.arange(8), 2)
+    pictures = DecodedPictures(source.val, kept, SQUARE)
+    subject = opened(monkeypatch, tmp_path / "run", f"folder:{folder}", pictures, 1 - source.val.labels, kept)
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(boxes))
+    return subject, file, ["compare", f"--workdir={tmp_path / 'run'}", f"--boxes={file}", "--layer=relu1"]
+
+
+def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
+    only = ("grad_cam", "saliency", "random")
+    words = [*on_photos[2], f"--only={','.join(only)}", "--count=6", "--rows=3", "--sanity_images=2", "--batch_size=4"]
+    assert command.run(compare.main, words) == 0
+    folder = tmp_path / "run" / "compare"
+    assert sorted(path.name for path in folder.iterdir()) == TABLES + SANITY
+    said = capsys.readouterr().out
+    assert f"written to {folder}: lenses.md" in said
+    assert "Grad-CAM" in said
+    rows = {row["lens"]: row for row in json.loads((folder / "lenses.json").read_text())["rows"]}
+    assert list(rows) == ["Grad-CAM", "saliency", "random map"]
+    # The net looks at colours only: boxes that were not carried to the crops would be missed.
+    for measure in ("pointing", "localised"):
+        assert rows["Grad-CAM"][measure] == 100
+    assert rows["Grad-CAM"]["IoU"] > 80
+    assert rows["Grad-CAM"]["energy"] > 90
+    assert rows["random map"]["pointing"] < 100
+    assert "6 images of folder:" in (folder / "lenses.md").read_text()
+    with np.load(folder / "lenses.npz") as arrays:
+        assert arrays["pointing"].shape == (3, 6)
+        assert arrays["lenses"].tolist() == list(only)
+        assert len(set(arrays["images"].tolist())) == 6
+        assert arrays["shown"].tolist() == arrays["images"][:3].tolist() or len(arrays["shown"]) == 3
+        assert arrays["map_saliency"].shape == (3, 16, 16, 3)
+        assert arrays["map_grad_cam"].shape == (3, 16, 16)
+    sanity = json.loads((folder / "sanity.json").read_text())["rows"]
+    assert {row["lens"] for row in sanity} == {"Grad-CAM", "saliency"}  # random maps ask no net
+    assert set(sanity[0]) == {"lens", "randomised", "map", "fc2", "conv1"}
+
+
+def test_without_sanity_images_there_is_no_sanity_check_and_the_seed_draws_the_pictures(on_photos, tmp_path):
+    drawn = []
+    for seed in (0, 0, 1):
+        words = [*on_photos[2], "--only=centre", "--count=4", "--sanity_images=0", f"--seed={seed}"]
+        assert command.run(compare.main, words) == 0
+        assert sorted(path.name for path in (tmp_path / "run" / "compare").iterdir()) == TABLES
+        with np.load(tmp_path / "run" / "compare" / "lenses.npz") as arrays:
+            drawn.append(arrays["images"].tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_boxes_are_carried_as_pictures_are(on_photos):
+    """What is bright in the crop lies in the carried box, and fills it."""
+    subject, file, _ = on_photos
+    run = runs.read_run("")
+    numbers, masks = compare._of_boxes(run, subject, str(file))
+    assert numbers.tolist() == list(range(7))
+    found = masks(numbers)
+    for number, mask in zip(numbers, found, strict=True):
+        image = np.asarray(subject.load(np.array([number]))[0]) + 90
+        bright = image.max(axis=-1) > 150
+        assert (bright & mask).sum() >= 0.9 * bright.sum()
+        assert (bright & mask).sum() >= 0.7 * mask.sum()
+
+
+def test_pictures_without_a_box_or_with_none_in_the_crop_are_left_out(on_photos, tmp_path, capsys):
+    _, file, words = on_photos
+    # 54×80: the crop does not show the margin.
+    file.write_text(
+        json.dumps({"green/1.png": [0, 0, 8, 8], "red/0.png": [12, 12, 24, 24], "red/3.png": [12, 12, 24, 24]})
+    )
+    assert command.run(compare.main, [*words, "--only=centre", "--sanity_images=0"]) == 0
+    with np.load(tmp_path / "run" / "compare" / "lenses.npz") as arrays:
+        assert sorted(arrays["images"].tolist()) == [3, 6]
+    file.write_text(json.dumps({"green/1.png": [0, 0, 8, 8]}))
+    assert command.run(compare.main, [*words, "--only=centre"]) == 2
+    assert "none of the pictures shows its object inside the centre crop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1, 2", "is no JSON"),
+        ("[1, 2]", 'holds no object; expected {"CLASS/picture.jpg"'),
+        ('{"red/0.png": [1, 2, 3]}', "expected [top, left, height, width] for 'red/0.png'"),
+        ('{"red/0.png": [1, 2, 3, "4"]}', "got [1, 2, 3, '4']"),
+        ('{"blue/0.png": [1, 2, 3, 4]}', "names no picture of the val split; expected names like 'green/0.png'"),
+        (
+            '{"red/0.png": [60, 2, 3, 4]}',
+            "'red/0.png' in {file} is a picture of 48×48 px; its box [60, 2, 3, 4] lies outside",
+        ),
+        ('{"red/0.png": [6, 2, 0, 4]}', "lies outside"),
+        (None, "--boxes: cannot read {file}: No such file or directory"),
+    ],
+)
+def test_a_file_of_boxes_that_is_none_is_named(on_photos, capsys, text, expected):
+    _, file, words = on_photos
+    file.unlink() if text is None else file.write_text(text)
+    assert command.run(compare.main, words) == 2
+    assert expected.replace("{file}", str(file)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "compare needs --workdir=RUN"),
+        (["--workdir=nowhere"], "no run in"),
+        (["--workdir=nowhere", "--count=0"], "count"),
+        (
+            ["--workdir=nowhere", "--only=gradcam"],
+            "--only: no lens 'gradcam'; did you mean grad_cam? there are saliency,",
+        ),
+        (["--workdir=nowhere", "more"], "compare takes only flags"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(capsys, words, expected):
+    assert command.run(compare.main, ["compare", *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ("relu9", "no layer 'relu9' in the net; did you mean relu1"),
+        ("fc2", "layer fc2: CAMs need a layer with positions"),
+    ],
+)
+def test_a_layer_that_cams_cannot_use_is_named(on_photos, capsys, layer, expected):
+    assert command.run(compare.main, [*on_photos[2], f"--layer={layer}"]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dataset", "boxes", "expected"),
+    [
+        ("folder:photos", (), "folder:PATH needs --boxes=FILE.json (see --help); the run's dataset is folder:photos"),
+        ("tfds:cars196", ("--boxes=a.json",), "the run's dataset is tfds:cars196"),
+        ("shapes", ("--boxes=a.json",), "--boxes: the dataset shapes has its objects' pixels"),
+    ],
+)
+def test_what_a_dataset_needs_is_said(monkeypatch, tmp_path, capsys, dataset, boxes, expected):
+    opened(monkeypatch, tmp_path, dataset, None, np.zeros(1, int), np.arange(1))
+    assert command.run(compare.main, ["compare", f"--workdir={tmp_path}", *boxes]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_shapes_know_their_pixels(monkeypatch, tmp_path, capsys):
+    """Pictures are numbered among the readable ones, masks among all."""
+    rng, records = np.random.default_rng(0), []
+    for _ in range(3):
+        pixels, (top, left, height, width) = picture(rng, 0, 60, 60)
+        mask = np.zeros((60, 60), np.uint8)
+        mask[top : top + height, left : left + width] = 255
+        files = [io.BytesIO(), io.BytesIO()]
+        for array, file in zip((pixels, mask), files, strict=True):
+            Image.fromarray(array).save(file, format="PNG")
+        records.append({"image": files[0].getvalue(), "mask": files[1].getvalue()})
+    monkeypatch.setattr(shapes, "prepared_builder", lambda _: None)
+    monkeypatch.setattr("zfjax.data.shapes.masks.encoded_records", lambda *_: records)
+
+    class Pictures:
+        def __len__(self):
+            return 2
+
+        def load(self, numbers):
+            squares = np.stack([decode_square(records[number + 1]["image"], SQUARE) for number in numbers])
+            return squares, np.zeros(len(numbers), np.int32)
+
+    subject = opened(monkeypatch, tmp_path, "shapes", Pictures(), np.zeros(3, int), np.array([1, 2]))
+    flags = ["compare", f"--workdir={tmp_path}", "--layer=relu1", "--only=grad_cam", "--sanity_images=0", "--rows=2"]
+    assert command.run(compare.main, flags) == 0
+    with np.load(tmp_path / "compare" / "lenses.npz") as arrays:
+        assert sorted(arrays["shown"].tolist()) == [0, 1]
+        assert arrays["pointing"].all()
+        for number, mask in zip(arrays["shown"], arrays["masks"], strict=True):
+            seen = center_crop(decode_square(records[number + 1]["image"], SQUARE)[None], 16)[0]
+            assert (mask == (np.asarray(seen)[..., 0] > 150)).mean() > 0.9
+    assert subject.kept.tolist() == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_compared_by_its_highest_maps(tmp_path, capsys):
+    folder = tiny_runs.make_folder(tmp_path / "pictures", per_class=12)
+    workdir = tmp_path / "run"
+    words = tiny_runs.train_command(folder, workdir, epochs=1, cosine=False)[3:]
+    assert command.run(train.main, ["train", *words]) == 0
+    names = open_source(f"folder:{folder}").val.names
+    (tmp_path / "boxes.json").write_text(json.dumps({name: [8, 8, 20, 24] for name in names}))
+    flags = ["compare", f"--workdir={workdir}", f"--boxes={tmp_path / 'boxes.json'}", "--sanity_images=0"]
+    assert command.run(compare.main, [*flags, "--only=grad_cam,deconvolution", "--count=3", "--rows=2"]) == 0
+    rows = json.loads((workdir / "compare" / "lenses.json").read_text())
+    assert "CAMs are of relu5" in rows["note"]
+    assert [row["lens"] for row in rows["rows"]] == ["Grad-CAM", "deconvnet"]
+    capsys.readouterr()

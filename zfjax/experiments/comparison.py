@@ -1,0 +1,337 @@
+"""Lenses side by side: how good the maps of each are, on images whose objects are known."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from zfjax.attribution import backward, cam, gradients, metrics
+from zfjax.attribution.score_cam import score_cam
+from zfjax.errors import UserError
+from zfjax.experiments import sanity
+from zfjax.experiments.occlusion import occlusion
+from zfjax.models import ConvNet, layer, layer_table, split
+from zfjax.ops.windows import Pair
+from zfjax.progress import Progress
+from zfjax.tables import Cell, Table
+
+
+class Grid(NamedTuple):
+    """Where the cells of a layer's maps stand: (height, width) in pixels, the image's first pixel being 0."""
+
+    offset: tuple[float, float]  # the centre of what the first cell sees
+    stride: Pair  # from cell to cell
+
+
+class Case(NamedTuple):
+    """Images with a class each, and the net that is asked about them, in the forms that lenses take."""
+
+    fun: Partial  # from images to logits
+    features: Partial  # from images to the maps of a layer
+    head: Partial  # from these to logits
+    grid: Grid  # of these
+    images: Float[Array, "n height width channels"]  # with the mean subtracted
+    target: Int[Array, " n"]
+    numbers: Int[Array, " n"]  # of the images, for draws of their own
+    key: Key[Array, ""]
+    batch_size: int  # pictures at once through the net
+
+
+class Lens(NamedTuple):
+    """A way to make maps: of pixels, signed [n, H, W, C]; of regions, [n, H, W] or [n, h, w] like the layer's maps."""
+
+    name: str
+    title: str
+    of: Callable[[Case], Float[Array, "n height width ..."]]
+
+
+def _score_cam(case: Case) -> Float[Array, "n h w"]:
+    return score_cam(case.fun, case.images, case.target, case.features(case.images), batch_size=case.batch_size)
+
+
+def _smooth_grad(case: Case) -> Float[Array, "n h w c"]:
+    return gradients.smooth_grad(case.fun, case.images, case.target, case.key, batch_size=case.batch_size)
+
+
+def _integrated_gradients(case: Case) -> Float[Array, "n h w c"]:
+    found = gradients.integrated_gradients(case.fun, case.images, case.target, batch_size=case.batch_size)
+    return found.attributions
+
+
+def _of_features(lens: Callable[[Partial, Array, Array], Array]) -> Callable[[Case], Float[Array, "n h w"]]:
+    return lambda case: lens(case.head, case.features(case.images), case.target)
+
+
+def _occlusion(case: Case) -> Float[Array, "n h w"]:
+    """How far the class's logit falls when a square hides a pixel: the mean over the squares that do.
+
+    Squares of 48 px, 16 px apart, of 224, filled with the mean.
+    """
+    height, width = case.images.shape[1:3]
+    window, stride = ((max(1, round(height * px / 224)), max(1, round(width * px / 224))) for px in (48, 16))
+    maps = []
+    for image, target in zip(case.images, case.target, strict=True):
+        found = occlusion(case.fun, image, window, stride, then=Partial(_logit, target))
+        down, across = (
+            (starts[:, None] <= np.arange(length)[None]) & (np.arange(length)[None] < starts[:, None] + side)
+            for starts, length, side in ((found.tops, height, window[0]), (found.lefts, width, window[1]))
+        )
+        fall = down.T.astype(np.float32) @ (found.clean - found.outputs) @ across.astype(np.float32)
+        maps.append(fall / np.outer(down.sum(axis=0), across.sum(axis=0)))
+    return jnp.asarray(np.stack(maps))
+
+
+def _logit(target: Int[Array, ""], logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
+    return logits[:, target].astype(jnp.float32)
+
+
+def _random(case: Case) -> Float[Array, "n h w"]:
+    """Noise, of each image its own."""
+
+    def draw(number: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(case.key, number), case.images.shape[1:3])
+
+    return jax.vmap(draw)(case.numbers)
+
+
+def _centre(case: Case) -> Float[Array, "n h w"]:
+    """A Gaussian in the middle, its standard deviation a quarter of the image's sides."""
+    n, height, width, _ = case.images.shape
+    down, across = (np.exp(-0.5 * ((np.arange(side) + 0.5) / side - 0.5) ** 2 * 16) for side in (height, width))
+    return jnp.asarray(np.tile(np.outer(down, across), (n, 1, 1)), jnp.float32)
+
+
+LENSES = (
+    Lens("saliency", "saliency", lambda case: gradients.saliency(case.fun, case.images, case.target)),
+    Lens(
+        "gradient_times_input",
+        "gradient × input",
+        lambda case: gradients.gradient_times_input(case.fun, case.images, case.target),
+    ),
+    Lens("smooth_grad", "SmoothGrad", _smooth_grad),
+    Lens("integrated_gradients", "integrated gradients", _integrated_gradients),
+    Lens(
+        "guided_backprop", "guided backprop", lambda case: backward.guided_backprop(case.fun, case.images, case.target)
+    ),
+    Lens("deconvolution", "deconvnet", lambda case: backward.deconvolution(case.fun, case.images, case.target)),
+    Lens("grad_cam", "Grad-CAM", _of_features(cam.grad_cam)),
+    Lens("grad_cam_plus_plus", "Grad-CAM++", _of_features(cam.grad_cam_plus_plus)),
+    Lens("layer_cam", "Layer-CAM", _of_features(cam.layer_cam)),
+    Lens("score_cam", "Score-CAM", _score_cam),
+    Lens(
+        "guided_grad_cam",
+        "Guided Grad-CAM",
+        lambda case: cam.guided_grad_cam(case.features, case.head, case.images, case.target),
+    ),
+    Lens("occlusion", "occlusion", _occlusion),
+)
+BASELINES = (
+    Lens("random", "random map", _random),
+    Lens("centre", "centre Gaussian", _centre),
+)  # know nothing of the net
+
+
+class Labelled(NamedTuple):
+    """Some images with what is known of each."""
+
+    images: Float[Array, "n size size 3"]  # with the mean subtracted
+    labels: Int[np.ndarray, " n"]
+    masks: Bool[np.ndarray, "n size size"]  # the object's pixels, at least one
+
+
+class Comparison(NamedTuple):
+    """How good the maps of each lens are, image by image; the target is the true class."""
+
+    pointing: Bool[np.ndarray, "lenses images"]  # the maximum lies on the object
+    in_box: Bool[np.ndarray, "lenses images"]  # or elsewhere in its box
+    iou: Float[np.ndarray, "lenses images"]  # of the box at 15 % with the object's box
+    energy: Float[np.ndarray, "lenses images"]  # share inside the object
+    insertion: Float[np.ndarray, "lenses images"]  # area under the curve, from a blurred image
+    deletion: Float[np.ndarray, "lenses images"]  # likewise, to the mean
+    seconds: Float[np.ndarray, " lenses"]  # an image, without compilation
+
+
+def compare(
+    net: ConvNet,
+    variables: PyTree,
+    batches: Iterable[Labelled],
+    lenses: Sequence[Lens] = LENSES + BASELINES,
+    *,
+    layer: str,
+    key: Key[Array, ""],
+    steps: int = 20,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Scores lenses on images whose objects are known. One batch is in memory at a time.
+
+    Args:
+        net: of classes.
+        variables: its variables.
+        batches: the images; best all of one size, the last one smaller. It is filled up, so that each lens is compiled
+            once.
+        lenses: some of `LENSES` and `BASELINES`, or your own.
+        layer: whose maps the CAMs weigh, such as the highest: `feature_layers(net)[-1]`.
+        key: draws SmoothGrad's noise and the random maps; the results do not depend on how images are batched.
+        steps: of the insertion and deletion curves.
+        batch_size: pictures at once through the net, for the curves and for lenses of many passes.
+        progress: advanced by one for each lens and image.
+
+    Raises:
+        ValueError: there are no batches, or as the lenses and metrics.
+        UserError: the net has no such layer.
+
+    Measures: `zfjax.attribution.metrics`.
+    """
+    parts: list[list[_Scores]] = []
+    times = np.zeros(len(lenses))
+    count = asked = rows = 0
+    for batch in batches:
+        rows = rows or len(batch.images)
+        filled = np.minimum(np.arange(max(rows, len(batch.images))), len(batch.images) - 1)
+        images, labels = jnp.asarray(batch.images)[filled], jnp.asarray(batch.labels, jnp.int32)[filled]
+        case = case_of(net, variables, layer, images, labels, key, first=count, batch_size=batch_size)
+        scores = []
+        for number, lens in enumerate(lenses):
+            if not count:
+                jax.block_until_ready(lens.of(case))  # compiled outside the timing
+            start = time.perf_counter()
+            attributions = jax.block_until_ready(lens.of(case))
+            times[number] += time.perf_counter() - start
+            scores.append(_scored(case.fun, batch, heat(case, attributions)[: len(batch.images)], steps, batch_size))
+            if progress:
+                progress.advance(len(batch.images), lens.title)
+        parts.append(scores)
+        count, asked = count + len(batch.images), asked + len(filled)
+    if not parts:
+        raise ValueError("batches: expected at least one batch of images, got none")
+    return Comparison(*_joined(parts), times / asked)
+
+
+def case_of(
+    net: ConvNet,
+    variables: PyTree,
+    layer_name: str,
+    images: Float[Array, "n height width channels"],
+    target: Int[Array, " n"],
+    key: Key[Array, ""],
+    *,
+    first: int = 0,
+    batch_size: int = 32,
+) -> Case:
+    """What lenses are asked; `first` is the first image's number.
+
+    Raises:
+        UserError: the net has no such layer, or it has no positions.
+    """
+    features, head = split(net, variables, layer_name)
+    (row,) = (row for row in layer_table(net) if row.name == layer_name)
+    if row.offset is None or row.total_stride is None:
+        raise UserError(f"layer {layer_name}: CAMs need a layer with positions, below the first dense layer")
+    fun = layer(net, variables, net.layers[-1].name)
+    numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
+    grid = Grid(row.offset, row.total_stride)
+    return Case(fun, features, head, grid, images, target, numbers, key, batch_size)
+
+
+def heat(case: Case, attributions: Float[Array, "n ..."]) -> Float[np.ndarray, "n height width"]:
+    """What a lens gave as one number a pixel.
+
+    Of pixels, the largest absolute value over channels; of cells of the layer, `placed`; of regions, itself.
+    """
+    if np.ndim(attributions) == 4:
+        attributions = gradients.per_pixel(attributions)
+    size = case.images.shape[1], case.images.shape[2]
+    found = np.asarray(attributions, np.float32)
+    return found if found.shape[1:] == size else placed(found, case.grid, size)
+
+
+def placed(cells: Float[np.ndarray, "n h w"], grid: Grid, size: Pair) -> Float[np.ndarray, "n height width"]:
+    """Maps in the size of images: each cell is a tent over the centre of what it sees, a stride wide to each side.
+
+    Between cells that is bilinear, beyond the outermost it falls to 0. Stretching a map over the image instead
+    (`zfjax.attribution.upsample`) puts them elsewhere: of ZFNet's five on 96 px, whose fields' centres are at 20, 36,
+    … 84, the first at 9.1.
+
+    Args:
+        cells: one number a cell.
+        grid: where they stand.
+        size: (height, width) in pixels.
+    """
+    tents = []
+    for count, offset, stride, length in zip(cells.shape[1:], *grid, size, strict=True):
+        centres = offset + stride * np.arange(count)
+        tents.append(np.maximum(0, 1 - np.abs(np.arange(length)[:, None] - centres[None]) / stride).astype(np.float32))
+    return tents[0] @ np.asarray(cells) @ tents[1].T
+
+
+def for_sanity(lens: Lens, layer_name: str, key: Key[Array, ""], batch_size: int = 32) -> sanity.Lens:
+    """A lens as `sanity_check` takes it; it draws the same each time."""
+
+    def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> Array:
+        return lens.of(case_of(net, variables, layer_name, images, target, key, batch_size=batch_size))
+
+    return of
+
+
+def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name: str) -> Table:
+    """A row a lens: means over images, in percent, and the time.
+
+    Args:
+        found: from `compare`.
+        lenses: those that were compared.
+        dataset: its name.
+        layer_name: whose maps the CAMs weighed.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for lens, pointing, in_box, iou, energy, insertion, deletion, seconds in zip(lenses, *found, strict=True):
+        shares = (pointing, in_box, iou, iou >= metrics.LOCALISED, energy, insertion, deletion)
+        rows.append((lens.title, *(100 * float(np.mean(share)) for share in shares), 1000 * float(seconds)))
+    return Table(
+        f"Lenses on {found.pointing.shape[1]} images of {dataset}",
+        ("lens", "pointing", "in box", "IoU", "localised", "energy", "insertion", "deletion", "ms an image"),
+        rows,
+        "All but the time in percent, for the true class's logit. pointing: the map's maximum lies on the object; in"
+        " box: in the object's box. IoU: with that, of the box round the largest segment above 15 % of the maximum;"
+        " localised: where it is 50 or more. energy: the share of the map's positive sum that lies on the object."
+        " insertion, deletion: area under the class's probability while pixels come back to a blurred image (more is"
+        f" better), or go to the mean (less is better), in the map's order. CAMs are of {layer_name}. Random map and"
+        " centre Gaussian know nothing of the net.",
+    )
+
+
+class _Scores(NamedTuple):
+    """What is kept of one lens and batch, or of all, in the order of a Comparison."""
+
+    pointing: np.ndarray
+    in_box: np.ndarray
+    iou: np.ndarray
+    energy: np.ndarray
+    insertion: np.ndarray
+    deletion: np.ndarray
+
+
+def _scored(fun: Partial, batch: Labelled, maps: Float[np.ndarray, "n h w"], steps: int, batch_size: int) -> _Scores:
+    images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+    boxes = metrics.box_masks(metrics.boxes_of(batch.masks), images.shape[1], images.shape[2])
+    # The paper's blur would leave 9 of 10 images of `shapes` to be recognised.
+    soft = jnp.asarray(metrics.blurred(np.asarray(images), sigma=images.shape[1] / 10))
+    return _Scores(
+        metrics.pointing_game(maps, batch.masks),
+        metrics.pointing_game(maps, boxes),
+        metrics.localisation(maps, batch.masks).iou,
+        metrics.energy_inside(maps, batch.masks),
+        metrics.insertion(fun, images, labels, maps, steps=steps, fill=soft, batch_size=batch_size).auc,
+        metrics.deletion(fun, images, labels, maps, steps=steps, batch_size=batch_size).auc,
+    )
+
+
+def _joined(parts: list[list[_Scores]]) -> _Scores:
+    """Of each field [lenses, images], from one for each batch and lens."""
+    lenses = [_Scores(*map(np.concatenate, zip(*of_lens, strict=True))) for of_lens in zip(*parts, strict=True)]
+    return _Scores(*map(np.stack, zip(*lenses, strict=True)))

@@ -1,0 +1,181 @@
+"""Whether a lens looks at the weights at all: its maps while the net is randomised, layer by layer from the top."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+from scipy import stats
+
+from zfjax.models import ConvNet
+from zfjax.models.specs import BatchNorm, Conv, Dense, flat
+from zfjax.tables import Cell, Table
+
+# From a net, its variables, images and one class an image to one map an image, [n, H, W] or [n, H, W, C].
+Lens = Callable[[ConvNet, PyTree, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n height width ..."]]
+
+
+class Randomised(NamedTuple):
+    """A net's variables with some of its layers drawn anew."""
+
+    layer: str
+    cascade: PyTree  # this layer and all above it are new
+    alone: PyTree  # this layer is, the others are as they were
+
+
+class Similarity(NamedTuple):
+    """Spearman's rank correlation of each image's map with that of the trained net, -1..1.
+
+    NaN where one of the two is the same everywhere and so has no ranks.
+    """
+
+    signed: Float[np.ndarray, "layers n"]  # of the maps as they are
+    absolute: Float[np.ndarray, "layers n"]  # of their absolute values
+
+
+class Sanity(NamedTuple):
+    """How alike a lens's maps stay while the net forgets; a lens that shows what was learnt falls towards 0."""
+
+    layers: tuple[str, ...]  # top first
+    cascade: Similarity  # the layer and all above it randomised
+    alone: Similarity  # the layer alone randomised
+
+
+def sanity_check(
+    lens: Lens,
+    net: ConvNet,
+    variables: PyTree,
+    images: Float[Array, "n height width channels"],
+    target: Int[Array, " n"],
+    key: Key[Array, ""],
+) -> Sanity:
+    """The model-randomisation test of one lens: the net's layers drawn anew from the top down, and each alone.
+
+    Args:
+        lens: `lens(net, variables, images, target)` gives one map an image; of what it draws itself it should draw the
+            same each time.
+        net: a ConvNet.
+        variables: its trained variables.
+        images: as the net takes them, with the mean already subtracted.
+        target: one class an image.
+        key: draws the new weights.
+
+    Raises:
+        ValueError: the lens gives no maps [n, …].
+
+    Paper: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
+
+    >>> from zfjax.attribution.gradients import gradient
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+    >>> variables = net.init(jax.random.key(1), images)
+    >>> def lens(net, variables, images, target):
+    ...     return gradient(zfjax.layer(net, variables, "fc8"), images, target)
+    >>> found = sanity_check(lens, net, variables, images, jnp.arange(2), jax.random.key(2))
+    >>> found.layers[:3], found.cascade.signed.shape
+    (('fc8', 'fc7', 'fc6'), (8, 2))
+    """
+    trained = np.asarray(lens(net, variables, images, target))
+    if trained.ndim < 2 or len(trained) != len(images):
+        raise ValueError(f"lens: expected maps [{len(images)}, H, W] or with channels, got {list(trained.shape)}")
+    names: list[str] = []
+    cascade: list[tuple[np.ndarray, np.ndarray]] = []
+    alone: list[tuple[np.ndarray, np.ndarray]] = []
+    for redrawn in randomised(net, variables, key):
+        names.append(redrawn.layer)
+        for found, weights in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
+            maps = np.asarray(lens(net, weights, images, target))
+            found.append((rank_correlation(maps, trained), rank_correlation(np.abs(maps), np.abs(trained))))
+    return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
+
+
+def randomised(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator[Randomised]:
+    """The variables with one layer after the other drawn anew, the top layer first.
+
+    Kernels come from the net's own initial distribution, `net.kernel_init`; biases start at 0 again, and batch
+    norm at scale 1, mean 0, variance 1. A residual block counts as one layer, and batch norm belongs to the layer below
+    it.
+
+    Args:
+        net: a ConvNet.
+        variables: its variables.
+        key: draws the kernels; a layer's new kernel is the same in the cascade and alone.
+    """
+    cascade = variables
+    for number, (name, names) in enumerate(reversed(_groups(net).items())):
+        fresh = jax.random.fold_in(key, number)
+        cascade = _redrawn(net, cascade, names, fresh)
+        yield Randomised(name, cascade, _redrawn(net, variables, names, fresh))
+
+
+def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
+    """Mean similarities in percent, a column a layer; four rows a lens.
+
+    Args:
+        found: by the lens's title, all of one net.
+        dataset: its name.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    for title, one in found.items():
+        for way, similarity in (("from the top", one.cascade), ("alone", one.alone)):
+            for kind, values in (("absolute", similarity.absolute), ("signed", similarity.signed)):
+                rows.append((title, way, kind, *(100 * _mean(layer) for layer in values)))
+    first = next(iter(found.values()))
+    return Table(
+        f"Maps of a randomised net against the trained net's, {first.cascade.signed.shape[1]} images of {dataset}",
+        ("lens", "randomised", "map", *first.layers),
+        rows,
+        "Spearman's rank correlation in percent, mean over images. from the top: the layer and all above it are"
+        " randomised; alone: only it is. Near 0, a map shows what was learnt; near 100, what is in the image or in the"
+        " architecture. Without a number: the maps are the same everywhere.",
+    )
+
+
+def rank_correlation(one: Float[np.ndarray, "n ..."], other: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
+    """Spearman's, between each row of two arrays; NaN where a row is the same everywhere."""
+    first, second = (stats.rankdata(np.reshape(array, (len(array), -1)), axis=1) for array in (one, other))
+    first -= first.mean(axis=1, keepdims=True)
+    second -= second.mean(axis=1, keepdims=True)
+    spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    return np.where(spread > 0, (first * second).sum(axis=1) / np.where(spread > 0, spread, 1), np.nan)
+
+
+def _mean(similarities: Float[np.ndarray, " n"]) -> float:
+    there = similarities[~np.isnan(similarities)]
+    return float(there.mean()) if len(there) else math.nan
+
+
+def _groups(net: ConvNet) -> dict[str, list[str]]:
+    """Layers, bottom first, and the names of what is drawn together with each."""
+    groups: dict[str, list[str]] = {}
+    last: list[str] = []
+    for spec in net.layers:
+        weighted = [part.name for part in flat([spec]) if isinstance(part, Conv | Dense | BatchNorm)]
+        if isinstance(spec, BatchNorm) and groups:
+            last += weighted
+        elif weighted:
+            last = groups[spec.name] = weighted
+    return groups
+
+
+def _redrawn(net: ConvNet, variables: PyTree, names: list[str], key: Key[Array, ""]) -> PyTree:
+    """The variables with the layers of these names new."""
+    fresh: dict[str, Callable[[Key[Array, ""], Array], Array]] = {
+        "kernel": lambda key, leaf: net.kernel_init(key, leaf.shape, leaf.dtype),
+        "bias": lambda _, leaf: jnp.zeros_like(leaf),
+        "mean": lambda _, leaf: jnp.zeros_like(leaf),
+        "scale": lambda _, leaf: jnp.ones_like(leaf),
+        "var": lambda _, leaf: jnp.ones_like(leaf),
+    }
+    keys = {name: jax.random.fold_in(key, number) for number, name in enumerate(names)}
+
+    def layer(name: str, leaves: PyTree) -> PyTree:
+        return {part: fresh[part](keys[name], leaf) for part, leaf in leaves.items()} if name in keys else leaves
+
+    return {
+        collection: {name: layer(name, leaves) for name, leaves in layers.items()}
+        for collection, layers in variables.items()
+    }

@@ -1,0 +1,127 @@
+"""What lenses make of the same images, and how their maps change while the net is randomised."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+
+from zfjax.attribution.metrics import boxes_of
+from zfjax.experiments.sanity import Sanity
+from zfjax.plots.projections import per_image
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
+MARK = "#E69F00"
+INCHES = 0.86  # a picture's side
+
+
+def plot_comparison(
+    images: Float[np.ndarray, "rows height width 3"],
+    masks: Bool[np.ndarray, "rows height width"],
+    maps: Mapping[str, Float[np.ndarray, "rows height width ..."]],
+    names: Sequence[str],
+) -> Figure:
+    """A row an image, a column a lens; the object's box is outlined, and a dot is where a map is highest.
+
+    Maps of pixels are in the paper's display, where grey is zero; maps of regions lie over the image, from dark blue
+    for 0 to yellow for the highest.
+
+    Args:
+        images: 0..255.
+        masks: the objects' pixels.
+        maps: by the lens's title, of pixels [rows, H, W, 3] or of regions [rows, H, W].
+        names: the images' classes.
+
+    Returns:
+        A figure 0.86 inches wide for each column.
+    """
+    columns = len(maps) + 1
+    tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(INCHES * columns + 0.2, INCHES * len(images) + 0.4), dpi=150, layout=tight)
+    grid = figure.subplots(len(images), columns, squeeze=False)
+    boxes = boxes_of(masks)
+    for row, axes in enumerate(grid):
+        axes[0].imshow(np.clip(images[row] / 255, 0, 1))
+        axes[0].set_ylabel(names[row], fontsize=7, parse_math=False)
+        for panel, of_lens in zip(axes[1:], maps.values(), strict=True):
+            _draw(panel, of_lens[row], images[row])
+        for panel in axes:
+            top, left, height, width = boxes[row]
+            panel.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=MARK, linewidth=0.8))
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+    for panel, title in zip(grid[0], ("image", *maps), strict=True):
+        panel.set_title(textwrap.fill(title, 11), fontsize=7, parse_math=False)
+    return figure
+
+
+def plot_sanity(found: Mapping[str, Sanity]) -> Figure:
+    """How alike the maps stay to the trained net's, a curve a lens with a standard deviation over images to each side.
+
+    Left, layers are randomised from the top down to the one named, by the maps' absolute values and by the maps as they
+    are; right, the one named alone. Six lenses to a row.
+
+    Args:
+        found: by the lens's title.
+
+    Returns:
+        A figure 11 inches wide.
+    """
+    lenses = list(found.items())
+    rows = [lenses[first : first + len(COLOURS)] for first in range(0, len(lenses), len(COLOURS))]
+    figure = Figure(figsize=(11, 2.6 * len(rows) + 0.5), dpi=150, layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False, sharey=True)
+    for axes, row in zip(grid, rows, strict=True):
+        for colour, (title, one) in zip(COLOURS, row, strict=False):
+            layers = ("none", *one.layers)
+            first = np.ones((1, one.cascade.absolute.shape[1]))
+            _curve(axes[0], layers, np.concatenate([first, one.cascade.absolute]), colour, title)
+            _curve(axes[1], layers, np.concatenate([first, one.cascade.signed]), colour, title)
+            _curve(axes[2], one.layers, one.alone.absolute, colour, title)
+        axes[0].set_ylabel("rank correlation\nwith the trained net's map", fontsize=8)
+        axes[2].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        for panel in axes:
+            panel.axhline(0, color="0.6", linewidth=1, linestyle=":")
+            panel.tick_params(labelsize=7)
+            panel.tick_params(axis="x", rotation=60)
+    for panel, title in zip(
+        grid[0], ("from the top, |map|", "from the top, map", "one layer alone, |map|"), strict=True
+    ):
+        panel.set_title(title, fontsize=9)
+    for panel, label in zip(grid[-1], ("randomised down to", "randomised down to", "randomised"), strict=True):
+        panel.set_xlabel(label, fontsize=8)
+    return figure
+
+
+def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[np.ndarray, "height width 3"]) -> None:
+    """One lens's map of one image, with its highest place."""
+    if one.ndim == 3:
+        axes.imshow(per_image(one), interpolation="nearest")
+        strength = np.abs(one).max(axis=2)
+    else:
+        grey = np.clip(image.mean(axis=2, keepdims=True) / 255, 0, 1)
+        shares = np.maximum(one, 0) / max(float(one.max()), np.finfo(np.float32).tiny)
+        axes.imshow(0.35 * grey + 0.65 * colormaps["viridis"](shares)[..., :3])
+        strength = one
+    if strength.max() > strength.min():  # else it points nowhere
+        row, column = np.unravel_index(np.argmax(strength), strength.shape)
+        axes.plot(column, row, "o", markersize=3.5, color=MARK, markeredgecolor="black", markeredgewidth=0.5)
+
+
+def _curve(
+    axes: Axes, layers: Sequence[str], similarity: Float[np.ndarray, "layers n"], colour: str, title: str
+) -> None:
+    """NaN, a map without ranks, is left out of the mean; a layer with nothing else is a gap."""
+    there = ~np.isnan(similarity).all(axis=1)
+    mean, std = (np.full(len(layers), np.nan) for _ in range(2))
+    mean[there], std[there] = np.nanmean(similarity[there], axis=1), np.nanstd(similarity[there], axis=1)
+    places = np.arange(len(layers))
+    axes.plot(places, mean, "o-", color=colour, markersize=3, linewidth=1.2, label=title)
+    axes.fill_between(places, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+    axes.set_xticks(places, layers)
+    axes.set_xlim(-0.3, len(layers) - 0.7)
