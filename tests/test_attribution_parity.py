@@ -178,3 +178,19 @@ def test_score_cam_by_its_formula():
         scores = torch.stack([theirs()(one)[:, target] for one, target in zip(masked, TARGETS, strict=True)])
     expected = torch.relu((torch.softmax(scores, dim=1)[:, :, None, None] * maps).sum(1))
     assert_close(lenses.score_cam(ours()[0], IMAGES, TARGETS, maps_here()), expected, 1e-4)
+
+
+def test_occlusion():
+    """Captum gives each pixel the mean fall over the windows that hide it."""
+    attr = pytest.importorskip("captum.attr")
+    expected = attr.Occlusion(theirs()).attribute(
+        there().detach(), sliding_window_shapes=(3, 6, 4), strides=(3, 2, 4), target=TARGETS
+    )
+    for image, target, one in zip(IMAGES, TARGETS, nhwc(expected), strict=True):
+        found = zfjax.occlusion(ours()[0], image, window=(6, 4), stride=(2, 4))
+        fall, windows = np.zeros(image.shape[:2]), np.zeros(image.shape[:2])
+        for i, top in enumerate(found.tops):
+            for j, left in enumerate(found.lefts):
+                fall[top : top + 6, left : left + 4] += found.clean[target] - found.outputs[i, j, target]
+                windows[top : top + 6, left : left + 4] += 1
+        assert_close(fall / windows, one[..., 0], 1e-4)

@@ -257,7 +257,7 @@ def test_a_trained_run_is_compared_by_its_highest_maps(tmp_path, capsys):
     names = open_source(f"folder:{folder}").val.names
     (tmp_path / "boxes.json").write_text(json.dumps({name: [8, 8, 20, 24] for name in names}))
     flags = ["compare", f"--workdir={workdir}", f"--boxes={tmp_path / 'boxes.json'}", "--sanity_images=0"]
-    assert command.run(compare.main, [*flags, "--only=grad_cam,deconvolution", "--count=3", "--rows=2"]) == 0
+    assert command.run(compare.main, [*flags, "--only=grad_cam,deconvnet", "--count=3", "--rows=2"]) == 0
     rows = json.loads((workdir / "compare" / "lenses.json").read_text())
     assert "CAMs are of relu5" in rows["note"]
     assert [row["lens"] for row in rows["rows"]] == ["Grad-CAM", "deconvnet"]

@@ -78,7 +78,7 @@ def test_lenses_find_what_the_net_looks_at_and_baselines_do_not(compared):
     assert compared.pointing.shape == (len(ALL), 6)
     rows = dict(zip(BY_NAME, compared.pointing.mean(axis=1), strict=True))
     # A deconvnet lets a signal down where nothing came up: it does not know where the colour is.
-    assert {lens.name for lens in LENSES if rows[lens.name] < 1} == {"deconvolution"}
+    assert {lens.name for lens in LENSES if rows[lens.name] < 1} == {"deconvnet"}
     assert rows["random"] < 1
     assert not compared.pointing[-1].all()
     areas = {
@@ -86,7 +86,7 @@ def test_lenses_find_what_the_net_looks_at_and_baselines_do_not(compared):
         for name in ("insertion", "deletion")
     }
     for lens in LENSES:
-        if lens.name == "deconvolution":
+        if lens.name == "deconvnet":
             continue
         assert areas["insertion"][lens.name] > areas["insertion"]["random"], lens
         assert areas["deletion"][lens.name] < areas["deletion"]["random"], lens
@@ -230,7 +230,7 @@ def test_all_lenses_see_through_residual_blocks():
         assert found.std() > 0
     assert shapes["grad_cam"] == shapes["score_cam"] == (2, 8, 8)
     assert shapes["occlusion"] == shapes["random"] == (2, SIZE, SIZE)
-    assert shapes["deconvolution"] == shapes["guided_grad_cam"] == (2, SIZE, SIZE, 3)
+    assert shapes["deconvnet"] == shapes["guided_grad_cam"] == (2, SIZE, SIZE, 3)
 
 
 def test_lenses_take_the_sanity_check_and_those_that_draw_draw_the_same():

@@ -226,7 +226,7 @@ class TestMistakes:
     def test_words_that_are_missing(self, capsys):
         assert "takes one file of weights, not 0" in run(capsys, import_weights.main)[2]
         assert "takes one file of weights, not 2" in run(capsys, import_weights.main, "a.pth", "b.pth")[2]
-        assert "needs --model, --workdir, --dataset" in run(capsys, import_weights.main, "a.pth")[2]
+        assert "needs --model, --workdir (see --help)" in run(capsys, import_weights.main, "a.pth")[2]
         assert "needs --workdir, --out" in run(capsys, export_weights.main)[2]
 
     @pytest.mark.parametrize(
@@ -307,3 +307,16 @@ def test_nets_that_pytorch_does_not_have(folder, tmp_path, changes, expected):
     )
     with pytest.raises(UserError, match=expected):
         runs.weights_of(info)
+
+
+def test_without_a_dataset_the_run_has_no_pictures(capsys, source, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(capsys, import_weights.main, source, "--model=resnet18", f"--workdir={workdir}", *SIZES)[0] == 0
+    known = read_run(workdir)
+    assert known.classes == tuple(map(str, range(len(known.classes))))
+    out = tmp_path / "back.safetensors"
+    assert run(capsys, export_weights.main, f"--workdir={workdir}", f"--out={out}")[0] == 0
+    assert files.read(source).tensors.keys() <= files.read(out).tensors.keys()
+    code, _, line = run(capsys, evaluate.main, f"--workdir={workdir}")
+    assert code == 2
+    assert "there are no pictures: the run was imported without a --dataset" in line

@@ -105,6 +105,14 @@ def test_a_net_is_its_layers_one_after_the_other(small):
     np.testing.assert_allclose(acts["pool5"], np.mean(acts["stage4"], axis=(1, 2)), rtol=1e-5)
 
 
+def test_bfloat16_is_near(small):
+    net, variables, images = small
+    logits = net.apply(variables, images)[0]
+    near, acts = net.clone(dtype=jnp.bfloat16).apply(variables, images)
+    assert acts["stage4"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(near, logits, atol=0.1 * np.abs(logits).max())
+
+
 def test_names(small):
     net, _, _ = small
     assert feature_layers(net)[0] == "relu1"

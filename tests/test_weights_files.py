@@ -63,7 +63,7 @@ def test_safetensors_keep_their_dtype(tmp_path, dtype):
     same(files.read(tmp_path / "a.safetensors").tensors, {"x": value})
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_all_names_are_taken_off(tmp_path, prefix):
     save_file({prefix + name: value for name, value in tensors().items()}, tmp_path / "a.safetensors")
     assert files.read(tmp_path / "a.safetensors").tensors.keys() == tensors().keys()
@@ -191,7 +191,7 @@ class TestTorch:
     @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 and then nothing", b"\x80\x02."], ids=len)
     def test_what_is_no_checkpoint_is_named(self, tmp_path, content):
         (tmp_path / "a.pth").write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.pth is no checkpoint that PyTorch can read: .") as raised:
+        with pytest.raises(UserError, match=r"a\.pth is no checkpoint that PyTorch can read.*expected what") as raised:
             files.read(tmp_path / "a.pth")
         assert "\n" not in str(raised.value)
 

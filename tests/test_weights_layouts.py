@@ -255,8 +255,9 @@ class TestLoad:
             np.testing.assert_allclose(one, two, rtol=2e-7)
         assert pretrained.described(files.read(tmp_path / "b.safetensors"))["classes"] == list("abcde")
 
-    def test_damaged_metadata(self, tmp_path):
-        self.write(tmp_path / "a.safetensors", metadata={"zfjax": "{"})
+    @pytest.mark.parametrize("said", ["{", "[1]", "3", '{"width": "a"}', '{"image_size": "224"}', '{"classes": 1}'])
+    def test_damaged_metadata(self, tmp_path, said):
+        self.write(tmp_path / "a.safetensors", metadata={"zfjax": said})
         with pytest.raises(UserError, match="metadata 'zfjax' are damaged"):
             weights.load(tmp_path / "a.safetensors", "resnet18")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zfjax.version import __version__
 
 if TYPE_CHECKING:
-    from zfjax import attribution, ops, rules, seeds
+    from zfjax import attribution, ops, rules, seeds, weights
     from zfjax.attribution import grad_cam
     from zfjax.backproject import RuleWarning, backproject, deconvnet
     from zfjax.experiments.gallery import top_activations
@@ -62,7 +62,7 @@ _HOME = {
     "zfnet_post": "zfjax.models",
 }
 
-_MODULES = ("attribution", "ops", "rules", "seeds")
+_MODULES = ("attribution", "ops", "rules", "seeds", "weights")
 
 __all__ = [
     "DECONVNET",
@@ -92,6 +92,7 @@ __all__ = [
     "strongest",
     "top_activations",
     "vgg16",
+    "weights",
     "zfnet",
     "zfnet_post",
 ]

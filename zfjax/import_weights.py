@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     words = command.parse(argv, __doc__ or "", values)
     if len(words) != 1:
         raise UserError(f"import-weights takes one file of weights, not {len(words)}: .pth, .pt or .safetensors")
-    missing = [name for name in ("model", "workdir", "dataset") if not values[name].value]
+    missing = [name for name in ("model", "workdir") if not values[name].value]
     if missing:
         raise UserError(f"import-weights needs {', '.join(f'--{name}' for name in missing)} (see --help)")
 
@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> None:
     )
     names = runs.read_class_names(values.classes) if values.classes else tuple(said.get("classes", ()))
     fitted = runs.fit_classes(loaded, config, names)
-    folder = runs.write_run(values.workdir, config, fitted, {"source": words[0], "model": values.model})
+    folder = runs.write_run(values.workdir, config, fitted, {"source": words[0], "model": values.model}, names)
     for note in loaded.notes:
         print(note)
     print(f"the net takes {loaded.preprocessing}; folded into {loaded.net.layers[0].name}")
     if fitted.outputs < loaded.outputs:
         last = fitted.net.layers[-1].name
         print(f"{last} was cut from {loaded.outputs} outputs to the {fitted.outputs} classes of {values.dataset}")
-    elif not names:
+    elif values.dataset and not names:
         print(f"its {loaded.outputs} outputs are taken for the classes of {values.dataset} in their order")
     print(f"written to {folder}: zfjax evaluate --workdir={folder} scores it")
 
@@ -74,7 +74,10 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string("model", "", "alexnet, vgg16, resnet18, resnet34, resnet50 or zfnet_post.", flag_values=values)
     flags.DEFINE_string("workdir", "", "Folder of the new run.", flag_values=values)
     flags.DEFINE_string(
-        "dataset", "", "folder:PATH, tfds:NAME or shapes: the pictures that commands will show it.", flag_values=values
+        "dataset",
+        "",
+        "folder:PATH, tfds:NAME or shapes: the pictures that commands show it; default none.",
+        flag_values=values,
     )
     flags.DEFINE_string("data_dir", "", "Where TFDS sets lie; default TFDS's own.", flag_values=values)
     flags.DEFINE_string(

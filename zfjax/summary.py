@@ -21,8 +21,13 @@ from zfjax.errors import UserError
 def main(argv: Sequence[str]) -> None:
     """Prints the table that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    flags.DEFINE_string("net", "zfnet", "zfnet, zfnet_post or alexnet.", flag_values=values)
-    flags.DEFINE_integer("num_classes", 1000, "Units of fc8.", lower_bound=1, flag_values=values)
+    flags.DEFINE_string(
+        "net",
+        "zfnet",
+        "zfnet, zfnet_post, alexnet, alexnet_torchvision, vgg16, resnet18, resnet34 or resnet50.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_classes", 1000, "Units of the last layer.", lower_bound=1, flag_values=values)
     flags.DEFINE_float("width", 1.0, "Scales maps and fc units.", flag_values=values)
     flags.DEFINE_integer("image_size", 224, "Height and width in pixels.", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("csv", False, "As CSV.", flag_values=values)

@@ -70,7 +70,7 @@ def guided_grad_cam(
     whole = Partial(_joined, features_fun, head)
     pixels = guided_backprop(whole, images, target)
     cam = grad_cam(head, _features(features_fun, jnp.asarray(images)), target)
-    return upsample(cam, (images.shape[1], images.shape[2]))[..., None] * pixels
+    return upsample(cam, (images.shape[1], images.shape[2]))[..., None].astype(pixels.dtype) * pixels
 
 
 def upsample(cam: Cam, size: Pair) -> Float[Array, "n H W"]:

@@ -133,7 +133,8 @@ def integrated_gradients(
         Partial(_PathGradients(steps, size), question, start), empty, count, size, "Integrated gradients"
     )
     attributions = total * (images - start)
-    return IntegratedGradients(attributions, attributions.sum(axis=tuple(range(1, images.ndim))) - gain)
+    total_gain = attributions.astype(jnp.float32).sum(axis=tuple(range(1, images.ndim)))
+    return IntegratedGradients(attributions, total_gain - gain)
 
 
 def per_pixel(attributions: Float[Array, "n height width channels"]) -> Float[Array, "n height width"]:

@@ -51,7 +51,7 @@ class Lens(NamedTuple):
 
 
 def _score_cam(case: Case) -> Float[Array, "n h w"]:
-    return score_cam(case.fun, case.images, case.target, case.features(case.images), batch_size=case.batch_size)
+    return score_cam(case.fun, case.images, case.target, _maps(case), batch_size=case.batch_size)
 
 
 def _smooth_grad(case: Case) -> Float[Array, "n h w c"]:
@@ -64,7 +64,16 @@ def _integrated_gradients(case: Case) -> Float[Array, "n h w c"]:
 
 
 def _of_features(lens: Callable[[Partial, Array, Array], Array]) -> Callable[[Case], Float[Array, "n h w"]]:
-    return lambda case: lens(case.head, case.features(case.images), case.target)
+    return lambda case: lens(case.head, _maps(case), case.target)
+
+
+def _maps(case: Case) -> Float[Array, "n h w maps"]:
+    return _called(case.features, case.images)
+
+
+@jax.jit
+def _called(fun: Partial, images: Array) -> Array:
+    return fun(images)
 
 
 def _occlusion(case: Case) -> Float[Array, "n h w"]:
@@ -76,7 +85,7 @@ def _occlusion(case: Case) -> Float[Array, "n h w"]:
     window, stride = ((max(1, round(height * px / 224)), max(1, round(width * px / 224))) for px in (48, 16))
     maps = []
     for image, target in zip(case.images, case.target, strict=True):
-        found = occlusion(case.fun, image, window, stride, then=Partial(_logit, target))
+        found = occlusion(case.fun, image, window, stride, then=Partial(_logit, target), batch_size=case.batch_size)
         down, across = (
             (starts[:, None] <= np.arange(length)[None]) & (np.arange(length)[None] < starts[:, None] + side)
             for starts, length, side in ((found.tops, height, window[0]), (found.lefts, width, window[1]))
@@ -118,7 +127,7 @@ LENSES = (
     Lens(
         "guided_backprop", "guided backprop", lambda case: backward.guided_backprop(case.fun, case.images, case.target)
     ),
-    Lens("deconvolution", "deconvnet", lambda case: backward.deconvolution(case.fun, case.images, case.target)),
+    Lens("deconvnet", "deconvnet", lambda case: backward.deconvolution(case.fun, case.images, case.target)),
     Lens("grad_cam", "Grad-CAM", _of_features(cam.grad_cam)),
     Lens("grad_cam_plus_plus", "Grad-CAM++", _of_features(cam.grad_cam_plus_plus)),
     Lens("layer_cam", "Layer-CAM", _of_features(cam.layer_cam)),
@@ -271,10 +280,15 @@ def placed(cells: Float[np.ndarray, "n h w"], grid: Grid, size: Pair) -> Float[n
 
 
 def for_sanity(lens: Lens, layer_name: str, key: Key[Array, ""], batch_size: int = 32) -> sanity.Lens:
-    """A lens as `sanity_check` takes it; it draws the same each time."""
+    """A lens as `sanity_check` takes it, a batch after the other; it draws the same each time."""
 
-    def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> Array:
-        return lens.of(case_of(net, variables, layer_name, images, target, key, batch_size=batch_size))
+    def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> np.ndarray:
+        batches = (slice(first, first + batch_size) for first in range(0, len(images), batch_size))
+        cases = (
+            case_of(net, variables, layer_name, images[some], target[some], key, batch_size=batch_size)
+            for some in batches
+        )
+        return np.concatenate([np.asarray(lens.of(case)) for case in cases])
 
     return of
 

@@ -15,7 +15,9 @@ from zfjax.models.specs import BatchNorm, Conv, Dense, flat
 from zfjax.tables import Cell, Table
 
 # From a net, its variables, images and one class an image to one map an image, [n, H, W] or [n, H, W, C].
-Lens = Callable[[ConvNet, PyTree, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n height width ..."]]
+Lens = Callable[
+    [ConvNet, PyTree, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array | np.ndarray, "n height width ..."]
+]
 
 
 class Randomised(NamedTuple):
@@ -130,7 +132,8 @@ def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
         rows,
         "Spearman's rank correlation in percent, mean over images. from the top: the layer and all above it are"
         " randomised; alone: only it is. Near 0, a map shows what was learnt; near 100, what is in the image or in the"
-        " architecture. Without a number: the maps are the same everywhere.",
+        " architecture. Maps that are the same everywhere have no ranks and are left out; where all are, there is no"
+        " number. Of a few coarse cells the ranks say little. Maps without a sign have the same row twice.",
     )
 
 

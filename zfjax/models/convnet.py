@@ -1,6 +1,7 @@
 """A tuple of layer specs as a Flax module."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -73,13 +74,15 @@ class ConvNet(nn.Module):
             case Dropout():
                 return nn.Dropout(layer.rate, deterministic=not train, name=layer.name)(x)
             case BatchNorm():
-                return nn.BatchNorm(
+                norm = nn.BatchNorm(
                     use_running_average=not train,
                     momentum=layer.momentum,
                     epsilon=layer.epsilon,
                     dtype=self.dtype,
                     name=layer.name,
-                )(x)
+                )
+                with jax.numpy_dtype_promotion("standard"):  # Flax mixes bfloat16 and its float32 averages
+                    return norm(x)
             case MeanPool():
                 return x.mean(axis=(1, 2))
             case Residual():

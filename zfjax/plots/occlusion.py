@@ -47,7 +47,7 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Figure:
         grid[0],
         (
             "(a) image and square",
-            "(b) activation of layer 5's\nstrongest map",
+            "(b) activation of the top\nlayer's strongest map",
             "(c) that map's projections:\nthis image, then others",
             "(d) probability of\nthe true class",
             "(e) most probable class",

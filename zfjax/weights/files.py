@@ -98,7 +98,10 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from error
     except Exception as error:  # a file that is no checkpoint fails in as many ways as there are files
-        raise UserError(f"{path} is no checkpoint that PyTorch can read: {_first_line(error)}") from error
+        raise UserError(
+            f"{path} is no checkpoint that PyTorch can read ({type(error).__name__}: {_first_line(error)});"
+            " expected what torch.save(model.state_dict(), …) writes"
+        ) from error
     return {name: _as_numpy(path, name, tensor) for name, tensor in _state_dict(path, loaded).items()}
 
 
@@ -143,8 +146,8 @@ def _as_numpy(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
 
 def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        if tensors and all(name.startswith(prefix) for name in tensors):  # again, since wrappers wrap each other
+            return _without_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     return tensors
 
 

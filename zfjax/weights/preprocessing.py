@@ -32,7 +32,7 @@ class Preprocessing(NamedTuple):
         """The one whose `_asdict` was kept as JSON. Raises a UserError where fields are missing or no numbers."""
         try:
             mean, std = (tuple(float(number) for number in fields[name]) for name in ("mean", "std"))
-            return cls(mean, std, float(fields["pixel_max"]), bool(fields["bgr"])).checked()
+            return cls(mean, std, float(fields["pixel_max"]), {True: True, False: False}[fields["bgr"]]).checked()
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"damaged preprocessing {fields!r}: expected mean, std, pixel_max and bgr") from error
 

@@ -113,7 +113,7 @@ def save(
     tensors = layouts.to_torch(loaded.net, loaded.modules, _unfolded(loaded))
     metadata = {
         "model": model,
-        "width": width,
+        "width": float(width),
         "image_size": loaded.net.image_size,
         "preprocessing": loaded.preprocessing._asdict(),
         "input": str(loaded.preprocessing),
@@ -124,10 +124,17 @@ def save(
 
 def described(file: TensorFile) -> dict[str, Any]:
     """What `save` wrote of the weights; empty for files of others."""
+    kinds = {"model": str, "width": float, "image_size": int, "preprocessing": dict, "classes": list}
     try:
-        return json.loads(file.metadata.get(METADATA, "{}"))
+        said = json.loads(file.metadata.get(METADATA, "{}"))
     except ValueError as error:
         raise UserError(f"the file's metadata {METADATA!r} are damaged ({error})") from error
+    if not isinstance(said, dict):
+        raise UserError(f"the file's metadata {METADATA!r} are damaged: expected an object, got {said!r}")
+    for name, kind in kinds.items():
+        if name in said and type(said[name]) is not kind:
+            raise UserError(f"the file's metadata {METADATA!r} are damaged: {name} is {said[name]!r}")
+    return said
 
 
 def with_outputs(loaded: Loaded, names: Sequence[str], wanted: Sequence[str], source: str) -> Loaded:

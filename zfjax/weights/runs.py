@@ -15,13 +15,22 @@ from zfjax.config import default
 from zfjax.data import record
 from zfjax.data.source import open_source
 from zfjax.errors import UserError
+from zfjax.models.specs import Dense
 from zfjax.training.checkpoints import Checkpoints
-from zfjax.training.run import CHECKPOINTS, RunInfo, load_model, open_data, open_folder
+from zfjax.training.run import CHECKPOINTS, RunInfo, load_model, open_data, open_folder, square_size
 from zfjax.training.state import create_state
 from zfjax.weights import layouts, preprocessing
 from zfjax.weights.preprocessing import Preprocessing
 from zfjax.weights.pretrained import Loaded, with_outputs
 
+_NO_PICTURES = record.Record(
+    mean=np.zeros((0, 0, 3), np.float32),
+    train_labels=np.zeros(0, np.int32),
+    val_labels=np.zeros(0, np.int32),
+    train_broken=np.zeros(0, np.int64),
+    val_broken=np.zeros(0, np.int64),
+    messages=np.zeros(0, np.str_),
+)
 ORIGIN = "weights.json"  # in an imported run's folder: where its weights come from, and what they took
 
 
@@ -61,6 +70,8 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
     Raises:
       UserError: the dataset cannot be used, or its classes are not outputs of the net.
     """
+    if not config.dataset:
+        return with_outputs(loaded, names, names, "--classes") if names else loaded
     source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
     if names:
         return with_outputs(loaded, names, source.classes, source.name)
@@ -72,16 +83,20 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
     return loaded
 
 
-def write_run(workdir: epath.PathLike, config: ConfigDict, loaded: Loaded, origin: dict[str, Any]) -> epath.Path:
+def write_run(
+    workdir: epath.PathLike, config: ConfigDict, loaded: Loaded, origin: dict[str, Any], names: Sequence[str] = ()
+) -> epath.Path:
     """Writes configuration, classes, scan and one checkpoint of step 0, as training does; returns the folder.
 
-    The dataset is scanned, and its mean image replaced by the mean that the weights want.
+    The dataset is scanned, and its mean image replaced by the mean that the weights want. Without a dataset the run has
+    no pictures: commands that look at some say so.
 
     Args:
       workdir: the run's folder.
       config: by `run_config`.
       loaded: a net with as many outputs as the dataset has classes.
       origin: what else to keep beside preprocessing and module names, such as the source's path.
+      names: what to call the classes where there is no dataset; default their numbers.
 
     Raises:
       UserError: the folder holds a run or cannot be written, or the dataset cannot be used.
@@ -90,13 +105,18 @@ def write_run(workdir: epath.PathLike, config: ConfigDict, loaded: Loaded, origi
     folder = open_folder(workdir, config)
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
     (folder / ORIGIN).write_text(json.dumps(kept, indent=2) + "\n")
-    data = open_data(config, folder)
-    found = record.read(folder)
-    assert found is not None  # open_data has just written it
-    mean = loaded.preprocessing.mean_image(found.mean.shape[0])
+    mean = loaded.preprocessing.mean_image(square_size(config.image_size))
+    if config.dataset:
+        pictures = len(open_data(config, folder).train)
+        found = record.read(folder)
+        assert found is not None  # open_data has just written it
+    else:
+        pictures, found = config.batch_size, _NO_PICTURES
+        classes = list(names) or [str(number) for number in range(loaded.outputs)]
+        (folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
     record.write(found._replace(mean=mean), folder)
     variables = jax.tree.map(jnp.asarray, loaded.variables)
-    state = create_state(config, loaded.outputs, mean, len(data.train) / config.batch_size, variables)
+    state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
         checkpoints.save(state)
     return folder
@@ -121,11 +141,15 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
     name = by_preset[run.config.net]
     net, variables, _ = load_model(run, checkpoint)
     origin = _origin(run.folder)
+    notes: tuple[str, ...] = ()
     if origin is None:
         before, modules = preprocessing.of_mean_image(np.asarray(run.mean)), layouts.MODELS[name].modules(net, {})
-        notes = () if np.ptp(run.mean, axis=(0, 1)).max() == 0 else (_MEAN_NOTE,)
+        if np.ptp(run.mean, axis=(0, 1)).max() > 0:
+            notes = (_MEAN_NOTE,)
     else:
-        before, modules, notes = Preprocessing.of(origin["preprocessing"]), origin["modules"], ()
+        before, modules = Preprocessing.of(origin["preprocessing"]), origin["modules"]
+    if net.image_size != 224 and any(isinstance(layer, Dense) for layer in net.layers[:-1]):
+        notes += (f"made for {net.image_size} px: torchvision's {name}, which is made for 224, will not take fc6",)
     return name, Loaded(net, variables, before, modules, notes)
 
 
