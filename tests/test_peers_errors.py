@@ -305,6 +305,7 @@ def test_training_takes_the_softmax_once():
     state = State(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        stats={},
         opt_state=optimizer.init(params),
         plateau=annealing(config).init(params),
         key=jax.random.key(0),

@@ -15,6 +15,8 @@ from PIL import Image
 
 from zfjax.config import default
 
+# As in conftest.py: most of a tiny run's time is LLVM's.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 CLASSES = ("circles", "noise", "stripes")
 
 
@@ -74,7 +76,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     """The environment of a command on `devices` fake devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",  # as in conftest.py
         "PYTHONUNBUFFERED": "1",
     }
