@@ -167,8 +167,12 @@ def test_bad_inputs():
         lenses.saliency(NET, IMAGES.astype(np.int32), 0)
     with pytest.raises(TypeError, match="features: expected floating-point numbers"):
         lenses.grad_cam(HEAD, MAPS.astype(np.uint8), 0)
-    with pytest.raises(ValueError, match=r"expected a batch \[n, …\], got \[5\]"):
+    with pytest.raises(ValueError, match=r"expected a batch \[n, …\] of one or more, got \[5\]"):
         lenses.saliency(NET, IMAGES[0, 0, :5, 0], 0)
+    with pytest.raises(ValueError, match=r"of one or more, got \[0, "):
+        lenses.saliency(NET, IMAGES[:0], 0)
+    with pytest.raises(ValueError, match="attributions: expected"):
+        lenses.per_pixel(IMAGES[..., 0])
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,7 @@ def test_the_posts_class_by_other_names():
 
 
 def test_unknown_model():
-    with pytest.raises(
-        UserError, match=r"unknown model 'resnet-18'; did you mean resnet18\?; there are alexnet, vgg16"
-    ):
+    with pytest.raises(UserError, match=r"unknown model 'resnet-18'; did you mean resnet18\? there are alexnet, vgg16"):
         weights.load("nowhere.pth", "resnet-18")
 
 

@@ -38,7 +38,8 @@ def main() -> int:
 def _dispatch(argv: Sequence[str]) -> None:
     verb = argv[1]
     if verb not in VERBS:
-        raise UserError(f"unknown verb {verb!r}{command.did_you_mean(verb, list(VERBS))}; there are {', '.join(VERBS)}")
+        hint = command.did_you_mean(verb, list(VERBS)) or ";"
+        raise UserError(f"unknown verb {verb!r}{hint} there are {', '.join(VERBS)}")
     importlib.import_module(f"zfjax.{verb.replace('-', '_')}").main([argv[0], *argv[2:]])
 
 

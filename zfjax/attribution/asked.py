@@ -99,8 +99,8 @@ def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> A
 
 def _logits(fun: Partial, inputs: Array, name: str) -> tuple[int, int]:
     """The size of what `fun` gives."""
-    if inputs.ndim < 2:
-        raise ValueError(f"{name}: expected a batch [n, …], got {list(inputs.shape)}")
+    if inputs.ndim < 2 or not len(inputs):
+        raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
     logits = output_of(fun, inputs)
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(inputs):

@@ -140,8 +140,13 @@ def integrated_gradients(
 def per_pixel(attributions: Float[Array, "n height width channels"]) -> Float[Array, "n height width"]:
     """The largest absolute value over the channels of each pixel.
 
+    Raises:
+        ValueError: attributions of another form, such as a CAM's, which has one value a cell already.
+
     Paper: Simonyan et al. 2013, section 3.1.
     """
+    if jnp.ndim(attributions) != 4:
+        raise ValueError(f"attributions: expected [n, height, width, channels], got {list(jnp.shape(attributions))}")
     return jnp.abs(attributions).max(axis=-1)
 
 

@@ -87,7 +87,8 @@ def slots(net: ConvNet, modules: Modules) -> list[Slot]:
 def model(name: str) -> Model:
     """The model called `name`. Raises a UserError where there is none."""
     if name not in MODELS:
-        raise UserError(f"unknown model {name!r}{did_you_mean(name, list(MODELS))}; there are {', '.join(MODELS)}")
+        hint = did_you_mean(name, list(MODELS)) or ";"
+        raise UserError(f"unknown model {name!r}{hint} there are {', '.join(MODELS)}")
     return MODELS[name]
 
 
