@@ -5,9 +5,10 @@
 Captum for the lenses that it has, and pytorch-grad-cam's formulas in plain PyTorch for the CAMs, of stage4. The net is
 tests/torch_nets.py's with a ReLU module in each place, since Captum sees no others. PyTorch runs in the memory layout
 that is faster for it, by one run of each. `gap` is how far the results are apart, as a share of the largest value, in
-the layout where it is smaller: where rounding switches a ReLU, PyTorch's layouts differ by 1e-2 themselves. SmoothGrad
+the layout where it is smaller; `layouts` is how far PyTorch's two are apart, where rounding switches a ReLU. SmoothGrad
 has none, since the noise is each library's own, nor occlusion, which Captum spreads over pixels and ours keeps by
-position. The contenders run in turns, so that a busy machine slows both.
+position. Gradient × input is saliency's work, and activation maximisation has no peer with the same objective. The
+contenders run in turns, so that a busy machine slows both.
 """
 
 import argparse
@@ -213,15 +214,16 @@ def _gap(ours: Any, theirs: list[np.ndarray]) -> float:
 def compare(name: str, ours: Callable[[], Any], theirs: list[Action], repeats: int) -> None:
     """Prints a line of the table."""
     actions: dict[str, Action] = {"zfjax": lambda: jax.block_until_ready(ours())}
-    gap = float("nan")
+    gap = layouts = float("nan")
     if theirs:
         times = medians({str(i): lens for i, lens in enumerate(theirs)}, 1)
         actions["PyTorch"] = theirs[int(min(times, key=lambda number: times[number]))]
         if name not in WITHOUT_GAP:
-            gap = _gap(ours(), [lens() for lens in theirs])
+            first, second = results = [lens() for lens in theirs]
+            gap, layouts = _gap(ours(), results), _gap(first, [second])
     found = medians(actions, repeats)
     mine, their = found["zfjax"], found.get("PyTorch", float("nan"))
-    print(f"{name:<22}{mine:>12.1f}{their:>12.1f}{their / mine:>10.2f}{gap:>10.1e}", flush=True)
+    print(f"{name:<22}{mine:>12.1f}{their:>12.1f}{their / mine:>10.2f}{gap:>10.1e}{layouts:>10.1e}", flush=True)
 
 
 def main() -> None:
@@ -232,16 +234,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50, help="of SmoothGrad, one image")
     parser.add_argument("--maps", type=int, default=128, help="of Score-CAM, one image; stage4 has 512")
     parser.add_argument("--batch-size", type=int, default=16, help="images at once in lenses that need many")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--lenses", nargs="*", help="some of them, by name")
     args = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
     net = preset("resnet18", 1000).clone(kernel_init=jax.nn.initializers.he_normal())
-    images = np.random.default_rng(0).normal(0, 60, (args.batch, 224, 224, 3)).astype(np.float32)
+    shape = (args.batch, args.image_size, args.image_size, 3)
+    images = np.random.default_rng(0).normal(0, 60, shape).astype(np.float32)
     variables = jax.jit(net.init)(jax.random.key(0), jnp.asarray(images[:1]))
     work = Work(args.steps, args.samples, args.maps, args.batch_size)
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; 224 px, {args.batch} images or {work}")
-    print(f"{'lens':<22}{'zfjax ms':>12}{'PyTorch ms':>12}{'ratio':>10}{'gap':>10}")
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; {args.image_size} px, {args.batch} images or {work}")
+    print(f"{'lens':<22}{'zfjax ms':>12}{'PyTorch ms':>12}{'ratio':>10}{'gap':>10}{'layouts':>10}")
     theirs = torch_lenses(net, variables, images, work)
     for name, lens in our_lenses(net, variables, jnp.asarray(images), work).items():
         if not args.lenses or name in args.lenses:
