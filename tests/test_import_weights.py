@@ -319,4 +319,4 @@ def test_without_a_dataset_the_run_has_no_pictures(capsys, source, tmp_path):
     assert files.read(source).tensors.keys() <= files.read(out).tensors.keys()
     code, _, line = run(capsys, evaluate.main, f"--workdir={workdir}")
     assert code == 2
-    assert "there are no pictures: the run was imported without a --dataset" in line
+    assert "has no pictures: its weights were imported without a --dataset" in line

@@ -92,8 +92,6 @@ def _open(spec: str, data_dir: str, seed: int) -> Source:
         from zfjax.data import catalogue
 
         return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
-    if not spec:
-        raise UserError("there are no pictures: the run was imported without a --dataset; expected one to look at")
     hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
     raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
 

@@ -89,6 +89,8 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
       UserError: the dataset cannot be used, has another number of classes than configured, or is no longer the one
         that the run began with.
     """
+    if not config.dataset and (folder / record.FILE).exists():
+        raise UserError(f"the run in {folder} has no pictures: its weights were imported without a --dataset")
     source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
     _check_classes(config, source, folder)
     scanned = scan_once(
