@@ -319,6 +319,12 @@ def test_another_configuration_in_the_same_folder_is_refused_by_key(tmp_path):
         open_folder(tmp_path, small_config())
 
 
+def test_a_dataset_without_its_kind_is_refused_before_the_folder_is_opened(tmp_path):
+    with pytest.raises(UserError, match="dataset 'photos': expected shapes, folder:PATH or tfds:"):
+        train_and_evaluate(small_config(dataset="photos"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A tiny finished run on 8 fake devices, and its folder of pictures."""

@@ -243,7 +243,7 @@ def _require_limit(source: Source, messages: list[str], max_broken: float) -> No
     pictures = len(source.train) + len(source.val)
     if len(messages) > max_broken * pictures:
         raise UserError(
-            f"{source.name}: {len(messages)} of its {pictures} images are broken, more than"
+            f"{source.name}: at least {len(messages)} of its {pictures} images are broken, more than"
             f" max_broken={max_broken:g} allows; the first: {messages[0]}"
         )
 

@@ -78,22 +78,28 @@ def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
         raise UserError(f"dataset {spec!r} cannot be read: {error.filename or ''} {error.strerror or error}") from error
 
 
-def _open(spec: str, data_dir: str, seed: int) -> Source:
+def check_spec(spec: str) -> None:
+    """Raises a UserError where `spec` is not spelled as a dataset; whether there is one is not looked at."""
     kind, _, rest = spec.partition(":")
-    if spec == "shapes":
-        from zfjax.data import catalogue, shapes
+    if spec != "shapes" and not (kind in ("folder", "tfds") and rest):
+        hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
+        raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
 
-        return catalogue.from_builder("shapes", shapes.prepared_builder(data_dir), seed=seed)
-    if kind == "folder" and rest:
+
+def _open(spec: str, data_dir: str, seed: int) -> Source:
+    check_spec(spec)
+    kind, _, rest = spec.partition(":")
+    if kind == "folder":
         from zfjax.data import folder
 
         return folder.open_folder(rest, data_dir=data_dir, seed=seed)
-    if kind == "tfds" and rest:
-        from zfjax.data import catalogue
+    from zfjax.data import catalogue
 
+    if kind == "tfds":
         return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
-    hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
-    raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
+    from zfjax.data import shapes
+
+    return catalogue.from_builder("shapes", shapes.prepared_builder(data_dir), seed=seed)
 
 
 def held_out(

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from zfjax.config import check
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
+from zfjax.data.source import check_spec
 from zfjax.errors import UserError
 from zfjax.progress import Progress
 from zfjax.training import sharding
@@ -68,6 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
       UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
     check(config)
+    check_spec(config.dataset)  # before its name, as a workdir, finds another run there
     create_net(config, num_classes=1)  # a net that cannot be is refused before the pictures are read
     sharding.check_batch_size(config.batch_size)
     folder = open_folder(workdir, config)
