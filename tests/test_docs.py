@@ -5,10 +5,18 @@ import runpy
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import zfjax
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+def run(page, names):
+    blocks = runpy.run_path(str(DOCS / "draw_steps.py"))["blocks"](DOCS / page)
+    assert blocks
+    for block in blocks:
+        exec(block, names)
 
 
 def test_pages_run():
@@ -17,13 +25,39 @@ def test_pages_run():
     images = 50 * jax.random.normal(jax.random.key(0), (1, 96, 96, 3))
     variables = jax.tree.map(lambda leaf: 5 * leaf, net.init(jax.random.key(1), images))
     names = {"jax": jax, "jnp": jnp, "zfjax": zfjax, "net": net, "variables": variables, "images": images}
-    blocks = runpy.run_path(str(DOCS / "draw_steps.py"))["blocks"](DOCS / "deconvnet.md")
-    assert blocks
-    for block in blocks:
-        exec(block, names)
+    run("deconvnet.md", names)
     assert jnp.any(names["pixels"])
     assert names["many"].shape == (16, 1, 96, 96, 3)
-    for block in runpy.run_path(str(DOCS / "draw_steps.py"))["blocks"](DOCS / "lenses.md"):
-        exec(block, names)
+    run("lenses.md", names)
     assert names["cam"].shape == (1, 96, 96)
     assert names["pictures"].shape == (2, 96, 96, 3)
+
+
+@pytest.mark.slow
+def test_your_model_runs():
+    """Flax Linen and NNX, Equinox, Haiku and plain JAX; a warning that is not caught there is an error."""
+    names = {}
+    run("your-model.md", names)
+    assert names["pixels"].shape == names["images"].shape == names["saliency"].shape
+    assert all(jnp.any(names[name]) for name in ("pixels", "cam", "saliency"))
+    assert names["hidden"].shape == (4, 4, 10)
+
+
+@pytest.mark.slow
+def test_from_python_runs():
+    names = {}
+    run("python.md", names)
+    assert names["back"].shape == names["acts"]["relu1"].shape
+    assert names["found"].projections.shape[:2] == (2, 9)
+
+
+def test_first_ten_minutes_run():
+    names = {}
+    run("index.md", names)
+    assert names["pixels"].shape == names["images"].shape
+
+
+def test_recipe_is_one():
+    names = {}
+    run("runs.md", names)
+    assert names["get_config"]().dataset == "folder:photos"

@@ -25,7 +25,7 @@ class Correspondence(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Table 1's Δ as the paper's numbers are read: a mean over dimensions and pairs of images i ≠ j."""
+        """Table 1's Δ as the paper's numbers are read, a mean over dimensions and pairs of images i ≠ j."""
         return float(_pairs(self.differing).mean())
 
     @property

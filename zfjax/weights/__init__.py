@@ -1,8 +1,10 @@
 """Weights people already have: PyTorch's files and layouts, and what pixels must be made of before a net sees them.
 
-loaded = zfjax.weights.load("resnet18.pth", "resnet18")
-fun = zfjax.layer(loaded.net, loaded.variables, "stage4")
-maps = fun(images - loaded.preprocessing.pixel_mean)  # RGB 0..255, NHWC
+In a notebook::
+
+    loaded = zfjax.weights.load("resnet18.pth", "resnet18")
+    fun = zfjax.layer(loaded.net, loaded.variables, "stage4")
+    maps = fun(images - loaded.preprocessing.pixel_mean)  # RGB 0..255, NHWC
 """
 
 from zfjax.weights.layouts import MODELS, from_torch, to_torch

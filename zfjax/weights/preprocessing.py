@@ -23,7 +23,7 @@ class Preprocessing(NamedTuple):
 
     @property
     def pixel_mean(self) -> Float[np.ndarray, "3"]:
-        """The mean of red, green and blue in 0..255: what a zfjax net's images must have been lessened by."""
+        """The mean of red, green and blue in 0..255, which a zfjax net's images must have been lessened by."""
         mean = np.array(self.mean, np.float64) * 255 / self.pixel_max
         return (mean[::-1] if self.bgr else mean).astype(np.float32)
 
