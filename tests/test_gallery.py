@@ -97,7 +97,9 @@ def test_maps_stay_on_their_devices():
     fun, mesh = Partial(lambda x: jax.nn.relu(x)), sharding.data_mesh()
     images = jnp.zeros((16, 32, 32, 8))
     top = sharding.replicate(galleries._nothing(images, 9), mesh)
-    text = galleries._merge.lower(fun, top, galleries._filled(images, 16, mesh), np.int32(0), np.int32(16)).compile()
+    text = galleries._merge.lower(
+        fun, top, galleries.filled_batch(images, 16, mesh), np.int32(0), np.int32(16)
+    ).compile()
     sent = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", text.as_text())
     assert sent
     assert max(np.prod([int(n) for n in shape.split(",")]) for shape in sent) <= 8 * 9 * 64 < images.size / 16

@@ -74,7 +74,7 @@ def top_activations(
     top, count, rows = None, 0, 0
     for images in batches:
         rows = max(rows, len(images))
-        filled = _filled(images, rows, mesh)
+        filled = filled_batch(images, rows, mesh)
         if top is None:
             top = on_devices(_empty(fun, filled, k))
         # At most two batches are under way, so that a split of any size fits.
@@ -142,6 +142,13 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
     return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
 
 
+def filled_batch(images: Float[Array, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
+    """The batch with zeros up to `rows`, or as many more as the devices need to share them evenly."""
+    rows += -rows % (mesh.size if mesh else 1)
+    filled = jnp.pad(images, ((0, rows - len(images)), *((0, 0),) * (images.ndim - 1)))
+    return filled if mesh is None else jax.device_put(filled, NamedSharding(mesh, P("data")))
+
+
 def _checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> Int[np.ndarray, " maps"]:
     numbers = np.asarray(maps)
     if not (numbers.ndim == 1 and numbers.size and np.issubdtype(numbers.dtype, np.integer)):
@@ -164,13 +171,6 @@ def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
         jnp.full((maps, k), -1, jnp.int32),
         jnp.zeros((maps, k, axes), jnp.int32),
     )
-
-
-def _filled(images: Float[Array, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
-    """The batch with zeros up to `rows`, or as many more as the devices need to share them evenly."""
-    rows += -rows % (mesh.size if mesh else 1)
-    filled = jnp.pad(images, ((0, rows - len(images)), *((0, 0),) * (images.ndim - 1)))
-    return filled if mesh is None else jax.device_put(filled, NamedSharding(mesh, P("data")))
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from zfjax.experiments.gallery import Gallery
@@ -22,10 +23,7 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
     Returns:
         A figure with two maps in a row of 10 inches, or more of both where there are more than 16 maps.
     """
-    blocks = []
-    for projections, images, fields in zip(gallery.projections, gallery.images, gallery.fields, strict=True):
-        means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
-        blocks.append((per_image(projections), np.clip((images + np.stack(means)) / 255, 0, 1)))
+    blocks = list(zip(map(per_image, gallery.projections), patches(gallery, mean), strict=True))
     k = gallery.values.shape[1]
     side = math.ceil(math.sqrt(k))
     columns = max(2, math.ceil(math.sqrt(len(blocks)) / 2))
@@ -43,3 +41,10 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def patches(gallery: Gallery, mean: np.ndarray) -> Float[np.ndarray, "maps k height width 3"]:
+    """The patches as pictures in 0..1: `mean`, [height, width, 3] of the whole images in 0..255, added back."""
+    fields = gallery.fields.reshape(-1, 4)
+    means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
+    return np.clip((gallery.images + np.stack(means).reshape(gallery.images.shape)) / 255, 0, 1)

@@ -1,0 +1,328 @@
+"""The atlas: pages that hang together, names that stay text, folders that are not one's own left alone."""
+
+import functools
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import atlas_sites
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from atlas_sites import CLASSES, DEAD, FEW, MANY, Page
+from PIL import Image
+
+import zfjax
+from zfjax import atlas, command, train
+from zfjax.atlas import build, site, views
+from zfjax.atlas.pictures import pictures
+from zfjax.errors import UserError
+from zfjax.weights.preprocessing import Preprocessing
+from zfjax.weights.pretrained import Loaded
+from zfjax.weights.runs import run_config, write_run
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    return atlas_sites.write(tmp_path_factory.mktemp("site"))
+
+
+def check(folder: Path) -> dict[Path, Page]:
+    """All pages of a site, whose links, images and names have been looked at."""
+    pages = {path.resolve(): Page(path) for path in folder.rglob("*.html")}
+    for path, page in pages.items():
+        assert page.of("html")[0]["lang"] == "en"
+        assert len(page.of("title")) - len(page.of("rect")) == len(page.of("h1")) == 1
+        assert len(page.ids) == len(set(page.ids)), path
+        for file, fragment in page.targets:
+            assert file.is_file(), f"{path}: {file}"
+            if fragment:
+                assert fragment in pages[file].ids, f"{path}: #{fragment}"
+        for image in page.of("img"):
+            assert len(image["alt"]) > 10
+            assert image["loading"] == "lazy"
+            width, height = size_of((path.parent / image["src"]).resolve())
+            assert abs(width / height - int(image["width"]) / int(image["height"])) < 0.02
+    return pages
+
+
+@functools.cache
+def size_of(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as opened:
+        return opened.size
+
+
+def reachable(pages: dict[Path, Page], start: Path) -> set[Path]:
+    seen, new = set(), {start.resolve()}
+    while new:
+        seen |= new
+        new = {file for path in new for file, _ in pages[path].targets if file in pages} - seen
+    return seen
+
+
+def test_all_links_and_images_are_there_and_every_page_is_reached(made_up):
+    pages = check(made_up)
+    assert len(pages) == 1 + 2 + 3 + MANY + len(CLASSES)
+    assert reachable(pages, made_up / "index.html") == set(pages)
+    for path in pages:
+        assert path.stat().st_size < (1000 * MANY if path.parent.name == "layer" else 16_000), path
+
+
+def test_names_stay_text(made_up):
+    """No tag, attribute or file comes from a name: the tags of all pages are the templates' own."""
+    own = {"script": 2, "i": 0, "b": None}
+    for path in made_up.rglob("*.html"):
+        page = Page(path)
+        for tag, count in own.items():
+            assert count is None or len(page.of(tag)) == count, path
+        for tag, attributes in page.tags:
+            assert not [name for name in attributes if name.startswith("on")], (path, tag)
+    for label, name in enumerate(CLASSES):
+        page = Page(made_up / site.class_path(label))
+        assert name in page.text  # whole, as one piece of text
+    page = Page(made_up / site.map_path("relu4", 17))
+    alts = " ".join(image["alt"] for image in page.of("img"))
+    what = atlas_sites.survey()
+    for one in views.winners(what, what.layers[1], 17):
+        assert f"of class {CLASSES[one.label]}" in alts
+        assert what.names[what.layers[1].top.images[17, one.rank - 1]] in page.text
+    names = {path.relative_to(made_up).as_posix() for path in made_up.rglob("*")}
+    assert all(re.fullmatch(r"[\w./-]+", name) for name in names)
+
+
+def test_the_search_index_is_ascii_json_without_markup(made_up):
+    script = (made_up / "search.js").read_bytes().decode("ascii")
+    assert not set("<>&") & set(script)
+    index = json.loads(re.fullmatch(r"const ATLAS = (.*);\n", script)[1])
+    assert index["classes"] == list(CLASSES)
+    assert index["layers"] == [["relu1", "layer 1 (relu1)", 3], ["relu4", "layer 4 (relu4)", MANY]]
+    assert index["excited"][4] == []  # no images
+    for by_class in index["excited"]:
+        assert all(0 <= number < index["layers"][layer][2] for layer, number in by_class)
+
+
+def test_maps_that_never_fire_or_for_few_images_say_so(made_up):
+    dead, few = (Page(made_up / site.map_path("relu1", number)) for number in (DEAD, FEW))
+    assert "never fires" in "".join(dead.text)
+    assert not dead.of("img")
+    assert not dead.of("svg")
+    assert len(few.of("figure")) == 4
+    assert len(few.of("img")) == 8
+    assert "It fires for no other" in "".join(few.text)
+    assert "no image of this class" in "".join(Page(made_up / site.class_path(4)).text)
+
+
+def test_numbers_on_a_map_page_are_those_of_the_survey(made_up):
+    what = atlas_sites.survey()
+    layer, number = what.layers[1], 5
+    page = Page(made_up / site.map_path(layer.name, number))
+    histogram = views.histogram(layer, number)
+    assert [bar.cells for bar in histogram.bars] == layer.responses.histogram[number].tolist()
+    heights = np.array([bar.height for bar in histogram.bars])
+    cells = layer.responses.histogram[number]
+    assert (np.argsort(heights, kind="stable") == np.argsort(cells, kind="stable")).all()
+    assert 0 < heights.max() <= 1
+    listed = [one.label for one in views.exciting(layer, number)]
+    means = layer.responses.excitation[number]
+    assert listed == [label for label in np.argsort(-means) if means[label] > 0]
+    links = [attributes["href"] for attributes in page.of("a") if "/class/" in attributes["href"]]
+    assert links[-len(listed) :] == [f"../../class/{label}.html" for label in listed]
+
+
+def test_a_class_lists_the_maps_that_prefer_it():
+    what = atlas_sites.survey()
+    contrast = what.layers[1].responses.contrast
+    found = views.excited(what.layers[1], 3, contrast)
+    assert [one.map for one in found] == np.argsort(-contrast[:, 3])[: len(found)].tolist()
+    assert all(one.mean > one.others for one in found)
+    assert views.excited(what.layers[1], 4, contrast) == []
+    shown = views.showpieces(contrast, 4)
+    assert len({int(contrast[number].argmax()) for number in shown}) == 4
+
+
+@pytest.mark.parametrize(
+    ("side", "enlarged", "smaller"), [(7, 7, False), (27, 2, False), (96, 1, False), (150, 1, True)]
+)
+def test_pictures_hold_projections_and_patches(side, enlarged, smaller):
+    layer = atlas_sites.survey().layers[1]
+    found = atlas_sites.gallery_of(layer, side, range(2))
+    mean = np.full((side, side, 3), 100.0)
+    one, two = pictures(found, mean)
+    sheet = one.sheet
+    assert (one.map, two.map, sheet.tile_width, sheet.tile_height) == (0, 1, side * enlarged, side * enlarged)
+    picture = np.asarray(_opened(one.full), np.float32)
+    assert picture.shape == (sheet.height, sheet.width, 4)
+    assert (one.thumbnail is not None) == smaller
+    if one.thumbnail:
+        assert _opened(one.thumbnail).width < sheet.width
+    top, left = sheet.top(1), sheet.left(3 + 2)  # the patch of image 5
+    patch = picture[top : top + sheet.tile_height, left : left + sheet.tile_width, :3]
+    expected = np.clip(found.images[0, 5] + 100, 0, 255).repeat(enlarged, axis=0).repeat(enlarged, axis=1)
+    assert np.abs(patch - expected).mean() < (1 if enlarged > 1 else 45)  # noise is hard on a lossy format
+    assert picture[..., 3].min() == 0  # between tiles
+
+
+def test_pictures_leave_out_what_does_not_fire():
+    layer = atlas_sites.survey().layers[0]
+    dead, few = list(pictures(atlas_sites.gallery_of(layer, 7, range(3)), np.zeros((7, 7, 3))))[1:]
+    sheet = few.sheet
+    assert not np.asarray(_opened(dead.full))[..., 3].any()
+    shown = np.asarray(_opened(few.full))[..., 3]
+    assert shown[sheet.top(1), sheet.left(0)]
+    assert not shown[sheet.top(1), sheet.left(1)]
+    assert not shown[sheet.top(2), sheet.left(3)]
+
+
+def _opened(content):
+    return Image.open(io.BytesIO(content)).convert("RGBA")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0, "0 %"),
+        (1, "100 %"),
+        (0.5, "50 %"),
+        (0.9675, "96.8 %"),
+        (0.999999, "99.99 %"),
+        (1e-7, "0.01 %"),
+        (0.1, "10 %"),
+    ],
+)
+def test_shares_are_not_rounded_to_all_or_nothing(share, said):
+    assert site._percent(share) == said
+
+
+def test_only_atlases_and_empty_folders_are_replaced(tmp_path):
+    build.require_free(tmp_path / "new")
+    build.require_free(tmp_path)
+    (tmp_path / ".DS_Store").touch()
+    build.require_free(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="holds files but no atlas"):
+        build.require_free(tmp_path)
+    with pytest.raises(UserError, match="is no folder"):
+        build.require_free(tmp_path / "mine.txt")
+    for wrong in ("[]", "{}", "no json"):
+        (tmp_path / build.MARK).write_text(wrong)
+        with pytest.raises(UserError, match="holds files but no atlas"):
+            build.require_free(tmp_path)
+    (tmp_path / build.MARK).write_text(json.dumps({"files": ["index.html"]}))
+    with pytest.raises(UserError, match=r"holds 'mine\.txt', which no atlas wrote"):
+        build.require_free(tmp_path)
+    (tmp_path / "mine.txt").rename(tmp_path / "index.html")
+    build.require_free(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "missing --workdir=RUN"),
+        (["--workdir=nowhere"], "no run in"),
+        (["--workdir=nowhere", "--batch_size=0"], "--batch_size=0"),
+        (["--workdir=nowhere", "runs/shapes"], "atlas takes only flags"),
+    ],
+)
+def test_what_is_missing_is_named(capsys, words, expected):
+    assert command.run(atlas.main, ["atlas", *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_help_does_not_import_jax():
+    code = "import sys, zfjax.atlas as a\ntry: a.main(['', '--help'])\nfinally: assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Examples:" in done.stdout
+
+
+NASTY = {"circles": "<script>alert(1)", "noise": 'a&b "c"', "stripes": "%2e%2e ünï"}
+
+
+def nasty_folder(folder, per_class):
+    """Class folders with these names, and files with one."""
+    tiny_runs.make_folder(folder, per_class)
+    for name, nasty in NASTY.items():
+        (folder / name).rename(folder / nasty)
+    for picture in list((folder / NASTY["noise"]).iterdir()):
+        picture.rename(picture.with_name(f"<b>&{picture.name}"))
+    return folder
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
+    folder = nasty_folder(tmp_path / "pictures", per_class=30)
+    train_words = tiny_runs.train_command(folder, tmp_path / "run", epochs=1, cosine=False, image_size=64)[3:]
+    assert command.run(train.main, ["train", *train_words]) == 0
+    out = tmp_path / "site"
+    words = ["atlas", f"--workdir={tmp_path / 'run'}", f"--out={out}"]
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    for more, expected in (
+        ([], "holds files but no atlas"),
+        ([f"--out={tmp_path / 'other'}", "--layers=relu9"], "no layer 'relu9'"),
+        ([f"--out={tmp_path / 'other'}", "--checkpoint=77"], "has no checkpoint '77'"),
+        (["--out=gs://bucket/site"], "expected a folder on this disk"),
+    ):
+        assert command.run(atlas.main, [*words, *more]) == 2, more
+        assert expected in capsys.readouterr().err
+    assert (out / "mine.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "run", "site"}  # nothing is left over
+    (out / "mine.txt").unlink()
+
+    assert command.run(atlas.main, words) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    pages = check(out)
+    assert re.fullmatch(
+        rf"written to {re.escape(str(out))}: index\.html, {len(pages)} pages, \d+ pictures, [\d.]+ MB", last
+    )
+    assert reachable(pages, out / "index.html") == set(pages)
+    files = contents(out)
+    assert sum(map(len, files.values())) < 3e6
+    assert not [name for name, content in files.items() if str(tmp_path).encode() in content]  # nor where it lay
+    names = "".join(text for path, page in pages.items() if path.parent.name == "relu5" for text in page.text)
+    assert "<b>&0" in names
+    index = "".join(pages[(out / "index.html").resolve()].text)
+    assert all(name in index for name in NASTY.values())
+    assert "It names the class of" in index
+
+    assert command.run(atlas.main, words) == 0  # replaces, and is the same
+    assert contents(out) == files
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(site, "write", killed)
+    assert command.run(atlas.main, [*words, "--layers=relu1"]) == 130
+    assert contents(out) == files
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "run", "site"}
+
+
+@pytest.mark.slow
+def test_of_a_resnet_and_of_fewer_than_nine_images(capsys, tmp_path):
+    """Patches are whole images, and there are as many as there are images; dense layers have maps too."""
+    folder = nasty_folder(tmp_path / "pictures", per_class=8)
+    config = run_config("resnet18", f"folder:{folder}", width=0.0625, image_size=32)
+    net = zfjax.resnet18(3, width=0.0625, image_size=32)
+    variables = jax.device_get(net.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
+    grey = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    write_run(tmp_path / "run", config, Loaded(net, variables, grey, {}, ()), {})
+    words = ["atlas", f"--workdir={tmp_path / 'run'}", "--layers=stage1_1,stage4,fc,stage4"]
+    assert command.run(atlas.main, words) == 0
+    out = tmp_path / "run" / "atlas"
+    pages = check(out)
+    assert {path.name for path in (out / "layer").iterdir()} == {"stage1_1.html", "stage4.html", "fc.html"}
+    firing = [page for path, page in pages.items() if path.parent.name == "stage4" and page.of("figure")]
+    assert firing
+    assert {len(page.of("figure")) for page in firing} <= {1, 2, 3}
+    assert "The validation split has only 3" in "".join(firing[0].text)
+    index = "".join(pages[(out / "index.html").resolve()].text)
+    assert "shown 3 validation images" in index
+    assert "It names the class of" not in index  # no record of its accuracy

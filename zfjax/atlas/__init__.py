@@ -1,0 +1,31 @@
+"""Write a static site to browse a run's feature maps: what excites each, projected down to pixels.
+
+Examples:
+  python -m zfjax.atlas --workdir=runs/shapes
+      every map of the paper's layers 1 to 5, over the validation split; open runs/shapes/atlas/index.html
+  python -m zfjax.atlas --workdir=runs/photos --out=site --checkpoint=best --layers=relu4,relu5
+      two layers, of the weights that scored best, into a folder of its own
+
+Layers lead to maps, maps to the nine images that excite them most, with patches and projections, a histogram of the
+activations and the classes that excite them; classes lead to their maps. The folder opens from disk, and on any web
+server. It is written aside and put in place at the end; an atlas that is there already is replaced.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from zfjax import command
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the atlas that the flags in `argv` ask for."""
+    values = flags.FlagValues()
+    command.run_flags(values, batch_size=64)
+    flags.DEFINE_string("out", "", "Folder to write, on this disk; default atlas in the run.", flag_values=values)
+    flags.DEFINE_list("layers", [], "Like relu5; default the paper's 1 to 5.", flag_values=values)
+    command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
+
+    from zfjax.atlas import build
+
+    print(build.build(values.workdir, values.out, values.checkpoint, values.layers, values.batch_size))

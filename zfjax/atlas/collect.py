@@ -1,0 +1,145 @@
+"""What an atlas shows: a run, and of each layer the strongest images, the histograms and the classes."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from zfjax.data.folder import FolderExamples
+from zfjax.data.source import open_source
+from zfjax.errors import UserError
+from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
+from zfjax.experiments.responses import Labelled, Responses, responses
+from zfjax.experiments.subject import Subject
+from zfjax.models import layer, layers
+from zfjax.models.edits import layer_title
+from zfjax.models.specs import Pair
+from zfjax.models.table import layer_table
+from zfjax.progress import Progress
+from zfjax.training.checkpoints import Checkpoints
+from zfjax.training.metrics import read_metrics
+from zfjax.training.run import CHECKPOINTS, RunInfo
+from zfjax.training.sharding import data_mesh
+
+STRONGEST = 9  # images a map, as in the paper
+_MAPS_AT_ONCE = 16  # whose patches and projections are held in memory
+
+
+class Facts(NamedTuple):
+    """A run in a few words."""
+
+    name: str
+    net: str
+    image_size: int  # pixels, as the net takes them
+    dataset: str  # of a folder only its last name: where it lies is nobody's business
+    images: int  # of the validation split
+    top1: float | None  # accuracy on it, where the run kept a record of this checkpoint's
+
+
+class Layer(NamedTuple):
+    """A layer of feature maps, with all that is known of them but their pictures."""
+
+    name: str
+    title: str
+    field: Pair | None  # height and width in pixels of what a unit sees; None: all of the image
+    top: Top  # on the host
+    responses: Responses
+
+    @property
+    def maps(self) -> int:
+        """How many there are."""
+        return len(self.top.values)
+
+
+class Survey(NamedTuple):
+    """A net's layers before the validation split of its run."""
+
+    facts: Facts
+    layers: tuple[Layer, ...]
+    classes: tuple[str, ...]
+    labels: Int[np.ndarray, " images"]
+    names: tuple[str, ...]  # of the images
+
+
+def survey(run: RunInfo, subject: Subject, checkpoint: str, names: Sequence[str], batch_size: int) -> Survey:
+    """Looks at every image of a split twice: for the strongest, and for the histograms up to these.
+
+    Args:
+        run: the run that `subject` was read from, at `checkpoint`.
+        subject: the net before its images.
+        checkpoint: latest, best or a step, for the record of its accuracy.
+        names: of layers of feature maps, bottom first.
+        batch_size: images at once.
+
+    Raises:
+        UserError: no such layer, or no images.
+    """
+    if not len(subject.pictures):
+        raise UserError(f"the run in {run.folder} has no validation images")
+    fun, mesh, count = layers(subject.net, subject.variables, names), data_mesh(), len(subject.pictures)
+    with Progress("strongest activations", count) as progress:
+        tops = top_activations(fun, progress.over(subject.batches(batch_size)), min(STRONGEST, count), mesh)
+    with Progress("histograms and classes", count) as progress:
+        batches = _labelled(subject, progress.over(subject.batches(batch_size)))
+        found = responses(fun, batches, tops, len(subject.classes), mesh=mesh)
+    fields = {row.name: row.receptive_field for row in layer_table(subject.net)}
+    size = subject.net.image_size
+    surveyed = tuple(
+        Layer(name, layer_title(name), _smaller(fields[name], size), jax.device_get(tops[name]), found[name])
+        for name in names
+    )
+    return Survey(_facts(run, subject, checkpoint), surveyed, subject.classes, subject.labels, _names(run, subject))
+
+
+def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
+    """The patches and projections of a layer's maps, some maps at a time, in order."""
+    fun = layer(subject.net, subject.variables, surveyed.name)
+    for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
+        maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
+        yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1])
+
+
+def _labelled(subject: Subject, batches: Iterator) -> Iterator[Labelled]:
+    first = 0
+    for images in batches:
+        yield Labelled(images, subject.labels[first : first + len(images)])
+        first += len(images)
+
+
+def _smaller(field: Pair | None, size: int) -> Pair | None:
+    """The field, unless it is as large as the image."""
+    return field if field and min(field) < size else None
+
+
+def _facts(run: RunInfo, subject: Subject, checkpoint: str) -> Facts:
+    width = f", {run.config.width:g} × its width" if run.config.width != 1 else ""
+    return Facts(
+        run.folder.name,
+        f"{run.config.net}{width}",
+        subject.net.image_size,
+        _dataset(run.config.dataset),
+        len(subject.pictures),
+        _recorded_top1(run, checkpoint),
+    )
+
+
+def _dataset(spec: str) -> str:
+    kind, _, path = spec.partition(":")
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2] if kind == "folder" else spec
+
+
+def _recorded_top1(run: RunInfo, checkpoint: str) -> float | None:
+    with Checkpoints(run.folder / CHECKPOINTS, create=False) as checkpoints:
+        step = {"latest": max(checkpoints.steps(), default=None), "best": checkpoints.best_step()}.get(checkpoint)
+    scores = {str(line["step"]): line["val_top1"] for line in read_metrics(run.folder) if "val_top1" in line}
+    return scores.get(str(checkpoint if step is None else step))
+
+
+def _names(run: RunInfo, subject: Subject) -> tuple[str, ...]:
+    """Files below their dataset's folder where there are files; otherwise numbers in the validation split."""
+    examples = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
+    if isinstance(examples, FolderExamples):
+        return tuple(examples.names[number] for number in subject.kept)
+    return tuple(f"validation image {number}" for number in subject.kept)

@@ -1,0 +1,103 @@
+"""A map's strongest images as one picture: their projections in three columns, and right of them their patches."""
+
+import io
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from zfjax.experiments.gallery import Gallery
+from zfjax.plots.gallery import patches
+from zfjax.plots.projections import per_image
+
+COLUMNS = 3  # of projections, and as many of patches
+GAP = 2  # pixels between tiles, transparent
+_MIDDLE = 8  # pixels between projections and patches
+_SMALL = 48  # pixels; smaller tiles are enlarged, and kept without loss
+_THUMBNAIL = 112  # pixels; larger tiles are reduced for pages with many maps
+
+
+class Sheet(NamedTuple):
+    """How the tiles lie in a layer's pictures, in pixels."""
+
+    tile_height: int
+    tile_width: int
+    rows: int
+    pixelated: bool  # tiles are so small that their pixels are shown as squares
+
+    @property
+    def height(self) -> int:
+        """Of the whole picture."""
+        return self.top(self.rows) - GAP
+
+    @property
+    def width(self) -> int:
+        """Of the whole picture."""
+        return self.left(2 * COLUMNS - 1) + self.tile_width
+
+    @property
+    def thumbnail(self) -> tuple[int, int] | None:
+        """Width and height of the smaller picture that there is of each map; None where the whole one is small."""
+        share = _THUMBNAIL / max(self.tile_height, self.tile_width)
+        return (round(share * self.width), round(share * self.height)) if share < 1 else None
+
+    def left(self, column: int) -> int:
+        """Of a tile; the patches' columns come after those of the projections."""
+        return column * (self.tile_width + GAP) + (_MIDDLE - GAP) * (column >= COLUMNS)
+
+    def top(self, row: int) -> int:
+        """Of a tile."""
+        return row * (self.tile_height + GAP)
+
+
+class Picture(NamedTuple):
+    """The picture of one map as files."""
+
+    map: int
+    sheet: Sheet
+    full: bytes  # WebP
+    thumbnail: bytes | None  # WebP; None where the full one is small enough
+
+
+def pictures(found: Gallery, mean: Float[np.ndarray, "height width 3"]) -> Iterator[Picture]:
+    """One picture a map; winners whose activation is not above zero are left blank.
+
+    Args:
+        found: some maps of a layer.
+        mean: what was subtracted from the images, 0..255.
+    """
+    for number, values, projections, images in zip(
+        found.maps, found.values, map(per_image, found.projections), patches(found, mean), strict=True
+    ):
+        tiles = np.stack([projections, images])[:, values > 0]
+        yield _picture(int(number), tiles, found.values.shape[1])
+
+
+def _picture(number: int, tiles: Float[np.ndarray, "2 shown height width 3"], winners: int) -> Picture:
+    height, width = tiles.shape[2:4]
+    times = math.ceil(_SMALL / min(height, width))
+    sheet = Sheet(height * times, width * times, math.ceil(winners / COLUMNS), times > 1)
+    page = Image.fromarray(_page(np.rint(tiles * 255).astype(np.uint8), sheet, times))
+    small = page.resize(sheet.thumbnail, Image.Resampling.LANCZOS) if sheet.thumbnail else None
+    full = _webp(page, lossless=sheet.pixelated)
+    return Picture(number, sheet, full, _webp(small, lossless=False) if small else None)
+
+
+def _page(tiles: np.ndarray, sheet: Sheet, times: int) -> np.ndarray:
+    page = np.zeros((sheet.height, sheet.width, 4), np.uint8)
+    for side, block in enumerate(tiles):
+        for i, tile in enumerate(block):
+            top, left = sheet.top(i // COLUMNS), sheet.left(side * COLUMNS + i % COLUMNS)
+            window = page[top : top + sheet.tile_height, left : left + sheet.tile_width]
+            window[..., :3] = tile.repeat(times, axis=0).repeat(times, axis=1)
+            window[..., 3] = 255
+    return page
+
+
+def _webp(picture: Image.Image, lossless: bool) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format="WEBP", lossless=lossless, quality=60 if lossless else 82, method=4)
+    return file.getvalue()

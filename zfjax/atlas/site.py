@@ -1,0 +1,195 @@
+"""The pages of an atlas: templates and static files, filled with what the views say."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+
+from zfjax.atlas import views
+from zfjax.atlas.collect import Layer, Survey
+from zfjax.atlas.pictures import COLUMNS, Sheet
+
+PICTURES = "pictures"
+_SHOWPIECES = 4  # maps of each layer on the first page
+_FOUND_BY_CLASS = 2  # maps of each layer that searching for a class shows
+
+
+def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
+    """Writes all pages, the search index and the static files; returns the number of pages.
+
+    Names of classes and images are only ever text in pages: classes are numbered, and so are their files.
+
+    Args:
+        folder: which has or gets the pictures.
+        survey: what to show.
+        sheets: of each layer, how its pictures are laid out.
+    """
+    pages = _Pages(folder, survey, sheets)
+    contrasts = [layer.responses.contrast for layer in survey.layers]
+    favourites = [
+        [views.excited(layer, label, contrast) for layer, contrast in zip(survey.layers, contrasts, strict=True)]
+        for label in range(len(survey.classes))
+    ]
+    strips = [views.showpieces(contrast, _SHOWPIECES) for contrast in contrasts]
+    # Of each class the map that prefers it most, from the highest layer that has one.
+    faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favourites]
+    pages.write("index.html", "index.html", strips=strips, faces=faces)
+    for i in range(len(survey.layers)):
+        pages.write_layer(i)
+    for label, by_layer in enumerate(favourites):
+        pages.write("class.html", class_path(label), label=label, by_layer=by_layer)
+    _write(folder / "search.js", f"const ATLAS = {_script_json(_index(survey, favourites))};\n")
+    _copy_static(folder / "static")
+    return pages.count
+
+
+def layer_path(name: str) -> str:
+    """The page of a layer."""
+    return f"layer/{name}.html"
+
+
+def map_path(name: str, number: int) -> str:
+    """The page of a map."""
+    return f"map/{name}/{number}.html"
+
+
+def class_path(label: int) -> str:
+    """The page of a class."""
+    return f"class/{label}.html"
+
+
+def picture_path(name: str, number: int) -> str:
+    """The picture of a map."""
+    return f"{PICTURES}/{name}/{number}.webp"
+
+
+def thumbnail_path(name: str, number: int) -> str:
+    """The smaller picture of a map, where there is one."""
+    return f"{PICTURES}/{name}/{number}-small.webp"
+
+
+class _Pages:
+    """Renders pages into a folder."""
+
+    def __init__(self, folder: Path, survey: Survey, sheets: Sequence[Sheet]):
+        self.count = 0
+        self._folder, self._survey = folder, survey
+        self._environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("zfjax.atlas"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {"number": _number, "percent": _percent, "short": _short, "url": quote}
+        self._environment.globals |= {
+            "survey": survey,
+            "facts": survey.facts,
+            "classes": survey.classes,
+            "sheets": dict(zip((layer.name for layer in survey.layers), sheets, strict=True)),
+            "columns": COLUMNS,
+            "layer_path": layer_path,
+            "map_path": map_path,
+            "class_path": class_path,
+            "picture_path": picture_path,
+            "thumbnail_path": thumbnail_path,
+            "winners": lambda layer, number: views.winners(survey, layer, number),
+            "favourites": lambda layer, number: _favourites(survey, layer, number),
+        }
+
+    def write(self, template: str, path: str, **values: Any) -> None:
+        """One page; links in it lead up to the atlas' folder first, so that it opens from disk."""
+        root = "../" * path.count("/")
+        _write(self._folder / path, self._environment.get_template(template).render(root=root, path=path, **values))
+        self.count += 1
+
+    def write_layer(self, i: int) -> None:
+        """The page of a layer and those of its maps."""
+        layers = self._survey.layers
+        layer, around = layers[i], {"below": layers[i - 1] if i else None, "above": _at(layers, i + 1)}
+        self.write("layer.html", layer_path(layer.name), layer=layer, **around)
+        for number in range(layer.maps):
+            self.write(
+                "map.html",
+                map_path(layer.name, number),
+                layer=layer,
+                number=number,
+                histogram=views.histogram(layer, number),
+                exciting=views.exciting(layer, number),
+                **around,
+            )
+
+
+def _favourites(survey: Survey, layer: Layer, number: int) -> list[tuple[str, int]]:
+    """The classes of a map's strongest images and how many there are of each, most first."""
+    labels = [winner.label for winner in views.winners(survey, layer, number)]
+    counted = sorted(((labels.count(label), -label) for label in set(labels)), reverse=True)
+    return [(survey.classes[-negative], count) for count, negative in counted]
+
+
+def _index(survey: Survey, favourites: Iterable[Sequence[Sequence[views.Excited]]]) -> dict[str, Any]:
+    """What search looks through: names, and for each class [layer, map] of those it excites most, from the top down."""
+    places = {layer.name: i for i, layer in enumerate(survey.layers)}
+    excited = []
+    for by_layer in favourites:
+        excited.append(
+            [[places[one.layer.name], one.map] for found in reversed(by_layer) for one in found[:_FOUND_BY_CLASS]]
+        )
+    return {
+        "layers": [[layer.name, layer.title, layer.maps] for layer in survey.layers],
+        "classes": list(survey.classes),
+        "excited": excited,
+    }
+
+
+def _script_json(value: Any) -> str:
+    """JSON that is safe in a script, inline too: ASCII, without a character that HTML reads."""
+    text = json.dumps(value, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _at(layers: Sequence[Layer], i: int) -> Layer | None:
+    return layers[i] if i < len(layers) else None
+
+
+def _number(value: float) -> str:
+    """Three digits, or all before the point."""
+    size = abs(value)
+    if 0 < size < 0.01:
+        return f"{value:.2g}"
+    return f"{value:,.{3 - min(len(str(int(size))), 3) if size >= 1 else 3}f}"
+
+
+def _short(count: int) -> str:
+    """A power of ten as 100, 10k, 1M."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count // size}{unit}"
+    return str(count)
+
+
+def _percent(share: float) -> str:
+    """Never 100 % of what is not all, nor 0 % of what is something."""
+    if 0 < share < 1:
+        share = min(max(share, 0.0001), 0.9999)
+    return f"{100 * share:.{1 if 0.01 <= share <= 0.99 else 2}f}".rstrip("0").rstrip(".") + " %"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # File names need not be Unicode; what of them is not becomes a question mark.
+    path.write_bytes(text.encode(errors="replace"))
+
+
+def _copy_static(folder: Path) -> None:
+    folder.mkdir()
+    for file in (resources.files("zfjax.atlas") / "static").iterdir():
+        with resources.as_file(file) as path:
+            shutil.copyfile(path, folder / file.name)

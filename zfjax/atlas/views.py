@@ -1,0 +1,134 @@
+"""What the pages say, as plain values: which maps, images and classes, in which order."""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from zfjax.atlas.collect import Layer, Survey
+from zfjax.atlas.pictures import COLUMNS
+
+_CLASSES_OF_MAP = 10  # shown on its page
+_MAPS_OF_CLASS = 4  # of each layer, on the class' page
+
+
+class Winner(NamedTuple):
+    """One of the strongest images of a map."""
+
+    rank: int  # from 1
+    row: int  # of its tiles in the picture
+    column: int
+    value: float
+    label: int
+    name: str
+
+
+class Excited(NamedTuple):
+    """A map and a class that excites it."""
+
+    layer: Layer
+    map: int
+    label: int
+    mean: float  # of the strongest activation in each image of the class
+    others: float  # the same of the other classes
+    share: float  # of the longest bar
+
+
+class Bar(NamedTuple):
+    """One bin of a histogram, in a box of 1 by 1."""
+
+    left: float
+    width: float
+    height: float
+    begin: float
+    end: float
+    cells: int
+
+
+class Histogram(NamedTuple):
+    """A map's activations above zero; heights are logarithmic."""
+
+    bars: tuple[Bar, ...]
+    ticks: tuple[tuple[float, int], ...]  # height and number of cells
+    strongest: float
+    cells: int
+    zeros: float  # share of the cells
+    negative: float
+
+
+def winners(survey: Survey, layer: Layer, number: int) -> list[Winner]:
+    """The strongest images of a map: those that it fires for."""
+    found = []
+    for rank, (value, image) in enumerate(zip(layer.top.values[number], layer.top.images[number], strict=True)):
+        if value > 0:
+            label, name = int(survey.labels[image]), survey.names[image]
+            found.append(Winner(rank + 1, rank // COLUMNS, rank % COLUMNS, float(value), label, name))
+    return found
+
+
+def histogram(layer: Layer, number: int) -> Histogram:
+    """Its bars, with ticks at powers of ten."""
+    responses = layer.responses
+    counts, edges = responses.histogram[number], responses.edges[number]
+    top = math.log10(max(int(counts.max()), 1) * 10)
+
+    def height(cells: float) -> float:
+        return (math.log10(cells) + 1) / (top + 0.08) if cells else 0.0
+
+    bins = len(counts)
+    begins = np.concatenate([[0.0], edges[:-1]])
+    bars = tuple(
+        Bar(i / bins, 1 / bins, height(int(cells)), float(begin), float(end), int(cells))
+        for i, (cells, begin, end) in enumerate(zip(counts, begins, edges, strict=True))
+    )
+    powers = range(0, int(top), max(1, round(top / 4)))
+    cells = int(responses.cells[number])
+    zeros, negative = (int(part[number]) / max(cells, 1) for part in (responses.zeros, responses.negative))
+    ticks = tuple((height(10**power), 10**power) for power in powers)
+    return Histogram(bars, ticks, float(edges[-1]), cells, zeros, negative)
+
+
+def exciting(layer: Layer, number: int) -> list[Excited]:
+    """The classes that excite a map most, strongest first, by the mean of their strongest activations."""
+    means = np.nan_to_num(layer.responses.excitation[number])
+    order = [label for label in np.argsort(-means, kind="stable") if means[label] > 0][:_CLASSES_OF_MAP]
+    return _excited(layer, [(number, int(label)) for label in order])
+
+
+def excited(layer: Layer, label: int, contrast: Float[np.ndarray, "maps classes"]) -> list[Excited]:
+    """The maps that a class excites more than other classes do, those with most contrast first."""
+    of_class = np.nan_to_num(contrast[:, label])
+    order = [number for number in np.argsort(-of_class, kind="stable") if of_class[number] > 0][:_MAPS_OF_CLASS]
+    return _excited(layer, [(int(number), label) for number in order])
+
+
+def showpieces(contrast: Float[np.ndarray, "maps classes"], count: int) -> list[int]:
+    """Some maps of a layer that prefer one class clearly, each another class as far as there are."""
+    contrast = np.nan_to_num(contrast)
+    favourites = contrast.argmax(axis=1)
+    seen: Counter[int] = Counter()
+    turns = []  # the second map of a class comes after the first of every class
+    for place, number in enumerate(np.argsort(-contrast.max(axis=1), kind="stable")):
+        turns.append((seen[favourites[number]], place, int(number)))
+        seen[favourites[number]] += 1
+    return sorted(number for _, _, number in sorted(turns)[:count])
+
+
+def _excited(layer: Layer, pairs: list[tuple[int, int]]) -> list[Excited]:
+    means = np.nan_to_num(layer.responses.excitation)
+    there = layer.responses.images > 0
+    rest = max(int(there.sum()) - 1, 1)
+    longest = max((float(means[pair]) for pair in pairs), default=1.0)
+    return [
+        Excited(
+            layer,
+            number,
+            label,
+            float(means[number, label]),
+            float((means[number].sum() - means[number, label]) / rest),
+            float(means[number, label]) / longest,
+        )
+        for number, label in pairs
+    ]

@@ -1,0 +1,192 @@
+"""How each map responds over a set of images: how strongly its cells fire, and which classes excite it."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, PyTree
+
+from zfjax.experiments.gallery import Top, filled_batch
+from zfjax.training import sharding
+
+
+class Labelled(NamedTuple):
+    """Some images and their classes."""
+
+    images: Float[Array, "n ..."]
+    labels: Int[np.ndarray, " n"]
+
+
+class Responses(NamedTuple):
+    """How the maps of one layer respond over a set of images.
+
+    Each cell of a map in each image is in one bin, or zero, or below zero; a NaN is nowhere.
+    """
+
+    edges: Float[np.ndarray, "maps bins"]  # where each bin ends, itself included; the first begins above 0
+    histogram: Int[np.ndarray, "maps bins"]  # cells in each bin
+    zeros: Int[np.ndarray, " maps"]  # cells that are exactly zero
+    negative: Int[np.ndarray, " maps"]  # cells below zero
+    # Mean over a class's images of the strongest activation in each: NaN where one of these is.
+    excitation: Float[np.ndarray, "maps classes"]
+    images: Int[np.ndarray, " classes"]  # of each class; where there are none, `excitation` is 0
+
+    @property
+    def cells(self) -> Int[np.ndarray, " maps"]:
+        """All cells that were counted."""
+        return self.histogram.sum(axis=1) + self.zeros + self.negative
+
+    @property
+    def contrast(self) -> Float[np.ndarray, "maps classes"]:
+        """How much more a class excites a map than the mean of the other classes, by the map's strongest activation.
+
+        Between -1 and 1 for maps without negative activations: 1 where all images of the class excite the map as
+        strongly as any does, and no other image at all. 0 for classes without images, for dead maps, and where there
+        is no other class.
+        """
+        return class_contrast(self.excitation, self.images, self.edges[:, -1])
+
+
+def responses(
+    fun: Callable[[Array], PyTree[Float[Array, "n *grid maps"]]],
+    batches: Iterable[Labelled],
+    top: PyTree[Top],
+    num_classes: int,
+    bins: int = 24,
+    mesh: Mesh | None = None,
+) -> PyTree[Responses]:
+    """Histograms of each map's activations, and how strongly each class excites it, in one pass.
+
+    A histogram goes in equal bins from 0 to the map's strongest activation, which `top` knows; the last bin is open
+    above, since another program may round otherwise. Cells are counted exactly, for any number of images.
+
+    Args:
+        fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of such, as `top_activations` takes it.
+        batches: the images that `top` was found in, with their classes. Of any sizes, but `fun` is compiled once only
+            if none is larger than the first.
+        top: from `top_activations(fun, …)`.
+        num_classes: labels are below it.
+        bins: of each histogram.
+        mesh: the devices to split each batch over, as in `top_activations`.
+
+    Returns:
+        Responses, or a pytree of them like `top`.
+
+    Raises:
+        ValueError: no batches, no bins, or a label that is no class.
+
+    >>> images = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
+    >>> top = Top(jnp.array([[0.0], [4.0]]), jnp.array([[0], [2]]), jnp.zeros((2, 1, 0), int))
+    >>> found = responses(lambda x: x, [Labelled(images, np.array([0, 0, 1]))], top, 2, bins=4)
+    >>> found.excitation.tolist(), found.histogram.tolist(), found.zeros.tolist()
+    ([[0.0, 0.0], [1.5, 4.0]], [[0, 0, 0, 0], [1, 1, 0, 1]], [3, 0])
+    """
+    if bins < 1:
+        raise ValueError(f"bins: expected at least 1, got {bins}")
+    on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
+    fun = on_devices(fun if isinstance(fun, Partial) else Partial(fun))
+    tops, tree = jax.tree.flatten(top, is_leaf=lambda node: isinstance(node, Top))
+    edges = [_edges(one, bins) for one in tops]
+    begins = on_devices(jax.tree.unflatten(tree, [_begins(one) for one in edges]))
+    sums = [_Sums.nothing(one.shape[0], bins, num_classes) for one in edges]
+    images, rows = np.zeros(num_classes, np.int64), 0
+    for batch in batches:
+        labels = np.asarray(batch.labels)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(f"labels: expected 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}")
+        rows = max(rows, len(labels))
+        found = jax.device_get(_batch(fun, begins, filled_batch(batch.images, rows, mesh), np.int32(len(labels))))
+        for kept, new in zip(sums, jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, _Found)), strict=True):
+            kept.add(new, labels)
+        images += np.bincount(labels, minlength=num_classes)
+    if not rows:
+        raise ValueError("batches: expected at least one batch of images, got none")
+    return jax.tree.unflatten(tree, [one.responses(ends, images) for one, ends in zip(sums, edges, strict=True)])
+
+
+def class_contrast(
+    excitation: Float[np.ndarray, "maps classes"],
+    images: Int[np.ndarray, " classes"],
+    strongest: Float[np.ndarray, " maps"],
+) -> Float[np.ndarray, "maps classes"]:
+    """`Responses.contrast` of mean strongest activations; a class without images counts nowhere.
+
+    >>> class_contrast(np.array([[4.0, 1.0, 0.0]]), np.array([9, 9, 0]), np.array([6.0]))
+    array([[ 0.5, -0.5,  0. ]])
+    """
+    there = (images > 0)[None]
+    count = int(there.sum())
+    if count < 2:
+        return np.zeros(excitation.shape)
+    others = (np.sum(excitation * there, axis=1, keepdims=True) - excitation) / (count - 1)
+    scale = np.where(strongest > 0, strongest, np.inf)[:, None]
+    return np.where(there, (excitation - others) / scale, 0.0)
+
+
+class _Found(NamedTuple):
+    """What one batch tells of one layer."""
+
+    above: Int[Array, "maps begins"]  # cells above where each bin begins, the first at 0
+    zeros: Int[Array, " maps"]
+    negative: Int[Array, " maps"]
+    strongest: Float[Array, "n maps"]  # in each image
+
+
+class _Sums(NamedTuple):
+    """What all batches tell of one layer, exactly."""
+
+    above: Int[np.ndarray, "maps begins"]
+    zeros: Int[np.ndarray, " maps"]
+    negative: Int[np.ndarray, " maps"]
+    strongest: Float[np.ndarray, "classes maps"]
+
+    @classmethod
+    def nothing(cls, maps: int, bins: int, classes: int) -> "_Sums":
+        counts = (np.zeros((maps, bins), np.int64), np.zeros(maps, np.int64), np.zeros(maps, np.int64))
+        return cls(*counts, np.zeros((classes, maps)))
+
+    def add(self, found: _Found, labels: Int[np.ndarray, " n"]) -> None:
+        for kept, new in zip(self[:3], found[:3], strict=True):
+            kept += new
+        np.add.at(self.strongest, labels, found.strongest[: len(labels)].astype(np.float64))
+
+    def responses(self, edges: np.ndarray, images: Int[np.ndarray, " classes"]) -> Responses:
+        histogram = self.above - np.pad(self.above[:, 1:], ((0, 0), (0, 1)))
+        excitation = (self.strongest / np.maximum(images, 1)[:, None]).T
+        return Responses(edges, histogram, self.zeros, self.negative, excitation, images)
+
+
+def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
+    strongest = np.asarray(top.values)[:, 0].astype(np.float32)
+    # A map that never fires has bins of no width.
+    strongest = np.where(np.isfinite(strongest), np.maximum(strongest, 0), np.float32(0))
+    return strongest[:, None] * (np.arange(1, bins + 1, dtype=np.float32) / np.float32(bins))[None]
+
+
+def _begins(edges: Float[np.ndarray, "maps bins"]) -> Float[np.ndarray, "maps bins"]:
+    return np.pad(edges[:, :-1], ((0, 0), (1, 0)))
+
+
+@jax.jit
+def _batch(fun: Partial, begins: PyTree, images: Array, count: Int[Array, ""]) -> PyTree[_Found]:
+    return jax.tree.map(lambda begin, acts: _layer(begin, acts, count), begins, fun(images))
+
+
+def _layer(begins: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"], count: Int[Array, ""]) -> _Found:
+    n, maps = acts.shape[0], acts.shape[-1]
+    cells = acts.astype(jnp.float32).reshape(n, -1, maps)
+    strongest = jnp.max(cells, axis=1)
+    # What only fills the batch up is NaN, and so nowhere.
+    cells = jnp.where((jnp.arange(n) < count)[:, None, None], cells, jnp.float32(jnp.nan)).reshape(-1, maps)
+
+    def number(which: Array) -> Int[Array, " maps"]:
+        return jnp.sum(which, axis=0, dtype=jnp.int32)
+
+    # A pass for each bin: comparing and counting keeps all lanes busy, where scattering into bins does not.
+    above = jax.lax.map(lambda begin: number(cells > begin[None]), begins.T)
+    return _Found(above.T, number(cells == 0), number(cells < 0), strongest)
