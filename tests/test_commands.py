@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 import tiny_runs
+from absl import flags
 from PIL import Image
 
-from zfjax import cli, command, evaluate, figures, summary, train
+from zfjax import command, compare, evaluate, export_weights, figures, probe, summary, train
+from zfjax.errors import UserError
+from zfjax.training import run as runs
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,16 @@ def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
     )
     code, line = said(capsys, train.main, f"--config={recipe}")
     assert (code, line) == (2, "zfjax: --config: unknown configuration key 'witdh'; did you mean width?")
+
+
+def test_a_recipe_that_is_no_program_is_one_line(capsys, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    for text, expected in (("x", "name 'x' is not defined"), ("def (", "invalid syntax")):
+        recipe.write_text(text)
+        code, line = said(capsys, train.main, f"--config={recipe}")
+        assert code == 2
+        assert line.startswith("zfjax: --config: ")
+        assert expected in line
 
 
 def test_a_recipe_that_fails_is_its_last_line_and_no_trace(capsys, tmp_path):
@@ -144,7 +157,7 @@ def test_a_mended_first_start_is_no_other_run(capsys, folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "evaluate needs --workdir"),
+        ([], "missing --workdir=RUN[,RUN…], folders that zfjax train wrote"),
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--batch_size=0"], "batch_size"),
     ],
@@ -158,7 +171,7 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "figures needs --workdir"),
+        ([], "missing --workdir=RUN, the folder that zfjax train wrote (see --help)"),
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--maps=0"], "maps"),
         (["--workdir=nowhere", "--map=3"], "unknown flag --map; did you mean --maps?"),
@@ -195,7 +208,9 @@ def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_pat
         assert expected in line, words
     assert command.run(figures.main, ["figures", f"--workdir={tmp_path}", "--only=fig2", "--maps=3"]) == 0
     names = [f"fig2_layer{i}.png" for i in range(1, 6)]
-    assert capsys.readouterr().out.startswith(f"fig2: {names[0]}, {names[1]}")
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"fig2: {', '.join(names)}"
+    assert last == f"written to {tmp_path / 'figures'}: {', '.join(names)}"
     for name in names:
         with Image.open(tmp_path / "figures" / name) as picture:
             assert picture.size[0] == 1500
@@ -209,6 +224,7 @@ def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_pat
         (["--image_size=9"], "image_size=9 is too small"),
         (["--csv", "--markdown"], "give one of them"),
         (["--width=-1"], "width=-1 must be positive"),
+        (["--width=nan"], "width=nan must be positive"),
     ],
 )
 def test_summary_names_what_is_wrong(capsys, words, expected):
@@ -224,20 +240,78 @@ def test_summary_prints_the_papers_parameters(capsys):
     assert capsys.readouterr().out.startswith("| layer |")
 
 
-def test_an_unknown_verb_is_named(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["zfjax", "sumary"])
-    assert cli.main() == 2
-    assert "unknown verb 'sumary'; did you mean summary?" in capsys.readouterr().err
+def test_summary_of_a_run_is_its_nets(capsys, folder, tmp_path):
+    workdir = tmp_path / "run"
+    config = tiny_runs.tiny_config(folder, without=(7,))
+    runs.open_folder(workdir, config)
+    runs.open_data(config, workdir)
+    assert said(capsys, summary.main, f"--workdir={workdir}") == (0, "")
+    assert command.run(summary.main, ["summary", f"--workdir={workdir}", "--csv"]) == 0
+    layers = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert "fc6" in layers
+    assert "fc7" not in layers
+    code, line = said(capsys, summary.main, f"--workdir={workdir}", "--width=2")
+    assert (code, line) == (2, "zfjax: --workdir names a run, which has its own net: leave out --width")
 
 
-@pytest.mark.parametrize("verb", sorted(cli.VERBS))
-def test_help_has_examples_and_imports_no_jax(verb):
-    code = f"import sys; from zfjax import cli; sys.argv = ['zfjax', '{verb}', '--help']\ntry: cli.main()\n"
-    code += "except SystemExit as end: assert not end.code\nassert 'jax' not in sys.modules, 'JAX was imported'"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"python -m zfjax.{verb.replace('-', '_')}" in done.stdout
-    assert "Flags:" in done.stdout
+@pytest.mark.parametrize("words", [["-m", "zfjax.summary"], ["-m", "zfjax.train", "--help"], ["-m", "zfjax"]])
+def test_a_reader_that_leaves_is_no_error(words):
+    """As behind `| head -1`, here one that has left before the first line."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (command.NO_READER, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyboardInterrupt(), (130, "")),
+        (UserError("one line"), (2, "zfjax: one line\n")),
+        (PermissionError(13, "Permission denied", "a/b"), (2, "zfjax: cannot read or write a/b: Permission denied\n")),
+        (OSError(28, "No space left on device"), (2, "zfjax: cannot read or write: No space left on device\n")),
+    ],
+)
+def test_how_a_command_ends(capsys, error, expected):
+    def main(_):
+        raise error
+
+    assert (command.run(main, []), capsys.readouterr().err) == expected
+
+
+def test_settings_that_are_not_the_default_are_in_names():
+    values = flags.FlagValues()
+    flags.DEFINE_list("per_class", ["15", "30"], "", flag_values=values)
+    flags.DEFINE_string("checkpoint", "latest", "", flag_values=values)
+    values(["probe", "--per_class=15,30"])
+    assert command.setting(values, "per_class", "checkpoint") == ""
+    values(["probe", "--per_class=5,x/y", "--checkpoint=best"])
+    assert command.setting(values, "per_class", "checkpoint") == "_per_class-5-x-y_checkpoint-best"
+
+
+@pytest.mark.parametrize(
+    "main", [evaluate.main, figures.main, compare.main, probe.main, export_weights.main, summary.main]
+)
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (None, "no run in"),
+        ('{"a": 1}', "no run in"),
+        ("[1, 2]", "no run in"),
+        ("nonsense", "config.json is damaged"),
+        ("{}", "no run in"),
+    ],
+)
+def test_a_workdir_that_is_no_run_is_named(capsys, tmp_path, main, config, expected):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    words = [f"--workdir={tmp_path}", *([f"--out={tmp_path}/a.safetensors"] if main is export_weights.main else [])]
+    code, line = said(capsys, main, *words)
+    assert code == 2
+    assert str(tmp_path) in line
+    assert expected in line
+    assert len(line) < 400
 
 
 @pytest.mark.slow

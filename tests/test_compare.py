@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from test_comparison import REDDEST, WEIGHTS
 
 from zfjax import command, compare, train
+from zfjax.compare import objects
 from zfjax.config import default
 from zfjax.data import shapes
 from zfjax.data.crops import center_crop
@@ -119,14 +121,50 @@ def test_without_sanity_images_there_is_no_sanity_check_and_the_seed_draws_the_p
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_tables_of_the_time_before_do_not_stay(on_photos, tmp_path):
+    folder = tmp_path / "run" / "compare"
+    words = [*on_photos[2], "--only=grad_cam", "--count=4", "--sanity_images=2"]
+    assert command.run(compare.main, words) == 0
+    (folder / "images.png").write_bytes(b"of photographs")
+    assert command.run(compare.main, [*words[:-1], "--sanity_images=0"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["images.png", *TABLES]
+
+
+def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, monkeypatch, capsys):
+    """The run's own pictures are not opened; a file's folder is its class where the net knows it."""
+    subject, _, _ = on_photos
+    monkeypatch.setattr(subjects, "of_run", None)
+    monkeypatch.setattr(subjects, "without_pictures", lambda *_: subject._replace(classes=CLASSES[::-1]))
+    red = photos[0] / "val" / "red" / "1.png"
+    shutil.copy(photos[0] / "val" / "green" / "2.png", tmp_path / "mine.png")
+    words = ["compare", f"--workdir={tmp_path / 'run'}", "--layer=relu1", f"--images={red},{tmp_path / 'mine.png'}"]
+    assert command.run(compare.main, [*words, "--only=grad_cam,saliency", "--batch_size=1"]) == 0
+    folder = tmp_path / "run" / "compare"
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npz", "images.pdf", "images.png"]
+    assert capsys.readouterr().out == f"written to {folder}: images.png, images.pdf, images.npz\n"
+    with np.load(folder / "images.npz") as arrays:
+        assert arrays["names"].tolist() == ["1", "mine"]
+        assert arrays["classes"].tolist() == ["red", "green"]
+        assert arrays["map_saliency"].shape == (2, 16, 16, 3)
+        maps, pixels = arrays["map_grad_cam"], arrays["pixels"]
+        for one, image, colour in zip(maps, pixels, (0, 1), strict=True):
+            assert image[np.unravel_index(np.argmax(one), one.shape)][colour] > 150  # it points at the square
+    for more, expected in (
+        ([*words, "--rows=2"], "--images names the images, which are not scored: leave out --rows"),
+        ([*words[:-1], f"--images={tmp_path / 'none.png'}"], "cannot read the image"),
+        ([*words[:-1], f"--images={on_photos[1]}"], "expected an image"),
+    ):
+        assert command.run(compare.main, more) == 2
+        assert expected in capsys.readouterr().err
+
+
 def test_boxes_are_carried_as_pictures_are(on_photos):
     """What is bright in the crop lies in the carried box, and fills it."""
     subject, file, _ = on_photos
     run = runs.read_run("")
-    numbers, masks = compare._of_boxes(run, subject, str(file))
-    assert numbers.tolist() == list(range(7))
-    found = masks(numbers)
-    for number, mask in zip(numbers, found, strict=True):
+    known = objects.of_boxes(run, subject, str(file))
+    assert known.numbers.tolist() == list(range(7))
+    for number, mask in zip(known.numbers, known.masks(known.numbers), strict=True):
         image = np.asarray(subject.load(np.array([number]))[0]) + 90
         bright = image.max(axis=-1) > 150
         assert (bright & mask).sum() >= 0.9 * bright.sum()
@@ -173,7 +211,7 @@ def test_a_file_of_boxes_that_is_none_is_named(on_photos, capsys, text, expected
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "compare needs --workdir=RUN"),
+        ([], "missing --workdir=RUN, the folder that zfjax train wrote"),
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--count=0"], "count"),
         (

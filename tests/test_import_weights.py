@@ -125,10 +125,10 @@ def test_export_loads_into_pytorch_strictly(capsys, imported, tmp_path):
 
 
 def test_an_exported_file_says_what_it_is(capsys, imported, folder, tmp_path):
-    """Imported again, it needs no flags: sizes, classes and preprocessing travel with it."""
+    """Imported again, it needs no flags: model, sizes, classes and preprocessing travel with it."""
     out, again = tmp_path / "out.safetensors", tmp_path / "again"
     run(capsys, export_weights.main, f"--workdir={imported}", f"--out={out}")
-    words = (out, "--model=resnet18", f"--workdir={again}", f"--dataset=folder:{folder}")
+    words = (out, f"--workdir={again}", f"--dataset=folder:{folder}")
     code, _, _ = run(capsys, import_weights.main, *words)
     assert code == 0
     one, two = (load_model(read_run(workdir)) for workdir in (imported, again))
@@ -224,10 +224,16 @@ class TestMistakes:
         return line
 
     def test_words_that_are_missing(self, capsys):
-        assert "takes one file of weights, not 0" in run(capsys, import_weights.main)[2]
-        assert "takes one file of weights, not 2" in run(capsys, import_weights.main, "a.pth", "b.pth")[2]
-        assert "needs --model, --workdir (see --help)" in run(capsys, import_weights.main, "a.pth")[2]
-        assert "needs --workdir, --out" in run(capsys, export_weights.main)[2]
+        for count, words in ((0, ()), (2, ("a.pth", "b.pth"))):
+            line = run(capsys, import_weights.main, "--workdir=run", *words)[2]
+            assert f"takes one file of weights, .pth, .pt or .safetensors, not {count}" in line
+        assert "missing --workdir=RUN, the folder of the new run" in run(capsys, import_weights.main, "a.pth")[2]
+        line = run(capsys, export_weights.main)[2]
+        assert "missing --workdir=RUN, the folder that zfjax train wrote; --out=FILE.safetensors, the file" in line
+
+    def test_a_file_that_does_not_say_what_it_is(self, capsys, tmp_path, folder, source):
+        line = self.said(capsys, tmp_path, source, f"--dataset=folder:{folder}", *SIZES)
+        assert f"missing --model=MODEL: {source} does not say what it is; expected one of alexnet, vgg16" in line
 
     @pytest.mark.parametrize(
         ("words", "expected"),
@@ -298,7 +304,9 @@ def test_a_run_that_zfjax_trained_is_exported(capsys, folder, tmp_path):
             {"net": "zfnet"},
             "has the net zfnet, of which PyTorch has no model; expected one of alexnet_torchvision, vgg",
         ),
-        ({"net": "zfnet_post", "without": (3, 4)}, r"leaves out layers \(3, 4\): no model of PyTorch's"),
+        ({"net": "zfnet_post", "without": (3, 4)}, r"has a zfnet_post with without=\(3, 4\), of which PyTorch has no"),
+        ({"net": "zfnet_post", "fc_units": 64}, r"has a zfnet_post with fc_units=64, of which PyTorch has no model"),
+        ({"net": "vgg16", "maps3to5": (8, 8, 8)}, r"has a vgg16 with maps3to5=\(8, 8, 8\), of which PyTorch has no"),
     ],
 )
 def test_nets_that_pytorch_does_not_have(folder, tmp_path, changes, expected):
@@ -307,6 +315,24 @@ def test_nets_that_pytorch_does_not_have(folder, tmp_path, changes, expected):
     )
     with pytest.raises(UserError, match=expected):
         runs.weights_of(info)
+
+
+def test_what_import_says_is_what_it_wrote(capsys, folder, source, tmp_path):
+    words = (source, "--model=resnet18", f"--workdir={tmp_path / 'run'}", f"--dataset=folder:{folder}", *SIZES)
+    code, out, _ = run(capsys, import_weights.main, *words)
+    assert code == 0
+    *_, last = out.splitlines()
+    start, _, names = last.partition(": ")
+    assert start == f"written to {tmp_path / 'run'}"
+    assert {name.rstrip("/") for name in names.split(", ")} == {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"preprocessing": {}, "modules": {}}'])
+def test_a_damaged_origin_is_named(imported, tmp_path, text):
+    workdir = shutil.copytree(imported, tmp_path / "run")
+    (workdir / "weights.json").write_text(text)
+    with pytest.raises(UserError, match=r"weights\.json is damaged"):
+        runs.weights_of(read_run(workdir))
 
 
 def test_without_a_dataset_the_run_has_no_pictures(capsys, source, tmp_path):

@@ -82,7 +82,7 @@ def test_the_plot_has_a_curve_for_each_classifier_and_a_tick_for_each_layer():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "probe needs --workdir=RUN"),
+        ([], "missing --workdir=RUN"),
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--per_class=1"], "per_class"),
     ],
@@ -114,7 +114,7 @@ def test_a_run_is_probed_on_pictures_it_has_not_seen_and_an_interrupted_probing_
     monkeypatch.setattr(linear, "classify", counting)
     flags = ["probe", f"--workdir={workdir}", "--per_class=6", "--folds=2"]
     assert command.run(probe.main, flags) == 130
-    rows = json.loads((workdir / "probe" / "pictures-val" / "probe.json").read_text())["rows"]
+    rows = json.loads((workdir / "probe" / "pictures-val" / "probe_per_class-6_folds-2.json").read_text())["rows"]
     assert [row["layer"].split()[0] for row in rows] == list("1234567")
     assert all(row["SVM %"] is not None for row in rows)  # partial results are kept
     assert [row["± std"] is None for row in rows] == [False] + [True] * 6
@@ -122,6 +122,6 @@ def test_a_run_is_probed_on_pictures_it_has_not_seen_and_an_interrupted_probing_
     assert len(done) == 15  # 14 of them came to an end
     assert set(done) == {30}  # of val alone
     assert "softmax %" in capsys.readouterr().out
-    assert (workdir / "probe" / "pictures-val" / "probe.png").exists()
+    assert (workdir / "probe" / "pictures-val" / "probe_per_class-6_folds-2.png").exists()
     assert command.run(probe.main, [*flags[:2], "--per_class=10"]) == 2
     assert "class 'circles' of pictures-val has 10 readable images" in capsys.readouterr().err

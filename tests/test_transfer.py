@@ -169,8 +169,8 @@ def said(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "transfer needs --workdir=RUN"),
-        (["--workdir=nowhere"], "transfer needs --dataset"),
+        ([], "missing --workdir=RUN"),
+        (["--workdir=nowhere"], "missing --dataset=DATASET, where to transfer to"),
         (["--workdir=nowhere", "--dataset=shapes"], "no run in"),
         (["--workdir=nowhere", "--dataset=shapes", "--per_class=15,x"], "--per_class=15,x: expected numbers"),
         (["--workdir=nowhere", "--dataset=shapes", "--per_class=1"], "of at least 2"),
@@ -209,7 +209,7 @@ def test_a_run_is_transferred_and_an_interrupted_transfer_goes_on(run, tmp_path,
 
     monkeypatch.setattr(experiment, "train", counting)
     assert command.run(transfer.main, ["transfer", *words]) == 130
-    rows = json.loads((out / "transfer.json").read_text())["rows"]
+    rows = json.loads((out / "transfer_per_class-8-3_folds-2.json").read_text())["rows"]
     assert [row["images per class"] for row in rows] == [3, 8]
     # Partial results are kept: one fold of each was trained from scratch.
     assert [(row["folds"], row["folds of it"]) for row in rows] == [(2, 1), (2, 1)]
@@ -218,16 +218,16 @@ def test_a_run_is_transferred_and_an_interrupted_transfer_goes_on(run, tmp_path,
     code, text = said(capsys, *words)
     assert (code, len(trained)) == (0, 5)  # two before, one interrupted, two after
     assert "from scratch %" in text
-    with np.load(out / "fig9.npz") as arrays:
+    with np.load(out / "fig9_per_class-8-3_folds-2.npz") as arrays:
         assert np.isfinite(arrays["scratch"]).all()
         assert np.isfinite(arrays["pretrained"]).all()
-    assert (out / "fig9.pdf").exists()
+    assert (out / "fig9_per_class-8-3_folds-2.pdf").exists()
     assert not list(out.glob("scratch/*/checkpoints"))
     assert said(capsys, *words)[0] == 0
     assert len(trained) == 5  # nothing is measured twice
     code, _ = said(capsys, *words, "--noscratch", "--layer=2")
     assert code == 0
-    assert "frozen up to layer 2" in (out / "transfer_layer2.md").read_text()
+    assert "frozen up to layer 2" in (out / "transfer_per_class-8-3_folds-2_layer-2.md").read_text()
 
 
 @pytest.mark.slow

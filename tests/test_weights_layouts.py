@@ -251,7 +251,7 @@ class TestLoad:
         assert again.preprocessing == CAFFE
         for one, two in zip(jax.tree.leaves(again.variables), jax.tree.leaves(loaded.variables), strict=True):
             np.testing.assert_allclose(one, two, rtol=2e-7)
-        assert pretrained.described(files.read(tmp_path / "b.safetensors"))["classes"] == list("abcde")
+        assert pretrained.usual(files.read(tmp_path / "b.safetensors")).classes == tuple("abcde")
 
     @pytest.mark.parametrize("said", ["{", "[1]", "3", '{"width": "a"}', '{"image_size": "224"}', '{"classes": 1}'])
     def test_damaged_metadata(self, tmp_path, said):

@@ -4,6 +4,7 @@ Examples:
   python -m zfjax.ablate --workdir=runs/ablation
       on the drawn shapes; the tables are ablation.md, .csv and .json in the workdir, each net's run a folder there
   python -m zfjax.ablate --config=configs/imagenette.py:cpu --config.epochs=10 --workdir=runs/imagenette-ablation
+      by a recipe, with a key changed
   python -m zfjax.ablate --rows=1,2,zfnet,zfnet-both --workdir=runs/ablation
       some of the rows; machines that share the work put their folders together and run it once more without --rows
 
@@ -24,6 +25,8 @@ from absl import flags
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import written
 from zfjax.train import default_workdir
 
 if TYPE_CHECKING:
@@ -38,23 +41,23 @@ def main(argv: Sequence[str]) -> None:
     config, rest = command.config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "ablate")
 
-    from zfjax import tables
-    from zfjax.experiments import ablation
+    with Progress("starting JAX"):
+        from zfjax import tables
+        from zfjax.experiments import ablation
 
     rows = ablation.select(values.rows)
     workdir = values.workdir or f"{default_workdir(config)}-ablation"
     title = f"Table 3 on {config.dataset} after epoch {config.epochs}: error of nets with layers left out or resized"
 
-    def write(done: "Ablation") -> tables.Table:
-        table = ablation.to_table(done, rows, title)
-        tables.write(table, workdir, "ablation")
-        return table
+    def write(done: "Ablation") -> list[str]:
+        return tables.write(ablation.to_table(done, rows, title), workdir, "ablation")
 
     done = ablation.ablate(config, workdir, rows, after_row=write)
-    table = write(done)
-    print(f"{table.text()}\n{table.note}\nwritten to {workdir}: ablation.md, ablation.csv, ablation.json")
+    table = ablation.to_table(done, rows, title)
+    print(f"{table.text()}\n{table.note}")
     if done.stopped:
         print(f"stopped in row {done.stopped}; the same command goes on from there")
+    print(written(workdir, write(done)))
     if done.failed:
         raise UserError(f"{len(done.failed)} of {len(rows)} rows failed: {_by_reason(done.failed)}")
 

@@ -6,41 +6,65 @@ from collections.abc import Sequence
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.text import did_you_mean
 from zfjax.version import __version__
 
-VERBS = {
-    "train": "train a net, on drawn shapes, a folder of photographs or a TFDS set",
-    "evaluate": "score runs: single crop, 10 crops, averages of several runs",
-    "figures": "draw the paper's figures of a finished run",
-    "ablate": "train the twelve nets of Table 3: layers removed or resized",
-    "transfer": "train a softmax on a run's frozen layers for another dataset, against from scratch",
-    "probe": "train SVMs and softmaxes on each layer of a run",
-    "compare": "score lenses on pictures whose objects are known, and check that they see the weights",
-    "import-weights": "make a run of a PyTorch checkpoint",
-    "export-weights": "write a run's weights as PyTorch names them, to safetensors",
-    "summary": "print a net's layer table",
+GROUPS = {
+    "train": {
+        "train": "train a net, on drawn shapes, a folder of photographs or a TFDS set",
+        "evaluate": "score runs: single crop, 10 crops, averages of several runs",
+    },
+    "look": {
+        "figures": "draw the paper's figures of a finished run",
+        "atlas": "write a browsable site of what each map of a run fires for",
+        "compare": "put lenses side by side, and score them where the objects are known",
+        "summary": "print the layer table of a net or of a run",
+    },
+    "experiments": {
+        "ablate": "train the twelve nets of Table 3: layers removed or resized",
+        "transfer": "train a softmax on a run's frozen layers for another dataset, against from scratch",
+        "probe": "train SVMs and softmaxes on each layer of a run",
+    },
+    "weights": {
+        "import-weights": "make a run of a PyTorch checkpoint",
+        "export-weights": "write a run's weights as PyTorch names them, to safetensors",
+    },
 }
+VERBS = {verb: what for verbs in GROUPS.values() for verb, what in verbs.items()}
+HELP = ("help", "-h", "-help", "--help")
 
 
 def main() -> int:
     """Runs the verb named on the command line; the console script."""
-    words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help", "help"):
-        verbs = "\n".join(f"  {verb:16}{what}" for verb, what in VERBS.items())
-        print(f"zfjax {__version__}: see what a ConvNet sees.\n\nVerbs, each with its own --help:\n{verbs}")
-        return 0
-    if words[0] == "--version":
-        print(__version__)
-        return 0
-    return command.run(_dispatch, [f"zfjax {words[0]}", *words])
+    return command.run(_dispatch, ["zfjax", *sys.argv[1:]])
 
 
 def _dispatch(argv: Sequence[str]) -> None:
-    verb = argv[1]
-    if verb not in VERBS:
-        hint = command.did_you_mean(verb, list(VERBS)) or ";"
-        raise UserError(f"unknown verb {verb!r}{hint} there are {', '.join(VERBS)}")
-    importlib.import_module(f"zfjax.{verb.replace('-', '_')}").main([argv[0], *argv[2:]])
+    words = list(argv[1:])
+    if len(words) > 1 and words[0] in HELP:  # zfjax help VERB
+        words = [words[1], "--help"]
+    if not words or words[0] in HELP:
+        print(_overview())
+    elif words[0] in ("--version", "version"):
+        print(__version__)
+    else:
+        verb, *rest = words
+        if verb not in VERBS:
+            hint = did_you_mean(verb.replace("_", "-"), list(VERBS)) or ";"
+            raise UserError(f"unknown verb {verb!r}{hint} there are {', '.join(VERBS)}")
+        importlib.import_module(f"zfjax.{verb.replace('-', '_')}").main([f"zfjax {verb}", *rest])
+
+
+def _overview() -> str:
+    groups = "\n\n".join(
+        "\n".join([f"{group}:", *(f"  {verb:16}{what}" for verb, what in verbs.items())])
+        for group, verbs in GROUPS.items()
+    )
+    return (
+        f"zfjax {__version__}: see what a ConvNet sees.\n\n{groups}\n\n"
+        "zfjax VERB --help says how, with examples. `zfjax VERB` and `python -m zfjax.VERB` are the same,\n"
+        "with _ for - in the latter. Start with `zfjax train`, then `zfjax figures --workdir=runs/shapes`."
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""What all commands share: flags, `--help` without JAX, a user's error as one line and exit code 2."""
+"""What all commands share: flags, `--help` without JAX, a user's mistake as one line and exit code 2."""
 
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -12,38 +15,74 @@ from zfjax.config import default
 from zfjax.errors import UserError
 from zfjax.text import did_you_mean
 
+WIDTH = 112  # columns of the help
+NO_READER = 141  # the exit code of a program that a closed pipe ended, as shells show it
+RECIPE = "FILE.py[:ARG] with the recipe; --config.KEY=VALUE changes one key; default the keys below."
+RUN = {"workdir": "RUN"}  # the flag that `run_flags` defines, as `parse` requires it
+
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
     try:
         main(sys.argv if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Behind `| head -1` nobody reads on; what is buffered goes nowhere, or Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
     except UserError as error:
-        print(f"zfjax: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except OSError as error:  # a full disk, or a file that may not be read
+        where = f" {error.filename}" if error.filename is not None else ""
+        return _refused(f"cannot read or write{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def parse(argv: Sequence[str], usage: str, values: flags.FlagValues) -> list[str]:
+def run_flags(values: flags.FlagValues, batch_size: int = 0) -> None:
+    """Defines what most commands take: a run, one of its checkpoints and, where that is given, a batch size."""
+    flags.DEFINE_string("workdir", "", "The folder that zfjax train wrote.", flag_values=values)
+    flags.DEFINE_string(
+        "checkpoint", "latest", "Of the run: latest, best (on the val split) or a step.", flag_values=values
+    )
+    if batch_size:
+        flags.DEFINE_integer("batch_size", batch_size, "Pictures at once.", lower_bound=1, flag_values=values)
+
+
+def parse(
+    argv: Sequence[str], usage: str, values: flags.FlagValues, *, required: Mapping[str, str] | None = None
+) -> list[str]:
     """Parses `argv` into `values` and returns what is no flag; prints the help and ends where that is asked for.
 
+    Args:
+      argv: what was called, and its words.
+      usage: the command's docstring.
+      values: the flags.
+      required: those that must be given, each with what it stands for, such as `RUN`.
+
     Raises:
-      UserError: an unknown flag or configuration key, or a value that does not fit, with what was expected.
+      UserError: an unknown flag or configuration key, a value that does not fit, or something that is missing.
     """
+    required = required or {}
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        print(f"{usage.strip()}\n\nFlags:\n{_describe(values)}")
+        print(f"{usage.strip()}\n\nFlags:\n{_described(values, required)}", flush=True)
         raise SystemExit(0)
     try:
-        return values(list(argv))[1:]
+        rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [name for name in values if name not in ("flagfile", "undefok")]
+        known = [name for name in values if not _is_absls(name)]
         raise UserError(f"unknown flag --{error.flagname}{did_you_mean(error.flagname, known, '--')}") from error
     except (flags.Error, OSError) as error:
         text = str(error).strip()
         # A recipe that fails comes with its whole trace; its last line says what is wrong.
         line = f"--config: {text.splitlines()[-1]}" if "Traceback" in text else " ".join(text.split())
         raise UserError(line) from error
+    missing = [name for name in required if not values[name].value]
+    if missing:
+        needed = (f"--{name}={required[name]}, {_inside(values[name].help)}" for name in missing)
+        raise UserError(f"missing {'; '.join(needed)} (see --help)")
+    return rest
 
 
 def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tuple[ConfigDict, list[str]]:
@@ -55,26 +94,34 @@ def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tu
     _check_config_words(argv)
     try:
         config_flags.DEFINE_config_file(
-            "config",
-            str(Path(__file__).parent / "config.py"),
-            "FILE.py[:ARG] with the recipe; --config.KEY=VALUE changes one key.",
-            flag_values=values,
-            lock_config=True,
-            sys_argv=list(argv),
+            "config", str(_keys_file()), RECIPE, flag_values=values, lock_config=True, sys_argv=list(argv)
         )
         rest = parse(argv, usage, values)
         return values.config, rest
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # a recipe is a program, and the user's
         unknown = re.search(r'Key "(\w+)" does not exist', str(error))
         if unknown:
             raise UserError(f"--config: {_unknown_key(unknown[1])}") from error
         raise UserError(f"--config: {' '.join(str(error).split())}") from error
 
 
+def setting(values: flags.FlagValues, *names: str) -> str:
+    """An ending for names of files: those of some flags that have not their default, such as `_per_class-15`."""
+    changed = ((name, values[name].value) for name in names if values[name].value != values[name].default)
+    return "".join(f"_{name}-{re.sub(r'[^A-Za-z0-9.]+', '-', _shown(value))}" for name, value in changed)
+
+
 def reject_arguments(rest: Sequence[str], command: str) -> None:
     """Raises a UserError where words that are no flags were given."""
     if rest:
         raise UserError(f"{command} takes only flags, not {rest[0]!r} (see --help)")
+
+
+def _refused(line: str) -> int:
+    print(f"zfjax: {line}", file=sys.stderr)
+    return 2
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
@@ -91,10 +138,55 @@ def _unknown_key(key: str) -> str:
     return f"unknown configuration key {key!r}{did_you_mean(key, list(default()))}"
 
 
-def _describe(values: flags.FlagValues) -> str:
+def _keys_file() -> Path:
+    return Path(__file__).parent / "config.py"
+
+
+def _is_absls(name: str) -> bool:
+    """Whether absl defines the flag by itself."""
+    return name in ("flagfile", "undefok")
+
+
+def _described(values: flags.FlagValues, required: Mapping[str, str]) -> str:
+    """The flags in columns, those that must be given first; then, where there is a recipe, its keys."""
+    names = [name for name in values if not _is_absls(name) and not name.startswith("config.")]
+    spelt = {name: _spelt(values[name], required.get(name, "")) for name in names}
+    column = max(map(len, spelt.values())) + 4
     lines = []
-    for name in sorted(values):
-        flag = values[name]
-        if name not in ("flagfile", "undefok") and not name.startswith("config."):
-            lines.append(f"  --{name}: {flag.help}")
+    for name in sorted(names, key=lambda name: (name not in required, name)):
+        says = f"(required) {values[name].help}" if name in required else _with_default(values[name])
+        lines.append(
+            textwrap.fill(says, WIDTH, initial_indent=f"  {spelt[name]}".ljust(column), subsequent_indent=" " * column)
+        )
+    if "config" in names:
+        keys = "  ".join(f"{key}={'' if value == () else value}" for key, value in default().items())
+        wrapped = textwrap.fill(keys, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        lines.append(f"\nKeys of --config, explained in {_keys_file()}:\n{wrapped}")
     return "\n".join(lines)
+
+
+def _spelt(flag: flags.Flag[Any], stands_for: str) -> str:
+    return f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={stands_for}" if stands_for else f"--{flag.name}"
+
+
+def _with_default(flag: flags.Flag[Any]) -> str:
+    """What the flag's help says; where that does not say what the default is, its value."""
+    text = flag.help or ""
+    return text if "default" in text else f"{text.rstrip('.')}; default {_shown(flag.default)}."
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | "" | [] | ():
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ",".join(map(str, value))
+    return str(value)
+
+
+def _inside(sentence: str | None) -> str:
+    """A flag's help inside another sentence."""
+    text = (sentence or "").rstrip(".")
+    return text[:1].lower() + text[1:]

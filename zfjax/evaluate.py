@@ -2,9 +2,11 @@
 
 Examples:
   python -m zfjax.evaluate --workdir=runs/shapes
+      one run on its own validation split
   python -m zfjax.evaluate --workdir=runs/a,runs/b,runs/c
       each run, then the average of their softmaxes (the paper's Table 2)
   python -m zfjax.evaluate --workdir=runs/photos --dataset=folder:OTHER_PHOTOS --checkpoint=best
+      on other pictures of the same classes, with the weights that scored best on the run's own
 
 Every example of the validation split is counted once.
 """
@@ -14,25 +16,30 @@ from collections.abc import Sequence
 from absl import flags
 
 from zfjax import command
-from zfjax.errors import UserError
+from zfjax.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
     """Scores the runs that the flags in `argv` name, and prints a table."""
     values = flags.FlagValues()
-    flags.DEFINE_list("workdir", [], "Folders of runs, with commas between.", flag_values=values)
+    flags.DEFINE_list("workdir", [], "Folders that zfjax train wrote, with commas between.", flag_values=values)
     flags.DEFINE_string("dataset", "", "Score on this one's val split; default the first run's.", flag_values=values)
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "Pictures at once, over all devices.", lower_bound=1, flag_values=values)
-    command.reject_arguments(command.parse(argv, __doc__ or "", values), "evaluate")
-    if not values.workdir:
-        raise UserError("evaluate needs --workdir=RUN[,RUN…]: the folders that zfjax train wrote")
-
-    from zfjax.experiments import evaluation
-
-    rows = evaluation.evaluate_runs(
-        values.workdir, dataset=values.dataset, checkpoint=values.checkpoint, batch_size=values.batch_size
+    flags.DEFINE_string(
+        "checkpoint", "latest", "Of each run: latest, best (on the val split) or a step.", flag_values=values
     )
+    flags.DEFINE_integer("batch_size", 64, "Pictures at once, over all devices.", lower_bound=1, flag_values=values)
+    rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
+    command.reject_arguments(rest, "evaluate")
+
+    with Progress("opening the runs"):
+        from zfjax.experiments import evaluation
+
+        rows = evaluation.evaluate_runs(
+            [folder for folder in values.workdir if folder],
+            dataset=values.dataset,
+            checkpoint=values.checkpoint,
+            batch_size=values.batch_size,
+        )
     print(evaluation.to_text(rows))
 
 

@@ -4,6 +4,7 @@ Examples:
   python -m zfjax.export_weights --workdir=runs/resnet18 --out=resnet18.safetensors
       then, in PyTorch: model.load_state_dict(safetensors.torch.load_file("resnet18.safetensors"))
   python -m zfjax.export_weights --workdir=runs/photos --checkpoint=best --out=photos.safetensors
+      the weights that scored best on the validation split
 
 Names and layout are torchvision's; of an imported run, those of the file that it came from. What the net takes for
 pixels stands in the file's metadata: of an imported run as it was imported, of one that zfjax trained RGB in 0..255
@@ -13,32 +14,33 @@ less a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50 an
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 
 from zfjax import command
-from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import written
 
 
 def main(argv: Sequence[str]) -> None:
     """Writes the file that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
+    command.run_flags(values)
     flags.DEFINE_string("out", "", "The file to write; its name ends in .safetensors.", flag_values=values)
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
-    command.reject_arguments(command.parse(argv, __doc__ or "", values), "export-weights")
-    missing = [name for name in ("workdir", "out") if not values[name].value]
-    if missing:
-        raise UserError(f"export-weights needs {', '.join(f'--{name}' for name in missing)} (see --help)")
+    rest = command.parse(argv, __doc__ or "", values, required=command.RUN | {"out": "FILE.safetensors"})
+    command.reject_arguments(rest, "export-weights")
 
-    from zfjax.training.run import read_run
-    from zfjax.weights import pretrained, runs
+    with Progress("exporting the weights"):
+        from zfjax.training.run import read_run
+        from zfjax.weights import pretrained, runs
 
-    run = read_run(values.workdir)
-    model, loaded = runs.weights_of(run, values.checkpoint)
-    pretrained.save(values.out, model, loaded, run.classes, run.config.width)
+        run = read_run(values.workdir)
+        model, loaded = runs.weights_of(run, values.checkpoint)
+        pretrained.save(values.out, model, loaded, run.classes, run.config.width)
     for note in loaded.notes:
         print(note)
-    print(f"the net takes {loaded.preprocessing}")
-    print(f"written to {values.out}: {model} with {len(run.classes)} outputs")
+    print(f"{model} with {len(run.classes)} outputs; it takes {loaded.preprocessing}")
+    out = epath.Path(values.out)
+    print(written(out.parent, [out.name]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make a run of weights that PyTorch trained: every other command works on it.
+"""Make a run of weights that PyTorch trained; every other command works on it.
 
 Examples:
   python -m zfjax.import_weights resnet18.pth --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
@@ -8,18 +8,20 @@ Examples:
   python -m zfjax.import_weights caffe.pth --model=vgg16 --bgr --pixel_max=255 --mean=103.939,116.779,123.68 --std=1,1,1
       a net that takes its pixels as Caffe's do
 
-A .pth file is read without running any code in it. The defaults of --mean, --std, --pixel_max and --bgr are
-torchvision's or, for a file that zfjax export-weights wrote, what it says of itself. They are folded into the first
-layer: a run's net takes RGB in 0..255 less its mean image, whatever the net took before.
+A .pth file is read without running any code in it. The defaults of --model, --width, --image_size, --mean, --std,
+--pixel_max and --bgr are, for a file that zfjax export-weights wrote, what it says of itself. The last four are folded
+into the first layer: a run's net takes RGB in 0..255 less its mean image, whatever the net took before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import written
 
 if TYPE_CHECKING:
     from zfjax.weights import Preprocessing
@@ -28,36 +30,31 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Writes the run that the words and flags in `argv` ask for."""
     values = _flags()
-    words = command.parse(argv, __doc__ or "", values)
+    words = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN"})
     if len(words) != 1:
-        raise UserError(f"import-weights takes one file of weights, not {len(words)}: .pth, .pt or .safetensors")
-    missing = [name for name in ("model", "workdir") if not values[name].value]
-    if missing:
-        raise UserError(f"import-weights needs {', '.join(f'--{name}' for name in missing)} (see --help)")
+        raise UserError(f"import-weights takes one file of weights, .pth, .pt or .safetensors, not {len(words)}")
+    with Progress("importing the weights"):
+        from zfjax.training.run import CHECKPOINTS
+        from zfjax.weights import layouts, runs
+        from zfjax.weights.files import read
+        from zfjax.weights.pretrained import from_file, usual
 
-    from zfjax.weights import layouts, runs
-    from zfjax.weights.files import read
-    from zfjax.weights.pretrained import described, from_file
-
-    layouts.model(values.model)  # mistakes are told before a large file is read
-    runs.require_no_run(values.workdir)
-    file = read(words[0])
-    said = described(file)
-    width = said.get("width", 1.0) if values.width is None else values.width
-    loaded = from_file(
-        file,
-        words[0],
-        values.model,
-        preprocessing=_preprocessing(values, said.get("preprocessing")),
-        width=width,
-        image_size=values.image_size,
-    )
-    config = runs.run_config(
-        values.model, values.dataset, data_dir=values.data_dir, width=width, image_size=loaded.net.image_size
-    )
-    names = runs.read_class_names(values.classes) if values.classes else tuple(said.get("classes", ()))
-    fitted = runs.fit_classes(loaded, config, names)
-    folder = runs.write_run(values.workdir, config, fitted, {"source": words[0], "model": values.model}, names)
+        if values.model:
+            layouts.model(values.model)  # mistakes are told before a large file is read
+        runs.require_no_run(values.workdir)
+        file = read(words[0])
+        said = usual(file)
+        model = values.model or said.model
+        if not model:
+            raise UserError(f"missing --model=MODEL: {words[0]} does not say what it is; {_among(layouts.MODELS)}")
+        width = said.width if values.width is None else values.width
+        size = said.image_size if values.image_size is None else values.image_size
+        before = _preprocessing(values, said.preprocessing)
+        loaded = from_file(file, words[0], model, preprocessing=before, width=width, image_size=size)
+        config = runs.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
+        names = runs.read_class_names(values.classes) if values.classes else said.classes
+        fitted = runs.fit_classes(loaded, config, names)
+        folder = runs.write_run(values.workdir, config, fitted, {"source": words[0], "model": model}, names)
     for note in loaded.notes:
         print(note)
     print(f"the net takes {loaded.preprocessing}; folded into {loaded.net.layers[0].name}")
@@ -66,29 +63,44 @@ def main(argv: Sequence[str]) -> None:
         print(f"{last} was cut from {loaded.outputs} outputs to the {fitted.outputs} classes of {values.dataset}")
     elif values.dataset and not names:
         print(f"its {loaded.outputs} outputs are taken for the classes of {values.dataset} in their order")
-    print(f"written to {folder}: zfjax evaluate --workdir={folder} scores it")
+    files = ["config.json", "classes.json", "scan.npz", runs.ORIGIN, f"{CHECKPOINTS}/"]
+    print(written(folder, files))
+
+
+def _among(names: Iterable[str]) -> str:
+    return f"expected one of {', '.join(names)}"
 
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string("model", "", "alexnet, vgg16, resnet18, resnet34, resnet50 or zfnet_post.", flag_values=values)
-    flags.DEFINE_string("workdir", "", "Folder of the new run.", flag_values=values)
+    flags.DEFINE_string(
+        "model",
+        "",
+        "alexnet, vgg16, resnet18, resnet34, resnet50 or zfnet_post; default what the file says that it is.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("workdir", "", "The folder of the new run.", flag_values=values)
     flags.DEFINE_string(
         "dataset",
         "",
-        "folder:PATH, tfds:NAME or shapes: the pictures that commands show it; default none.",
+        "folder:PATH, tfds:NAME or shapes: the pictures that other commands show the net; default none.",
         flag_values=values,
     )
     flags.DEFINE_string("data_dir", "", "Where TFDS sets lie; default TFDS's own.", flag_values=values)
     flags.DEFINE_string(
-        "classes", "", "File with the class names of the net's outputs, one a line, in order.", flag_values=values
+        "classes",
+        "",
+        "File with the class names of the net's outputs, one a line, in order; default the dataset's classes.",
+        flag_values=values,
     )
-    flags.DEFINE_integer("image_size", None, "Pixels; default 224.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "image_size", None, "Height and width in pixels; default 224.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_float("width", None, "Scales maps and fc units; default 1.", flag_values=values)
     flags.DEFINE_list(
         "mean", None, "Of the net's channels, in their order; default 0.485,0.456,0.406.", flag_values=values
     )
-    flags.DEFINE_list("std", None, "Likewise; default 0.229,0.224,0.225.", flag_values=values)
+    flags.DEFINE_list("std", None, "The same of their deviations; default 0.229,0.224,0.225.", flag_values=values)
     flags.DEFINE_float("pixel_max", None, "What white is before the mean is subtracted; default 1.", flag_values=values)
     flags.DEFINE_bool(
         "bgr", None, "The net's channels are blue, green, red; default red, green, blue.", flag_values=values
@@ -96,12 +108,9 @@ def _flags() -> flags.FlagValues:
     return values
 
 
-def _preprocessing(values: flags.FlagValues, said: dict | None) -> "Preprocessing":
-    """What the flags say, else the file, else torchvision's."""
-    from zfjax.weights.preprocessing import TORCHVISION, Preprocessing
-
-    usual = Preprocessing.of(said) if said else TORCHVISION
-    return Preprocessing(
+def _preprocessing(values: flags.FlagValues, usual: "Preprocessing") -> "Preprocessing":
+    """What the flags say, and of what they do not what is usual."""
+    return usual._replace(
         mean=_numbers("mean", values.mean, usual.mean),
         std=_numbers("std", values.std, usual.std),
         pixel_max=usual.pixel_max if values.pixel_max is None else values.pixel_max,

@@ -6,7 +6,8 @@ Examples:
   python -m zfjax.probe --workdir=runs/shapes
       on the run's own dataset: training and test images both come from its val split, which the net has not seen
 
-Table and plot go into the folder probe/DATASET of the run, anew after each fold of each layer; the same command goes on
+Table and plot go into the folder probe/DATASET of the run, under names that tell which flags differ from their
+defaults; anew after each fold of each layer; the same command goes on
 where it stopped.
 """
 
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from zfjax import command
-from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import written
 
 if TYPE_CHECKING:
     from zfjax.experiments.features import Pool
@@ -27,24 +29,21 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Probes the run that the flags in `argv` name, and prints a table."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
+    command.run_flags(values, batch_size=64)
     flags.DEFINE_string("dataset", "", "folder:PATH or tfds:NAME; default the run's own.", flag_values=values)
     flags.DEFINE_integer("per_class", 30, "Training images per class.", lower_bound=2, flag_values=values)
     flags.DEFINE_integer("test", 50, "Test images per class at most.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("folds", 5, "How many draws.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Draws the folds.", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "Pictures at once, for the features.", lower_bound=1, flag_values=values)
-    command.reject_arguments(command.parse(argv, __doc__ or "", values), "probe")
-    if not values.workdir:
-        raise UserError("probe needs --workdir=RUN: the folder that zfjax train wrote")
+    command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "probe")
 
-    from zfjax.experiments.features import open_pool, require_pictures
-    from zfjax.training.run import read_run
+    with Progress("opening the run"):
+        from zfjax.experiments.features import open_pool, require_pictures
+        from zfjax.training.run import read_run
 
-    run = read_run(values.workdir)
-    pool = open_pool(run, values.dataset)
-    require_pictures(pool, values.per_class)
+        run = read_run(values.workdir)
+        pool = open_pool(run, values.dataset)
+        require_pictures(pool, values.per_class)
     _probe(run, pool, values)
 
 
@@ -59,31 +58,35 @@ def _probe(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> None:
     from zfjax.plots.probing import plot_probing
     from zfjax.training.run import load_model
 
-    model = load_model(run, values.checkpoint)
-    names = numbered_layers(model.net)
-    kept = kept_features(model, pool, names, run.folder / "features", batch_size=values.batch_size)
-    behind = fingerprint(model, pool)
+    ending = command.setting(values, "per_class", "test", "folds", "seed", "checkpoint")
+    with Progress("features"):
+        model = load_model(run, values.checkpoint)
+        layers = numbered_layers(model.net)
+        kept = kept_features(model, pool, layers, run.folder / "features", batch_size=values.batch_size)
+        behind = fingerprint(model, pool)
     folder = run.folder / "probe" / pool.name
-    ledger = Ledger(folder / "folds.json")
+    ledger, name = Ledger(folder / "folds.json"), f"probe{ending}"
     folds = [
         draw_fold(pool.labels, values.per_class, values.test, (values.seed, number)) for number in range(values.folds)
     ]
 
-    def measure(name: str, kinds: "Sequence[Kind]", fold: "Fold") -> "Sequence[Score]":
-        key = fold_key(fold, *(kind.strengths for kind in kinds), name, behind)
+    def measure(layer: str, kinds: "Sequence[Kind]", fold: "Fold") -> "Sequence[Score]":
+        key = fold_key(fold, *(kind.strengths for kind in kinds), layer, behind)
         found = ledger.get(key)
         if found is None:
-            found = classify(kinds, kept[name], pool.labels, fold, seed=values.seed)
+            found = classify(kinds, kept[layer], pool.labels, fold, seed=values.seed)
             ledger.put(key, found)
         return [Score(*score) for score in found]
 
-    for result in fold_by_fold(names, folds, measure):
-        table = to_table(result, names, pool.name, len(pool.classes), values.per_class)
-        tables.write(table, folder, "probe")
-        figure = plot_probing(result, names, f"{pool.name}, {values.per_class} training images per class")
-        save(figure, folder / "probe", result._asdict())
+    with Progress("linear classifiers", len(layers) * len(folds), unit="layer") as progress:
+        for result in fold_by_fold(layers, folds, measure):
+            table = to_table(result, layers, pool.name, len(pool.classes), values.per_class)
+            files = tables.write(table, folder, name)
+            figure = plot_probing(result, layers, f"{pool.name}, {values.per_class} training images per class")
+            files += save(figure, folder / name, result._asdict())
+            progress.advance(1)
     print(table.text())
-    print(f"written to {folder}: probe.md, probe.csv, probe.json, probe.png, probe.pdf, probe.npz")
+    print(written(folder, files))
 
 
 if __name__ == "__main__":

@@ -1,38 +1,51 @@
-"""How long work shows itself: a bar on a terminal, plain lines elsewhere."""
+"""How long work shows itself: one bar on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 
 class Progress:
-    """A bar with the rate and the time left; plain lines every ten seconds where stderr is no terminal."""
+    """A bar with the rate and the time left; plain lines every ten seconds where stderr is no terminal.
+
+    One bar is drawn at a time, from a second after its start, and twice a second, so that its clock goes on while
+    something compiles. Of several that are open it is the outermost that knows its total, with the innermost's name and
+    share beside it; where none knows its total, the innermost.
+    """
 
     SECONDS_BETWEEN_LINES = 10.0
+    SECONDS_BEFORE_BAR = 1.0
 
-    def __init__(self, what: str, total: int, *, initial: int = 0, unit: str = "image", show: bool = True):
-        """Starts a bar of `total` units of which `initial` are done."""
+    def __init__(
+        self, what: str, total: int | None = None, *, initial: int = 0, unit: str = "image", show: bool = True
+    ):
+        """Work of `total` units of which `initial` are done; None: nobody knows how many, and only a clock is shown."""
         self._what = what
         self._show = show
         self._total, self._done, self._initial = total, initial, initial
         self._unit = unit
+        self._note = ""
         self._started = self._last_line = time.monotonic()
-        terminal = show and sys.stderr.isatty()
-        self._bar = (
-            tqdm(desc=what, total=total, initial=initial, unit=unit, unit_scale=True, delay=2, file=sys.stderr)
-            if terminal
-            else None
-        )
+        self._terminal = show and sys.stderr.isatty()
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> "Progress":
+        if self._terminal:
+            _SCREEN.enter(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._terminal:
+            _SCREEN.leave(self)
+
+    @property
+    def endless(self) -> bool:
+        """Whether the total is not known."""
+        return self._total is None
 
     @property
     def rate(self) -> float:
@@ -41,24 +54,106 @@ class Progress:
 
     def advance(self, count: int, note: str = "") -> None:
         """Tells that `count` more units are done; `note` stands beside the bar."""
+        self._note = note
+        if self._terminal:
+            with _SCREEN.lock:
+                self._done += count
+                if self._bar is not None:
+                    self._bar.update(count)
+            return
         self._done += count
-        if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(count)
-        elif self._show and time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES:
+        if self._show and self._total and time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.say(
                 f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {self.rate:,.0f} a second,"
                 f" {(self._total - self._done) / max(self.rate, 1e-9):,.0f} s left{note and ', ' + note}"
             )
 
-    def over(self, batches: Iterable[Sized]) -> Iterator[Any]:
-        """The batches, each counted when the next is asked for."""
+    def over(self, batches: Iterable[Any], count: Callable[[Any], int] = len) -> Iterator[Any]:
+        """The batches, each counted when the next is asked for; `count` tells how many units one has."""
         for batch in batches:
             yield batch
-            self.advance(len(batch))
+            self.advance(count(batch))
 
     def say(self, line: str) -> None:
         """Prints a line without disturbing the bar."""
         if self._show:
-            tqdm.write(line, file=sys.stderr)
+            with _SCREEN.lock:
+                tqdm.write(line, file=sys.stderr)
+
+    def draw(self, inside: "Progress | None") -> None:
+        """Draws the bar, or draws it again; `inside` is the work that this one waits for."""
+        elapsed = time.monotonic() - self._started
+        if elapsed < self.SECONDS_BEFORE_BAR:
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                desc=self._what,
+                total=self._total,
+                initial=self._initial,
+                unit=self._unit,
+                unit_scale=True,
+                bar_format="{desc} … {elapsed}" if self.endless else None,
+                leave=not self.endless,
+                dynamic_ncols=True,
+                delay=1e-9,  # not before what follows is set
+                file=sys.stderr,
+            )
+            self._bar.start_t = time.time() - elapsed
+            self._bar.n = self._bar.last_print_n = self._done
+        notes = [self._note, inside._said() if inside else ""]
+        self._bar.set_postfix_str(", ".join(note for note in notes if note), refresh=False)
+        self._bar.refresh()
+
+    def hide(self) -> None:
+        """Ends the bar: one that knows its total stays as it is in the end, another is wiped away."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._note, refresh=False)
+            self._bar.last_print_t = self._bar.start_t + 1  # tqdm wipes only what it believes to have drawn
+            self._bar.close()
+            self._bar = None
+
+    def _said(self) -> str:
+        return f"{self._what} {self._done / self._total:.0%}" if self._total else self._what
+
+
+class _Screen:
+    """The terminal, which shows one of the bars that are open."""
+
+    SECONDS_BETWEEN_DRAWS = 0.5
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._open: list[Progress] = []  # outermost first
+        self._closed = threading.Event()
+
+    def enter(self, progress: Progress) -> None:
+        with self.lock:
+            before = self._drawn()
+            self._open.append(progress)
+            if before is None:
+                self._closed = threading.Event()
+                threading.Thread(target=self._draw_on, args=(self._closed,), daemon=True).start()
+            elif before is not self._drawn():
+                before.hide()
+
+    def leave(self, progress: Progress) -> None:
+        with self.lock:
+            progress.hide()
+            self._open.remove(progress)
+            if not self._open:
+                self._closed.set()
+
+    def _drawn(self) -> Progress | None:
+        known = (progress for progress in self._open if not progress.endless)
+        return next(known, self._open[-1] if self._open else None)
+
+    def _draw_on(self, closed: threading.Event) -> None:
+        while not closed.wait(self.SECONDS_BETWEEN_DRAWS):
+            with self.lock:
+                drawn = self._drawn()
+                if drawn is not None and not closed.is_set():
+                    drawn.draw(self._open[-1] if drawn is not self._open[-1] else None)
+
+
+_SCREEN = _Screen()

@@ -1,10 +1,14 @@
-"""Print a net's layer table: sizes, parameters, multiply-adds and receptive fields.
+"""Print the layer table of a net or of a run: sizes, parameters, multiply-adds and receptive fields.
 
 Examples:
   python -m zfjax.summary
       the paper's net at 1000 classes and 224 px
+  python -m zfjax.summary --workdir=runs/shapes
+      the net of a run
   python -m zfjax.summary --net=alexnet --markdown
+      as a table for a Markdown file
   python -m zfjax.summary --net=zfnet --width=0.25 --image_size=64 --num_classes=10 --csv
+      a quarter of the maps, for spreadsheets
 
 Sizes are height×width×maps; multiply-adds are per image; receptive field, total stride and offset (the centre of the
 first unit's field) are in pixels of the input.
@@ -16,11 +20,13 @@ from absl import flags
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
     """Prints the table that the flags in `argv` ask for."""
     values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of a run, whose net it is; instead of --net.", flag_values=values)
     flags.DEFINE_string(
         "net",
         "zfnet",
@@ -35,10 +41,21 @@ def main(argv: Sequence[str]) -> None:
     command.reject_arguments(command.parse(argv, __doc__ or "", values), "summary")
     if values.csv and values.markdown:
         raise UserError("--csv and --markdown: give one of them")
+    given = [name for name in ("net", "num_classes", "width", "image_size") if values[name].present]
+    if values.workdir and given:
+        raise UserError(f"--workdir names a run, which has its own net: leave out --{given[0]}")
 
-    from zfjax.models import layer_table, preset, table
+    with Progress("building the net"):
+        from zfjax.models import layer_table, preset, table
 
-    net = preset(values.net, values.num_classes, width=values.width, image_size=values.image_size)
+        if values.workdir:
+            from zfjax.training.run import read_run
+            from zfjax.training.state import create_net
+
+            run = read_run(values.workdir)
+            net = create_net(run.config, len(run.classes))
+        else:
+            net = preset(values.net, values.num_classes, width=values.width, image_size=values.image_size)
     write = table.to_csv if values.csv else table.to_markdown if values.markdown else table.to_text
     print(write(layer_table(net)))
 

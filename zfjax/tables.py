@@ -48,21 +48,23 @@ class Table(NamedTuple):
         return json.dumps({"title": self.title, "note": self.note, "rows": rows}, indent=2) + "\n"
 
 
-def write(table: Table, folder: epath.PathLike, name: str) -> None:
-    """Writes name.md, name.csv and name.json into `folder`, each whole or not at all.
+def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:
+    """Writes name.md, name.csv and name.json into `folder`, each whole or not at all; returns these names.
 
     Raises:
       UserError: the folder cannot be written.
     """
     target = epath.Path(folder).expanduser()
+    kinds = {"md": table.markdown(), "csv": table.csv(), "json": table.json()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for kind, text in (("md", table.markdown()), ("csv", table.csv()), ("json", table.json())):
+        for kind, text in kinds.items():
             part = target / f".{name}.{kind}.part"
             part.write_text(text)
             part.replace(target / f"{name}.{kind}")
     except OSError as error:
         raise UserError(f"cannot write the table {target / name}: {error.strerror or error}") from error
+    return [f"{name}.{kind}" for kind in kinds]
 
 
 def _there(cell: Cell) -> Cell:

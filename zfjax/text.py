@@ -1,4 +1,4 @@
-"""Tables and hints as plain text."""
+"""Tables, hints and last lines as plain text."""
 
 import difflib
 from collections.abc import Sequence
@@ -20,3 +20,13 @@ def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
     """`; did you mean X?`, or nothing where no known word is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; of one that says nothing, its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def written(folder: object, names: Sequence[str]) -> str:
+    """The last line of a command that writes: where, and what."""
+    return f"written to {folder}: {', '.join(names)}"

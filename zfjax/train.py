@@ -1,4 +1,4 @@
-"""Train a ConvNet and look at what it learned.
+"""Train a ConvNet, and draw what it learned.
 
 Examples:
   python -m zfjax.train
@@ -6,8 +6,9 @@ Examples:
   python -m zfjax.train --config.dataset=folder:PHOTOS --workdir=runs/photos
       one folder a class, with or without train/ and val/ above them
   python -m zfjax.train --config=configs/imagenette.py:cpu --config.lr=0.02 --workdir=runs/imagenette
+      a recipe with one key changed
 
-The same command goes on where it stopped. Every key: zfjax/config.py. Recipes: configs/.
+The same command goes on where it stopped. Recipes are in configs/ of the repository.
 """
 
 import re
@@ -19,6 +20,8 @@ from ml_collections import ConfigDict
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import first_line, written
 
 if TYPE_CHECKING:
     from zfjax.training.loop import Outcome
@@ -29,20 +32,23 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the run; default runs/DATASET.", flag_values=values)
     flags.DEFINE_bool("distributed", False, "One of many processes of a TPU pod or cluster.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where that is not known.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "How many processes, likewise.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Which one this is, likewise.", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0; default what the cluster says.", flag_values=values
+    )
+    flags.DEFINE_integer("processes", None, "How many processes; default what the cluster says.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Which one this is; default what the cluster says.", flag_values=values)
     config, rest = command.config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
     if not values.coordinator and not (values.processes is None and values.process is None):
         raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
 
     # JAX is imported only now, so that --help and a mistyped flag are answered at once.
-    import jax
+    with Progress("starting JAX"):
+        import jax
 
-    if values.distributed or values.coordinator:
-        _join(values)
-    from zfjax.training.loop import train_and_evaluate
+        if values.distributed or values.coordinator:
+            _join(values)
+        from zfjax.training.loop import train_and_evaluate
 
     outcome = train_and_evaluate(config, values.workdir or default_workdir(config))
     if jax.process_index() == 0:
@@ -56,7 +62,7 @@ def _join(values: flags.FlagValues) -> None:
         jax.distributed.initialize(values.coordinator, values.processes, values.process)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"cannot join the other processes: {str(error).splitlines()[0]}; outside a TPU pod or cluster that JAX"
+            f"cannot join the other processes: {first_line(error)}; outside a TPU pod or cluster that JAX"
             " knows, give --coordinator=HOST:PORT, --processes=N and --process=I"
         ) from error
 
@@ -73,7 +79,9 @@ def _report(outcome: "Outcome") -> None:
     if outcome.data.broken:
         print(f"left out: {outcome.data.broken} pictures that could not be read, named when they were first met")
     print(f"val, centre crop: {outcome.scores}")
-    print(f"written to {outcome.folder}: {', '.join(_draw(outcome))}, metrics.jsonl, checkpoints/")
+    with Progress("drawing"):
+        drawn = _draw(outcome)
+    print(written(outcome.folder, [*drawn, "metrics.jsonl", "checkpoints/"]))
 
 
 def _draw(outcome: "Outcome") -> list[str]:

@@ -9,8 +9,8 @@ Examples:
   python -m zfjax.transfer --workdir=runs/photos --dataset=tfds:voc/2012
       several labels an image: one classifier a class, average precision (the paper's Table 6)
 
-Tables and Fig. 9 go into the folder transfer/DATASET of the run after each fold; the same command goes on where it
-stopped.
+Tables and Fig. 9 go into the folder transfer/DATASET of the run after each fold, under names that tell which flags
+differ from their defaults; the same command goes on where it stopped.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,8 @@ from absl import flags
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import written
 
 if TYPE_CHECKING:
     from etils import epath
@@ -36,39 +38,48 @@ if TYPE_CHECKING:
     Measure = Callable[[Fold, Ledger, tuple[int, int]], float | None]
 
 
+# Flags whose values, where they are not the default, stand in the names of what is written.
+SETTINGS = ("per_class", "test", "folds", "layer", "seed", "checkpoint")
+
+
 def main(argv: Sequence[str]) -> None:
     """Measures what the flags in `argv` ask for, and prints a table."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
-    flags.DEFINE_string("dataset", "", "folder:PATH or tfds:NAME: where to transfer to.", flag_values=values)
-    flags.DEFINE_list("per_class", ["15", "30"], "Training images per class, with commas between.", flag_values=values)
+    command.run_flags(values, batch_size=64)
+    flags.DEFINE_string("dataset", "", "Where to transfer to: folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_list(
+        "per_class", ["15", "30"], "Training images per class, some numbers with commas between.", flag_values=values
+    )
     flags.DEFINE_integer("test", 50, "Test images per class at most.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("folds", 5, "How many draws.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("layer", 0, "On top of which layer; 0: the last hidden one.", flag_values=values)
+    flags.DEFINE_integer(
+        "layer", 0, "On top of which layer, counted from 1; default the last hidden one.", flag_values=values
+    )
     flags.DEFINE_bool("scratch", True, "The same net from scratch too.", flag_values=values)
     flags.DEFINE_integer(
-        "scratch_epochs", 0, "0: as many as give the run's number of updates.", lower_bound=0, flag_values=values
+        "scratch_epochs",
+        0,
+        "Of the nets from scratch; default as many as give the run's number of updates.",
+        lower_bound=0,
+        flag_values=values,
     )
     flags.DEFINE_integer("seed", 0, "Draws the folds.", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "Pictures at once, for the features.", lower_bound=1, flag_values=values)
-    command.reject_arguments(command.parse(argv, __doc__ or "", values), "transfer")
-    if not values.workdir:
-        raise UserError("transfer needs --workdir=RUN: the folder that zfjax train wrote")
-    if not values.dataset:
-        raise UserError("transfer needs --dataset=folder:PATH or tfds:NAME: where to transfer to")
+    required = command.RUN | {"dataset": "DATASET"}
+    command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")
     per_class = counts(values.per_class)
 
-    from zfjax.data.multilabel import open_multilabel
-    from zfjax.experiments.features import open_pool
-    from zfjax.training.run import read_run
+    with Progress("opening the run"):
+        from zfjax.data.multilabel import open_multilabel
+        from zfjax.experiments.features import open_pool
+        from zfjax.training.run import read_run
 
-    run = read_run(values.workdir)
-    several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
+        run = read_run(values.workdir)
+        several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
+        pool = None if several else open_pool(run, values.dataset)
     if several:
         _detect(run, several, values)
-    else:
-        _transfer(run, open_pool(run, values.dataset), per_class, values)
+    elif pool:
+        _transfer(run, pool, per_class, values)
 
 
 def counts(words: Sequence[str]) -> list[int]:
@@ -90,24 +101,26 @@ def _transfer(run: "RunInfo", pool: "Pool", per_class: list[int], values: flags.
     require_pictures(pool, max(per_class))
     folder = run.folder / "transfer" / pool.name
     ledger = Ledger(folder / "folds.json")
-    ending = f"_layer{values.layer}" if values.layer else ""
+    ending = command.setting(values, *SETTINGS)
     nothing = np.full((len(per_class), values.folds), np.nan)
     result = Transfer(np.array(per_class), nothing, nothing.copy())
     measures = [(result.pretrained, _frozen(run, pool, values))]
     if values.scratch:
         measures.append((result.scratch, _scratch(run, pool, folder, values)))
-    for accuracies, measure in measures:
-        for number in range(values.folds):
-            for row, count in enumerate(per_class):
-                fold = draw_fold(pool.labels, count, values.test, (values.seed, number))
-                found = measure(fold, ledger, (values.seed, number))
-                if found is None:
-                    print("stopped; the same command goes on from there")
-                    return
-                accuracies[row, number] = found
-            table = _write(result, pool, folder, values.layer)
+    with Progress("folds", len(measures) * nothing.size, unit="fold") as progress:
+        for accuracies, measure in measures:
+            for number in range(values.folds):
+                for row, count in enumerate(per_class):
+                    fold = draw_fold(pool.labels, count, values.test, (values.seed, number))
+                    found = measure(fold, ledger, (values.seed, number))
+                    if found is None:
+                        progress.say("stopped; the same command goes on from there")
+                        return
+                    accuracies[row, number] = found
+                    progress.advance(1)
+                table, files = _write(result, pool, folder, values.layer, ending)
     print(table.text())
-    print(f"written to {folder}: transfer{ending}.md, .csv and .json, fig9{ending}.png, .pdf and .npz")
+    print(written(folder, files))
 
 
 def _frozen(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> "Measure":
@@ -117,10 +130,11 @@ def _frozen(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> "Measure"
     from zfjax.experiments.linear import SOFTMAX, classify
     from zfjax.training.run import load_model
 
-    model = load_model(run, values.checkpoint)
-    layer = layer_named(model.net, values.layer)
-    kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)
-    behind = fingerprint(model, pool)
+    with Progress("features"):
+        model = load_model(run, values.checkpoint)
+        layer = layer_named(model.net, values.layer)
+        kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)
+        behind = fingerprint(model, pool)
 
     def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float:
         key = fold_key(fold, "softmax", SOFTMAX.strengths, layer, behind)
@@ -156,20 +170,20 @@ def _scratch(run: "RunInfo", pool: "Pool", folder: "epath.Path", values: flags.F
     return measure
 
 
-def _write(result: "Transfer", pool: "Pool", folder: "epath.Path", layer: int) -> "Table":
-    """Table and figure; of a layer other than the protocol's under names of its own."""
+def _write(
+    result: "Transfer", pool: "Pool", folder: "epath.Path", layer: int, ending: str
+) -> tuple["Table", list[str]]:
+    """Table and figure, and the names of their files."""
     from zfjax import tables
     from zfjax.experiments.transfer import PAPER, dataset_of_the_paper, to_table
     from zfjax.plots.files import save
     from zfjax.plots.transfer import plot_transfer
 
-    ending = f"_layer{layer}" if layer else ""
     title = f"{pool.name}, frozen up to layer {layer}" if layer else pool.name
     table = to_table(result, title, len(pool.classes))
-    tables.write(table, folder, f"transfer{ending}")
+    files = tables.write(table, folder, f"transfer{ending}")
     paper = PAPER.get(dataset_of_the_paper(pool.name, len(pool.classes)) or "")
-    save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
-    return table
+    return table, files + save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
 
 
 def _detect(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
@@ -179,21 +193,22 @@ def _detect(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) 
     from zfjax.experiments.multilabel import average_precisions, to_table
     from zfjax.training.run import load_model
 
-    scanned = scan_for(run, several.source)
-    pool = join_splits(several.source, scanned)
-    model = load_model(run, values.checkpoint)
+    with Progress("opening the run"):
+        scanned = scan_for(run, several.source)
+        pool = join_splits(several.source, scanned)
+        model = load_model(run, values.checkpoint)
     layer = layer_named(model.net, values.layer)
     kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)[layer]
     train_truth = several.train.truth(scanned.record.train_kept, len(pool.classes))
     test_truth = several.val.truth(scanned.record.val_kept, len(pool.classes))
     count = len(train_truth.present)
-    found = average_precisions(kept[:count], train_truth, kept[count:], test_truth, seed=values.seed)
+    with Progress("linear classifiers"):
+        found = average_precisions(kept[:count], train_truth, kept[count:], test_truth, seed=values.seed)
     table = to_table(found, test_truth.present, several.source.name, pool.classes)
     folder = run.folder / "transfer" / pool.name
-    ending = f"_layer{values.layer}" if values.layer else ""
-    tables.write(table, folder, f"transfer{ending}")
+    files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
     print(table.text())
-    print(f"written to {folder}: transfer{ending}.md, .csv and .json")
+    print(written(folder, files))
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class Comparison(NamedTuple):
     energy: Float[np.ndarray, "lenses images"]  # share inside the object
     insertion: Float[np.ndarray, "lenses images"]  # area under the curve, from a blurred image
     deletion: Float[np.ndarray, "lenses images"]  # likewise, to the mean
-    seconds: Float[np.ndarray, " lenses"]  # an image, without compilation
+    seconds: Float[np.ndarray, " lenses"]  # an image, of all batches but the first, which compiles
 
 
 def compare(
@@ -198,28 +198,35 @@ def compare(
     Measures: `zfjax.attribution.metrics`.
     """
     parts: list[list[_Scores]] = []
-    times = np.zeros(len(lenses))
-    count = asked = rows = 0
+    times: list[np.ndarray] = []  # of each batch, seconds of each lens for one image
+    count = rows = 0
     for batch in batches:
         rows = rows or len(batch.images)
-        filled = np.minimum(np.arange(max(rows, len(batch.images))), len(batch.images) - 1)
-        images, labels = jnp.asarray(batch.images)[filled], jnp.asarray(batch.labels, jnp.int32)[filled]
+        numbers = filled(len(batch.images), max(rows, len(batch.images)))
+        images, labels = jnp.asarray(batch.images)[numbers], jnp.asarray(batch.labels, jnp.int32)[numbers]
         case = case_of(net, variables, layer, images, labels, key, first=count, batch_size=batch_size)
-        scores = []
-        for number, lens in enumerate(lenses):
-            if not count:
-                jax.block_until_ready(lens.of(case))  # compiled outside the timing
-            start = time.perf_counter()
-            attributions = jax.block_until_ready(lens.of(case))
-            times[number] += time.perf_counter() - start
+        scores, seconds = [], []
+        for lens in lenses:
+            if progress:
+                progress.advance(0, lens.title)
+            attributions, elapsed = _timed(lens, case)
+            seconds.append(elapsed / len(images))
             scores.append(_scored(case.fun, batch, heat(case, attributions)[: len(batch.images)], steps, batch_size))
             if progress:
                 progress.advance(len(batch.images), lens.title)
         parts.append(scores)
-        count, asked = count + len(batch.images), asked + len(filled)
+        times.append(np.array(seconds))
+        count += len(batch.images)
     if not parts:
         raise ValueError("batches: expected at least one batch of images, got none")
-    return Comparison(*_joined(parts), times / asked)
+    if len(times) == 1:  # which compiled
+        times.append(np.array([_timed(lens, case)[1] / len(images) for lens in lenses]))
+    return Comparison(*_joined(parts), np.mean(times[1:], axis=0))
+
+
+def filled(count: int, rows: int) -> Int[np.ndarray, " rows"]:
+    """Places of `count` images, the last one again until there are `rows`: one program for batches of any size."""
+    return np.minimum(np.arange(rows), count - 1)
 
 
 def case_of(
@@ -317,6 +324,12 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
         f" better), or go to the mean (less is better), in the map's order. CAMs are of {layer_name}. Random map and"
         " centre Gaussian know nothing of the net.",
     )
+
+
+def _timed(lens: Lens, case: Case) -> tuple[Float[Array, "n ..."], float]:
+    start = time.perf_counter()
+    attributions = jax.block_until_ready(lens.of(case))
+    return attributions, time.perf_counter() - start
 
 
 class _Scores(NamedTuple):

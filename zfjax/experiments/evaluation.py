@@ -1,6 +1,6 @@
 """Table 2: single-crop and 10-crop error of nets, and of the average of their softmaxes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -11,6 +11,7 @@ from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.data.scan import scan
 from zfjax.data.source import open_source
 from zfjax.errors import UserError
+from zfjax.progress import Progress
 from zfjax.text import align
 from zfjax.training import sharding
 from zfjax.training.run import RunInfo, load_model, open_data, read_run, square_size
@@ -65,7 +66,12 @@ def evaluate_runs(
     for workdir, run in zip(workdirs, runs, strict=True):
         net, params, mean = load_model(run, checkpoint)
         models[str(workdir)] = Model(net, *sharding.replicate((params, mean), mesh))
-    return evaluate(models, lambda: eval_batches(pictures, batch_size), mesh)
+    with Progress("scoring", 2 * len(pictures)) as progress:  # a pass for each number of crops
+
+        def batches() -> Iterator[Batch]:
+            return progress.over(eval_batches(pictures, batch_size), lambda batch: int(batch.mask.sum()))
+
+        return evaluate(models, batches, mesh)
 
 
 def _val_pictures(run: RunInfo, dataset: str) -> Pictures:

@@ -113,6 +113,11 @@ def randomised(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator
         yield Randomised(name, cascade, _redrawn(net, variables, names, fresh))
 
 
+def drawn_anew(net: ConvNet) -> tuple[str, ...]:
+    """The layers that `randomised` draws anew, the top layer first."""
+    return tuple(reversed(_groups(net)))
+
+
 def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
     """Mean similarities in percent, a column a layer; four rows a lens.
 

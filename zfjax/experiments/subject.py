@@ -124,20 +124,38 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     Raises:
         UserError: there is no such checkpoint, or the run's dataset is no longer there.
     """
-    model = load_model(run, checkpoint)
+    bare = without_pictures(run, checkpoint)
     data = open_data(run.config, run.folder)
     seen = record.read(run.folder)
     if seen is None:
         raise UserError(f"the run in {run.folder} has not looked at its pictures yet: {record.FILE} is missing")
-    # On the device once, not with each batch.
-    variables, mean = jax.device_put((model.variables, model.mean))
 
     def subject(pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
-        return Subject(model.net, variables, pictures, labels[kept], kept, run.classes, mean)
+        return bare._replace(pictures=pictures, labels=labels[kept], kept=kept)
 
     return Splits(
         subject(data.train, seen.train_labels, seen.train_kept), subject(data.val, seen.val_labels, seen.val_kept)
     )
+
+
+def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:
+    """The net of a run alone, for `Subject.of_files`: the run's dataset may be gone, or never have been there.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    model, none = load_model(run, checkpoint), np.zeros(0, np.int64)
+    # On the device once, not with each batch.
+    variables, mean = jax.device_put((model.variables, model.mean))
+    return Subject(model.net, variables, _NoPictures(), none, none, run.classes, mean)
+
+
+class _NoPictures:
+    def __len__(self) -> int:
+        return 0
+
+    def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise IndexError(f"indices: expected none, got {indices}")
 
 
 def feature_layers(net: ConvNet) -> list[str]:

@@ -4,7 +4,9 @@ Examples:
   python -m zfjax.figures --workdir=runs/shapes
       all of them, with images of the validation split
   python -m zfjax.figures --workdir=runs/shapes --only=fig2,fig7 --seed=1 --checkpoint=best
+      two of them, with other maps and images, of the weights that scored best
   python -m zfjax.figures --workdir=runs/shapes --only=fig2 --layers=relu5 --maps=all
+      all maps of one layer
   python -m zfjax.figures --workdir=runs/shapes --only=fig6 --compare=runs/free,runs/alexnet
       this run's filters beside those of others
   python -m zfjax.figures --workdir=runs/shapes --only=fig5,fig7 --images=cat.jpg,dog.jpg
@@ -27,6 +29,7 @@ from absl import flags
 
 from zfjax import command
 from zfjax.errors import UserError
+from zfjax.progress import Progress
 
 NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
 
@@ -34,28 +37,32 @@ NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
 def main(argv: Sequence[str]) -> None:
     """Draws the figures that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of a run.", flag_values=values)
+    command.run_flags(values, batch_size=64)
     flags.DEFINE_list("only", [], f"Some of {', '.join(NAMES)}; default all.", flag_values=values)
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (on the val split) or a step.", flag_values=values)
-    flags.DEFINE_list("images", [], "Image files for fig5 and fig7.", flag_values=values)
-    flags.DEFINE_list("classes", [], "Classes for fig5 and fig7, one val image each; default five.", flag_values=values)
+    flags.DEFINE_list(
+        "images", [], "Image files for fig5 and fig7; default images of the val split.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "classes", [], "Classes for fig5 and fig7, one val image each; default the first five.", flag_values=values
+    )
     flags.DEFINE_list("layers", [], "For fig2 and fig4, like relu5; default the paper's 1 to 5.", flag_values=values)
-    flags.DEFINE_string("maps", "8", "fig2, fig4: how many of each layer by --seed; or all.", flag_values=values)
-    flags.DEFINE_list("units", [], "Maps by number, instead of --maps.", flag_values=values)
+    flags.DEFINE_string("maps", "8", "fig2, fig4: how many of each layer, drawn by --seed; or all.", flag_values=values)
+    flags.DEFINE_list("units", [], "Maps by number; default as --maps says.", flag_values=values)
     flags.DEFINE_list("compare", [], "fig6: folders of other runs, drawn beside.", flag_values=values)
-    flags.DEFINE_integer("window", 0, "fig7: the square, pixels; 0: 48 of 224.", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("stride", 0, "fig7: between squares, pixels; 0: 8 of 224.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("window", 0, "fig7: the square, pixels; default 48 of 224.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "stride", 0, "fig7: between squares, pixels; default 8 of 224.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_integer("seed", 0, "Draws maps and images.", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("batch_size", 64, "Pictures at once.", lower_bound=1, flag_values=values)
-    command.reject_arguments(command.parse(argv, __doc__ or "", values), "figures")
-    if not values.workdir:
-        raise UserError("figures needs --workdir=RUN: the folder that zfjax train wrote")
+    command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "figures")
     for name in values.only:
         if name not in NAMES:
             raise UserError(f"--only: no figure {name!r}; there are {', '.join(NAMES)}")
     if values.images and values.classes:
         raise UserError("give --images=FILES or --classes=NAMES, not both")
 
-    from zfjax.figures import draw
+    with Progress("opening the run"):
+        from zfjax.figures import draw
 
-    draw.all_of(values.only, draw.request_of(values))
+        request = draw.request_of(values)
+    draw.all_of(values.only, request)

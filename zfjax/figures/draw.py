@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
+from etils import epath
 
 from zfjax import tables
 from zfjax.errors import UserError
@@ -10,6 +11,8 @@ from zfjax.experiments import subject
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
+from zfjax.progress import Progress
+from zfjax.text import written
 from zfjax.training.run import read_run
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
@@ -65,31 +68,36 @@ def all_of(names: Sequence[str], request: Request) -> None:
       UserError: some could not be drawn; the others were. One that was not named and that the run cannot have is
         passed over.
     """
-    failed = []
+    failed, folder, files = [], request.run.folder / "figures", list[str]()
     for name in names or FIGURES:
         try:
-            _draw(name, request)
+            files += _draw(name, request, folder)
         except UserError as reason:
             if isinstance(reason, NotForThisRun) and not names:
                 print(f"{name}: not drawn: {reason}", flush=True)
             else:
                 failed.append(str(reason))
+    if files:
+        print(written(folder, files))
     if failed:
         raise UserError("; ".join(failed))
 
 
-def _draw(name: str, request: Request) -> None:
-    folder = request.run.folder / "figures"
-    written = []
-    for drawing in FIGURES[name](request):
-        save(drawing.figure, folder / drawing.name, drawing.arrays)
-        written.append(f"{drawing.name}.png")
-        if drawing.table:
-            file, table = drawing.table
-            tables.write(table, folder, file)
-            print(f"{table.title}\n{table.text()}")
-            written.append(f"{file}.md")
-    print(f"{name}: {', '.join(written)} in {folder}", flush=True)
+def _draw(name: str, request: Request, folder: epath.Path) -> list[str]:
+    """Draws one figure, prints its tables, and returns the names of its pictures and tables."""
+    files, shown = list[str](), list[tables.Table]()
+    with Progress(name):
+        for drawing in FIGURES[name](request):
+            # The others, PDF and NPZ or CSV and JSON, have the same names.
+            files += save(drawing.figure, folder / drawing.name, drawing.arrays)[:1]
+            if drawing.table:
+                file, table = drawing.table
+                files += tables.write(table, folder, file)[:1]
+                shown.append(table)
+    for table in shown:
+        print(f"{table.title}\n{table.text()}\n", flush=True)
+    print(f"{name}: {', '.join(files)}", flush=True)
+    return files
 
 
 def _opened(folder: str) -> Opened:

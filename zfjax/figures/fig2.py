@@ -1,11 +1,12 @@
 """Figure 2: what makes the maps of each layer fire, projected down to pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from jaxtyping import Array, Float
 
 from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
-from zfjax.experiments.subject import feature_layers
+from zfjax.experiments.subject import Subject, feature_layers
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_number, layer_title
@@ -29,7 +30,9 @@ def draw(request: Request) -> Iterator[Drawing]:
         tops = top_activations(fun, batches, min(9, len(subject.pictures)), data_mesh())
     for i, name in enumerate(names):
         chosen = _maps(request, tops[name], i + 1)
-        result = gallery(layer(subject.net, subject.variables, name), tops[name], chosen, subject.load)
+        fun = layer(subject.net, subject.variables, name)
+        with Progress(f"projections of {name}", len(chosen) * tops[name].values.shape[1], unit="map") as progress:
+            result = gallery(fun, tops[name], chosen, _counted(subject, progress))
         title = (
             f"{layer_title(name)}, {len(chosen)} of {len(tops[name].values)} maps:"
             " projections of the strongest activations, and their patches"
@@ -37,6 +40,16 @@ def draw(request: Request) -> Iterator[Drawing]:
         number = layer_number(name) if name in features else None
         file = f"fig2_{name}" if number is None else f"fig2_layer{number}"
         yield Drawing(file, plot_gallery(result, subject.image_mean, title), result._asdict())
+
+
+def _counted(subject: Subject, progress: Progress) -> Callable[[np.ndarray], Float[Array, "n size size 3"]]:
+    """`subject.load`, each image counted: the gallery asks for as many as it projects."""
+
+    def load(numbers: np.ndarray) -> Float[Array, "n size size 3"]:
+        progress.advance(len(numbers))
+        return subject.load(numbers)
+
+    return load
 
 
 def _maps(request: Request, top: Top, number: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What the presets share: scaled numbers of maps, and a look whether the windows fit the images."""
 
+import math
+
 from zfjax.errors import UserError
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import ImageTooSmall, Layer, Size, output_size
@@ -7,7 +9,7 @@ from zfjax.models.specs import ImageTooSmall, Layer, Size, output_size
 
 def scaled(features: int, width: float) -> int:
     """A number of maps or units at `width`. Raises a UserError where that is not positive."""
-    if width <= 0:
+    if not 0 < width < math.inf:
         raise UserError(f"width={width:g} must be positive")
     return max(1, round(features * width))
 

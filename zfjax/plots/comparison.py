@@ -13,27 +13,31 @@ from matplotlib.patches import Rectangle
 
 from zfjax.attribution.metrics import boxes_of
 from zfjax.experiments.sanity import Sanity
+from zfjax.plots.colours import COLOURS
 from zfjax.plots.projections import per_image
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
 MARK = "#E69F00"
+BOX = "outline: the object's box; "
+READING = (
+    "dot: where the map is highest. Maps of pixels: grey is zero. Maps of regions: dark blue is 0, yellow the highest."
+)
 INCHES = 0.86  # a picture's side
 
 
 def plot_comparison(
     images: Float[np.ndarray, "rows height width 3"],
-    masks: Bool[np.ndarray, "rows height width"],
+    masks: Bool[np.ndarray, "rows height width"] | None,
     maps: Mapping[str, Float[np.ndarray, "rows height width ..."]],
     names: Sequence[str],
 ) -> Figure:
-    """A row an image, a column a lens; the object's box is outlined, and a dot is where a map is highest.
+    """A row an image, a column a lens; the object's box is outlined if known, and a dot is where a map is highest.
 
     Maps of pixels are in the paper's display, where grey is zero; maps of regions lie over the image, from dark blue
     for 0 to yellow for the highest.
 
     Args:
         images: 0..255.
-        masks: the objects' pixels.
+        masks: the objects' pixels; None where they are not known.
         maps: by the lens's title, of pixels [rows, H, W, 3] or of regions [rows, H, W].
         names: the images' classes.
 
@@ -42,21 +46,23 @@ def plot_comparison(
     """
     columns = len(maps) + 1
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    figure = Figure(figsize=(INCHES * columns + 0.2, INCHES * len(images) + 0.4), dpi=150, layout=tight)
+    figure = Figure(figsize=(INCHES * columns + 0.2, INCHES * len(images) + 0.6), dpi=150, layout=tight)
     grid = figure.subplots(len(images), columns, squeeze=False)
-    boxes = boxes_of(masks)
+    boxes = np.zeros((0, 4), int) if masks is None else boxes_of(masks)
     for row, axes in enumerate(grid):
         axes[0].imshow(np.clip(images[row] / 255, 0, 1))
         axes[0].set_ylabel(names[row], fontsize=7, parse_math=False)
         for panel, of_lens in zip(axes[1:], maps.values(), strict=True):
             _draw(panel, of_lens[row], images[row])
         for panel in axes:
-            top, left, height, width = boxes[row]
-            panel.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=MARK, linewidth=0.8))
+            for top, left, height, width in boxes[row : row + 1]:
+                corner = left - 0.5, top - 0.5
+                panel.add_patch(Rectangle(corner, width, height, fill=False, color=MARK, linewidth=0.8))
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
     for panel, title in zip(grid[0], ("image", *maps), strict=True):
         panel.set_title(textwrap.fill(title, 11), fontsize=7, parse_math=False)
+    _explain(figure, f"{'' if masks is None else BOX}{READING}")
     return figure
 
 
@@ -74,7 +80,7 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Figure:
     """
     lenses = list(found.items())
     rows = [lenses[first : first + len(COLOURS)] for first in range(0, len(lenses), len(COLOURS))]
-    figure = Figure(figsize=(11, 2.6 * len(rows) + 0.5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, 2.6 * len(rows) + 0.8), dpi=150, layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False, sharey=True)
     for axes, row in zip(grid, rows, strict=True):
         for colour, (title, one) in zip(COLOURS, row, strict=False):
@@ -84,18 +90,40 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Figure:
             _curve(axes[1], layers, np.concatenate([first, one.cascade.signed]), colour, title)
             _curve(axes[2], one.layers, one.alone.absolute, colour, title)
         axes[0].set_ylabel("rank correlation\nwith the trained net's map", fontsize=8)
-        axes[2].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        axes[2].legend(
+            title="lens",
+            title_fontsize=7,
+            alignment="left",
+            fontsize=7,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            frameon=False,
+        )
         for panel in axes:
             panel.axhline(0, color="0.6", linewidth=1, linestyle=":")
             panel.tick_params(labelsize=7)
             panel.tick_params(axis="x", rotation=60)
-    for panel, title in zip(
-        grid[0], ("from the top, |map|", "from the top, map", "one layer alone, |map|"), strict=True
-    ):
-        panel.set_title(title, fontsize=9)
-    for panel, label in zip(grid[-1], ("randomised down to", "randomised down to", "randomised"), strict=True):
+    titles = (
+        "layers drawn anew from the top: maps without sign",
+        "from the top: maps with their sign",
+        "one layer alone drawn anew: maps without sign",
+    )
+    for panel, title in zip(grid[0], titles, strict=True):
+        panel.set_title(title, fontsize=8)
+    for panel, label in zip(grid[-1], ("drawn anew down to", "drawn anew down to", "drawn anew"), strict=True):
         panel.set_xlabel(label, fontsize=8)
+    count = lenses[0][1].cascade.signed.shape[1] if lenses else 0
+    _explain(
+        figure,
+        f"Lines: mean over {count} images; bands: one standard deviation to each side. At 1 the map is the trained"
+        " net's; near 0 nothing of it is left, so it showed what was learnt.",
+    )
     return figure
+
+
+def _explain(figure: Figure, text: str) -> None:
+    """A line below all panels, broken where it is too long for them."""
+    figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 20)), fontsize=6, color="0.25")
 
 
 def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[np.ndarray, "height width 3"]) -> None:
@@ -122,6 +150,7 @@ def _curve(
     mean[there], std[there] = np.nanmean(similarity[there], axis=1), np.nanstd(similarity[there], axis=1)
     places = np.arange(len(layers))
     axes.plot(places, mean, "o-", color=colour, markersize=3, linewidth=1.2, label=title)
-    axes.fill_between(places, mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+    low, high = np.clip(mean - std, -1, 1), np.clip(mean + std, -1, 1)
+    axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_xticks(places, layers)
     axes.set_xlim(-0.3, len(layers) - 0.7)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from zfjax.experiments.evolution import Evolution, LayerEvolution
 from zfjax.models.edits import layer_title
+from zfjax.plots.colours import COLOURS
 from zfjax.plots.projections import per_image, sheet
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
 MARKERS = "osD^v*"
 
 

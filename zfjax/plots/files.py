@@ -17,16 +17,24 @@ def save_png(figure: Figure, path: epath.PathLike) -> None:
     _write(epath.Path(path), _rendered(figure, "png"))
 
 
-def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `path`.png and .pdf, and the arrays behind the figure as .npz. Raises a UserError where that fails."""
+def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Writes `path`.png and .pdf, and the arrays behind the figure as .npz; returns the files' names.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
     behind, kept = io.BytesIO(), cast(Any, {name: _plain(array) for name, array in arrays.items()})
     np.savez_compressed(behind, **kept)
+    written = []
     for ending, content in (
         ("png", _rendered(figure, "png")),
         ("pdf", _rendered(figure, "pdf")),
         ("npz", behind.getvalue()),
     ):
-        _write(epath.Path(f"{path}.{ending}"), content)
+        file = epath.Path(f"{path}.{ending}")
+        _write(file, content)
+        written.append(file.name)
+    return written
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

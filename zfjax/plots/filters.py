@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zfjax.experiments.filters import DEAD, DOMINATING, Filters, FirstLayers
+from zfjax.plots.colours import COLOURS
 from zfjax.plots.projections import per_image, sheet
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Figure:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zfjax.experiments.invariance import Invariance, Response
+from zfjax.plots.colours import COLOURS
 from zfjax.plots.projections import sheet
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # told apart by colour-blind eyes too
 DASHES = ("-", "--", ":", "-.")  # of the next six images, and so on
 
 

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from zfjax.errors import UserError
+from zfjax.text import first_line
 from zfjax.training.state import State
 
 NOT_SCORED = -1.0  # the accuracy of a checkpoint inside an epoch, so that any scored one is better
@@ -104,7 +105,7 @@ class Checkpoints:
             except Exception as error:  # a damaged file fails in as many ways as there are files
                 self._damaged.append(step)
                 print(
-                    f"zfjax: checkpoint {self.folder / str(step)} is damaged: {_first_line(error)}",
+                    f"zfjax: checkpoint {self.folder / str(step)} is damaged: {first_line(error)}",
                     file=sys.stderr,
                 )
                 continue
@@ -134,7 +135,7 @@ class Checkpoints:
 
     def _unsaved(self, error: Exception) -> UserError:
         return UserError(
-            f"cannot save a checkpoint in {self.folder}: {_first_line(error)};"
+            f"cannot save a checkpoint in {self.folder}: {first_line(error)};"
             " what was saved before is kept, so the same command goes on from there once this is mended"
         )
 
@@ -152,7 +153,3 @@ def _saved(state: State) -> dict[str, PyTree]:
 
 def _val_top1(metrics: dict[str, float]) -> float:
     return metrics["val_top1"]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,6 +1,7 @@
 """A run's folder: configuration, classes and scan beside the checkpoints, written at the start and read back."""
 
 import json
+import textwrap
 from typing import Any, NamedTuple
 
 import jax
@@ -121,8 +122,9 @@ def read_run(workdir: epath.PathLike) -> RunInfo:
         config.update(_read_json(folder / "config.json"))
         classes = tuple(_read_json(folder / "classes.json"))
         scanned = record.read(folder)
-    except (OSError, KeyError, TypeError) as error:
-        raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({error})") from error
+    except (AttributeError, OSError, KeyError, TypeError) as error:
+        why = textwrap.shorten(str(error), 120, placeholder=" …")
+        raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({why})") from error
     if scanned is None:
         raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing")
     return RunInfo(folder, config, classes, scanned.mean)

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from zfjax.errors import UserError
+from zfjax.text import first_line
 
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".bin", ".tar")
@@ -67,7 +68,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
         finally:
             part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {_first_line(error)}") from error
+        raise UserError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -77,7 +78,7 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a dtype NumPy lacks
-        raise UserError(f"{path} is no safetensors file that can be read: {_first_line(error)}") from error
+        raise UserError(f"{path} is no safetensors file that can be read: {first_line(error)}") from error
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -99,7 +100,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(_refusal(path, str(error))) from error
     except Exception as error:  # a file that is no checkpoint fails in as many ways as there are files
         raise UserError(
-            f"{path} is no checkpoint that PyTorch can read ({type(error).__name__}: {_first_line(error)});"
+            f"{path} is no checkpoint that PyTorch can read ({type(error).__name__}: {first_line(error)});"
             " expected what torch.save(model.state_dict(), …) writes"
         ) from error
     return {name: _as_numpy(path, name, tensor) for name, tensor in _state_dict(path, loaded).items()}
@@ -141,7 +142,7 @@ def _as_numpy(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
             return tensor.detach().contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.detach().numpy()
     except (TypeError, RuntimeError) as error:
-        raise UserError(f"{name} in {path} is no plain array: {_first_line(error)}") from error
+        raise UserError(f"{name} in {path} is no plain array: {first_line(error)}") from error
 
 
 def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,7 +158,3 @@ def _kind(value: object) -> str:
 
 def _kinds() -> str:
     return ".pth, .pt or .safetensors"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

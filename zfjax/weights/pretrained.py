@@ -74,13 +74,13 @@ def from_file(
 ) -> Loaded:
     """`load` of a file that was read already and is called `name` in errors."""
     known = layouts.model(model)
-    said = described(file)
-    before = preprocessing or (Preprocessing.of(said["preprocessing"]) if "preprocessing" in said else TORCHVISION)
+    said = usual(file)
+    before = said.preprocessing if preprocessing is None else preprocessing
     net = preset(
         known.preset,
         1000,
-        width=said.get("width", 1.0) if width is None else width,
-        image_size=said.get("image_size", 224) if image_size is None else image_size,
+        width=said.width if width is None else width,
+        image_size=said.image_size if image_size is None else image_size,
     )
     modules = known.modules(net, file.tensors)
     net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, modules, file.tensors) or 1000})
@@ -122,8 +122,29 @@ def save(
     write(path, tensors, {"format": "pt", METADATA: json.dumps(metadata)})
 
 
-def described(file: TensorFile) -> dict[str, Any]:
-    """What `save` wrote of the weights; empty for files of others."""
+class Usual(NamedTuple):
+    """What a file's weights are where nobody says otherwise."""
+
+    model: str  # among `MODELS`; "" where nobody knows
+    width: float
+    image_size: int
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]  # what the outputs stand for; empty where nobody knows
+
+
+def usual(file: TensorFile) -> Usual:
+    """What `save` wrote of the weights; for files of others, what torchvision's are. Raises a UserError if damaged."""
+    said = _described(file)
+    return Usual(
+        said.get("model", ""),
+        said.get("width", 1.0),
+        said.get("image_size", 224),
+        Preprocessing.of(said["preprocessing"]) if "preprocessing" in said else TORCHVISION,
+        tuple(said.get("classes", ())),
+    )
+
+
+def _described(file: TensorFile) -> dict[str, Any]:
     kinds = {"model": str, "width": float, "image_size": int, "preprocessing": dict, "classes": list}
     try:
         said = json.loads(file.metadata.get(METADATA, "{}"))

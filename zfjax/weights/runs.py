@@ -104,7 +104,7 @@ def write_run(
     require_no_run(workdir)
     folder = open_folder(workdir, config)
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
-    (folder / ORIGIN).write_text(json.dumps(kept, indent=2) + "\n")
+    _write_whole(folder / ORIGIN, json.dumps(kept, indent=2) + "\n")
     mean = loaded.preprocessing.mean_image(square_size(config.image_size))
     if config.dataset:
         pictures = len(open_data(config, folder).train)
@@ -113,7 +113,7 @@ def write_run(
     else:
         pictures, found = config.batch_size, _NO_PICTURES
         classes = list(names) or [str(number) for number in range(loaded.outputs)]
-        (folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
+        _write_whole(folder / "classes.json", json.dumps(classes, indent=2) + "\n")
     record.write(found._replace(mean=mean), folder)
     variables = jax.tree.map(jnp.asarray, loaded.variables)
     state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
@@ -136,8 +136,7 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
             f"the run in {run.folder} has the net {run.config.net}, of which PyTorch has no model;"
             f" expected one of {', '.join(by_preset)}"
         )
-    if run.config.without:
-        raise UserError(f"the run in {run.folder} leaves out layers {tuple(run.config.without)}: no model of PyTorch's")
+    _require_no_edits(run)
     name = by_preset[run.config.net]
     net, variables, _ = load_model(run, checkpoint)
     origin = _origin(run.folder)
@@ -147,7 +146,7 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
         if np.ptp(run.mean, axis=(0, 1)).max() > 0:
             notes = (_MEAN_NOTE,)
     else:
-        before, modules = Preprocessing.of(origin["preprocessing"]), origin["modules"]
+        before, modules = origin
     if net.image_size != 224 and any(isinstance(layer, Dense) for layer in net.layers[:-1]):
         notes += (f"made for {net.image_size} px: torchvision's {name}, which is made for 224, will not take fc6",)
     return name, Loaded(net, variables, before, modules, notes)
@@ -156,12 +155,37 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
 _MEAN_NOTE = "the run's mean image differs from pixel to pixel; its channel means stand for it in the file"
 
 
-def _origin(folder: epath.Path) -> dict[str, Any] | None:
+def _require_no_edits(run: RunInfo) -> None:
+    """Raises a UserError for a net whose layers are not those of its preset: no model of PyTorch's has them."""
+    edits = {key: run.config[key] for key in ("without", "fc_units", "maps3to5") if run.config[key]}
+    if edits:
+        changed = ", ".join(f"{key}={value}" for key, value in edits.items())
+        raise UserError(
+            f"the run in {run.folder} has a {run.config.net} with {changed}, of which PyTorch has no model;"
+            " expected a net without such edits"
+        )
+
+
+def _origin(folder: epath.Path) -> tuple[Preprocessing, dict[str, str]] | None:
+    """Of an imported run what its net took, and what its layers were called."""
     path = folder / ORIGIN
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text())
+        return Preprocessing.of(kept["preprocessing"]), dict(kept["modules"])
+    except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); expected what zfjax import-weights wrote") from error
+
+
+def _write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file that is whole at any moment. Raises a UserError where it cannot be written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:

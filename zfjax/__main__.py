@@ -1,0 +1,5 @@
+"""`python -m zfjax` is `zfjax`."""
+
+from zfjax.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""Put lenses side by side on images of a run, and score them where the objects are known.
+
+Examples:
+  python -m zfjax.compare --workdir=runs/shapes
+      all lenses on 200 images of the val split: one table, one picture with a row an image and a column a lens, and
+      how their maps change while the net's layers are randomised
+  python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0
+      two lenses, the CAM of another layer, and no randomised nets
+  python -m zfjax.compare --workdir=runs/photos --images=cat.jpg,dog.jpg
+      your own photographs, before any run: the picture alone; the folder of a file is its class where the net knows
+      it, else the class is what the net says
+  python -m zfjax.compare --workdir=runs/photos --boxes=boxes.json
+      scores on folders of your own; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height, width], …}:
+      paths below the folder with the val split's classes, pixels of the whole picture, upright
+
+The dataset `shapes` knows its objects' pixels. All goes into the folder compare of the run: lenses.* and sanity.*,
+which replace those of the time before, and images.* of photographs.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from zfjax import command
+from zfjax.errors import UserError
+from zfjax.progress import Progress
+from zfjax.text import written
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compares lenses on the run that the flags in `argv` name, and prints tables."""
+    values = _flags()
+    command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "compare")
+    of_the_split = [name for name in ("boxes", "count", "rows", "sanity_images") if values[name].present]
+    if values.images and of_the_split:
+        raise UserError(f"--images names the images, which are not scored: leave out --{of_the_split[0]}")
+
+    if values.images:
+        with Progress("opening the run"):
+            from zfjax.compare import photographs
+
+            asked, chosen = photographs.open_run(values)
+        files = photographs.write(asked, chosen)
+    else:
+        with Progress("opening the run"):
+            from zfjax.compare import scores
+
+            asked, drawn = scores.open_run(values)
+        files = scores.write_scores(asked, drawn, values.rows)
+        if values.sanity_images:
+            files += scores.write_sanity(asked, drawn, values.sanity_images)
+    print(written(asked.folder, files))
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    command.run_flags(values, batch_size=32)
+    flags.DEFINE_string("layer", "", "Whose maps the CAMs weigh; default the highest.", flag_values=values)
+    flags.DEFINE_list("only", [], "Some lenses by name, such as grad_cam; default all.", flag_values=values)
+    flags.DEFINE_list("images", [], "Image files; default images of the val split.", flag_values=values)
+    flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
+    flags.DEFINE_integer("count", 200, "Images of the val split, drawn by --seed.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("rows", 5, "How many of them are pictured.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "sanity_images", 16, "How many are shown to randomised nets; 0: none.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "Draws images, weights and noise.", lower_bound=0, flag_values=values)
+    return values

@@ -1,0 +1,90 @@
+"""Which lenses look at which net, and what they make of some images."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from etils import epath
+from jaxtyping import Array, Float, Int
+
+from zfjax.errors import UserError
+from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat
+from zfjax.experiments.subject import Subject, feature_layers
+from zfjax.progress import Progress
+from zfjax.text import did_you_mean
+from zfjax.training.run import RunInfo
+
+
+class Asked(NamedTuple):
+    """What the flags ask for, but for the images."""
+
+    run: RunInfo
+    subject: Subject
+    lenses: Sequence[Lens]
+    layer: str
+    seed: int
+    batch_size: int
+
+    @property
+    def folder(self) -> epath.Path:
+        """Where all is written."""
+        return self.run.folder / "compare"
+
+    def case(self, images: Float[Array, "n size size 3"], labels: Int[np.ndarray, " n"], first: int = 0) -> Case:
+        """Images as lenses take them. Raises a UserError where the net has no such layer."""
+        key, target = jax.random.key(self.seed), jnp.asarray(labels, jnp.int32)
+        net, variables = self.subject.net, self.subject.variables
+        return case_of(net, variables, self.layer, images, target, key, first=first, batch_size=self.batch_size)
+
+
+def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], values: flags.FlagValues) -> Asked:
+    """What the flags ask of a run's net.
+
+    Raises:
+      UserError: the net has no such layer, told before anything is computed.
+    """
+    layer = values.layer or feature_layers(subject.net)[-1]
+    asked = Asked(run, subject, lenses, layer, values.seed, values.batch_size)
+    size = subject.net.image_size
+    asked.case(jnp.zeros((1, size, size, 3)), np.zeros(1, np.int32))
+    return asked
+
+
+def chosen(only: Sequence[str], usual: Sequence[Lens]) -> Sequence[Lens]:
+    """The lenses of these names; where there are none, the usual. Raises a UserError for a name of none."""
+    known = {lens.name: lens for lens in LENSES + BASELINES}
+    for name in only:
+        if name not in known:
+            hint = did_you_mean(name, list(known)) or ";"
+            raise UserError(f"--only: no lens {name!r}{hint} there are {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(only)] or usual
+
+
+def maps_of(
+    asked: Asked, images: Float[Array, "n size size 3"], labels: Int[np.ndarray, " n"], rows: int
+) -> dict[Lens, Float[np.ndarray, "n size size ..."]]:
+    """Each lens's maps: of pixels as they are, of regions one number a pixel.
+
+    `rows` images go at once, filled up, so that what was compiled for that many serves again.
+    """
+    found: dict[Lens, list[np.ndarray]] = {lens: [] for lens in asked.lenses}
+    with Progress("pictures", len(asked.lenses) * len(images), unit="map") as progress:
+        for first in range(0, len(images), rows):
+            some = slice(first, first + rows)
+            numbers = filled(len(images[some]), rows)
+            case = asked.case(images[some][numbers], labels[some][numbers], first)
+            for lens, maps in found.items():
+                progress.advance(0, lens.title)
+                given = lens.of(case)
+                maps.append((np.asarray(given) if given.ndim == 4 else heat(case, given))[: len(images[some])])
+                progress.advance(len(images[some]), lens.title)
+    return {lens: np.concatenate(maps) for lens, maps in found.items()}
+
+
+def as_arrays(maps: Mapping[Lens, np.ndarray]) -> dict[str, np.ndarray]:
+    """The maps by name, for an NPZ file."""
+    named = {f"map_{lens.name}": array for lens, array in maps.items()}
+    return named | {"lenses": np.array([lens.name for lens in maps])}

@@ -1,0 +1,94 @@
+"""Where the objects are, in pictures of a run."""
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Int
+
+from zfjax.data import shapes
+from zfjax.data.shapes.masks import masks
+from zfjax.data.shapes.parts import in_crop
+from zfjax.data.source import open_source
+from zfjax.errors import UserError
+from zfjax.experiments.subject import Subject
+from zfjax.training.run import RunInfo
+
+
+class Known(NamedTuple):
+    """Pictures of a split whose objects are known."""
+
+    numbers: Int[np.ndarray, " n"]
+    masks: Callable[[Int[np.ndarray, " some"]], Bool[np.ndarray, "some size size"]]  # of pictures by their numbers
+
+
+def require_objects(run: RunInfo, boxes: str) -> None:
+    """Raises a UserError where neither the dataset nor a file of boxes tells where the objects are."""
+    dataset = run.config.dataset
+    if dataset == "shapes" and boxes:
+        raise UserError("--boxes: the dataset shapes has its objects' pixels; boxes are for folder:PATH")
+    if dataset != "shapes" and not (boxes and dataset.startswith("folder:")):
+        raise UserError(
+            f"compare needs to know where the objects are: the dataset shapes has masks, folder:PATH needs"
+            f" --boxes=FILE.json (see --help); the run's dataset is {dataset}"
+        )
+
+
+def of_shapes(run: RunInfo, subject: Subject) -> Known:
+    """All pictures, and the masks that were drawn with them."""
+    builder = shapes.prepared_builder(run.config.data_dir)
+    size = {"square": subject.mean.shape[0], "size": subject.net.image_size}
+    return Known(
+        np.arange(len(subject.pictures)), lambda some: masks(builder, "validation", subject.kept[some], **size)
+    )
+
+
+def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
+    """The pictures that the file names, and their boxes in the centre crops."""
+    boxes = _read_boxes(file)
+    pictures = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
+    names = pictures.names  # type: ignore[attr-defined]  # of a folder
+    numbers = np.array([i for i, number in enumerate(subject.kept) if names[number] in boxes], np.int64)
+    if not len(numbers):
+        raise UserError(f"--boxes: {file} names no picture of the val split; expected names like {names[0]!r}")
+
+    def of_some(some: np.ndarray) -> np.ndarray:
+        size = subject.net.image_size
+        found = np.zeros((len(some), size, size), bool)
+        for mask, number in zip(found, subject.kept[some], strict=True):
+            height, width = pictures[int(number)].image.shape[:2]
+            box = _inside(file, names[number], boxes[names[number]], height, width)
+            side = min(height, width)  # of the centre square, which is what is decoded
+            shares = (box - np.array([height - side, width - side] * 2) / 2) / side
+            top, left, bottom, right = np.clip(in_crop(shares[None], subject.mean.shape[0], size)[0], 0, size)
+            mask[top:bottom, left:right] = True
+        return found
+
+    return Known(numbers, of_some)
+
+
+def _read_boxes(file: str) -> dict[str, list[float]]:
+    expected = '{"CLASS/picture.jpg": [top, left, height, width], …}'
+    try:
+        boxes = json.loads(epath.Path(file).expanduser().read_text())
+    except OSError as error:
+        raise UserError(f"--boxes: cannot read {file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"--boxes: {file} is no JSON ({error}); expected {expected}") from error
+    if not isinstance(boxes, dict):
+        raise UserError(f"--boxes: {file} holds no object; expected {expected}")
+    for name, box in boxes.items():
+        if not (isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)):
+            raise UserError(f"--boxes: expected [top, left, height, width] for {name!r} in {file}, got {box!r}")
+    return boxes
+
+
+def _inside(file: str, name: str, box: list[float], height: int, width: int) -> np.ndarray:
+    """The box as (top, left, bottom, right), as far as it lies in its picture."""
+    top, left, tall, wide = box
+    edges = np.clip([top, left, top + tall, left + wide], 0, [height, width] * 2)
+    if not (edges[0] < edges[2] and edges[1] < edges[3]):
+        raise UserError(f"--boxes: {name!r} in {file} is a picture of {height}×{width} px; its box {box} lies outside")
+    return edges

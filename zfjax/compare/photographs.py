@@ -1,0 +1,36 @@
+"""What lenses make of image files, before any run."""
+
+import numpy as np
+from absl import flags
+
+from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
+from zfjax.experiments import subject as subjects
+from zfjax.experiments.comparison import LENSES
+from zfjax.experiments.subject import Chosen
+from zfjax.plots.comparison import plot_comparison
+from zfjax.plots.files import save
+from zfjax.training import run as runs
+
+
+def open_run(values: flags.FlagValues) -> tuple[Asked, Chosen]:
+    """The net of the run, and the files as it wants them; the run needs no pictures of its own.
+
+    Raises:
+      UserError: no such run, checkpoint, lens or layer, or a file that is no image.
+    """
+    lenses = chosen(values.only, LENSES)
+    run = runs.read_run(values.workdir)
+    asked = ask(run, subjects.without_pictures(run, values.checkpoint), lenses, values)
+    return asked, asked.subject.of_files(values.images)
+
+
+def write(asked: Asked, images: Chosen) -> list[str]:
+    """The picture, a row a file; returns what was written."""
+    subject, count = asked.subject, len(images.images)
+    maps = maps_of(asked, images.images, images.labels, min(count, asked.batch_size))
+    pixels = np.asarray(images.images) + subject.image_mean[None]
+    classes = [subject.classes[label] for label in images.labels]
+    names = [f"{name}\n{said}" for name, said in zip(images.names, classes, strict=True)]
+    figure = plot_comparison(pixels, None, {lens.title: of_lens for lens, of_lens in maps.items()}, names)
+    arrays = {"names": np.array(images.names), "classes": np.array(classes), "pixels": pixels}
+    return save(figure, asked.folder / "images", arrays | as_arrays(maps))

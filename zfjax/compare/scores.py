@@ -1,0 +1,136 @@
+"""Lenses on images whose objects are known: how good their maps are, and whether they look at the weights."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Array, Bool, Int, PyTree
+
+from zfjax import tables
+from zfjax.compare import objects
+from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
+from zfjax.errors import UserError
+from zfjax.experiments import comparison, sanity
+from zfjax.experiments import subject as subjects
+from zfjax.experiments.comparison import BASELINES, LENSES, Labelled, for_sanity
+from zfjax.experiments.sanity import drawn_anew, sanity_check
+from zfjax.models import ConvNet
+from zfjax.plots.comparison import plot_comparison, plot_sanity
+from zfjax.plots.files import save
+from zfjax.progress import Progress
+from zfjax.training import run as runs
+
+
+class Drawn(NamedTuple):
+    """Images of the val split, whose objects are known and inside the crop."""
+
+    numbers: Int[np.ndarray, " n"]  # in the split
+    masks: Bool[np.ndarray, "n size size"]  # the objects' pixels
+
+
+def open_run(values: flags.FlagValues) -> tuple[Asked, Drawn]:
+    """The net of the run, and images that the seed draws of its val split.
+
+    Raises:
+      UserError: no such run, checkpoint, lens or layer, or nobody knows where the objects are.
+    """
+    lenses = chosen(values.only, LENSES + BASELINES)
+    run = runs.read_run(values.workdir)
+    objects.require_objects(run, values.boxes)
+    subject = subjects.of_run(run, values.checkpoint).val
+    asked = ask(run, subject, lenses, values)
+    known = objects.of_boxes(run, subject, values.boxes) if values.boxes else objects.of_shapes(run, subject)
+    drawn = np.random.default_rng(values.seed).permutation(known.numbers)[: values.count]
+    masks = known.masks(drawn)
+    seen = masks.any(axis=(1, 2))
+    if not seen.any():
+        raise UserError("none of the pictures shows its object inside the centre crop, which is what the net sees")
+    return asked, Drawn(drawn[seen], masks[seen])
+
+
+def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
+    """The table over all images, and the picture of up to `rows`; prints the table, returns what was written.
+
+    What was written before goes, the randomised nets too: they need not be of the same images and lenses.
+    """
+    subject, count, size = asked.subject, len(drawn.numbers), asked.batch_size
+    labels = subject.labels[drawn.numbers]
+    chunks = (np.arange(first, min(first + size, count)) for first in range(0, count, size))
+    batches = (Labelled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some]) for some in chunks)
+    with Progress("lenses", count * len(asked.lenses), unit="map") as progress:
+        found = comparison.compare(
+            subject.net,
+            subject.variables,
+            batches,
+            asked.lenses,
+            layer=asked.layer,
+            key=jax.random.key(asked.seed),
+            batch_size=size,
+            progress=progress,
+        )
+    shown = _one_of_each(labels, rows)
+    images = subject.load(drawn.numbers[shown])
+    maps = maps_of(asked, images, labels[shown], min(size, count))
+    names = [subject.classes[label] for label in labels[shown]]
+    titled = {lens.title: of_lens for lens, of_lens in maps.items()}
+    with Progress("drawing"):
+        figure = plot_comparison(np.asarray(images) + subject.image_mean[None], drawn.masks[shown], titled, names)
+        arrays = {"shown": drawn.numbers[shown], "masks": drawn.masks[shown], "images": drawn.numbers}
+        table = comparison.to_table(found, asked.lenses, asked.run.config.dataset, asked.layer)
+        for stale in asked.folder.glob("sanity.*"):
+            stale.unlink()
+        files = tables.write(table, asked.folder, "lenses")
+        files += save(figure, asked.folder / "lenses", arrays | as_arrays(maps) | found._asdict())
+    print(table.text(), end="\n\n")
+    return files
+
+
+def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
+    """The table and the plot of the model-randomisation check, for those lenses that ask the net.
+
+    Prints the table, returns what was written.
+    """
+    lenses = [lens for lens in asked.lenses if lens not in BASELINES]
+    if not lenses:
+        return []
+    subject, found, numbers = asked.subject, {}, drawn.numbers[:count]
+    images, target = subject.load(numbers), jnp.asarray(subject.labels[numbers], jnp.int32)
+    weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
+    nets = 1 + 2 * len(drawn_anew(subject.net))
+    with Progress("randomised nets", len(lenses) * nets * len(numbers), unit="map") as progress:
+        for lens in lenses:
+            of_weights = _counted(for_sanity(lens, asked.layer, lens_key, asked.batch_size), lens.title, progress)
+            found[lens] = sanity_check(of_weights, subject.net, subject.variables, images, target, weights_key)
+    titled = {lens.title: one for lens, one in found.items()}
+    arrays = {
+        f"{lens.name}_{way}_{kind}": values
+        for lens, one in found.items()
+        for way, similarity in (("cascade", one.cascade), ("alone", one.alone))
+        for kind, values in similarity._asdict().items()
+    }
+    with Progress("drawing"):
+        table = sanity.to_table(titled, asked.run.config.dataset)
+        files = tables.write(table, asked.folder, "sanity")
+        files += save(plot_sanity(titled), asked.folder / "sanity", {"images": numbers, **arrays})
+    print(table.text(), end="\n\n")
+    return files
+
+
+def _counted(lens: sanity.Lens, title: str, progress: Progress) -> sanity.Lens:
+    """The same lens, each map counted."""
+
+    def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> Array | np.ndarray:
+        progress.advance(0, title)
+        maps = lens(net, variables, images, target)
+        progress.advance(len(maps), title)
+        return maps
+
+    return of
+
+
+def _one_of_each(labels: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " shown"]:
+    """Places of up to `count` images: the first of each class, then others."""
+    _, first = np.unique(labels, return_index=True)
+    return np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(labels)), first)])[:count]
