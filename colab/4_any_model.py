@@ -1,0 +1,276 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Any model: Flax NNX, Equinox, an imported ResNet
+#
+# <a href="https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/4_any_model.ipynb">
+# <img src="https://colab.research.google.com/assets/colab-badge.svg" alt="Open in Colab"></a>
+#
+# [zfjax](https://github.com/zfjax/zfjax)'s deconvnet and lenses take any JAX function of images. Here they look into
+# three nets: a ResNet-18 read from a file in PyTorch's names and layout, a Flax NNX module and an Equinox module. At
+# the end, twelve lenses side by side. It takes five to six minutes on two CPU cores, most of them for training.
+
+# %%
+import importlib.util
+
+if not (importlib.util.find_spec("zfjax") and importlib.util.find_spec("equinox")):
+    get_ipython().system("pip install -q git+https://github.com/zfjax/zfjax equinox")
+
+# %%
+# %matplotlib inline
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+
+import zfjax
+from zfjax import attribution, config
+from zfjax.data import shapes
+from zfjax.data.shapes.masks import masks
+from zfjax.experiments import comparison, subject
+from zfjax.plots.comparison import plot_comparison
+from zfjax.training.loop import train_and_evaluate
+from zfjax.training.run import read_run
+from zfjax.weights.pretrained import save
+from zfjax.weights.runs import weights_of
+
+print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
+
+# %% [markdown]
+# ## Settings
+
+# %%
+QUICK = False  # True: seconds instead of minutes, for tests; the nets then learn next to nothing
+
+recipe = config.default()
+recipe.net = "resnet18"
+recipe.width = 0.125 if QUICK else 0.25
+recipe.image_size = 48 if QUICK else 96  # pixels
+recipe.epochs = 1 if QUICK else 2
+passes = 1 if QUICK else 2  # of the small nets over the training set
+lenses = comparison.LENSES[:3] if QUICK else comparison.LENSES
+
+# %% [markdown]
+# ## A ResNet from a file
+#
+# So that nothing must be downloaded, we train a quarter-width ResNet-18 on drawn things for two epochs and write it as
+# torchvision would name and lay out its tensors. Pretend that the file is someone else's. (The first time, the
+# pictures are drawn, which takes a minute.)
+
+# %%
+outcome = train_and_evaluate(recipe, "runs/resnet18")
+run = read_run(outcome.folder)
+train, val = subject.of_run(run)
+save("resnet18.safetensors", "resnet18", weights_of(run)[1], val.classes, recipe.width)
+print(outcome.scores)
+
+# %% [markdown]
+# Reading it takes one line. For torchvision's own, put the `.pth` file that PyTorch has downloaded in its place.
+
+# %%
+loaded = zfjax.weights.load("resnet18.safetensors", "resnet18")  # or "resnet18.pth", with pip install 'zfjax[torch]'
+print(loaded.preprocessing)
+
+# %% [markdown]
+# The net takes RGB in 0 … 255 less the mean; whatever scaling it was trained with has been folded into its first
+# layer.
+#
+# ## The deconvnet through a ResNet
+#
+# Four validation images, and of each layer the map that fires most for each image: its strongest unit, sent down.
+
+# %%
+chosen = val.one_of_each([val.label_of(name) for name in ("face", "car", "flower", "boat")], np.random.default_rng(0))
+pictures, target = np.asarray(chosen.images + val.image_mean), jnp.asarray(chosen.labels)
+objects = masks(
+    shapes.prepared_builder(), "validation", val.kept[chosen.numbers], square=len(val.mean), size=recipe.image_size
+)
+
+
+def strongest(features, images):
+    y, project = zfjax.deconvnet(features, images)
+    return project(zfjax.strongest(y, y.max(axis=(1, 2)).argmax(axis=1)))
+
+
+images = jnp.asarray(pictures - loaded.preprocessing.pixel_mean)
+names = ["relu1", "stage1", "stage2", "stage3", "stage4"]
+found = [strongest(zfjax.layer(loaded.net, loaded.variables, name), images) for name in names]
+zfjax.show(found, labels=[name for name in names for _ in images])
+
+# %% [markdown]
+# The first layer sees an edge; stage 1 to 3 a wheel of the car and something of an eye, a mast or a petal. In stage 4
+# stripes run over the whole image: after two epochs the filters are still rough, and every step down adds their
+# pattern.
+#
+# ## Deconvnet and Grad-CAM
+#
+# Two functions are enough for all that follows: `features` from images to some maps, and `head` from these to logits.
+# For a net of zfjax's own `zfjax.split` gives both. Grad-CAM is asked about the true class, and once, in all four
+# images, about flowers.
+
+
+# %%
+def look(features, head, images):
+    fun, maps = Partial(lambda x: head(features(x))), features(images)
+    print("says", *[val.classes[i] for i in fun(images).argmax(axis=1)])
+    columns = {
+        "strongest map": strongest(features, images),
+        "deconvnet, class": attribution.deconvolution(fun, images, target),
+        "gradient": attribution.gradient(fun, images, target),
+        "Grad-CAM": attribution.upsample(zfjax.grad_cam(head, maps, target), images.shape[1:3]),
+        "Grad-CAM, flower": attribution.upsample(zfjax.grad_cam(head, maps, val.label_of("flower")), images.shape[1:3]),
+    }
+    return plot_comparison(pictures, objects, {name: np.asarray(map) for name, map in columns.items()}, chosen.names)
+
+
+look(*zfjax.split(loaded.net, loaded.variables, "stage4"), images)
+
+# %% [markdown]
+# From left to right: the strongest map's projection, the deconvnet from the class's logit, its gradient, and Grad-CAM.
+# Stage 4 has 3 × 3 cells, so Grad-CAM is coarse; it covers the objects. Asked about flowers it moves away: into a
+# corner of the face's and the boat's picture, and for the car nothing at all speaks for a flower. The two columns of
+# the deconvnet look alike although one was asked about the class and the other was not: it shows what the net lets
+# pass rather than why it chose.
+#
+# ## Flax NNX
+#
+# A small net, its two functions as methods. Any other module will do; `model.eval()` first if it has dropout or batch
+# norm.
+
+
+# %%
+class NnxNet(nnx.Module):
+    def __init__(self, classes, rngs):
+        self.conv1 = nnx.Conv(3, 16, (5, 5), strides=2, rngs=rngs)
+        self.conv2 = nnx.Conv(16, 32, (3, 3), rngs=rngs)
+        self.conv3 = nnx.Conv(32, 64, (3, 3), rngs=rngs)
+        self.dense = nnx.Linear(64, classes, rngs=rngs)
+
+    def features(self, x):
+        x = nnx.max_pool(nnx.relu(self.conv1(x / 64)), (2, 2), (2, 2))
+        x = nnx.max_pool(nnx.relu(self.conv2(x)), (2, 2), (2, 2))
+        return nnx.relu(self.conv3(x))
+
+    def head(self, maps):
+        return self.dense(maps.mean(axis=(1, 2)))
+
+
+# %% [markdown]
+# Two passes over the training set, so that there is something to see.
+
+
+# %%
+def batches():
+    for _ in range(passes):
+        for number, images in enumerate(train.batches(64)):
+            yield images, train.labels[64 * number :][: len(images)]
+
+
+def cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@nnx.jit
+def nnx_step(net, optimizer, images, labels):
+    optimizer.update(net, nnx.grad(lambda net: cross_entropy(net.head(net.features(images)), labels))(net))
+
+
+nnx_net = NnxNet(len(val.classes), nnx.Rngs(0))
+optimizer = nnx.Optimizer(nnx_net, optax.adam(3e-3), wrt=nnx.Param)
+for batch in batches():
+    nnx_step(nnx_net, optimizer, *batch)
+
+# %% [markdown]
+# Its maps and answers, for the same four images:
+
+# %%
+look(nnx_net.features, nnx_net.head, chosen.images)
+
+# %% [markdown]
+# The last maps have 12 × 12 cells, so Grad-CAM is finer. Asked about flowers it points at round things, near the
+# face's eyes and at the car's wheels: to this net a flower is first of all its centre. The deconvnet of so small a net
+# is mostly texture.
+#
+# ## Equinox
+#
+# The same net. Equinox works on one image [C, height, width] at a time; zfjax wants [N, height, width, C], so the axes
+# are moved on the way in and out.
+
+
+# %%
+class EqxNet(eqx.Module):
+    below: eqx.nn.Sequential
+    dense: eqx.nn.Linear
+
+    def __init__(self, classes, key):
+        keys = jax.random.split(key, 4)
+        relu, pool = eqx.nn.Lambda(jax.nn.relu), eqx.nn.MaxPool2d(2, 2)
+        conv1 = eqx.nn.Conv2d(3, 16, 5, stride=2, padding=2, key=keys[0])
+        conv2 = eqx.nn.Conv2d(16, 32, 3, padding=1, key=keys[1])
+        conv3 = eqx.nn.Conv2d(32, 64, 3, padding=1, key=keys[2])
+        self.below = eqx.nn.Sequential([conv1, relu, pool, conv2, relu, pool, conv3, relu])
+        self.dense = eqx.nn.Linear(64, classes, key=keys[3])
+
+    def features(self, images):
+        return jnp.moveaxis(jax.vmap(self.below)(jnp.moveaxis(images / 64, -1, 1)), 1, -1)
+
+    def head(self, maps):
+        return jax.vmap(self.dense)(maps.mean(axis=(1, 2)))
+
+
+# %%
+adam = optax.adam(3e-3)
+
+
+@eqx.filter_jit
+def eqx_step(net, state, images, labels):
+    grads = eqx.filter_grad(lambda net: cross_entropy(net.head(net.features(images)), labels))(net)
+    updates, state = adam.update(grads, state)
+    return eqx.apply_updates(net, updates), state
+
+
+eqx_net = EqxNet(len(val.classes), jax.random.key(0))
+state = adam.init(eqx.filter(eqx_net, eqx.is_inexact_array))
+for batch in batches():
+    eqx_net, state = eqx_step(eqx_net, state, *batch)
+
+# %% [markdown]
+# And again:
+
+# %%
+look(eqx_net.features, eqx_net.head, chosen.images)
+
+# %% [markdown]
+# Other random weights at the start, another library, much the same answers.
+#
+# ## Lenses side by side
+#
+# All twelve, asked of the ResNet about the true class. `comparison.heat` puts the cells of a CAM where their fields
+# are.
+
+# %%
+case = comparison.case_of(loaded.net, loaded.variables, "stage4", images, target, jax.random.key(0))
+found = {lens.title: lens.of(case) for lens in lenses}
+columns = {title: np.asarray(one) if one.ndim == 4 else comparison.heat(case, one) for title, one in found.items()}
+plot_comparison(pictures, objects, columns, chosen.names)
+
+# %% [markdown]
+# Guided backprop draws the objects most clearly, integrated gradients and gradient × input a few places: the eyes, the
+# wheels, the flower's centre. Occlusion agrees with these. The CAMs say "about here" (each cell stands where its field
+# is; the picture above stretched them over the image). Saliency is noise to the eye, and the deconvnet stripes.
+#
+# Which to believe? Not the clearest: guided backprop and the deconvnet draw nearly the same picture when the upper
+# layers' weights are replaced by random ones.
+# [docs/lenses.md](https://github.com/zfjax/zfjax/blob/main/docs/lenses.md) measures that, and which lenses find the
+# object; `python -m zfjax.compare --workdir=RUN` does it for a net of yours.
