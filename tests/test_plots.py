@@ -1,16 +1,21 @@
 """Figures draw what they are given."""
 
+import importlib
+import inspect
 import io
+import pkgutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import zfjax.plots
 from zfjax.experiments.gallery import Gallery
 from zfjax.plots.curves import plot_curves
 from zfjax.plots.files import save_png
 from zfjax.plots.filters import plot_filters
 from zfjax.plots.gallery import plot_gallery
+from zfjax.plots.picture import Picture
 from zfjax.plots.predictions import plot_predictions
 from zfjax.plots.projections import per_image, per_map, shared, sheet, show
 
@@ -139,7 +144,18 @@ def test_what_is_no_number_does_not_hide_the_rest():
     assert len(show(projections, labels=np.arange(2)).axes) == 2
 
 
-def test_notebooks_draw_what_show_returns():
-    png = show(np.ones((4, 4, 3)))._repr_png_()
-    with Image.open(io.BytesIO(png)) as picture:
-        assert picture.format == "PNG"
+def plots():
+    """Every public function of `zfjax.plots` that returns a figure."""
+    for module in pkgutil.iter_modules(zfjax.plots.__path__, "zfjax.plots."):
+        for name, function in vars(importlib.import_module(module.name)).items():
+            if (name == "show" or name.startswith("plot_")) and function.__module__ == module.name:
+                yield function
+
+
+def test_notebooks_draw_what_plots_return():
+    returned = {function.__name__: inspect.signature(function).return_annotation for function in plots()}
+    assert len(returned) > 10
+    assert set(returned.values()) == {Picture}, returned
+    for figure in (show(np.ones((4, 4, 3))), plot_filters(np.ones((7, 7, 3, 12), np.float32))):
+        with Image.open(io.BytesIO(figure._repr_png_())) as picture:
+            assert picture.format == "PNG"

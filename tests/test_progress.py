@@ -35,6 +35,15 @@ def test_long_work_says_rate_and_time_left_every_ten_seconds(capsys, clock):
     ]
 
 
+def test_the_rate_leaves_out_the_first_piece_which_compiles(capsys, clock):
+    with Progress("training", 100) as progress:
+        for seconds in (60, 61, 71):
+            clock[0] = seconds
+            progress.advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["training 10/100 images, 0.2 a second, 540 s left", "training 30/100 images, 1.8 a second, 38 s left"]
+
+
 def test_a_process_that_does_not_show_is_silent(capsys, clock):
     with Progress("training", 1000, show=False) as progress:
         clock[0] = 100.0

@@ -30,6 +30,7 @@ class Progress:
         self._unit = unit
         self._note = ""
         self._started = self._last_line = time.monotonic()
+        self._counted_from = (initial, self._started)  # units done, and when
         self._terminal = show and sys.stderr.isatty()
         self._bar: tqdm | None = None
 
@@ -47,11 +48,6 @@ class Progress:
         """Whether the total is not known."""
         return self._total is None
 
-    @property
-    def rate(self) -> float:
-        """Units a second since the start."""
-        return (self._done - self._initial) / max(time.monotonic() - self._started, 1e-9)
-
     def advance(self, count: int, note: str = "") -> None:
         """Tells that `count` more units are done; `note` stands beside the bar."""
         self._note = note
@@ -62,12 +58,17 @@ class Progress:
                     self._bar.update(count)
             return
         self._done += count
-        if self._show and self._total and time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+        now = time.monotonic()
+        if self._show and self._total and now - self._last_line >= self.SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            units, then = self._counted_from
+            rate = (self._done - units) / max(now - then, 1e-9)
             self.say(
-                f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {self.rate:,.0f} a second,"
-                f" {(self._total - self._done) / max(self.rate, 1e-9):,.0f} s left{note and ', ' + note}"
+                f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {rate:,.{0 if rate >= 10 else 1}f} a second,"
+                f" {(self._total - self._done) / max(rate, 1e-9):,.0f} s left{note and ', ' + note}"
             )
+        if self._counted_from[1] == self._started:
+            self._counted_from = (self._done, now)  # for the first piece something had to be compiled
 
     def over(self, batches: Iterable[Any], count: Callable[[Any], int] = len) -> Iterator[Any]:
         """The batches, each counted when the next is asked for; `count` tells how many units one has."""

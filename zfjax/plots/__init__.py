@@ -1,1 +1,1 @@
-"""One function a figure: arrays in, a matplotlib Figure out. Only `files` writes."""
+"""One function a figure: arrays in, a figure out, which notebooks draw as a cell's last value. Only `files` writes."""

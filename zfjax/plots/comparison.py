@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from zfjax.attribution.metrics import boxes_of
 from zfjax.experiments.sanity import Sanity
 from zfjax.plots.colours import COLOURS
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image
 
 MARK = "#E69F00"
@@ -29,7 +30,7 @@ def plot_comparison(
     masks: Bool[np.ndarray, "rows height width"] | None,
     maps: Mapping[str, Float[np.ndarray, "rows height width ..."]],
     names: Sequence[str],
-) -> Figure:
+) -> Picture:
     """A row an image, a column a lens; the object's box is outlined if known, and a dot is where a map is highest.
 
     Maps of pixels are in the paper's display, where grey is zero; maps of regions lie over the image, from dark blue
@@ -46,7 +47,7 @@ def plot_comparison(
     """
     columns = len(maps) + 1
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    figure = Figure(figsize=(INCHES * columns + 0.2, INCHES * len(images) + 0.6), dpi=150, layout=tight)
+    figure = Picture(figsize=(INCHES * columns + 0.2, INCHES * len(images) + 0.6), dpi=150, layout=tight)
     grid = figure.subplots(len(images), columns, squeeze=False)
     boxes = np.zeros((0, 4), int) if masks is None else boxes_of(masks)
     for row, axes in enumerate(grid):
@@ -66,7 +67,7 @@ def plot_comparison(
     return figure
 
 
-def plot_sanity(found: Mapping[str, Sanity]) -> Figure:
+def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
     """How alike the maps stay to the trained net's, a curve a lens with a standard deviation over images to each side.
 
     Left, layers are randomised from the top down to the one named, by the maps' absolute values and by the maps as they
@@ -80,7 +81,7 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Figure:
     """
     lenses = list(found.items())
     rows = [lenses[first : first + len(COLOURS)] for first in range(0, len(lenses), len(COLOURS))]
-    figure = Figure(figsize=(11, 2.6 * len(rows) + 0.8), dpi=150, layout="constrained")
+    figure = Picture(figsize=(11, 2.6 * len(rows) + 0.8), dpi=150, layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False, sharey=True)
     for axes, row in zip(grid, rows, strict=True):
         for colour, (title, one) in zip(COLOURS, row, strict=False):

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zfjax.experiments.correspondence import Correspondence
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import sheet
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#7F7F7F")  # told apart by colour-blind eyes too
@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#7F7F7F")  # told apart by colour-b
 def plot_correspondence(
     pictures: Mapping[str, Float[np.ndarray, "n height width 3"]],
     results: Mapping[str, Mapping[str, Correspondence]],
-) -> Figure:
+) -> Picture:
     """Rows of images, each with another part hidden; right of them Δ and opposed changes of each part, by layer.
 
     Args:
@@ -26,7 +26,7 @@ def plot_correspondence(
     Returns:
         A figure 10 inches wide.
     """
-    figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
+    figure = Picture(figsize=(10, 5), dpi=150, layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
     for axes, (name, row) in zip(left.subplots(len(pictures), 1, squeeze=False)[:, 0], pictures.items(), strict=True):
         axes.imshow(sheet(row, len(row), gap=max(1, row.shape[2] // 24)), interpolation="nearest")

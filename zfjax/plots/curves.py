@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
+from zfjax.plots.picture import Picture
 
 TRAIN, VAL, TOP5 = "#0072B2", "#D55E00", "#E69F00"  # told apart by colour-blind eyes too
 
 
-def plot_curves(records: Sequence[Mapping[str, float]]) -> Figure:
+def plot_curves(records: Sequence[Mapping[str, float]]) -> Picture:
     """Loss, error and learning rate against epochs.
 
     Args:
@@ -22,7 +22,7 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Figure:
     steps = [record for record in records if "loss" in record]
     steps_per_epoch = ends[-1]["step"] / ends[-1]["epoch"] if ends else 1.0
     unit = "epoch" if ends else "step"
-    figure = Figure(figsize=(10, 3.2), dpi=150, layout="constrained")
+    figure = Picture(figsize=(10, 3.2), dpi=150, layout="constrained")
     loss, error, rate = figure.subplots(1, 3)
 
     at = [record["step"] / steps_per_epoch for record in steps]

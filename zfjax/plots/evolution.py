@@ -6,17 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zfjax.experiments.evolution import Evolution, LayerEvolution
 from zfjax.models.edits import layer_title
 from zfjax.plots.colours import COLOURS
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 MARKERS = "osD^v*"
 
 
-def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Figure:
+def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Picture:
     """The paper's blocks: one a layer, in it a row a map and a column a checkpoint.
 
     Each projection is stretched on its own (`per_image`). A black bar stands where the strongest image is another one
@@ -35,7 +35,7 @@ def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Figure:
     # A row is as high as its largest block: a map is as high as a checkpoint is wide.
     cell = 11.6 / columns / len(epochs)
     heights = [max(len(found.evolved[i].maps) for i in row if i >= 0) * cell + 0.55 for row in blocks]
-    figure = Figure(figsize=(12, sum(heights) + 0.3), dpi=150, layout="constrained")
+    figure = Picture(figsize=(12, sum(heights) + 0.3), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for panel in grid.ravel()[len(found.names) :]:
         panel.set_axis_off()
@@ -49,7 +49,7 @@ def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Figure:
     return figure
 
 
-def plot_convergence(found: Evolution, epochs: Sequence[float]) -> Figure:
+def plot_convergence(found: Evolution, epochs: Sequence[float]) -> Picture:
     """Curves for each layer: how far its features are from the last ones and moved, how often strongest images jumped.
 
     Args:
@@ -59,7 +59,7 @@ def plot_convergence(found: Evolution, epochs: Sequence[float]) -> Figure:
     Returns:
         A figure of 12 × 4 inches with three panels.
     """
-    figure = Figure(figsize=(12, 4), dpi=150, layout="constrained")
+    figure = Picture(figsize=(12, 4), dpi=150, layout="constrained")
     final, moved, jumps = figure.subplots(1, 3)
     _draw_lines(final, found, epochs, found.to_final)
     _draw_lines(moved, found, epochs[1:], found.moved)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zfjax.experiments.filters import DEAD, DOMINATING, Filters, FirstLayers
 from zfjax.plots.colours import COLOURS
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 
-def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Figure:
+def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Picture:
     """Every filter of the first layer as an RGB picture, side by side.
 
     All are scaled alike, by the largest weight of all: grey is 0, so a dominating filter is seen to dominate and a dead
@@ -30,7 +30,7 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> 
     page = _in_grid(_alike(kernel))
 
     width = 8.0
-    figure = Figure(figsize=(width, width * page.shape[0] / page.shape[1] + (0.4 if title else 0.0)), dpi=150)
+    figure = Picture(figsize=(width, width * page.shape[0] / page.shape[1] + (0.4 if title else 0.0)), dpi=150)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
     axes.imshow(page, interpolation="nearest")
@@ -40,7 +40,7 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> 
     return figure
 
 
-def plot_first_layers(nets: Mapping[str, FirstLayers]) -> Figure:
+def plot_first_layers(nets: Mapping[str, FirstLayers]) -> Picture:
     """Nets side by side: layer-1 filters scaled alike and each on its own, layer-2 projections, and what is counted.
 
     Below all: each filter's RMS beside the net's median, and the share of its energy that its stride aliases, both
@@ -57,7 +57,7 @@ def plot_first_layers(nets: Mapping[str, FirstLayers]) -> Figure:
     # Rows as high as their highest page, where a page is 3.3 inches wide.
     rows = zip(*(page.values() for page in pages), strict=True)
     heights = [3.3 * max(picture.shape[0] / picture.shape[1] for picture in row) for row in rows]
-    figure = Figure(figsize=(max(7.0, 3.4 * count), sum(heights) + 3.6), dpi=150, layout="constrained")
+    figure = Picture(figsize=(max(7.0, 3.4 * count), sum(heights) + 3.6), dpi=150, layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(sum(heights) + 1, 2.6), squeeze=False)[:, 0]
     grid = above.subplots(3, count, squeeze=False, height_ratios=heights)
     for column, page, (title, net) in zip(grid.T, pages, nets.items(), strict=True):

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from zfjax.experiments.gallery import Gallery
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 
-def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
+def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture:
     """For each map the projections of its strongest activations, strongest first, and right of them their patches.
 
     Each projection is stretched on its own (`per_image`).
@@ -28,7 +28,7 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Figure:
     side = math.ceil(math.sqrt(k))
     columns = max(2, math.ceil(math.sqrt(len(blocks)) / 2))
     rows = math.ceil(len(blocks) / columns)
-    figure = Figure(figsize=(5 * columns, 2.75 * rows + 0.3), dpi=150, layout="constrained")
+    figure = Picture(figsize=(5 * columns, 2.75 * rows + 0.3), dpi=150, layout="constrained")
     axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
     for pair in axes:
         for panel in pair:

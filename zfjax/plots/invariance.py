@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zfjax.experiments.invariance import Invariance, Response
 from zfjax.plots.colours import COLOURS
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import sheet
 
 DASHES = ("-", "--", ":", "-.")  # of the next six images, and so on
@@ -20,7 +20,7 @@ def plot_invariance(
     examples: Sequence[Float[np.ndarray, "images shown height width 3"]],
     names: Sequence[str],
     hidden: Sequence[str],
-) -> Figure:
+) -> Picture:
     """The paper's grid, a row a transform: images, the distance in each layer, the probability of the true class.
 
     Each image has one colour throughout. A dashed line shows how far two different images are apart.
@@ -34,7 +34,7 @@ def plot_invariance(
     Returns:
         A figure 12 inches wide.
     """
-    figure = Figure(figsize=(12, 8.6), dpi=150, layout="constrained")
+    figure = Picture(figsize=(12, 8.6), dpi=150, layout="constrained")
     rows = figure.subplots(3, 2 + len(hidden), squeeze=False)
     labels = ("vertical translation (pixels, down)", "scale (ratio)", "rotation (degrees, counter-clockwise)")
     for axes, one, pictures, label in zip(rows, found[:3], examples, labels, strict=True):

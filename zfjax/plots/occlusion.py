@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from zfjax.experiments.occlusion import Sensitivity
+from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 CLASSES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")  # told apart by all eyes
@@ -27,7 +27,7 @@ class Occluded(NamedTuple):
     found: Sensitivity
 
 
-def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Figure:
+def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
     """A row an image, columns as in the paper's Fig. 7.
 
     (a) the image with the square at its first position, (b) total activation of the strongest map of layer 5 at each
@@ -41,7 +41,7 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Figure:
     Returns:
         A figure 11 inches wide.
     """
-    figure = Figure(figsize=(11, 1.95 * len(rows) + 0.45), dpi=150, layout="constrained")
+    figure = Picture(figsize=(11, 1.95 * len(rows) + 0.45), dpi=150, layout="constrained")
     grid = figure.subplots(len(rows), 5, squeeze=False)
     for axes, title in zip(
         grid[0],

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from matplotlib.figure import Figure
+
+from zfjax.plots.picture import Picture
 
 RIGHT, WRONG = "#009E73", "#D55E00"  # told apart by colour-blind eyes too
 
@@ -14,7 +15,7 @@ def plot_predictions(
     labels: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n classes"],
     classes: Sequence[str],
-) -> Figure:
+) -> Picture:
     """Pictures in rows of six, under the net's first answer and its probability, and the truth where that differs.
 
     Args:
@@ -28,7 +29,7 @@ def plot_predictions(
     """
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(10, 1.95 * rows), dpi=150, layout="constrained")
+    figure = Picture(figsize=(10, 1.95 * rows), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()

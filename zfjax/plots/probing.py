@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from zfjax.experiments.probing import Probing
 from zfjax.experiments.transfer import mean_and_std
+from zfjax.plots.picture import Picture
 
 SVM, SOFTMAX = "#0072B2", "#E69F00"  # told apart by colour-blind eyes too
 
 
-def plot_probing(result: Probing, names: Sequence[str], title: str) -> Figure:
+def plot_probing(result: Probing, names: Sequence[str], title: str) -> Picture:
     """Mean per-class accuracy on each layer, with its standard deviation over folds.
 
     Args:
@@ -22,7 +22,7 @@ def plot_probing(result: Probing, names: Sequence[str], title: str) -> Figure:
     Returns:
       A figure of 5 × 3.6 inches.
     """
-    figure = Figure(figsize=(5, 3.6), dpi=150, layout="constrained")
+    figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     layers = np.arange(1, len(names) + 1)
     for label, folds, colour, marker in (("SVM", result.svm, SVM, "o"), ("softmax", result.softmax, SOFTMAX, "s")):

@@ -1,12 +1,12 @@
 """Projections as pictures: grey is zero, lighter and darker are positive and negative, per colour."""
 
-import io
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
+
+from zfjax.plots.picture import Picture
 
 Pictures = Float[np.ndarray, "*grid height width channels"]
 
@@ -28,15 +28,6 @@ def per_map(projections: Pictures) -> Pictures:
 def shared(projections: Pictures) -> Pictures:
     """As `per_image`, but all are stretched alike, so that their strengths can be compared."""
     return _stretched(projections, over=np.ndim(projections))
-
-
-class Picture(Figure):
-    """A figure that notebooks draw when it is a cell's last value, without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        file = io.BytesIO()
-        self.savefig(file, format="png")
-        return file.getvalue()
 
 
 def show(

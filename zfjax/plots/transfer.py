@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from zfjax.experiments.transfer import Transfer, mean_and_std
+from zfjax.plots.picture import Picture
 
 PRETRAINED, SCRATCH = "#0072B2", "#D55E00"  # told apart by colour-blind eyes too
 
 
-def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, float]] | None = None) -> Figure:
+def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, float]] | None = None) -> Picture:
     """Mean per-class accuracy with its standard deviation over folds, pretrained and from scratch.
 
     Args:
@@ -21,7 +21,7 @@ def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, 
     Returns:
       A figure of 5 × 3.6 inches.
     """
-    figure = Figure(figsize=(5, 3.6), dpi=150, layout="constrained")
+    figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     curves = (("pretrained", result.pretrained, PRETRAINED, "o"), ("from scratch", result.scratch, SCRATCH, "s"))
     for column, (label, folds, colour, marker) in enumerate(curves):
