@@ -16,13 +16,18 @@
 #
 # [zfjax](https://github.com/zfjax/zfjax)'s deconvnet and lenses take any JAX function of images. Here they look into
 # three nets: a ResNet-18 read from a file in PyTorch's names and layout, a Flax NNX module and an Equinox module. At
-# the end, twelve lenses side by side. It takes five to six minutes on two CPU cores, most of them for training.
+# the end, twelve lenses side by side. It took five and a half minutes on two CPU cores that had other work as well,
+# most of them for training, and takes one more the first time, to draw the pictures.
+#
+# What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
 
 # %%
 import importlib.util
 
 if not (importlib.util.find_spec("zfjax") and importlib.util.find_spec("equinox")):
-    get_ipython().system("pip install -q git+https://github.com/zfjax/zfjax equinox")
+    get_ipython().run_line_magic("pip", "install -q git+https://github.com/zfjax/zfjax equinox")
+    importlib.import_module("zfjax")  # stops here if the installation failed
+    importlib.import_module("equinox")
 
 # %%
 # %matplotlib inline
@@ -46,6 +51,8 @@ from zfjax.weights.pretrained import save
 from zfjax.weights.runs import weights_of
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
+if jax.default_backend() == "cpu":
+    print("A CPU will do. Colab has accelerators under Runtime > Change runtime type.")
 
 # %% [markdown]
 # ## Settings
@@ -60,6 +67,7 @@ recipe.image_size = 48 if QUICK else 96  # pixels
 recipe.epochs = 1 if QUICK else 2
 passes = 1 if QUICK else 2  # of the small nets over the training set
 lenses = comparison.LENSES[:3] if QUICK else comparison.LENSES
+folder = "runs/resnet18_quick" if QUICK else "runs/resnet18"  # other settings need another folder
 
 # %% [markdown]
 # ## A ResNet from a file
@@ -69,17 +77,18 @@ lenses = comparison.LENSES[:3] if QUICK else comparison.LENSES
 # pictures are drawn, which takes a minute.)
 
 # %%
-outcome = train_and_evaluate(recipe, "runs/resnet18")
+outcome = train_and_evaluate(recipe, folder)
 run = read_run(outcome.folder)
 train, val = subject.of_run(run)
-save("resnet18.safetensors", "resnet18", weights_of(run)[1], val.classes, recipe.width)
+file = outcome.folder / "resnet18.safetensors"
+save(file, "resnet18", weights_of(run)[1], val.classes, recipe.width)
 print(outcome.scores)
 
 # %% [markdown]
 # Reading it takes one line. For torchvision's own, put the `.pth` file that PyTorch has downloaded in its place.
 
 # %%
-loaded = zfjax.weights.load("resnet18.safetensors", "resnet18")  # or "resnet18.pth", with pip install 'zfjax[torch]'
+loaded = zfjax.weights.load(file, "resnet18")  # or "resnet18.pth", with pip install 'zfjax[torch]'
 print(loaded.preprocessing)
 
 # %% [markdown]

@@ -9,7 +9,6 @@ import base64
 import io
 import os
 import pathlib
-import resource
 import sys
 import tempfile
 import time
@@ -97,6 +96,13 @@ def _smaller(output: Any) -> Any:
     return output
 
 
+def write(notebook: Any, path: pathlib.Path) -> None:
+    """Stores the notebook; one that is there stays whole until the new one is."""
+    part = path.with_suffix(".ipynb.part")
+    nbformat.write(notebook, part)
+    os.replace(part, path)
+
+
 def main() -> None:
     """Reads the flags and makes the notebooks, saying how long each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -106,7 +112,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             notebook = cleaned(executed(jupytext.read(path), pathlib.Path(folder), dict(os.environ)))
         nbformat.validate(notebook)
-        nbformat.write(notebook, path.with_suffix(".ipynb"))
+        write(notebook, path.with_suffix(".ipynb"))
         kilobytes = path.with_suffix(".ipynb").stat().st_size / 1000
         print(
             f"{path.stem}: {time.monotonic() - start:.0f} s, {_seconds_of_children() - before:.0f} s of the CPU,"
@@ -116,8 +122,8 @@ def main() -> None:
 
 
 def _seconds_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ FEW = 2  # one that only four images excite
 MANY = 400  # maps of the second layer
 
 
-def survey(seed: int = 0, images: int = 40) -> Survey:
-    """Two layers before `images` images; class 4 has none."""
+def survey(seed: int = 0, images: int = 40, maps: int = MANY) -> Survey:
+    """Two layers, the second of `maps` maps, before `images` images; class 4 has none."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 1, 2, 3, 5], images)
     names = tuple(f'{CLASSES[label]}/"{i}" & <b>.png' for i, label in enumerate(labels))
     facts = Facts("<i>run</i>", "zfnet", 96, "a & b", images, 0.9675)
-    layers = (_layer(rng, "relu1", 3, (7, 7), labels), _layer(rng, "relu4", MANY, None, labels))
+    layers = (_layer(rng, "relu1", 3, (7, 7), labels), _layer(rng, "relu4", maps, None, labels))
     return Survey(facts, layers, CLASSES, labels, names)
 
 
@@ -54,12 +54,20 @@ def _layer(rng, name, maps, field, labels):
 
 
 def gallery_of(layer: Layer, side: int, maps) -> Gallery:
-    """Noise as projections and patches of `side` pixels."""
+    """Waves as projections and patches of `side` pixels, each another; smooth, so that WebP keeps them."""
     rng = np.random.default_rng(len(maps))
     shape = (len(maps), layer.top.values.shape[1], side, side, 3)
     fields = np.zeros((*shape[:2], 4), int) + np.array([0, 0, side, side])
     values = layer.top.values[list(maps)]
-    return Gallery(np.array(maps), values, rng.normal(size=shape), rng.uniform(-90, 90, shape), fields)
+    return Gallery(np.array(maps), values, _waves(rng, shape), 90 * _waves(rng, shape), fields)
+
+
+def _waves(rng, shape):
+    """Pictures between -1 and 1, each a slope and one wave."""
+    down, right = (np.linspace(0, 1, side) for side in shape[2:4])
+    turn, *phase = rng.uniform(0, 2 * np.pi, (3, *shape[:2], 1, 1, 1))
+    wave = np.sin(2 * down[:, None, None] + phase[0]) + np.cos(2 * right[None, :, None] + phase[1]) + np.sin(turn)
+    return np.broadcast_to(wave / 3, shape)
 
 
 def write(folder: Path) -> Path:
@@ -68,11 +76,12 @@ def write(folder: Path) -> Path:
     for layer, side, drawn in zip(what.layers, (7, 120), (range(3), range(1)), strict=True):
         (folder / "pictures" / layer.name).mkdir(parents=True)
         for picture in pictures(gallery_of(layer, side, drawn), mean):
+            sheet = picture.sheet  # that of all
             for number in [picture.map] if layer.maps == len(drawn) else range(layer.maps):
                 (folder / site.picture_path(layer.name, number)).write_bytes(picture.full)
                 if picture.thumbnail:
                     (folder / site.thumbnail_path(layer.name, number)).write_bytes(picture.thumbnail)
-        sheets.append(picture.sheet)
+        sheets.append(sheet)
     site.write(folder, what, sheets)
     return folder
 

@@ -192,8 +192,9 @@ def _stop(folder, workdir, rows, row, number):
     process = tiny_runs.start(ablate_command(folder, workdir, rows, epochs=2))
     tiny_runs.stop_after(process, workdir / row, 1, 0.0, number)
     out, err = process.communicate(timeout=200)
-    assert process.returncode == (0 if number == signal.SIGTERM else -number), err
-    return out
+    assert process.returncode == (128 + number if number == signal.SIGTERM else -number), err
+    assert ("written to" in out) == (number == signal.SIGTERM)
+    return err
 
 
 @pytest.mark.slow

@@ -214,6 +214,81 @@ def test_results_are_walked_by_arrows_and_left_by_escape(open_page, made_up):
     assert page.locator("h1").inner_text() == CLASSES[3]
 
 
+@pytest.mark.parametrize(("path", "fragment"), [("index.html", "#relu4"), (site.map_path("relu4", 17), "#image-3")])
+def test_escape_restores_the_place_that_the_address_had(open_page, made_up, path, fragment):
+    page = open_page(path, fragment=fragment)
+    page.keyboard.press("/")
+    page.keyboard.type("plain")
+    assert page.url == url(made_up, path) + "#q=plain"
+    page.keyboard.press("Escape")
+    assert page.url == url(made_up, path) + fragment
+    page.keyboard.press("/")
+    page.keyboard.type("p")
+    page.keyboard.press("Backspace")  # so does an empty search
+    assert page.url == url(made_up, path) + fragment
+
+
+def test_an_address_with_another_place_ends_the_search(open_page, made_up):
+    page = open_page("index.html", fragment="#q=plain")
+    assert results(page)
+    page.evaluate("location.hash = '#relu4'")
+    page.wait_for_function("document.getElementById('found').hidden")
+    assert page.locator("#search").input_value() == ""
+    page.keyboard.press("/")
+    page.keyboard.type("plain")
+    page.keyboard.press("Escape")
+    assert page.url == url(made_up, "index.html") + "#relu4"
+    page.go_back()
+    page.wait_for_function("!document.getElementById('found').hidden")
+    assert page.locator("#search").input_value() == "plain"
+
+
+def test_tabbing_out_of_the_search_closes_the_results(open_page):
+    page = open_page("index.html")
+    page.keyboard.press("/")
+    page.keyboard.type("relu4 17")
+    page.keyboard.press("Tab")  # to the only result
+    assert page.locator("#found").is_visible()
+    assert page.evaluate("document.activeElement.closest('#found') !== null")
+    page.keyboard.press("Tab")
+    assert page.locator("#found").is_hidden()
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.id") == "search"
+    assert page.locator("#found").is_visible()
+    page.keyboard.press("Shift+Tab")
+    assert page.locator("#found").is_hidden()
+
+
+def test_arrows_with_shift_are_the_browsers(open_page, made_up):
+    page = open_page(site.map_path("relu4", 17))
+    for key in ("Shift+ArrowRight", "Shift+ArrowLeft", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(200)
+    assert page.url == url(made_up, site.map_path("relu4", 17))
+    # Many keyboards have it above another key.
+    page.evaluate(
+        "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', shiftKey: true, bubbles: true}))"
+    )
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.type("plain")
+    page.keyboard.press("Shift+ArrowDown")
+    page.keyboard.press("Shift+ArrowUp")  # selects to the start
+    assert page.evaluate("document.activeElement.id") == "search"
+    selected = page.evaluate("[document.activeElement.selectionStart, document.activeElement.selectionEnd]")
+    assert selected == [0, 5]
+
+
+def test_a_browser_that_refuses_more_addresses_searches_on(open_page):
+    page = open_page("index.html")
+    page.evaluate("() => { history.replaceState = () => { throw new DOMException('too many', 'SecurityError') } }")
+    page.keyboard.press("/")
+    page.keyboard.type("relu4 17")
+    assert results(page) == ["map 17 of layer 4 (relu4)"]
+    page.keyboard.press("Escape")
+    assert page.locator("#found").is_hidden()
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
 @pytest.mark.parametrize("label", range(len(CLASSES)))
 def test_every_class_is_found_by_its_name_and_stays_text(open_page, made_up, label):
     """A link to a query opens the search with it; scripts in names do not run, which the fixture looks for."""

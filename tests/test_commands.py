@@ -1,6 +1,7 @@
 """Commands as users type them: help, tables, and each mistake as one clear line and exit code 2."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -39,7 +40,13 @@ def tiny_words(folder, workdir, **changes):
         (["--config.epoch=1"], "unknown configuration key 'epoch'; did you mean epochs?"),
         (["--workdr=x"], "unknown flag --workdr; did you mean --workdir?"),
         (["--config.lr=fast"], "could not convert string to float: 'fast'"),
-        (["--config=nowhere.py"], "no such file: 'nowhere.py'"),
+        (["--config=nowhere.py"], "no such file: 'nowhere.py'; expected a path like configs/folder.py[:ARG]"),
+        (["--config", "nowhere.py"], "no such file: 'nowhere.py'; expected a path like configs/folder.py[:ARG]"),
+        (["-config", "nowhere.py:cpu"], "no such file: 'nowhere.py'; expected"),
+        ([r"--config=C:\recipes\x.py"], r"no such file: 'C:\recipes\x.py'; expected"),
+        (["--config", r"C:\recipes\x.py:a:b.py"], r"no such file: 'C:\recipes\x.py'; expected"),
+        (["--config=nowhere"], "no such file: 'nowhere'; expected"),
+        (["--config"], "--config"),
         (["--processes=2"], "--processes and --process need --coordinator"),
         (["runs/shapes"], "train takes only flags, not 'runs/shapes'"),
     ],
@@ -48,6 +55,26 @@ def test_a_mistyped_word_is_named(capsys, words, expected):
     code, line = said(capsys, train.main, *words)
     assert code == 2
     assert expected in line
+
+
+def test_a_recipe_whose_path_has_a_colon_is_one_line(capsys, tmp_path):
+    (tmp_path / "C:").mkdir()
+    recipe = tmp_path / "C:" / "x.py"
+    recipe.write_text("from zfjax.config import default as get_config\n")
+    code, line = said(capsys, train.main, f"--config={recipe}")
+    assert code == 2
+    assert line.startswith(f"zfjax: --config: '{recipe}': expected a path without a colon")
+
+
+@pytest.mark.parametrize("spelling", ["--config={}:17", "--config {}:17"])
+def test_a_recipe_gets_its_argument(tmp_path, spelling):
+    recipe = tmp_path / "x.py"
+    recipe.write_text(
+        "from zfjax.config import default\ndef get_config(epochs):\n"
+        "    config = default()\n    config.epochs = int(epochs)\n    return config\n"
+    )
+    config, rest = command.config_from(["train", *spelling.format(recipe).split()], "", flags.FlagValues())
+    assert (config.epochs, rest) == (17, [])
 
 
 def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
@@ -158,6 +185,8 @@ def test_a_mended_first_start_is_no_other_run(capsys, folder, tmp_path):
     ("words", "expected"),
     [
         ([], "missing --workdir=RUN[,RUN…], folders that zfjax train wrote"),
+        (["--workdir=,"], "missing --workdir=RUN[,RUN…], folders that zfjax train wrote"),
+        (["--workdir=,nowhere"], "no run in"),
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--batch_size=0"], "batch_size"),
     ],
@@ -178,6 +207,7 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
         (["--workdir=nowhere", "--only=fig3"], "--only: no figure 'fig3'; there are fig2, fig4"),
         (["--workdir=nowhere", "--units=a"], "--units: expected numbers of maps"),
         (["--workdir=nowhere", "--images=a.jpg", "--classes=b"], "not both"),
+        (["--workdir=nowhere", "--only=fig2", "--images=a.jpg"], "--images and --classes are for fig5 and fig7"),
     ],
 )
 def test_figures_names_what_is_missing(capsys, words, expected):
@@ -210,7 +240,9 @@ def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_pat
     names = [f"fig2_layer{i}.png" for i in range(1, 6)]
     first, last = capsys.readouterr().out.splitlines()
     assert first == f"fig2: {', '.join(names)}"
-    assert last == f"written to {tmp_path / 'figures'}: {', '.join(names)}"
+    assert last == f"written to {tmp_path / 'figures'}: {', '.join(names)}; each PNG also as .pdf and .npz"
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert written == {name.replace("png", kind) for name in names for kind in ("png", "pdf", "npz")}
     for name in names:
         with Image.open(tmp_path / "figures" / name) as picture:
             assert picture.size[0] == 1500
@@ -268,6 +300,14 @@ def test_a_reader_that_leaves_is_no_error(words):
     ("error", "expected"),
     [
         (KeyboardInterrupt(), (130, "")),
+        (
+            command.Stopped(signal.SIGTERM, "after step 3"),
+            (143, "zfjax: stopped after step 3; the same command goes on from there\n"),
+        ),
+        (
+            command.Stopped(signal.SIGINT, "in row zfnet"),
+            (130, "zfjax: stopped in row zfnet; the same command goes on from there\n"),
+        ),
         (UserError("one line"), (2, "zfjax: one line\n")),
         (PermissionError(13, "Permission denied", "a/b"), (2, "zfjax: cannot read or write a/b: Permission denied\n")),
         (OSError(28, "No space left on device"), (2, "zfjax: cannot read or write: No space left on device\n")),
@@ -278,6 +318,19 @@ def test_how_a_command_ends(capsys, error, expected):
         raise error
 
     assert (command.run(main, []), capsys.readouterr().err) == expected
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_work_that_keeps_its_parts_is_stopped_at_once_and_says_so(capsys, number, expected):
+    def main(_):
+        with command.stoppable("in the folds of photos"):
+            signal.raise_signal(number)
+            pytest.fail("went on")
+
+    before = [signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)]
+    assert command.run(main, []) == expected
+    assert capsys.readouterr().err == "zfjax: stopped in the folds of photos; the same command goes on from there\n"
+    assert [signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_settings_that_are_not_the_default_are_in_names():

@@ -51,6 +51,13 @@ def test_from_python_runs():
     assert names["found"].projections.shape[:2] == (2, 9)
 
 
+@pytest.mark.slow
+def test_the_readme_runs():
+    names = {}
+    run("../README.md", names)
+    assert names["project"](names["y"]).shape == names["images"].shape == (1, 224, 224, 3)
+
+
 def test_first_ten_minutes_run():
     names = {}
     run("index.md", names)

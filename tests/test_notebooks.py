@@ -4,12 +4,14 @@ python colab/build.py      makes the .ipynb files anew
 """
 
 import base64
+import contextlib
 import io
 import os
 import pathlib
 import re
 import runpy
 import site
+import sys
 import types
 
 import jupytext
@@ -24,7 +26,7 @@ from zfjax.data.shapes import builder
 COLAB = pathlib.Path(__file__).parents[1] / "colab"
 BUILD = types.SimpleNamespace(**runpy.run_path(str(COLAB / "build.py")))
 URL = "https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/"
-ABSOLUTE_PATH = re.compile(r"""(?:^|[\s'"(=])(?:/[\w.-]+){2,}|[A-Z]:\\\\""")
+ABSOLUTE_PATH = re.compile(r"""(?:^|[\s'"(=])(?:/[\w.-]+){2,}|[A-Z]:\\""")
 LARGEST = 1.5e6  # bytes
 
 each = pytest.mark.parametrize("script", BUILD.scripts(), ids=lambda path: path.stem)
@@ -81,10 +83,47 @@ def test_head_says_what_it_is_and_installs_zfjax_alone(script):
     assert re.match(r"# \S", head.source)
     assert re.findall(r'<a href="(\S+)">', head.source) == [f"{URL}{script.stem}.ipynb"]
     assert "minutes" in head.source
-    (command,) = re.findall(r'"(pip install[^"]*)"', install.source)
+    # The magic installs for the kernel's Python, whatever pip is first on the PATH.
+    (arguments,) = re.findall(r'run_line_magic\("pip", "([^"]*)"\)', install.source)
     # Nothing that could move what Colab has installed, JAX above all.
-    assert re.fullmatch(r"pip install -q git\+https://github\.com/zfjax/zfjax( equinox)?", command)
-    assert "find_spec" in install.source
+    assert re.fullmatch(r"install -q git\+https://github\.com/zfjax/zfjax( equinox)?", arguments)
+    assert "stored here, made on a CPU" in head.source
+
+
+@pytest.mark.parametrize("missing", ["zfjax", "equinox"])
+@each
+def test_installs_what_is_missing_and_stops_if_that_fails(script, missing, monkeypatch):
+    """With a pip that does nothing: nothing is asked of it where all is there, else the cell ends in an error."""
+    source = stored(script).cells[1].source
+    asked = []
+    shell = types.SimpleNamespace(run_line_magic=lambda *arguments: asked.append(arguments))
+    needed = missing in re.findall(r'find_spec\("(\w+)"\)', source)
+    failing = pytest.raises(ImportError, match=missing) if needed else contextlib.nullcontext()
+    with monkeypatch.context() as patch, failing:
+        patch.setitem(sys.modules, missing, None)  # neither found nor imported
+        exec(source, {"get_ipython": lambda: shell})
+    assert len(asked) == needed
+
+
+@each
+def test_first_lines_name_the_device_alike(script):
+    lines = stored(script).cells[2].source.splitlines()
+    first = stored(BUILD.scripts()[0]).cells[2].source.splitlines()[-3:]
+    start = lines.index(first[0])
+    assert lines[start : start + 3] == first
+    assert "device_kind" in first[0]
+    assert "Change runtime type" in first[2]
+
+
+@each
+def test_quick_runs_have_their_own_folder(script):
+    """A run's settings cannot change, so turning QUICK on after a run needs another folder."""
+    (settings,) = (cell.source for cell in code(stored(script)) if BUILD.SWITCH in cell.source)
+    quick, full = re.search(r'folder = "(runs/\w+)" if QUICK else "(runs/\w+)"', settings).groups()
+    assert quick != full
+    sources = "".join(cell.source for cell in code(stored(script)))
+    assert "train_and_evaluate(recipe, folder)" in sources
+    assert sources.count('"runs/') == 2
 
 
 @each
@@ -117,6 +156,26 @@ def test_cells_are_short_and_pictures_have_words_beside_them(script):
                 assert cells[number - 1].cell_type == "markdown", cell.source
                 assert number + 1 < len(cells), cell.source
                 assert cells[number + 1].cell_type == "markdown", cell.source
+
+
+def test_absolute_paths_are_seen():
+    for text in ("/home/me/x", "at /home/me/x", "'/home/me/x'", r"C:\Users\me", r"in 'C:\\Users\\me'"):
+        assert ABSOLUTE_PATH.search(text), text
+    for text in ("runs/resnet18", "3/4", "top-1 accuracy: 86 %", "one / two"):
+        assert not ABSOLUTE_PATH.search(text), text
+
+
+def test_a_write_that_fails_leaves_the_stored_notebook(tmp_path):
+    path = tmp_path / "one.ipynb"
+    BUILD.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("old")]), path)
+    before = path.read_bytes()
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("new")], metadata={"no": object()})
+    with pytest.raises(TypeError):
+        BUILD.write(broken, path)
+    assert path.read_bytes() == before
+    BUILD.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("new")]), path)
+    assert nbformat.read(path, as_version=4).cells[0].source == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_quick_needs_exactly_one_switch():

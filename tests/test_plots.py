@@ -124,7 +124,7 @@ def test_a_gallery_shows_each_map_beside_its_patches():
     fields = np.tile([2, 3, 7, 7], (3, 9, 1))
     found = Gallery(np.array([4, 8, 15]), rng.random((3, 9)), *(rng.normal(size=(3, 9, 7, 7, 3)),) * 2, fields)
     figure = plot_gallery(found, np.full((16, 16, 3), 128.0), "layer 1")
-    assert [axes.get_title() for axes in figure.axes[::2]] == ["map 4", "map 8", "map 15", ""]
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["map 4", "map 8", "map 15"]
     assert figure.axes[0].images[0].get_array().shape == (23, 23, 3)  # three of seven pixels, and two gaps
     assert pixels(figure).size
 

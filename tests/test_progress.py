@@ -41,7 +41,10 @@ def test_the_rate_leaves_out_the_first_piece_which_compiles(capsys, clock):
             clock[0] = seconds
             progress.advance(10)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["training 10/100 images, 0.2 a second, 540 s left", "training 30/100 images, 1.8 a second, 38 s left"]
+    assert lines == [
+        "training 10/100 images, 0.2 a second, 540 s left",
+        "training 30/100 images, 1.8 a second, 38 s left",
+    ]
 
 
 def test_a_process_that_does_not_show_is_silent(capsys, clock):

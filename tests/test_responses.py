@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 import zfjax
 from zfjax.experiments.gallery import top_activations
-from zfjax.experiments.responses import Labelled, class_contrast, responses
+from zfjax.experiments.responses import LabelledImages, _Found, _Sums, class_contrast, responses
 from zfjax.models.cut import layers
 from zfjax.training import sharding
 
@@ -51,7 +51,7 @@ def identity(x):
 def found_in(acts, labels, sizes, classes=4, fun=identity, mesh=None):
     parts = np.split(np.arange(len(acts)), np.cumsum(sizes)[:-1])
     top = top_activations(fun, [jnp.asarray(acts[part]) for part in parts])
-    batches = [Labelled(jnp.asarray(acts[part]), labels[part]) for part in parts]
+    batches = [LabelledImages(jnp.asarray(acts[part]), labels[part]) for part in parts]
     return responses(fun, batches, top, classes, BINS, mesh)
 
 
@@ -113,7 +113,7 @@ def test_layers_of_a_net_in_one_pass():
     labels = np.array([0, 1, 1, 0, 2, 2, 2])
     parts = [images[:4], images[4:]]
     top = top_activations(fun, parts)
-    found = responses(fun, map(Labelled, parts, (labels[:4], labels[4:])), top, 3)
+    found = responses(fun, map(LabelledImages, parts, (labels[:4], labels[4:])), top, 3)
     acts = jax.device_get(jax.jit(fun)(images))
     for name, one in found.items():
         strongest = acts[name].reshape(7, -1, acts[name].shape[-1]).max(axis=1)
@@ -123,10 +123,24 @@ def test_layers_of_a_net_in_one_pass():
 
 
 def test_counts_do_not_overflow_32_bits():
-    """Sums are made on the host in 64 bits."""
-    acts, labels = some()
-    found = found_in(acts, labels, (4, 4, 3))
-    assert found.histogram.dtype == found.zeros.dtype == np.int64
+    """A batch's counts are 32-bit; their sums are made on the host in 64 bits."""
+    many = np.int32(2**31 - 1)
+    found = _Found(np.array([[many, many - 7]]), np.array([many]), np.array([many - 1]), np.ones((1, 1), np.float32))
+    sums = _Sums.nothing(maps=1, bins=2, classes=1)
+    for _ in range(3):
+        sums.add(found, np.array([0]))
+    said = sums.responses(np.array([[1.0, 2.0]]), np.array([3]))
+    assert said.histogram.tolist() == [[3 * 7, 3 * (2**31 - 8)]]
+    assert (said.zeros.tolist(), said.negative.tolist()) == ([3 * (2**31 - 1)], [3 * (2**31 - 2)])
+    assert said.cells.tolist() == [9 * 2**31 - 12]
+    assert said.excitation.tolist() == [[1]]
+
+
+def test_what_is_infinite_has_no_contrast():
+    infinite = np.array([[np.inf, 1.0, 0.0], [2.0, 1.0, 9.0]])
+    contrast = class_contrast(infinite, np.array([1, 1, 0]), np.array([4.0, 4.0]))
+    assert np.isnan(contrast[0, 0])
+    np.testing.assert_array_equal(contrast[1], [0.25, -0.25, 0])
 
 
 def test_what_is_wrong_is_named():
@@ -135,6 +149,6 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="expected at least one batch"):
         responses(identity, [], top, 4)
     with pytest.raises(ValueError, match="labels: expected 0 to 2, got 0 to 3"):
-        responses(identity, [Labelled(jnp.asarray(acts), labels)], top, 3)
+        responses(identity, [LabelledImages(jnp.asarray(acts), labels)], top, 3)
     with pytest.raises(ValueError, match="bins"):
-        responses(identity, [Labelled(jnp.asarray(acts), labels)], top, 4, bins=0)
+        responses(identity, [LabelledImages(jnp.asarray(acts), labels)], top, 4, bins=0)

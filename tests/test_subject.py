@@ -62,6 +62,8 @@ def test_the_class_of_a_file_is_its_folder_or_what_the_net_says(tmp_path):
     chosen = colours(1.0).of_files(paths)
     assert chosen.labels.tolist() == [1, 2]
     assert chosen.names == ("a", "b")
+    classes = colours(1.0).classes
+    assert chosen.titles(classes) == [classes[1], f"b (net: {classes[2]})"]  # a guess is not shown as the truth
     np.testing.assert_allclose(chosen.images[0], pixels[:8, :8], atol=1)
     grey = tmp_path / "grey.png"
     Image.fromarray(pixels[..., 0]).save(grey)

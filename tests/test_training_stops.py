@@ -26,18 +26,20 @@ def unbroken(folder, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("number", "checkpoints"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("number", "checkpoints"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGINT, 1)]
+)
 def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path, number, checkpoints):
     # The moment is meant to differ from one run of the tests to the next: from the start, or from a checkpoint on.
     seconds = random.uniform(0.0, 1.0 if checkpoints else 12.0)
     process = tiny_runs.start(tiny_runs.train_command(folder, tmp_path))
     tiny_runs.stop_after(process, tmp_path, checkpoints, seconds, number)
     out, err = process.communicate(timeout=200)
-    if number == signal.SIGTERM:
-        assert process.returncode == 0, err
-        assert "the same command goes on" in out or "written to" in out
+    if process.returncode:  # else it was over before
+        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
+        assert ("the same command goes on from there" in err) == (number != signal.SIGKILL)
     else:
-        assert process.returncode in (-signal.SIGKILL, 0)
+        assert "written to" in out
     again = tiny_runs.run(tiny_runs.train_command(folder, tmp_path))
     assert again.returncode == 0, again.stderr
     assert tiny_runs.same_bits(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken)), (

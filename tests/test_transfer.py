@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -203,12 +204,21 @@ def test_a_run_is_transferred_and_an_interrupted_transfer_goes_on(run, tmp_path,
 
     def counting(config, *args, **options):
         trained.append(config.seed)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
         return loop.train(config, *args, **options)
 
+    def stopped(trainer, state):
+        if len(trained) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return running(trainer, state)
+
+    running = loop.Trainer.run
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "run", stopped)
+        patched.setattr(experiment, "train", counting)
+        assert command.run(transfer.main, ["transfer", *words]) == 143
+    assert "zfjax: stopped in the folds of caltech; the same command goes on from there" in capsys.readouterr().err
+    assert len(list(out.glob("scratch/*/checkpoints/[0-9]*"))) == 1
     monkeypatch.setattr(experiment, "train", counting)
-    assert command.run(transfer.main, ["transfer", *words]) == 130
     rows = json.loads((out / "transfer_per_class-8-3_folds-2.json").read_text())["rows"]
     assert [row["images per class"] for row in rows] == [3, 8]
     # Partial results are kept: one fold of each was trained from scratch.

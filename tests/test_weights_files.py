@@ -1,6 +1,7 @@
 """Files of weights: what is read, what is refused, and that nothing in a pickle is run."""
 
 import json
+import os
 import pathlib
 import pickle
 import struct
@@ -213,3 +214,12 @@ class TestTorch:
         monkeypatch.setattr(self.torch, "__version__", "2.5.1+cpu")
         with pytest.raises(UserError, match=r"PyTorch 2\.5\.1\+cpu lets a \.pth file run code .*expected 2\.6"):
             files.read(path)
+
+
+def test_others_can_read_what_is_written(tmp_path):
+    mask = os.umask(0o022)
+    try:
+        files.write(tmp_path / "net.safetensors", {"x": np.zeros(3, np.float32)}, {})
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o644

@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     with Progress("starting JAX"):
         from zfjax import tables
         from zfjax.experiments import ablation
+        from zfjax.training.signals import StopSignal
 
     rows = ablation.select(values.rows)
     workdir = values.workdir or f"{default_workdir(config)}-ablation"
@@ -55,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
     done = ablation.ablate(config, workdir, rows, after_row=write)
     table = ablation.to_table(done, rows, title)
     print(f"{table.text()}\n{table.note}")
-    if done.stopped:
-        print(f"stopped in row {done.stopped}; the same command goes on from there")
     print(written(workdir, write(done)))
+    if done.stopped:
+        raise command.Stopped(StopSignal.number, f"in row {done.stopped}")
     if done.failed:
         raise UserError(f"{len(done.failed)} of {len(rows)} rows failed: {_by_reason(done.failed)}")
 

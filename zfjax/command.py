@@ -1,10 +1,13 @@
 """What all commands share: flags, `--help` without JAX, a user's mistake as one line and exit code 2."""
 
+import contextlib
 import os
 import re
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,24 @@ from zfjax.text import did_you_mean
 WIDTH = 112  # columns of the help
 NO_READER = 141  # the exit code of a program that a closed pipe ended, as shells show it
 RECIPE = "FILE.py[:ARG] with the recipe; --config.KEY=VALUE changes one key; default the keys below."
-RUN = {"workdir": "RUN"}  # the flag that `run_flags` defines, as `parse` requires it
+RUN = {"workdir": "RUN"}  # as `parse` requires it
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal stopped a command that has saved what it did, and that goes on when it is given again.
+
+    Args:
+      number: of the signal.
+      where: how far it came, such as `after step 3`.
+    """
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(f"stopped {where}; the same command goes on from there")
+        self.number = number
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    """Runs a command and returns its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
     try:
         main(sys.argv if argv is None else argv)
         sys.stdout.flush()
@@ -35,9 +51,31 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except OSError as error:  # a full disk, or a file that may not be read
         where = f" {error.filename}" if error.filename is not None else ""
         return _refused(f"cannot read or write{where}: {error.strerror or error}")
+    except Stopped as stopped:
+        print(f"zfjax: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
     return 0
+
+
+@contextlib.contextmanager
+def stoppable(where: str) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM are `Stopped` at once, for work that keeps each part as it is done.
+
+    Outside the main thread signals cannot be caught, and nothing is.
+    """
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number, where)
+
+    caught = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_flags(values: flags.FlagValues, batch_size: int = 0) -> None:
@@ -78,7 +116,7 @@ def parse(
         # A recipe that fails comes with its whole trace; its last line says what is wrong.
         line = f"--config: {text.splitlines()[-1]}" if "Traceback" in text else " ".join(text.split())
         raise UserError(line) from error
-    missing = [name for name in required if not values[name].value]
+    missing = [name for name in required if not _given(values[name].value)]
     if missing:
         needed = (f"--{name}={required[name]}, {_inside(values[name].help)}" for name in missing)
         raise UserError(f"missing {'; '.join(needed)} (see --help)")
@@ -119,19 +157,33 @@ def reject_arguments(rest: Sequence[str], command: str) -> None:
         raise UserError(f"{command} takes only flags, not {rest[0]!r} (see --help)")
 
 
+def _given(value: object) -> bool:
+    """Whether a flag has a value; commas alone are none."""
+    return any(value) if isinstance(value, list) else bool(value)
+
+
 def _refused(line: str) -> int:
     print(f"zfjax: {line}", file=sys.stderr)
     return 2
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
-    for word in argv[1:]:
-        file = re.fullmatch(r"--?config=([^:]*)(:.*)?", word)
-        if file and not Path(file[1]).is_file():
-            raise UserError(f"--config: no such file: {file[1]!r}; expected a path like configs/folder.py[:ARG]")
+    for word, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        recipe = re.fullmatch(r"--?config=(.*)", word)
+        if recipe or (following and re.fullmatch(r"--?config", word)):  # --config=FILE.py or --config FILE.py
+            _check_recipe(recipe[1] if recipe else following)
         key = re.match(r"--?config\.([^=]*)", word)
         if key and key[1] not in default():
             raise UserError(_unknown_key(key[1]))
+
+
+def _check_recipe(recipe: str) -> None:
+    with_arg = re.fullmatch(r"(.*?\.py)(:.*)?", recipe)  # up to .py: a drive's letter has a colon too
+    file = with_arg[1] if with_arg else recipe
+    if not Path(file).is_file():
+        raise UserError(f"--config: no such file: '{file}'; expected a path like configs/folder.py[:ARG]")
+    if ":" in file:  # where ml_collections would cut it
+        raise UserError(f"--config: '{file}': expected a path without a colon, such as one from the current folder")
 
 
 def _unknown_key(key: str) -> str:

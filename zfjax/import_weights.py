@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Writes the run that the words and flags in `argv` ask for."""
     values = _flags()
-    words = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN"})
+    words = command.parse(argv, __doc__ or "", values, required=command.RUN)
     if len(words) != 1:
         raise UserError(f"import-weights takes one file of weights, .pth, .pt or .safetensors, not {len(words)}")
     with Progress("importing the weights"):

@@ -6,9 +6,8 @@ Examples:
   python -m zfjax.probe --workdir=runs/shapes
       on the run's own dataset: training and test images both come from its val split, which the net has not seen
 
-Table and plot go into the folder probe/DATASET of the run, under names that tell which flags differ from their
-defaults; anew after each fold of each layer; the same command goes on
-where it stopped.
+Table and plot go into the folder probe/DATASET of the run after each fold of each layer, under names that tell which
+flags differ from their defaults; the same command goes on where it stopped.
 """
 
 from collections.abc import Sequence
@@ -78,7 +77,10 @@ def _probe(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> None:
             ledger.put(key, found)
         return [Score(*score) for score in found]
 
-    with Progress("linear classifiers", len(layers) * len(folds), unit="layer") as progress:
+    with (
+        Progress("linear classifiers", len(layers) * len(folds), unit="layer") as progress,
+        command.stoppable(f"in the folds of {pool.name}"),
+    ):
         for result in fold_by_fold(layers, folds, measure):
             table = to_table(result, layers, pool.name, len(pool.classes), values.per_class)
             files = tables.write(table, folder, name)

@@ -63,8 +63,9 @@ class Progress:
             self._last_line = now
             units, then = self._counted_from
             rate = (self._done - units) / max(now - then, 1e-9)
+            digits = 0 if rate >= 10 else 1
             self.say(
-                f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {rate:,.{0 if rate >= 10 else 1}f} a second,"
+                f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {rate:,.{digits}f} a second,"
                 f" {(self._total - self._done) / max(rate, 1e-9):,.0f} s left{note and ', ' + note}"
             )
         if self._counted_from[1] == self._started:

@@ -49,8 +49,11 @@ def main(argv: Sequence[str]) -> None:
         if values.distributed or values.coordinator:
             _join(values)
         from zfjax.training.loop import train_and_evaluate
+        from zfjax.training.signals import StopSignal
 
     outcome = train_and_evaluate(config, values.workdir or default_workdir(config))
+    if not outcome.finished:
+        raise command.Stopped(StopSignal.number, f"after step {outcome.step}")
     if jax.process_index() == 0:
         _report(outcome)
 
@@ -73,9 +76,6 @@ def default_workdir(config: ConfigDict) -> str:
 
 
 def _report(outcome: "Outcome") -> None:
-    if not outcome.finished:
-        print(f"stopped after step {outcome.step}; the same command goes on from there")
-        return
     if outcome.data.broken:
         print(f"left out: {outcome.data.broken} pictures that could not be read, named when they were first met")
     print(f"val, centre crop: {outcome.scores}")

@@ -97,6 +97,7 @@ def _transfer(run: "RunInfo", pool: "Pool", per_class: list[int], values: flags.
     from zfjax.experiments.ledger import Ledger
     from zfjax.experiments.linear import draw_fold
     from zfjax.experiments.transfer import Transfer
+    from zfjax.training.signals import StopSignal
 
     require_pictures(pool, max(per_class))
     folder = run.folder / "transfer" / pool.name
@@ -107,15 +108,18 @@ def _transfer(run: "RunInfo", pool: "Pool", per_class: list[int], values: flags.
     measures = [(result.pretrained, _frozen(run, pool, values))]
     if values.scratch:
         measures.append((result.scratch, _scratch(run, pool, folder, values)))
-    with Progress("folds", len(measures) * nothing.size, unit="fold") as progress:
+    where = f"in the folds of {pool.name}"
+    with (
+        Progress("folds", len(measures) * nothing.size, unit="fold") as progress,
+        command.stoppable(where),
+    ):
         for accuracies, measure in measures:
             for number in range(values.folds):
                 for row, count in enumerate(per_class):
                     fold = draw_fold(pool.labels, count, values.test, (values.seed, number))
                     found = measure(fold, ledger, (values.seed, number))
                     if found is None:
-                        progress.say("stopped; the same command goes on from there")
-                        return
+                        raise command.Stopped(StopSignal.number, where)
                     accuracies[row, number] = found
                     progress.advance(1)
                 table, files = _write(result, pool, folder, values.layer, ending)

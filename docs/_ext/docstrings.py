@@ -3,6 +3,7 @@
 import ast
 import inspect
 import io
+import pkgutil
 import re
 import sys
 import textwrap
@@ -31,22 +32,16 @@ def unwrap_jitted(app: Sphinx) -> None:
 
     for name in zfjax.__all__:
         getattr(zfjax, name)
-    for module_name in _MODULES_WITH_JITTED:
+    modules = [found.name for found in pkgutil.walk_packages(zfjax.__path__, "zfjax.")]
+    for module_name in modules:
+        if module_name.endswith("__main__"):
+            continue
         __import__(module_name)
         module = sys.modules[module_name]
         for name, value in list(vars(module).items()):
             wrapped = getattr(value, "__wrapped__", None)
             if inspect.isfunction(wrapped) and wrapped.__module__ == module_name and not inspect.isfunction(value):
                 setattr(module, name, wrapped)
-
-
-_MODULES_WITH_JITTED = (
-    "zfjax.experiments.comparison",
-    "zfjax.experiments.fields",
-    "zfjax.experiments.invariance",
-    "zfjax.experiments.occlusion",
-    "zfjax.training.step",
-)
 
 
 def signature(

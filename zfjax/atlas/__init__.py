@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from zfjax import command
+from zfjax.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_list("layers", [], "Like relu5; default the paper's 1 to 5.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 
-    from zfjax.atlas import build
+    with Progress("starting JAX"):
+        from zfjax.atlas import build
 
     print(build.build(values.workdir, values.out, values.checkpoint, values.layers, values.batch_size))

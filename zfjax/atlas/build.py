@@ -1,8 +1,10 @@
 """Joins a run, the experiments, the pictures and the pages; the folder is put in place when all is written."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zfjax.atlas import collect, site
@@ -16,6 +18,7 @@ from zfjax.version import __version__
 
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
 _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file managers leave behind
+_NEW, _OLD = "new", "old"  # folders of a build, in one that no other build has
 
 
 def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int) -> str:
@@ -25,87 +28,146 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
         workdir: folder of a run.
         out: folder to write; empty for `atlas` in the run.
         checkpoint: latest, best or a step.
-        layers: names of layers; none for the paper's layers 1 to 5.
+        layers: names of layers, in any order; none for the paper's layers 1 to 5.
         batch_size: images at once.
 
     Raises:
         UserError: no such run, checkpoint or layer; `out` holds something else than an atlas or cannot be written.
+        OSError: the run or its images cannot be read.
     """
     run = read_run(workdir)
     folder = _local(out or str(run.folder / "atlas"))
     require_free(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)  # before anything is computed
+    with _aside(folder) as aside:  # before anything is computed
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
-        names = tuple(dict.fromkeys(layers)) or feature_layers(val.net)
-        survey = collect.survey(run, val, checkpoint, names, batch_size)
-        sheets = _write_pictures(survey, val, part)
-        pages = site.write(part, survey, sheets)
-        files = [path for path in part.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
-        _put_in_place(part, folder, sorted(path.relative_to(part).as_posix() for path in files))
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        survey = collect.survey(run, val, checkpoint, layers or feature_layers(val.net), batch_size)
+        new = aside / _NEW
+        sheets = _write_pictures(survey, val, new)
+        with _writing():
+            pages = site.write(new, survey, sheets)
+            files = [path for path in new.rglob("*") if path.is_file()]
+            size = sum(path.stat().st_size for path in files)
+            _put_in_place(aside, folder, sorted(path.relative_to(new).as_posix() for path in files))
     images = sum(path.suffix == ".webp" for path in files)
     return f"written to {folder}: index.html, {pages:,} pages, {images:,} pictures, {size / 1e6:.1f} MB"
 
 
 def require_free(folder: Path) -> None:
-    """Raises a UserError where `folder` is there and holds anything but an atlas."""
+    """Raises a UserError where `folder` is there and holds anything but an atlas, or cannot be replaced."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError(f"--out={folder} is no folder; expected a new one, or one with an earlier atlas")
-    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    there = {path.relative_to(folder).as_posix() for path in paths if path.name not in _LITTER}
-    if not there:
-        return
+    written = _written(folder)
+    if written is None:
+        # Not all below it is listed: it may be a home folder.
+        if any(path.name not in _LITTER for path in folder.iterdir()):
+            raise UserError(f"--out={folder} holds files but no atlas; expected a new folder, or an earlier atlas")
+    else:
+        for path in folder.rglob("*"):
+            name = path.relative_to(folder).as_posix()
+            # Links are no folders of the atlas, whatever they lead to.
+            if path.name not in _LITTER and name not in written and (path.is_symlink() or not path.is_dir()):
+                raise UserError(
+                    f"--out={folder} holds {name!r}, which no atlas wrote; move it away, or give another folder"
+                )
+    # At the end the folder is moved away as a whole. A shell would stay behind in the old one, a mount does not move.
+    if folder.is_mount():
+        raise UserError(f"--out={folder} is a mount point, which cannot be replaced; give a folder in it")
+    if Path.cwd().is_relative_to(folder):
+        raise UserError(
+            f"--out={folder} is the current folder, or one above; give a folder in it, or call from outside"
+        )
+
+
+def _written(folder: Path) -> frozenset[str] | None:
+    """The files that an atlas wrote there; None where there is none."""
     try:
         files = json.loads((folder / MARK).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"--out={folder} holds files but no atlas; expected a new folder, or an earlier atlas"
-        ) from None
-    others = sorted(there - set(files) - {MARK})
-    if others:
-        raise UserError(
-            f"--out={folder} holds {others[0]!r}, which no atlas wrote; move it away, or give another folder"
-        )
+        return None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        return None
+    return frozenset((*files, MARK))
 
 
 def _local(out: str) -> Path:
     if "://" in out:
         raise UserError(f"--out: expected a folder on this disk, got {out}; copy the atlas there afterwards")
-    return Path(out).expanduser().resolve()
+    try:
+        folder = Path(out).expanduser().resolve()
+    except RuntimeError as error:  # no such user, or links in a circle
+        raise UserError(f"--out={out}: {error}") from error
+    if not folder.name:
+        raise UserError(f"--out={out}: expected a folder with a name, got {folder}")
+    return folder
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Around what writes only: what is read has errors of its own."""
+    try:
+        yield
+    except OSError as error:
+        where = f" {error.filename}" if error.filename is not None else ""
+        raise UserError(f"cannot write{where}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that is this build's alone, with an empty one in it for the new atlas.
+
+    The inner one has the modes that the user's folders have; that of the outer keeps others out.
+    """
+    with _writing():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with _writing():
+            (aside / _NEW).mkdir()
+        yield aside
+    finally:
+        shutil.rmtree(aside / _NEW, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(aside / _OLD, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            aside.rmdir()  # not where an old atlas is in it that could not be put back
 
 
 def _write_pictures(survey: collect.Survey, val: Subject, folder: Path) -> tuple[Sheet, ...]:
     """The pictures of all maps; of each layer how they are laid out."""
-    sheets = []
     with Progress("projections", sum(layer.maps for layer in survey.layers), unit="map") as progress:
-        for layer in survey.layers:
-            (folder / site.PICTURES / layer.name).mkdir(parents=True)
-            for found in collect.galleries(val, layer):
-                for picture in pictures(found, val.image_mean):
-                    (folder / site.picture_path(layer.name, picture.map)).write_bytes(picture.full)
-                    if picture.thumbnail:
-                        (folder / site.thumbnail_path(layer.name, picture.map)).write_bytes(picture.thumbnail)
-                progress.advance(len(found.maps), layer.name)
-            sheets.append(picture.sheet)
-    return tuple(sheets)
+        return tuple(_write_layer(layer, val, folder, progress) for layer in survey.layers)
 
 
-def _put_in_place(part: Path, folder: Path, files: Sequence[str]) -> None:
-    (part / MARK).write_text(json.dumps({"zfjax": __version__, "files": files}, indent=1) + "\n")
+def _write_layer(layer: collect.Layer, val: Subject, folder: Path, progress: Progress) -> Sheet:
+    """The pictures of a layer's maps; how all of them are laid out."""
+    with _writing():
+        (folder / site.PICTURES).mkdir(exist_ok=True)
+        (folder / site.PICTURES / layer.name).mkdir()
+    sheets = set()
+    for found in collect.galleries(val, layer):
+        for picture in pictures(found, val.image_mean):
+            with _writing():
+                (folder / site.picture_path(layer.name, picture.map)).write_bytes(picture.full)
+                if picture.thumbnail:
+                    (folder / site.thumbnail_path(layer.name, picture.map)).write_bytes(picture.thumbnail)
+            sheets.add(picture.sheet)
+        progress.advance(len(found.maps), layer.name)
+    (sheet,) = sheets
+    return sheet
+
+
+def _put_in_place(aside: Path, folder: Path, files: Sequence[str]) -> None:
+    new, old = aside / _NEW, aside / _OLD
+    (new / MARK).write_text(json.dumps({"zfjax": __version__, "files": files}, indent=1) + "\n")
     require_free(folder)  # again: minutes have passed
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise

@@ -11,7 +11,7 @@ from zfjax.data.folder import FolderExamples
 from zfjax.data.source import open_source
 from zfjax.errors import UserError
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
-from zfjax.experiments.responses import Labelled, Responses, responses
+from zfjax.experiments.responses import LabelledImages, Responses, responses
 from zfjax.experiments.subject import Subject
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
@@ -70,7 +70,7 @@ def survey(run: RunInfo, subject: Subject, checkpoint: str, names: Sequence[str]
         run: the run that `subject` was read from, at `checkpoint`.
         subject: the net before its images.
         checkpoint: latest, best or a step, for the record of its accuracy.
-        names: of layers of feature maps, bottom first.
+        names: of layers, in any order; they are shown bottom first.
         batch_size: images at once.
 
     Raises:
@@ -79,6 +79,7 @@ def survey(run: RunInfo, subject: Subject, checkpoint: str, names: Sequence[str]
     if not len(subject.pictures):
         raise UserError(f"the run in {run.folder} has no validation images")
     fun, mesh, count = layers(subject.net, subject.variables, names), data_mesh(), len(subject.pictures)
+    names = [spec.name for spec in subject.net.layers if spec.name in names]
     with Progress("strongest activations", count) as progress:
         tops = top_activations(fun, progress.over(subject.batches(batch_size)), min(STRONGEST, count), mesh)
     with Progress("histograms and classes", count) as progress:
@@ -101,10 +102,10 @@ def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
         yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1])
 
 
-def _labelled(subject: Subject, batches: Iterator) -> Iterator[Labelled]:
+def _labelled(subject: Subject, batches: Iterator) -> Iterator[LabelledImages]:
     first = 0
     for images in batches:
-        yield Labelled(images, subject.labels[first : first + len(images)])
+        yield LabelledImages(images, subject.labels[first : first + len(images)])
         first += len(images)
 
 

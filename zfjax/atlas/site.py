@@ -1,6 +1,7 @@
 """The pages of an atlas: templates and static files, filled with what the views say."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -13,6 +14,7 @@ import jinja2
 from zfjax.atlas import views
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS, Sheet
+from zfjax.progress import Progress
 
 PICTURES = "pictures"
 _SHOWPIECES = 4  # maps of each layer on the first page
@@ -25,11 +27,10 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
     Names of classes and images are only ever text in pages: classes are numbered, and so are their files.
 
     Args:
-        folder: which has or gets the pictures.
+        folder: which is there, and has or gets the pictures.
         survey: what to show.
         sheets: of each layer, how its pictures are laid out.
     """
-    pages = _Pages(folder, survey, sheets)
     contrasts = [layer.responses.contrast for layer in survey.layers]
     favourites = [
         [views.excited(layer, label, contrast) for layer, contrast in zip(survey.layers, contrasts, strict=True)]
@@ -38,14 +39,20 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
     strips = [views.showpieces(contrast, _SHOWPIECES) for contrast in contrasts]
     # Of each class the map that prefers it most, from the highest layer that has one.
     faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favourites]
-    pages.write("index.html", "index.html", strips=strips, faces=faces)
-    for i in range(len(survey.layers)):
-        pages.write_layer(i)
-    for label, by_layer in enumerate(favourites):
-        pages.write("class.html", class_path(label), label=label, by_layer=by_layer)
+    count = 1 + sum(1 + layer.maps for layer in survey.layers) + len(survey.classes)
+    # Only these are made, so that a folder that vanishes meanwhile is an error.
+    for name in ("layer", "map", "class", *(f"map/{layer.name}" for layer in survey.layers)):
+        (folder / name).mkdir()
+    with Progress("pages", count, unit="page") as progress:
+        pages = _Pages(folder, survey, sheets, progress)
+        pages.write("index.html", "index.html", strips=strips, faces=faces)
+        for i in range(len(survey.layers)):
+            pages.write_layer(i)
+        for label, by_layer in enumerate(favourites):
+            pages.write("class.html", class_path(label), label=label, by_layer=by_layer)
     _write(folder / "search.js", f"const ATLAS = {_script_json(_index(survey, favourites))};\n")
     _copy_static(folder / "static")
-    return pages.count
+    return count
 
 
 def layer_path(name: str) -> str:
@@ -76,9 +83,8 @@ def thumbnail_path(name: str, number: int) -> str:
 class _Pages:
     """Renders pages into a folder."""
 
-    def __init__(self, folder: Path, survey: Survey, sheets: Sequence[Sheet]):
-        self.count = 0
-        self._folder, self._survey = folder, survey
+    def __init__(self, folder: Path, survey: Survey, sheets: Sequence[Sheet], progress: Progress):
+        self._folder, self._survey, self._progress = folder, survey, progress
         self._environment = jinja2.Environment(
             loader=jinja2.PackageLoader("zfjax.atlas"),
             autoescape=True,
@@ -93,6 +99,8 @@ class _Pages:
             "classes": survey.classes,
             "sheets": dict(zip((layer.name for layer in survey.layers), sheets, strict=True)),
             "columns": COLUMNS,
+            "maps_of_class": views.MAPS_OF_CLASS,
+            "classes_of_map": views.CLASSES_OF_MAP,
             "layer_path": layer_path,
             "map_path": map_path,
             "class_path": class_path,
@@ -106,7 +114,7 @@ class _Pages:
         """One page; links in it lead up to the atlas' folder first, so that it opens from disk."""
         root = "../" * path.count("/")
         _write(self._folder / path, self._environment.get_template(template).render(root=root, path=path, **values))
-        self.count += 1
+        self._progress.advance(1)
 
     def write_layer(self, i: int) -> None:
         """The page of a layer and those of its maps."""
@@ -161,6 +169,8 @@ def _at(layers: Sequence[Layer], i: int) -> Layer | None:
 
 def _number(value: float) -> str:
     """Three digits, or all before the point."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
     size = abs(value)
     if 0 < size < 0.01:
         return f"{value:.2g}"
@@ -183,7 +193,6 @@ def _percent(share: float) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # File names need not be Unicode; what of them is not becomes a question mark.
     path.write_bytes(text.encode(errors="replace"))
 

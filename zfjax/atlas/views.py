@@ -10,8 +10,8 @@ from jaxtyping import Float
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS
 
-_CLASSES_OF_MAP = 10  # shown on its page
-_MAPS_OF_CLASS = 4  # of each layer, on the class' page
+CLASSES_OF_MAP = 10  # shown on its page
+MAPS_OF_CLASS = 4  # of each layer, on the class' page
 
 
 class Winner(NamedTuple):
@@ -33,7 +33,7 @@ class Excited(NamedTuple):
     label: int
     mean: float  # of the strongest activation in each image of the class
     others: float  # the same of the other classes
-    share: float  # of the longest bar
+    share: float  # of the longest bar; 0 where the mean is not above zero
 
 
 class Bar(NamedTuple):
@@ -93,14 +93,14 @@ def histogram(layer: Layer, number: int) -> Histogram:
 def exciting(layer: Layer, number: int) -> list[Excited]:
     """The classes that excite a map most, strongest first, by the mean of their strongest activations."""
     means = np.nan_to_num(layer.responses.excitation[number])
-    order = [label for label in np.argsort(-means, kind="stable") if means[label] > 0][:_CLASSES_OF_MAP]
+    order = [label for label in np.argsort(-means, kind="stable") if means[label] > 0][:CLASSES_OF_MAP]
     return _excited(layer, [(number, int(label)) for label in order])
 
 
 def excited(layer: Layer, label: int, contrast: Float[np.ndarray, "maps classes"]) -> list[Excited]:
     """The maps that a class excites more than other classes do, those with most contrast first."""
     of_class = np.nan_to_num(contrast[:, label])
-    order = [number for number in np.argsort(-of_class, kind="stable") if of_class[number] > 0][:_MAPS_OF_CLASS]
+    order = [number for number in np.argsort(-of_class, kind="stable") if of_class[number] > 0][:MAPS_OF_CLASS]
     return _excited(layer, [(int(number), label) for number in order])
 
 
@@ -117,18 +117,14 @@ def showpieces(contrast: Float[np.ndarray, "maps classes"], count: int) -> list[
 
 
 def _excited(layer: Layer, pairs: list[tuple[int, int]]) -> list[Excited]:
-    means = np.nan_to_num(layer.responses.excitation)
-    there = layer.responses.images > 0
-    rest = max(int(there.sum()) - 1, 1)
-    longest = max((float(means[pair]) for pair in pairs), default=1.0)
-    return [
-        Excited(
-            layer,
-            number,
-            label,
-            float(means[number, label]),
-            float((means[number].sum() - means[number, label]) / rest),
-            float(means[number, label]) / longest,
-        )
-        for number, label in pairs
-    ]
+    excitation = layer.responses.excitation
+    rest = max(int((layer.responses.images > 0).sum()) - 1, 1)
+    means = [float(excitation[pair]) for pair in pairs]
+    # Dense layers before their ReLU, and diverged nets, have means that are not above zero, or not finite.
+    longest = max((mean for mean in means if 0 < mean < math.inf), default=1.0)
+    found = []
+    for (number, label), mean in zip(pairs, means, strict=True):
+        with np.errstate(invalid="ignore"):  # of infinite ones: NaN
+            others = (float(excitation[number].sum()) - mean) / rest
+        found.append(Excited(layer, number, label, mean, others, min(mean / longest, 1.0) if mean > 0 else 0.0))
+    return found

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from zfjax import command
+from zfjax.compare.request import Request
 from zfjax.errors import UserError
 from zfjax.progress import Progress
 from zfjax.text import written
@@ -35,21 +36,38 @@ def main(argv: Sequence[str]) -> None:
     if values.images and of_the_split:
         raise UserError(f"--images names the images, which are not scored: leave out --{of_the_split[0]}")
 
-    if values.images:
+    request = _request_of(values)
+    if request.images:
         with Progress("opening the run"):
             from zfjax.compare import photographs
 
-            asked, chosen = photographs.open_run(values)
+            asked, chosen = photographs.open_run(request)
         files = photographs.write(asked, chosen)
     else:
         with Progress("opening the run"):
             from zfjax.compare import scores
 
-            asked, drawn = scores.open_run(values)
-        files = scores.write_scores(asked, drawn, values.rows)
-        if values.sanity_images:
-            files += scores.write_sanity(asked, drawn, values.sanity_images)
+            asked, drawn = scores.open_run(request)
+        files = scores.write_scores(asked, drawn, request.rows)
+        if request.sanity_images:
+            files += scores.write_sanity(asked, drawn, request.sanity_images)
     print(written(asked.folder, files))
+
+
+def _request_of(values: flags.FlagValues) -> Request:
+    return Request(
+        workdir=values.workdir,
+        checkpoint=values.checkpoint,
+        batch_size=values.batch_size,
+        layer=values.layer,
+        only=tuple(values.only),
+        images=tuple(values.images),
+        boxes=values.boxes,
+        drawn=values.count,
+        rows=values.rows,
+        sanity_images=values.sanity_images,
+        seed=values.seed,
+    )
 
 
 def _flags() -> flags.FlagValues:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from etils import epath
 from jaxtyping import Array, Float, Int
 
+from zfjax.compare.request import Request
 from zfjax.errors import UserError
 from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat
 from zfjax.experiments.subject import Subject, feature_layers
@@ -19,7 +19,7 @@ from zfjax.training.run import RunInfo
 
 
 class Asked(NamedTuple):
-    """What the flags ask for, but for the images."""
+    """What is requested of a run, opened; but for the images."""
 
     run: RunInfo
     subject: Subject
@@ -40,14 +40,14 @@ class Asked(NamedTuple):
         return case_of(net, variables, self.layer, images, target, key, first=first, batch_size=self.batch_size)
 
 
-def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], values: flags.FlagValues) -> Asked:
-    """What the flags ask of a run's net.
+def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
+    """What is requested of a run's net.
 
     Raises:
       UserError: the net has no such layer, told before anything is computed.
     """
-    layer = values.layer or feature_layers(subject.net)[-1]
-    asked = Asked(run, subject, lenses, layer, values.seed, values.batch_size)
+    layer = request.layer or feature_layers(subject.net)[-1]
+    asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)
     size = subject.net.image_size
     asked.case(jnp.zeros((1, size, size, 3)), np.zeros(1, np.int32))
     return asked

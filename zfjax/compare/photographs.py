@@ -1,9 +1,9 @@
 """What lenses make of image files, before any run."""
 
 import numpy as np
-from absl import flags
 
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
+from zfjax.compare.request import Request
 from zfjax.experiments import subject as subjects
 from zfjax.experiments.comparison import LENSES
 from zfjax.experiments.subject import Chosen
@@ -12,16 +12,16 @@ from zfjax.plots.files import save
 from zfjax.training import run as runs
 
 
-def open_run(values: flags.FlagValues) -> tuple[Asked, Chosen]:
+def open_run(request: Request) -> tuple[Asked, Chosen]:
     """The net of the run, and the files as it wants them; the run needs no pictures of its own.
 
     Raises:
       UserError: no such run, checkpoint, lens or layer, or a file that is no image.
     """
-    lenses = chosen(values.only, LENSES)
-    run = runs.read_run(values.workdir)
-    asked = ask(run, subjects.without_pictures(run, values.checkpoint), lenses, values)
-    return asked, asked.subject.of_files(values.images)
+    lenses = chosen(request.only, LENSES)
+    run = runs.read_run(request.workdir)
+    asked = ask(run, subjects.without_pictures(run, request.checkpoint), lenses, request)
+    return asked, asked.subject.of_files(request.images)
 
 
 def write(asked: Asked, images: Chosen) -> list[str]:

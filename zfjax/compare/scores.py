@@ -5,12 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jaxtyping import Array, Bool, Int, PyTree
 
 from zfjax import tables
 from zfjax.compare import objects
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
+from zfjax.compare.request import Request
 from zfjax.errors import UserError
 from zfjax.experiments import comparison, sanity
 from zfjax.experiments import subject as subjects
@@ -30,19 +30,19 @@ class Drawn(NamedTuple):
     masks: Bool[np.ndarray, "n size size"]  # the objects' pixels
 
 
-def open_run(values: flags.FlagValues) -> tuple[Asked, Drawn]:
+def open_run(request: Request) -> tuple[Asked, Drawn]:
     """The net of the run, and images that the seed draws of its val split.
 
     Raises:
       UserError: no such run, checkpoint, lens or layer, or nobody knows where the objects are.
     """
-    lenses = chosen(values.only, LENSES + BASELINES)
-    run = runs.read_run(values.workdir)
-    objects.require_objects(run, values.boxes)
-    subject = subjects.of_run(run, values.checkpoint).val
-    asked = ask(run, subject, lenses, values)
-    known = objects.of_boxes(run, subject, values.boxes) if values.boxes else objects.of_shapes(run, subject)
-    drawn = np.random.default_rng(values.seed).permutation(known.numbers)[: values.count]
+    lenses = chosen(request.only, LENSES + BASELINES)
+    run = runs.read_run(request.workdir)
+    objects.require_objects(run, request.boxes)
+    subject = subjects.of_run(run, request.checkpoint).val
+    asked = ask(run, subject, lenses, request)
+    known = objects.of_boxes(run, subject, request.boxes) if request.boxes else objects.of_shapes(run, subject)
+    drawn = np.random.default_rng(request.seed).permutation(known.numbers)[: request.drawn]
     masks = known.masks(drawn)
     seen = masks.any(axis=(1, 2))
     if not seen.any():

@@ -15,7 +15,7 @@ from zfjax.experiments.gallery import Top, filled_batch
 from zfjax.training import sharding
 
 
-class Labelled(NamedTuple):
+class LabelledImages(NamedTuple):
     """Some images and their classes."""
 
     images: Float[Array, "n ..."]
@@ -54,7 +54,7 @@ class Responses(NamedTuple):
 
 def responses(
     fun: Callable[[Array], PyTree[Float[Array, "n *grid maps"]]],
-    batches: Iterable[Labelled],
+    batches: Iterable[LabelledImages],
     top: PyTree[Top],
     num_classes: int,
     bins: int = 24,
@@ -82,7 +82,7 @@ def responses(
 
     >>> images = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
     >>> top = Top(jnp.array([[0.0], [4.0]]), jnp.array([[0], [2]]), jnp.zeros((2, 1, 0), int))
-    >>> found = responses(lambda x: x, [Labelled(images, np.array([0, 0, 1]))], top, 2, bins=4)
+    >>> found = responses(lambda x: x, [LabelledImages(images, np.array([0, 0, 1]))], top, 2, bins=4)
     >>> found.excitation.tolist(), found.histogram.tolist(), found.zeros.tolist()
     ([[0.0, 0.0], [1.5, 4.0]], [[0, 0, 0, 0], [1, 1, 0, 1]], [3, 0])
     """
@@ -123,9 +123,10 @@ def class_contrast(
     count = int(there.sum())
     if count < 2:
         return np.zeros(excitation.shape)
-    others = (np.sum(excitation * there, axis=1, keepdims=True) - excitation) / (count - 1)
     scale = np.where(strongest > 0, strongest, np.inf)[:, None]
-    return np.where(there, (excitation - others) / scale, 0.0)
+    with np.errstate(invalid="ignore"):  # what is infinite has no contrast: NaN
+        others = (np.sum(np.where(there, excitation, 0), axis=1, keepdims=True) - excitation) / (count - 1)
+        return np.where(there, (excitation - others) / scale, 0.0)
 
 
 class _Found(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.data import record
 from zfjax.data.crops import center_crop, subtract_mean
@@ -30,6 +30,14 @@ class Chosen(NamedTuple):
     labels: Int[np.ndarray, " n"]
     names: tuple[str, ...]  # what to call each
     numbers: Int[np.ndarray, " n"]  # in the split; -1 for files
+    guessed: Bool[np.ndarray, " n"]  # the class is not known: it is what the net says
+
+    def titles(self, classes: Sequence[str]) -> list[str]:
+        """What to write beside each: its class; where that is not known, its name and what the net says."""
+        return [
+            f"{name} (net: {classes[label]})" if guess else classes[label]
+            for name, label, guess in zip(self.names, self.labels, self.guessed, strict=True)
+        ]
 
 
 class Subject(NamedTuple):
@@ -85,6 +93,7 @@ class Subject(NamedTuple):
             np.array(labels, np.int32),
             tuple(self.classes[label] for label in labels),
             np.array(numbers),
+            np.zeros(len(labels), bool),
         )
 
     def of_files(self, paths: Sequence[epath.PathLike]) -> Chosen:
@@ -105,6 +114,7 @@ class Subject(NamedTuple):
             np.array(labels, np.int32),
             tuple(epath.Path(path).stem for path in paths),
             np.full(len(paths), -1),
+            np.array([folder not in self.classes for folder in folders]),
         )
 
     def _predict(self, squares: np.ndarray) -> Float[Array, "n classes"]:

@@ -58,6 +58,8 @@ def main(argv: Sequence[str]) -> None:
     for name in values.only:
         if name not in NAMES:
             raise UserError(f"--only: no figure {name!r}; there are {', '.join(NAMES)}")
+    if (values.images or values.classes) and values.only and not {"fig5", "fig7"} & set(values.only):
+        raise UserError(f"--images and --classes are for fig5 and fig7; --only={','.join(values.only)} takes neither")
     if values.images and values.classes:
         raise UserError("give --images=FILES or --classes=NAMES, not both")
 

@@ -78,7 +78,7 @@ def all_of(names: Sequence[str], request: Request) -> None:
             else:
                 failed.append(str(reason))
     if files:
-        print(written(folder, files))
+        print(f"{written(folder, files)}; each PNG also as .pdf and .npz{_tables_too(files)}")
     if failed:
         raise UserError("; ".join(failed))
 
@@ -88,7 +88,7 @@ def _draw(name: str, request: Request, folder: epath.Path) -> list[str]:
     files, shown = list[str](), list[tables.Table]()
     with Progress(name):
         for drawing in FIGURES[name](request):
-            # The others, PDF and NPZ or CSV and JSON, have the same names.
+            # The others, PDF and NPZ or CSV and JSON, have the same names; the last line says so.
             files += save(drawing.figure, folder / drawing.name, drawing.arrays)[:1]
             if drawing.table:
                 file, table = drawing.table
@@ -98,6 +98,10 @@ def _draw(name: str, request: Request, folder: epath.Path) -> list[str]:
         print(f"{table.title}\n{table.text()}\n", flush=True)
     print(f"{name}: {', '.join(files)}", flush=True)
     return files
+
+
+def _tables_too(files: Sequence[str]) -> str:
+    return ", each table as .csv and .json" if any(name.endswith(".md") for name in files) else ""
 
 
 def _opened(folder: str) -> Opened:

@@ -37,7 +37,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         pictures = np.stack([np.asarray(transformed(image, maps)) for image in chosen.images])
         examples.append(np.clip((pictures + subject.image_mean[None, None]) / 255, 0, 1))
     titles = (f"the first layer ({hidden[0]})", f"the last hidden layer ({hidden[1]})")
-    figure = plot_invariance(found, examples, [subject.classes[label] for label in chosen.labels], titles)
+    figure = plot_invariance(found, examples, chosen.titles(subject.classes), titles)
     arrays = {
         f"{transform}_{part}": array
         for transform, one in zip(steps._fields, found[:3], strict=True)

@@ -53,13 +53,15 @@ def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], n
         winners = top_activations(fun, batches, OTHERS + 1, data_mesh())
     rows = []
     with Progress("occluded images", len(chosen.images)) as progress:
-        for image, label, number in zip(chosen.images, chosen.labels, chosen.numbers, strict=True):
+        titles = chosen.titles(subject.classes)
+        for image, label, number, title in zip(chosen.images, chosen.labels, chosen.numbers, titles, strict=True):
             found = _sweep(request, image, int(label), window, stride)
             on_map = np.asarray(fun(image[None])[0, ..., found.unit])
             cell = np.unravel_index(np.argmax(on_map), on_map.shape)
             projection = _projected(fun, image[None], found.unit, np.array([cell]))[0]
             others = _others(subject, fun, winners, found.unit, int(number))
-            rows.append(Occluded(np.asarray(image) + subject.image_mean, int(label), projection, others, found))
+            shown = np.asarray(image) + subject.image_mean
+            rows.append(Occluded(shown, int(label), projection, others, found, title))
             progress.advance(1)
     return rows, chosen.labels
 

@@ -43,7 +43,7 @@ def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Picture:
         _show_layer(panel, found.evolved[number], epochs)
         panel.set_title(layer_title(found.names[number]), fontsize=11)
     figure.suptitle(
-        "a map's strongest activation over the training set, after so many epochs (bar: of another image than before)",
+        "a map's strongest activation, projected, from epoch to epoch; after a black bar that of another image",
         fontsize=11,
     )
     return figure
@@ -100,5 +100,7 @@ def _show_layer(axes: Axes, layer: LayerEvolution, epochs: Sequence[float]) -> N
             axes.plot((x, x), (top, top + height), color="black", lw=1.5, solid_capstyle="butt")
     axes.set_xticks([i * (width + gap) + width / 2 - 0.5 for i in range(checkpoints)], [f"{e:.3g}" for e in epochs])
     axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(maps)], [str(unit) for unit in layer.maps])
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.set_ylabel("map", fontsize=8)
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)

@@ -29,15 +29,16 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture
     columns = max(2, math.ceil(math.sqrt(len(blocks)) / 2))
     rows = math.ceil(len(blocks) / columns)
     figure = Picture(figsize=(5 * columns, 2.75 * rows + 0.3), dpi=150, layout="constrained")
-    axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
-    for pair in axes:
-        for panel in pair:
-            panel.set_axis_off()
-    for pair, block, unit in zip(axes, blocks, gallery.maps, strict=False):
+    ratios = [1, 1, 0.1] * columns  # a gap after each map's pair
+    grid = figure.add_gridspec(rows, 3 * columns - 1, width_ratios=ratios[:-1])
+    places = [(row, 3 * column) for row in range(rows) for column in range(columns)][: len(blocks)]
+    axes = [[figure.add_subplot(grid[row, column + i]) for i in (0, 1)] for row, column in places]
+    for pair, block, unit in zip(axes, blocks, gallery.maps, strict=True):
         gap = max(1, block[0].shape[1] // 24)
         for panel, pictures in zip(pair, block, strict=True):
             panel.imshow(sheet(pictures, side, gap), interpolation="nearest")
-        pair[0].set_title(f"map {unit}", fontsize=9)
+            panel.set_axis_off()
+        pair[0].set_title(f"map {unit}", fontsize=9, x=1.02)  # over both
     if title:
         figure.suptitle(title, fontsize=11)
     return figure

@@ -46,7 +46,7 @@ def plot_invariance(
         axes[-1].set_ylim(-0.02, 1.02)
         for panel in axes:
             panel.set_xlabel(label, fontsize=9)
-    titles = ("images", *(f"distance in {name}" for name in hidden), "probability of the true class")
+    titles = ("images", *(f"distance in {name}" for name in hidden), "probability of its class")
     for panel, title in zip(rows[0], titles, strict=True):
         panel.set_title(title, fontsize=11)
     # The distances of a layer are of one kind: one scale for all transforms.

@@ -1,5 +1,6 @@
 """Figure 7: what a net loses when a square hides part of the image."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,10 +22,11 @@ class Occluded(NamedTuple):
     """One row of the figure."""
 
     image: Float[np.ndarray, "height width 3"]  # 0..255
-    label: int
+    label: int  # the class that `found` is about
     projection: Float[np.ndarray, "height width 3"]  # of the strongest map on this image
     others: Float[np.ndarray, "n height width 3"]  # projections of that map on other images
     found: Sensitivity
+    title: str = ""  # beside the image; default the class of `label`
 
 
 def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
@@ -32,7 +34,7 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
 
     (a) the image with the square at its first position, (b) total activation of the strongest map of layer 5 at each
     position of the square's centre, (c) that map's projection, framed, with those of other images, (d) the
-    probability of the true class, (e) the most probable class.
+    probability of its class, (e) the most probable class.
 
     Args:
         rows: images and what was found.
@@ -47,9 +49,9 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
         grid[0],
         (
             "(a) image and square",
-            "(b) activation of the top\nlayer's strongest map",
+            "(b) activation of the top\nlayer's strongest map,\nsquare centred there",
             "(c) that map's projections:\nthis image, then others",
-            "(d) probability of\nthe true class",
+            "(d) probability of\nits class",
             "(e) most probable class",
         ),
         strict=True,
@@ -65,7 +67,8 @@ def _draw_row(axes: Sequence[Axes], row: Occluded, classes: Sequence[str]) -> No
     height, width = image.shape[:2]
     axes[0].imshow(np.clip(image / 255, 0, 1))
     axes[0].add_patch(Rectangle((-0.5, -0.5), found.window[1], found.window[0], color="#808080"))
-    axes[0].set_ylabel(classes[row.label], fontsize=9, parse_math=False)
+    title = textwrap.fill(row.title or classes[row.label], 24)
+    axes[0].set_ylabel(title, fontsize=9, parse_math=False)
 
     for panel, values, top in ((axes[1], found.activation, None), (axes[3], found.probability, 1.0)):
         shown = panel.pcolormesh(*_edges(found), values, cmap="viridis", vmin=0.0, vmax=top)

@@ -140,7 +140,9 @@ class Trainer:
             Progress("training", total, initial=step * batch_size, show=show) as progress,
         ):
             rate = learning_rate(self.config, self.schedule.steps_per_epoch)
-            recorder = StepRecorder(self.log, rate, self.config.log_steps, batch_size)
+            # A small set's epoch may have fewer steps: then a line an epoch, so that there are curves.
+            log_steps = min(self.config.log_steps, max(1, int(self.schedule.steps_per_epoch)))
+            recorder = StepRecorder(self.log, rate, log_steps, batch_size)
             for epoch in epochs:
                 state, stopped = self.train_until(self.schedule.end_of(epoch), state, batches, recorder, progress)
                 if stopped:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,6 +14,8 @@ class StopSignal:
     With many processes, JAX's own service carries the wish to all of them, so that they stop after the same step.
     Outside the main thread signals cannot be caught, and nothing is.
     """
+
+    number: ClassVar[int] = signal.SIGTERM  # of the signal that this process caught last; JAX's service knows no other
 
     def __init__(self) -> None:
         self._wanted = False
@@ -38,4 +40,4 @@ class StopSignal:
     def _want(self, number: int, _: object) -> None:
         if self._wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._wanted = True
+        self._wanted, StopSignal.number = True, number

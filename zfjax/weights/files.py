@@ -54,7 +54,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
       UserError: the name ends otherwise, or the file cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = pathlib.Path(path).expanduser()
     if path.suffix != SAFETENSORS:
@@ -63,7 +63,10 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, part, dict(metadata))
+            # Not save_file, whose files only their owner can read.
+            part.write_bytes(
+                save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
+            )
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

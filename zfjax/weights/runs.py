@@ -148,7 +148,7 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
     else:
         before, modules = origin
     if net.image_size != 224 and any(isinstance(layer, Dense) for layer in net.layers[:-1]):
-        notes += (f"made for {net.image_size} px: torchvision's {name}, which is made for 224, will not take fc6",)
+        notes += (f"made for {net.image_size} px: a {name} in PyTorch that is made for 224 will not take fc6",)
     return name, Loaded(net, variables, before, modules, notes)
 
 

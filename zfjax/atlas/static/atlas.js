@@ -75,14 +75,27 @@ function line(text) {
   return p;
 }
 
-/** The address holds the query, so that it can be passed on. */
+let place = ""; // the fragment that the address has when nothing is searched for
+
+/** The address holds the query, so that it can be passed on; without one it is what it was before. */
 function remember() {
   const query = input.value.trim();
-  history.replaceState(null, "", query ? `#q=${encodeURIComponent(query)}` : location.pathname + location.search);
+  const fragment = query ? `#q=${encodeURIComponent(query)}` : place;
+  try {
+    history.replaceState(null, "", fragment || location.pathname + location.search);
+  } catch {
+    // Safari refuses more than a hundred of these in a short time; the next one sets the address right.
+  }
 }
 
+/** The address may hold a query; one that holds another place ends the search. */
 function recall() {
-  if (!location.hash.startsWith("#q=")) return;
+  if (!location.hash.startsWith("#q=")) {
+    place = location.hash;
+    input.value = "";
+    show();
+    return;
+  }
   try {
     input.value = decodeURIComponent(location.hash.slice(3));
   } catch {
@@ -133,12 +146,17 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  // With arrows Shift extends a selection; on many keyboards "/" needs it.
+  if (event.shiftKey && event.key.startsWith("Arrow")) return;
   if (event.target.closest(".search")) inSearch(event);
   else if (!event.repeat && KEYS[event.key]?.()) event.preventDefault();
 });
-document.addEventListener("pointerdown", (event) => {
-  if (!event.target.closest(".search")) found.hidden = true;
-});
+// Not `focusout`: where a click focuses no link, as in Safari, that would hide the link before it is followed.
+for (const type of ["pointerdown", "focusin"]) {
+  document.addEventListener(type, (event) => {
+    if (!event.target.closest(".search")) found.hidden = true;
+  });
+}
 input.addEventListener("input", () => (show(), remember()));
 input.addEventListener("focus", show);
 window.addEventListener("hashchange", recall);
