@@ -17,7 +17,7 @@
 # We train a small version of the net of Zeiler & Fergus (2013) on pictures that
 # [zfjax](https://github.com/zfjax/zfjax) draws itself, and look inside: what its filters and feature maps respond to,
 # and how they came to do so. These are the paper's Figures 6, 2 and 4. It took under five minutes on two CPU cores that
-# had other work as well, and takes one more the first time, to draw the pictures.
+# had other work as well, with the drawing of the pictures, which is done once.
 #
 # What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
 

@@ -17,8 +17,8 @@
 # A unit of a ConvNet fired for an image. What in the image made it? Zeiler & Fergus (2013, section 2.1) send the
 # unit's activation back down to pixels: unpool, rectify, filter. We do so by hand for one unit, a picture a step, see
 # that [zfjax](https://github.com/zfjax/zfjax)'s `deconvnet` gives the same, and then send a photograph through it,
-# yours if you like. It takes about two and a half minutes on two CPU cores, and one more the first time, to draw the
-# pictures.
+# yours if you like. It takes about two and a half minutes on two CPU cores, with the drawing of the pictures, which is
+# done once.
 #
 # What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
 

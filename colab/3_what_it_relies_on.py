@@ -17,8 +17,8 @@
 # A net says "face". Which part of the picture made it say so, does it still say so when the picture is moved, and does
 # it know that two faces have the same parts? Zeiler & Fergus (2013) ask by changing the image: they cover it (Figure
 # 7), move it (Figure 5), and hide the same part in several images (Figure 8, Table 1). We do so with a small net. It
-# took three and a half minutes on two CPU cores that had other work as well, and takes one more the first time, to draw
-# the pictures.
+# took three and a half minutes on two CPU cores that had other work as well, with the drawing of the pictures,
+# which is done once.
 #
 # What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
 

@@ -17,7 +17,7 @@
 # [zfjax](https://github.com/zfjax/zfjax)'s deconvnet and lenses take any JAX function of images. Here they look into
 # three nets: a ResNet-18 read from a file in PyTorch's names and layout, a Flax NNX module and an Equinox module. At
 # the end, twelve lenses side by side. It took five and a half minutes on two CPU cores that had other work as well,
-# most of them for training, and takes one more the first time, to draw the pictures.
+# most of them for training, with the drawing of the pictures, which is done once.
 #
 # What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
 

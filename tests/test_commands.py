@@ -39,6 +39,7 @@ def tiny_words(folder, workdir, **changes):
         (["--config.lerning_rate=1"], "unknown configuration key 'lerning_rate'"),
         (["--config.epoch=1"], "unknown configuration key 'epoch'; did you mean epochs?"),
         (["--workdr=x"], "unknown flag --workdr; did you mean --workdir?"),
+        (["--epochs=3"], "unknown flag --epochs; did you mean --config.epochs?"),
         (["--config.lr=fast"], "could not convert string to float: 'fast'"),
         (["--config=nowhere.py"], "no such file: 'nowhere.py'; expected a path like configs/folder.py[:ARG]"),
         (["--config", "nowhere.py"], "no such file: 'nowhere.py'; expected a path like configs/folder.py[:ARG]"),

@@ -110,7 +110,10 @@ def parse(
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
         known = [name for name in values if not _is_absls(name)]
-        raise UserError(f"unknown flag --{error.flagname}{did_you_mean(error.flagname, known, '--')}") from error
+        hint = did_you_mean(error.flagname, known, "--")
+        if "config" in values and error.flagname in default():
+            hint = f"; did you mean --config.{error.flagname}?"
+        raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     except (flags.Error, OSError) as error:
         text = str(error).strip()
         # A recipe that fails comes with its whole trace; its last line says what is wrong.
@@ -181,9 +184,9 @@ def _check_recipe(recipe: str) -> None:
     with_arg = re.fullmatch(r"(.*?\.py)(:.*)?", recipe)  # up to .py: a drive's letter has a colon too
     file = with_arg[1] if with_arg else recipe
     if not Path(file).is_file():
-        raise UserError(f"--config: no such file: '{file}'; expected a path like configs/folder.py[:ARG]")
+        raise UserError(f"--config: no such file: {file!r}; expected a path like configs/folder.py[:ARG]")
     if ":" in file:  # where ml_collections would cut it
-        raise UserError(f"--config: '{file}': expected a path without a colon, such as one from the current folder")
+        raise UserError(f"--config: {file!r}: expected a path without a colon, such as one from the current folder")
 
 
 def _unknown_key(key: str) -> str:
