@@ -184,9 +184,9 @@ def _check_recipe(recipe: str) -> None:
     with_arg = re.fullmatch(r"(.*?\.py)(:.*)?", recipe)  # up to .py: a drive's letter has a colon too
     file = with_arg[1] if with_arg else recipe
     if not Path(file).is_file():
-        raise UserError(f"--config: no such file: {file!r}; expected a path like configs/folder.py[:ARG]")
+        raise UserError(f"--config: no such file: '{file}'; expected a path like configs/folder.py[:ARG]")
     if ":" in file:  # where ml_collections would cut it
-        raise UserError(f"--config: {file!r}: expected a path without a colon, such as one from the current folder")
+        raise UserError(f"--config: '{file}': expected a path without a colon, such as one from the current folder")
 
 
 def _unknown_key(key: str) -> str:
