@@ -12,6 +12,7 @@ from absl import flags
 from PIL import Image
 
 from zfjax import command, compare, evaluate, export_weights, figures, probe, summary, train
+from zfjax.config import default
 from zfjax.errors import UserError
 from zfjax.training import run as runs
 
@@ -65,6 +66,11 @@ def test_a_recipe_whose_path_has_a_colon_is_one_line(capsys, tmp_path):
     code, line = said(capsys, train.main, f"--config={recipe}")
     assert code == 2
     assert line.startswith(f"zfjax: --config: '{recipe}': expected a path without a colon")
+
+
+def test_no_words_at_all_are_the_default_recipe():
+    config, rest = command.config_from(["train"], "", flags.FlagValues())
+    assert (config.to_dict(), rest) == (default().to_dict(), [])
 
 
 @pytest.mark.parametrize("spelling", ["--config={}:17", "--config {}:17"])

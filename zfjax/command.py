@@ -1,6 +1,7 @@
 """What all commands share: flags, `--help` without JAX, a user's mistake as one line and exit code 2."""
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -171,7 +172,7 @@ def _refused(line: str) -> int:
 
 
 def _check_config_words(argv: Sequence[str]) -> None:
-    for word, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for word, following in itertools.pairwise([*argv[1:], ""]):
         recipe = re.fullmatch(r"--?config=(.*)", word)
         if recipe or (following and re.fullmatch(r"--?config", word)):  # --config=FILE.py or --config FILE.py
             _check_recipe(recipe[1] if recipe else following)
