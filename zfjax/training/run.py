@@ -173,7 +173,10 @@ def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
 
 
 def _absolute(workdir: epath.PathLike) -> epath.Path:
-    folder = epath.Path(workdir).expanduser()
+    try:
+        folder = epath.Path(workdir).expanduser()
+    except RuntimeError as error:  # ~NAME where nobody has that name
+        raise UserError(f"workdir {workdir}: {error}") from error
     return folder if "://" in str(workdir) else folder.resolve()
 
 
