@@ -42,10 +42,8 @@ from PIL import Image
 import zfjax
 from zfjax import config, ops
 from zfjax.data.decode import decode_square
-from zfjax.experiments import subject
 from zfjax.plots.projections import shared
 from zfjax.training.loop import train_and_evaluate
-from zfjax.training.run import read_run
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":
@@ -73,7 +71,7 @@ folder = "runs/one_epoch" if QUICK else "runs/four_epochs"  # other settings nee
 
 # %%
 outcome = train_and_evaluate(recipe, folder)
-val = subject.of_run(read_run(outcome.folder)).val
+val = zfjax.open_run(outcome.folder).val
 print(outcome.scores)
 
 # %% [markdown]

@@ -39,7 +39,7 @@ import zfjax
 from zfjax import config
 from zfjax.data import shapes
 from zfjax.data.shapes.parts import part_boxes
-from zfjax.experiments import invariance, subject
+from zfjax.experiments import invariance
 from zfjax.experiments.correspondence import correspondence, hidden, random_boxes
 from zfjax.experiments.occlusion import sensitivity
 from zfjax.models import layers
@@ -47,7 +47,6 @@ from zfjax.plots.correspondence import plot_correspondence
 from zfjax.plots.invariance import plot_invariance, shown_steps
 from zfjax.plots.occlusion import Occluded, plot_occlusion
 from zfjax.training.loop import train_and_evaluate
-from zfjax.training.run import read_run
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":
@@ -74,7 +73,7 @@ folder = "runs/one_epoch" if QUICK else "runs/four_epochs"  # other settings nee
 
 # %%
 outcome = train_and_evaluate(recipe, folder)
-val = subject.of_run(read_run(outcome.folder)).val
+val = zfjax.open_run(outcome.folder).val
 net, variables, rng = val.net, val.variables, np.random.default_rng(0)
 print(outcome.scores)
 

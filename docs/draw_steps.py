@@ -14,8 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import zfjax
-from zfjax.experiments import subject
-from zfjax.training.run import read_run
 
 DOCS = pathlib.Path(__file__).parent
 
@@ -49,7 +47,7 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/shapes", help="a finished default run")
     parser.add_argument("--image", type=int, default=8, help="number in its validation set")
     args = parser.parse_args()
-    found = subject.of_run(read_run(args.workdir)).val
+    found = zfjax.open_run(args.workdir).val
     names = {"zfjax": zfjax, "jax": jax, "jnp": jnp, "net": found.net, "variables": found.variables}
     names["images"] = found.load(np.array([args.image]))
     for block in blocks(DOCS / "deconvnet.md"):

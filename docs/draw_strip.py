@@ -9,11 +9,10 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from zfjax.experiments import subject
+import zfjax
 from zfjax.experiments.gallery import Gallery, gallery, top_activations
 from zfjax.models import layer, layers
 from zfjax.plots.projections import per_image, sheet
-from zfjax.training.run import read_run
 
 DOCS = pathlib.Path(__file__).parent
 MAPS = {"relu1": 4, "relu2": 20, "relu3": 28, "relu4": 24, "relu5": 18}
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--maps", default=",".join(map(str, MAPS.values())), help="one of each layer, 1 to 5")
     parser.add_argument("--out", default=str(DOCS / "images" / "strip.png"))
     args = parser.parse_args()
-    found = subject.of_run(read_run(args.workdir)).val
+    found = zfjax.open_run(args.workdir).val
     chosen = dict(zip(MAPS, map(int, args.maps.split(",")), strict=True))
     tops = top_activations(layers(found.net, found.variables, tuple(chosen)), found.batches(64))
     galleries = {

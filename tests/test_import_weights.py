@@ -11,9 +11,9 @@ from etils import epath
 from goldens import make_logits as goldens
 from safetensors.numpy import load_file, save_file
 
+import zfjax
 from zfjax import command, evaluate, export_weights, import_weights
 from zfjax.errors import UserError
-from zfjax.experiments import subject
 from zfjax.models import preset
 from zfjax.training.run import RunInfo, load_model, read_run
 from zfjax.training.step import predict
@@ -66,13 +66,13 @@ def test_the_run_is_a_run(imported, folder):
     side = info.mean.shape[0]
     np.testing.assert_array_equal(info.mean, preprocessing.TORCHVISION.mean_image(side))
     assert json.loads((imported / "weights.json").read_text())["preprocessing"]["std"] == [0.229, 0.224, 0.225]
-    val = subject.of_run(info).val
+    val = zfjax.open_run(imported).val
     np.testing.assert_array_equal(val.image_mean, preprocessing.TORCHVISION.mean_image(SIZE))
 
 
 def test_its_answers_are_pytorchs(imported):
     torch = pytest.importorskip("torch")
-    val = subject.of_run(read_run(imported)).val
+    val = zfjax.open_run(imported).val
     squares, _ = val.pictures.load(np.arange(2))
     corner = (squares.shape[1] - SIZE) // 2
     crops = squares[:, corner : corner + SIZE, corner : corner + SIZE]

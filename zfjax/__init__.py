@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zfjax.backproject import RuleWarning, backproject, deconvnet
     from zfjax.experiments.gallery import top_activations
     from zfjax.experiments.occlusion import occlusion
+    from zfjax.experiments.subject import open_run
     from zfjax.models import (
         ConvNet,
         alexnet,
@@ -49,6 +50,7 @@ _HOME = {
     "layer": "zfjax.models",
     "layer_table": "zfjax.models",
     "occlusion": "zfjax.experiments.occlusion",
+    "open_run": "zfjax.experiments.subject",
     "renormalize_filters": "zfjax.ops",
     "resnet18": "zfjax.models",
     "resnet34": "zfjax.models",
@@ -80,6 +82,7 @@ __all__ = [
     "layer",
     "layer_table",
     "occlusion",
+    "open_run",
     "ops",
     "renormalize_filters",
     "resnet18",

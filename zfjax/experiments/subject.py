@@ -19,7 +19,7 @@ from zfjax.errors import UserError
 from zfjax.models import ConvNet
 from zfjax.models.specs import Dense, Dropout, MeanPool, ReLU, Residual
 from zfjax.text import did_you_mean
-from zfjax.training.run import RunInfo, load_model, open_data
+from zfjax.training.run import RunInfo, load_model, open_data, read_run
 from zfjax.training.step import predict
 
 
@@ -166,6 +166,19 @@ class _NoPictures:
 
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise IndexError(f"indices: expected none, got {indices}")
+
+
+def open_run(workdir: epath.PathLike, checkpoint: str = "latest") -> Splits:
+    """The net of the run in `workdir`, and its pictures: `zfjax.open_run("runs/shapes").val.net`.
+
+    Args:
+        workdir: what `zfjax train` wrote, or `zfjax import-weights`.
+        checkpoint: latest, best (on the validation split) or a step.
+
+    Raises:
+        UserError: no run was started there, there is no such checkpoint, or the run's dataset is no longer there.
+    """
+    return of_run(read_run(workdir), checkpoint)
 
 
 def feature_layers(net: ConvNet) -> list[str]:
