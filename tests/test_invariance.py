@@ -224,7 +224,7 @@ def test_the_grid_has_a_row_a_transform_and_a_colour_an_image():
     assert [axes.get_title() for axes in rows[0]][1:] == [
         "distance in first",
         "distance in last",
-        "probability of the true class",
+        "probability of its class",
     ]
     for axes, one in zip(rows, found[:3], strict=True):
         np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), one.distances[0, 0])
