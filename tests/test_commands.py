@@ -195,7 +195,7 @@ def test_a_mended_first_start_is_no_other_run(capsys, folder, tmp_path):
         (["--workdir=,"], "missing --workdir=RUN[,RUN…], folders that zfjax train wrote"),
         (["--workdir=,nowhere"], "no run in"),
         (["--workdir=nowhere"], "no run in"),
-        (["--workdir=~nobody-of-that-name/run"], "workdir ~nobody-of-that-name/run: "),
+        (["--workdir=~nobody-of-that-name/run"], "~nobody-of-that-name/run: "),
         (["--workdir=nowhere", "--batch_size=0"], "batch_size"),
     ],
 )
