@@ -9,6 +9,7 @@ from etils import epath
 from jaxtyping import Bool, Int
 
 from zfjax.data import shapes
+from zfjax.data.folder import FolderExamples
 from zfjax.data.shapes.masks import masks
 from zfjax.data.shapes.parts import in_crop
 from zfjax.data.source import open_source
@@ -49,7 +50,8 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
     """The pictures that the file names, and their boxes in the centre crops."""
     boxes = _read_boxes(file)
     pictures = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
-    names = pictures.names  # type: ignore[attr-defined]  # of a folder
+    assert isinstance(pictures, FolderExamples)  # boxes are refused for other datasets
+    names = pictures.names
     numbers = np.array([i for i, number in enumerate(subject.kept) if names[number] in boxes], np.int64)
     if not len(numbers):
         raise UserError(f"--boxes: {file} names no picture of the val split; expected names like {names[0]!r}")
