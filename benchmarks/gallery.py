@@ -23,9 +23,9 @@ import numpy as np
 from deconvnet import Action, medians
 
 import zfjax
-from zfjax.experiments.fields import fields_of, project_fields, project_units
 from zfjax.experiments.gallery import top_activations
 from zfjax.models.cut import layers
+from zfjax.models.fields import fields_of, project_fields, project_units
 
 LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from zfjax.data.opening import open_source
 from zfjax.data.pictures import Pictures, threads_or_cores
 from zfjax.data.pipeline import train_batches
 from zfjax.data.scan import scan
-from zfjax.data.source import Source, open_source
+from zfjax.data.source import Source
 
 
 def main() -> None:

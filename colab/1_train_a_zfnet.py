@@ -35,9 +35,7 @@ import numpy as np
 from PIL import Image
 
 import zfjax
-from zfjax import config
 from zfjax.data import shapes
-from zfjax.experiments import subject
 from zfjax.experiments.evolution import evolution
 from zfjax.experiments.gallery import gallery, some_maps
 from zfjax.models import layers
@@ -45,10 +43,12 @@ from zfjax.plots.curves import plot_curves
 from zfjax.plots.evolution import plot_evolution
 from zfjax.plots.filters import plot_filters
 from zfjax.plots.gallery import plot_gallery
+from zfjax.runs import subject
+from zfjax.runs.folder import load_model, read_run
+from zfjax.runs.training import train_and_evaluate
+from zfjax.training import config
 from zfjax.training.checkpoints import Checkpoints
-from zfjax.training.loop import train_and_evaluate
 from zfjax.training.metrics import read_metrics
-from zfjax.training.run import load_model, read_run
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":

@@ -40,10 +40,11 @@ import numpy as np
 from PIL import Image
 
 import zfjax
-from zfjax import config, ops
+from zfjax import ops
 from zfjax.data.decode import decode_square
 from zfjax.plots.projections import shared
-from zfjax.training.loop import train_and_evaluate
+from zfjax.runs.training import train_and_evaluate
+from zfjax.training import config
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":

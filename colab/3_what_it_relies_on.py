@@ -36,7 +36,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import zfjax
-from zfjax import config
 from zfjax.data import shapes
 from zfjax.data.shapes.parts import part_boxes
 from zfjax.experiments import invariance
@@ -46,7 +45,8 @@ from zfjax.models import layers
 from zfjax.plots.correspondence import plot_correspondence
 from zfjax.plots.invariance import plot_invariance, shown_steps
 from zfjax.plots.occlusion import Occluded, plot_occlusion
-from zfjax.training.loop import train_and_evaluate
+from zfjax.runs.training import train_and_evaluate
+from zfjax.training import config
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":

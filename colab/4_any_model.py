@@ -40,15 +40,17 @@ from flax import nnx
 from jax.tree_util import Partial
 
 import zfjax
-from zfjax import attribution, config
+from zfjax import attribution
 from zfjax.data import shapes
 from zfjax.data.shapes.masks import masks
-from zfjax.experiments import comparison, subject
+from zfjax.experiments import comparison
 from zfjax.plots.comparison import plot_comparison
-from zfjax.training.loop import train_and_evaluate
-from zfjax.training.run import read_run
+from zfjax.runs import subject
+from zfjax.runs.folder import read_run
+from zfjax.runs.imported import weights_of
+from zfjax.runs.training import train_and_evaluate
+from zfjax.training import config
 from zfjax.weights.pretrained import save
-from zfjax.weights.runs import weights_of
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":

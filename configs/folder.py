@@ -6,7 +6,7 @@ A quarter-width ZFNet at 96 px, so that some thousand pictures train on a laptop
 `--config.image_size=224 --config.width=1`.
 """
 
-from zfjax.config import default
+from zfjax.training.config import default
 
 
 def get_config(path: str = "."):

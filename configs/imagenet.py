@@ -7,7 +7,7 @@ renormalised after each update. The set must have been prepared as array_record 
 archives from image-net.org; if it was not, the command says how.
 """
 
-from zfjax.config import paper
+from zfjax.training.config import paper
 
 
 def get_config():

@@ -7,7 +7,7 @@ The first is Fig. 3's net at 224 px, for an accelerator; the second a quarter of
 Pictures in class folders instead of TFDS: add `--config.dataset=folder:PATH`. docs/results.md has what was measured.
 """
 
-from zfjax.config import default
+from zfjax.training.config import default
 
 
 def get_config(where: str = ""):

@@ -5,7 +5,7 @@
 The first start draws the pictures. Minutes on two CPU cores; docs/results.md has the measured time and accuracy.
 """
 
-from zfjax.config import default
+from zfjax.training.config import default
 
 
 def get_config():

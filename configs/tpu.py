@@ -6,7 +6,7 @@ and on every host of a pod the same with `--distributed`. The rate grows with th
 al. 2017), warms up over five epochs and falls along a cosine, instead of waiting for plateaus.
 """
 
-from zfjax.config import paper
+from zfjax.training.config import paper
 
 
 def get_config():

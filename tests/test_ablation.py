@@ -11,12 +11,13 @@ import pytest
 import tiny_runs
 
 import zfjax
-from zfjax import ablate, command
-from zfjax.config import default
-from zfjax.errors import UserError
+from zfjax import ablate
+from zfjax.console import command
+from zfjax.console.errors import UserError
 from zfjax.experiments import ablation
 from zfjax.experiments.ablation import ROWS, Ablation, Errors, Result
-from zfjax.training.run import load_model, open_data, read_run
+from zfjax.runs.folder import load_model, open_data, read_run
+from zfjax.training.config import default
 from zfjax.training.state import create_net
 from zfjax.training.step import predict
 

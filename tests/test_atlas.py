@@ -19,13 +19,14 @@ from atlas_sites import CLASSES, DEAD, FEW, MANY, Page
 from PIL import Image
 
 import zfjax
-from zfjax import atlas, command, train
+from zfjax import atlas, train
 from zfjax.atlas import build, site, views
 from zfjax.atlas.pictures import pictures
-from zfjax.errors import UserError
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.runs.imported import run_config, write_run
 from zfjax.weights.preprocessing import Preprocessing
 from zfjax.weights.pretrained import Loaded
-from zfjax.weights.runs import run_config, write_run
 
 TEMPLATES = tuple((Path(atlas.__file__).parent / "templates").iterdir())
 

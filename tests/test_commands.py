@@ -11,10 +11,12 @@ import tiny_runs
 from absl import flags
 from PIL import Image
 
-from zfjax import command, compare, evaluate, export_weights, figures, probe, summary, train
-from zfjax.config import default
-from zfjax.errors import UserError
-from zfjax.training import run as runs
+from zfjax import compare, evaluate, export_weights, figures, probe, summary, train
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.runs import folder as runs
+from zfjax.training.config import default
+from zfjax.training.recipe import config_from
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,14 @@ def test_a_mistyped_word_is_named(capsys, words, expected):
 def test_a_recipe_whose_path_has_a_colon_is_one_line(capsys, tmp_path):
     (tmp_path / "C:").mkdir()
     recipe = tmp_path / "C:" / "x.py"
-    recipe.write_text("from zfjax.config import default as get_config\n")
+    recipe.write_text("from zfjax.training.config import default as get_config\n")
     code, line = said(capsys, train.main, f"--config={recipe}")
     assert code == 2
     assert line.startswith(f"zfjax: --config: '{recipe}': expected a path without a colon")
 
 
 def test_no_words_at_all_are_the_default_recipe():
-    config, rest = command.config_from(["train"], "", flags.FlagValues())
+    config, rest = config_from(["train"], "", flags.FlagValues())
     assert (config.to_dict(), rest) == (default().to_dict(), [])
 
 
@@ -77,17 +79,18 @@ def test_no_words_at_all_are_the_default_recipe():
 def test_a_recipe_gets_its_argument(tmp_path, spelling):
     recipe = tmp_path / "x.py"
     recipe.write_text(
-        "from zfjax.config import default\ndef get_config(epochs):\n"
+        "from zfjax.training.config import default\ndef get_config(epochs):\n"
         "    config = default()\n    config.epochs = int(epochs)\n    return config\n"
     )
-    config, rest = command.config_from(["train", *spelling.format(recipe).split()], "", flags.FlagValues())
+    config, rest = config_from(["train", *spelling.format(recipe).split()], "", flags.FlagValues())
     assert (config.epochs, rest) == (17, [])
 
 
 def test_a_mistyped_key_in_a_recipe_is_named(capsys, tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
-        "from zfjax.config import default\ndef get_config():\n    c = default()\n    c.witdh = 1.0\n    return c\n"
+        "from zfjax.training.config import default\n"
+        "def get_config():\n    c = default()\n    c.witdh = 1.0\n    return c\n"
     )
     code, line = said(capsys, train.main, f"--config={recipe}")
     assert (code, line) == (2, "zfjax: --config: unknown configuration key 'witdh'; did you mean width?")

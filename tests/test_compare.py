@@ -11,18 +11,19 @@ import tiny_runs
 from PIL import Image
 from test_comparison import REDDEST, WEIGHTS
 
-from zfjax import command, compare, train
+from zfjax import compare, train
 from zfjax.compare import objects
-from zfjax.config import default
+from zfjax.console import command
 from zfjax.data import shapes
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
+from zfjax.data.opening import open_source
 from zfjax.data.pictures import DecodedPictures
-from zfjax.data.source import open_source
-from zfjax.experiments import subject as subjects
-from zfjax.experiments.subject import Splits, Subject
-from zfjax.training import run as runs
-from zfjax.training.run import RunInfo
+from zfjax.runs import folder as runs
+from zfjax.runs import subject as subjects
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Splits, Subject
+from zfjax.training.config import default
 
 SQUARE = 18  # of which the net sees the 16 in the middle
 CLASSES = ("green", "red")

@@ -9,7 +9,7 @@ from test_plots import pixels
 
 import zfjax
 from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localisation, pointing_game
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.experiments.comparison import (
     BASELINES,
     LENSES,

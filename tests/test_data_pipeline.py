@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
+from zfjax.console.errors import UserError
 from zfjax.data.pipeline import eval_batches, train_batches
-from zfjax.errors import UserError
 
 N, SIZE = 23, 2
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zfjax.console.errors import UserError
 from zfjax.data import cache
 from zfjax.data.decode import decode_square
+from zfjax.data.opening import open_source
 from zfjax.data.scan import load, scan, scan_once
-from zfjax.data.source import BrokenImage, Example, Source, open_source
-from zfjax.errors import UserError
+from zfjax.data.source import BrokenImage, Example, Source
 
 SIZE = 16
 

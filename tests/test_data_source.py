@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zfjax.data.source import BrokenImage, held_out, open_source
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.data.opening import open_source
+from zfjax.data.source import BrokenImage, held_out
 
 
 def picture(value: int, width: int = 12, height: int = 9, kind: str = "PNG") -> bytes:
@@ -165,7 +166,7 @@ def test_specs_that_name_nothing(tmp_path):
 def test_folder_needs_neither_tfds_nor_jax(tmp_path):
     class_folders(tmp_path, {"a": 2, "b": 2})
     code = (
-        "import sys; from zfjax.data.source import open_source; from zfjax.data.scan import scan;"
+        "import sys; from zfjax.data.opening import open_source; from zfjax.data.scan import scan;"
         f"scan(open_source('folder:{tmp_path}'), 8);"
         "print([m for m in ('tensorflow_datasets', 'tensorflow', 'jax', 'grain') if m in sys.modules])"
     )

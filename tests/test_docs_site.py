@@ -162,7 +162,7 @@ def test_configuration_table_has_every_key(monkeypatch):
     pytest.importorskip("sphinx")
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
     keys = importlib.import_module("generated").config_keys()
-    default = importlib.import_module("zfjax.config").default()
+    default = importlib.import_module("zfjax.training.config").default()
     assert {key.name: ast.literal_eval(key.default) for key in keys} == default.to_dict()
     assert {key.group for key in keys} == {"The pictures", "The net", "The recipe", "What is written"}
     meanings = {key.name: key.meaning for key in keys}

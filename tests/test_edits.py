@@ -10,13 +10,13 @@ import tiny_runs
 from absl import flags
 
 import zfjax
-from zfjax import command
-from zfjax.config import check, default
-from zfjax.errors import UserError
-from zfjax.experiments.subject import feature_layers
+from zfjax.console.errors import UserError
 from zfjax.models.edits import resized, without
 from zfjax.models.specs import Conv, Dense, same
-from zfjax.training.run import as_json, open_folder
+from zfjax.runs.folder import open_folder
+from zfjax.runs.subject import feature_layers
+from zfjax.training.config import as_json, check, default
+from zfjax.training.recipe import config_from
 from zfjax.training.state import create_net
 
 
@@ -116,9 +116,9 @@ def test_configured_nets_are_scaled_by_width_as_presets_are():
 
 @pytest.mark.parametrize("word", ["3,4", "(3,4)", "[3, 4]"])
 def test_layers_to_leave_out_are_set_on_the_command_line(word):
-    config, _ = command.config_from(["zfjax", f"--config.without={word}"], "", flags.FlagValues())
+    config, _ = config_from(["zfjax", f"--config.without={word}"], "", flags.FlagValues())
     assert config.without == (3, 4)
-    one, _ = command.config_from(["zfjax", "--config.without=7"], "", flags.FlagValues())
+    one, _ = config_from(["zfjax", "--config.without=7"], "", flags.FlagValues())
     assert one.without == (7,)
 
 

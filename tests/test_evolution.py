@@ -11,9 +11,8 @@ from etils import epath
 from PIL import Image
 
 import zfjax
-from zfjax.config import default
+from zfjax.console.errors import UserError
 from zfjax.data.pictures import CachedPictures
-from zfjax.errors import UserError
 from zfjax.experiments.evolution import (
     Evolution,
     LayerEvolution,
@@ -23,13 +22,14 @@ from zfjax.experiments.evolution import (
     mean_distances,
 )
 from zfjax.experiments.gallery import gallery, top_activations
-from zfjax.experiments.subject import Splits, Subject
 from zfjax.figures import fig4
 from zfjax.figures.request import NotForThisRun, Request
 from zfjax.models.cut import layers
 from zfjax.plots.evolution import plot_convergence, plot_evolution
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Splits, Subject
 from zfjax.training.checkpoints import Checkpoints
-from zfjax.training.run import RunInfo
+from zfjax.training.config import default
 from zfjax.training.state import create_state
 
 NAMES = ("relu1", "relu3", "relu6")

@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 import zfjax
+from zfjax.console.errors import UserError
 from zfjax.data.crops import center_crop
 from zfjax.data.pictures import CachedPictures, ChosenPictures, JoinedPictures
-from zfjax.errors import UserError
 from zfjax.experiments import features as module
 from zfjax.experiments.features import (
     Pool,

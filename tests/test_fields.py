@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 from small_models import normal, randomized
 
 import zfjax
-from zfjax.experiments.fields import fields_of, project_fields, project_units
 from zfjax.models.convnet import ConvNet
+from zfjax.models.fields import fields_of, project_fields, project_units
 from zfjax.models.specs import LRN, Conv, Dropout, MaxPool, ReLU, same
 
 PRESETS = {preset.__name__: preset for preset in (zfjax.zfnet, zfjax.zfnet_post, zfjax.alexnet)}

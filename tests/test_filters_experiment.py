@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 import zfjax
-from zfjax.config import default
 from zfjax.data.pictures import CachedPictures
 from zfjax.experiments.filters import aliased_share, filters, first_layers
-from zfjax.experiments.subject import Splits, Subject
 from zfjax.figures import draw
 from zfjax.figures.request import Opened, Request
 from zfjax.models.specs import Conv, Dense, MaxPool, ReLU
 from zfjax.plots.filters import plot_first_layers
-from zfjax.training.run import RunInfo
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Splits, Subject
+from zfjax.training.config import default
 
 
 def by_fft(pattern, strides, grid=1024):

@@ -9,12 +9,12 @@ import pytest
 from jax.tree_util import Partial
 
 import zfjax
-from zfjax import seeds
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.experiments import gallery as galleries
 from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
 from zfjax.models.cut import layers
 from zfjax.training import sharding
+from zfjax.transform import seeds
 
 
 def small_net():

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from zfjax import cli, command, train
-from zfjax.config import default
+from zfjax import cli, train
+from zfjax.console import command
+from zfjax.training.config import default
 
 
 def zfjax(capsys, monkeypatch, *words):

@@ -12,12 +12,14 @@ from goldens import make_logits as goldens
 from safetensors.numpy import load_file, save_file
 
 import zfjax
-from zfjax import command, evaluate, export_weights, import_weights
-from zfjax.errors import UserError
+from zfjax import evaluate, export_weights, import_weights
+from zfjax.console import command
+from zfjax.console.errors import UserError
 from zfjax.models import preset
-from zfjax.training.run import RunInfo, load_model, read_run
+from zfjax.runs import imported as imported_runs
+from zfjax.runs.folder import RunInfo, load_model, read_run
 from zfjax.training.step import predict
-from zfjax.weights import files, layouts, preprocessing, runs
+from zfjax.weights import files, layouts, preprocessing
 
 WIDTH, SIZE = 1 / 16, 64
 SIZES = (f"--width={WIDTH}", f"--image_size={SIZE}")
@@ -314,7 +316,7 @@ def test_nets_that_pytorch_does_not_have(folder, tmp_path, changes, expected):
         epath.Path(tmp_path), tiny_runs.tiny_config(folder, **changes), tiny_runs.CLASSES, np.zeros((4, 4, 3))
     )
     with pytest.raises(UserError, match=expected):
-        runs.weights_of(info)
+        imported_runs.weights_of(info)
 
 
 def test_what_import_says_is_what_it_wrote(capsys, folder, source, tmp_path):
@@ -332,7 +334,7 @@ def test_a_damaged_origin_is_named(imported, tmp_path, text):
     workdir = shutil.copytree(imported, tmp_path / "run")
     (workdir / "weights.json").write_text(text)
     with pytest.raises(UserError, match=r"weights\.json is damaged"):
-        runs.weights_of(read_run(workdir))
+        imported_runs.weights_of(read_run(workdir))
 
 
 def test_without_a_dataset_the_run_has_no_pictures(capsys, source, tmp_path):

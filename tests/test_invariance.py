@@ -10,7 +10,6 @@ from etils import epath
 from PIL import Image
 
 import zfjax
-from zfjax.config import default
 from zfjax.data.pictures import CachedPictures
 from zfjax.experiments.invariance import (
     Invariance,
@@ -26,12 +25,13 @@ from zfjax.experiments.invariance import (
     transformed,
     translations,
 )
-from zfjax.experiments.subject import Splits, Subject
 from zfjax.figures import fig5
 from zfjax.figures.request import Request
 from zfjax.models.cut import layers
 from zfjax.plots.invariance import plot_invariance, shown_steps
-from zfjax.training.run import RunInfo
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Splits, Subject
+from zfjax.training.config import default
 
 
 def picture(height=9, width=9, seed=0):

@@ -9,7 +9,7 @@ import pytest
 from small_models import normal, randomized
 
 import zfjax
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.models.specs import Dropout
 
 IMAGES = normal((2, 64, 64, 3), scale=60.0)

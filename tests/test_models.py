@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import zfjax
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.models import table
 from zfjax.models.specs import Conv, MaxPool, Size, output_size, pool_padding, same
 

@@ -9,9 +9,10 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from zfjax import command, train, transfer
+from zfjax import train, transfer
+from zfjax.console import command
+from zfjax.console.errors import UserError
 from zfjax.data.multilabel import Truth, open_multilabel
-from zfjax.errors import UserError
 from zfjax.experiments.multilabel import average_precisions, to_table
 
 COUNTS = {"train": 40, "validation": 24}

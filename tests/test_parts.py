@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from zfjax.config import default
+from zfjax.console.errors import UserError
 from zfjax.data import shapes
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
@@ -18,13 +18,13 @@ from zfjax.data.record import Record, write
 from zfjax.data.shapes import builder as builders
 from zfjax.data.shapes.parts import in_crop, part_boxes
 from zfjax.data.source import Example
-from zfjax.errors import UserError
-from zfjax.experiments.subject import Splits, Subject
 from zfjax.figures import draw
 from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
-from zfjax.training.run import RunInfo
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Splits, Subject
+from zfjax.training.config import default
 
 EYES = ("left_eye", "right_eye", "nose")
 FACE = shapes.CLASSES.index("face")

@@ -12,10 +12,10 @@ from flax import linen as nn
 from jax import lax
 
 import zfjax
-from zfjax.config import default
 from zfjax.data.crops import fixed_crop
 from zfjax.data.pipeline import Batch
 from zfjax.models.specs import Dense
+from zfjax.training.config import default
 from zfjax.training.state import State, annealing, create_optimizer
 from zfjax.training.step import train_step
 

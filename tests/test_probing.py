@@ -7,7 +7,8 @@ import pytest
 import tiny_runs
 from test_plots import pixels
 
-from zfjax import command, probe, train
+from zfjax import probe, train
+from zfjax.console import command
 from zfjax.experiments import linear, probing
 from zfjax.experiments.linear import SOFTMAX, SVM, Score, draw_fold
 from zfjax.experiments.probing import Probing, fold_by_fold, to_table

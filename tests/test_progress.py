@@ -6,14 +6,14 @@ import types
 
 import pytest
 
-from zfjax.progress import Progress
+from zfjax.console.progress import Progress
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Seconds that pass only when told to."""
     now = [0.0]
-    monkeypatch.setattr("zfjax.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("zfjax.console.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -81,9 +81,9 @@ def terminal(monkeypatch):
     """What is drawn at once and twenty times a second."""
     terminal = Terminal()
     # Not sys.stderr itself, which pytest sets anew before a test begins.
-    monkeypatch.setattr("zfjax.progress.sys", types.SimpleNamespace(stderr=terminal))
+    monkeypatch.setattr("zfjax.console.progress.sys", types.SimpleNamespace(stderr=terminal))
     monkeypatch.setattr(Progress, "SECONDS_BEFORE_BAR", 0.0)
-    monkeypatch.setattr("zfjax.progress._SCREEN.SECONDS_BETWEEN_DRAWS", 0.05)
+    monkeypatch.setattr("zfjax.console.progress._SCREEN.SECONDS_BETWEEN_DRAWS", 0.05)
     return terminal
 
 

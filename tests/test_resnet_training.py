@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import zfjax
-from zfjax.config import default
 from zfjax.data.pipeline import Batch
 from zfjax.training import sharding
 from zfjax.training.checkpoints import Checkpoints
+from zfjax.training.config import default
 from zfjax.training.state import create_state, he_above_pixels
 from zfjax.training.step import predict, train_step
 

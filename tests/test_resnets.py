@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import zfjax
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.experiments.features import numbered_layers
-from zfjax.experiments.fields import project_fields, project_units
 from zfjax.experiments.occlusion import occlusion
-from zfjax.experiments.subject import feature_layers, last_hidden_layer
 from zfjax.models import layers, preset
+from zfjax.models.fields import project_fields, project_units
 from zfjax.models.specs import BatchNorm, Conv, MeanPool, ReLU, Residual, flat, same
+from zfjax.runs.subject import feature_layers, last_hidden_layer
 
 SIZE = 40
 

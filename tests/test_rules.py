@@ -14,7 +14,8 @@ from jax import lax
 from small_models import close, normal
 
 import zfjax
-from zfjax import ops, rules
+from zfjax import ops
+from zfjax.transform import rules
 
 ONLY_POOLS = zfjax.rules.Rules((("reduce_window_max", rules.unpool), ("reduce_max", rules.unpool_whole)))
 OVERWRITING = ONLY_POOLS.extend(reduce_window_max=rules.unpool_overwriting)

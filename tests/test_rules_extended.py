@@ -9,7 +9,7 @@ import pytest
 from small_models import normal
 
 import zfjax
-from zfjax import rules
+from zfjax.transform import rules
 
 X, SEED = normal((2, 4)), normal((2, 4), 1)
 RECTIFIED = np.maximum(SEED, 0)

@@ -9,7 +9,7 @@ import pytest
 from small_models import normal
 
 import zfjax
-from zfjax import seeds
+from zfjax.transform import seeds
 
 MAPS, VECTORS = normal((3, 4, 5, 6)), normal((3, 6), 1)
 UNITS = [2, np.array([5, 0, 2]), jnp.array([5, 0, 2]), np.int64(3), np.array([4])]

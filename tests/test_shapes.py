@@ -10,9 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from zfjax.console.errors import UserError
 from zfjax.data.shapes import CLASSES, PARTS, builder, scene
 from zfjax.data.shapes.clutter import MOST_HIDDEN
-from zfjax.errors import UserError
 
 SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 

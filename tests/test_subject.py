@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 import zfjax
+from zfjax.console.errors import UserError
 from zfjax.data.pictures import CachedPictures
 from zfjax.data.shapes.masks import masks
-from zfjax.errors import UserError
-from zfjax.experiments.subject import Subject, feature_layers, last_hidden_layer
 from zfjax.models.edits import without
+from zfjax.runs.subject import Subject, feature_layers, last_hidden_layer
 
 CLASSES = ("blue", "green", "red")
 

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from zfjax import tables
-from zfjax.errors import UserError
-from zfjax.tables import Table
+from zfjax.console import tables
+from zfjax.console.errors import UserError
+from zfjax.console.tables import Table
 
 TABLE = Table(
     "Table 0",

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from zfjax.config import default, paper
+from zfjax.console.errors import UserError
 from zfjax.data.crops import ten_crops
 from zfjax.data.pipeline import Batch
-from zfjax.errors import UserError
 from zfjax.experiments import evaluation
+from zfjax.runs.folder import load_model, open_folder, read_run
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import sharding
 from zfjax.training.checkpoints import Checkpoints
-from zfjax.training.loop import Schedule, train_and_evaluate
+from zfjax.training.config import default, paper
+from zfjax.training.loop import Schedule
 from zfjax.training.metrics import MetricsLog, StepRecorder, read_metrics
-from zfjax.training.run import load_model, open_folder, read_run
 from zfjax.training.scoring import Model, Scores, score, score_together
 from zfjax.training.signals import StopSignal
 from zfjax.training.state import anneal, create_state, learning_rate

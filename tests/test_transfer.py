@@ -9,10 +9,10 @@ import pytest
 import tiny_runs
 from test_plots import pixels
 
-from zfjax import command, train, transfer
-from zfjax.config import default, paper
+from zfjax import train, transfer
+from zfjax.console import command
+from zfjax.console.errors import UserError
 from zfjax.data.pictures import CachedPictures
-from zfjax.errors import UserError
 from zfjax.experiments import transfer as experiment
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import Fold
@@ -26,6 +26,7 @@ from zfjax.experiments.transfer import (
 )
 from zfjax.plots.transfer import plot_transfer
 from zfjax.training import loop
+from zfjax.training.config import default, paper
 
 NAN = float("nan")
 RESULT = Transfer(

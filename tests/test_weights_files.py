@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.weights import files
 
 

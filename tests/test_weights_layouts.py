@@ -7,7 +7,7 @@ import pytest
 from goldens import make_logits as goldens
 
 from zfjax import weights
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.models import preset
 from zfjax.weights import files, layouts, preprocessing, pretrained
 from zfjax.weights.preprocessing import TORCHVISION, Preprocessing

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 
-from zfjax.config import default
+from zfjax.training.config import default
 
 # As in conftest.py: most of a tiny run's time is LLVM's.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

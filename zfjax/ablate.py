@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.progress import Progress
-from zfjax.text import written
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 from zfjax.train import default_workdir
+from zfjax.training.recipe import config_from
 
 if TYPE_CHECKING:
     from zfjax.experiments.ablation import Ablation
@@ -38,11 +39,11 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the rows' runs; default runs/DATASET-ablation.", flag_values=values)
     flags.DEFINE_list("rows", [], "Rows by number or name, with commas between; default all.", flag_values=values)
-    config, rest = command.config_from(argv, __doc__ or "", values)
+    config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "ablate")
 
     with Progress("starting JAX"):
-        from zfjax import tables
+        from zfjax.console import tables
         from zfjax.experiments import ablation
         from zfjax.training.signals import StopSignal
 

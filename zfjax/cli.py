@@ -4,9 +4,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.text import did_you_mean
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 from zfjax.version import __version__
 
 GROUPS = {

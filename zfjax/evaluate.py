@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax import command
-from zfjax.progress import Progress
+from zfjax.console import command
+from zfjax.console.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from zfjax import command
-from zfjax.progress import Progress
-from zfjax.text import written
+from zfjax.console import command
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,11 +30,12 @@ def main(argv: Sequence[str]) -> None:
     command.reject_arguments(rest, "export-weights")
 
     with Progress("exporting the weights"):
-        from zfjax.training.run import read_run
-        from zfjax.weights import pretrained, runs
+        from zfjax.runs import imported
+        from zfjax.runs.folder import read_run
+        from zfjax.weights import pretrained
 
         run = read_run(values.workdir)
-        model, loaded = runs.weights_of(run, values.checkpoint)
+        model, loaded = imported.weights_of(run, values.checkpoint)
         pretrained.save(values.out, model, loaded, run.classes, run.config.width)
     for note in loaded.notes:
         print(note)

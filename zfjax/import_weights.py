@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.progress import Progress
-from zfjax.text import written
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 
 if TYPE_CHECKING:
     from zfjax.weights import Preprocessing
@@ -34,14 +34,15 @@ def main(argv: Sequence[str]) -> None:
     if len(words) != 1:
         raise UserError(f"import-weights takes one file of weights, .pth, .pt or .safetensors, not {len(words)}")
     with Progress("importing the weights"):
-        from zfjax.training.run import CHECKPOINTS
-        from zfjax.weights import layouts, runs
+        from zfjax.runs import imported
+        from zfjax.training.checkpoints import CHECKPOINTS
+        from zfjax.weights import layouts
         from zfjax.weights.files import read
         from zfjax.weights.pretrained import from_file, usual
 
         if values.model:
             layouts.model(values.model)  # mistakes are told before a large file is read
-        runs.require_no_run(values.workdir)
+        imported.require_no_run(values.workdir)
         file = read(words[0])
         said = usual(file)
         model = values.model or said.model
@@ -51,10 +52,10 @@ def main(argv: Sequence[str]) -> None:
         size = said.image_size if values.image_size is None else values.image_size
         before = _preprocessing(values, said.preprocessing)
         loaded = from_file(file, words[0], model, preprocessing=before, width=width, image_size=size)
-        config = runs.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
-        names = runs.read_class_names(values.classes) if values.classes else said.classes
-        fitted = runs.fit_classes(loaded, config, names)
-        folder = runs.write_run(values.workdir, config, fitted, {"source": words[0], "model": model}, names)
+        config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
+        names = imported.read_class_names(values.classes) if values.classes else said.classes
+        fitted = imported.fit_classes(loaded, config, names)
+        folder = imported.write_run(values.workdir, config, fitted, {"source": words[0], "model": model}, names)
     for note in loaded.notes:
         print(note)
     print(f"the net takes {loaded.preprocessing}; folded into {loaded.net.layers[0].name}")
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"{last} was cut from {loaded.outputs} outputs to the {fitted.outputs} classes of {values.dataset}")
     elif values.dataset and not names:
         print(f"its {loaded.outputs} outputs are taken for the classes of {values.dataset} in their order")
-    files = ["config.json", "classes.json", "scan.npz", runs.ORIGIN, f"{CHECKPOINTS}/"]
+    files = ["config.json", "classes.json", "scan.npz", imported.ORIGIN, f"{CHECKPOINTS}/"]
     print(written(folder, files))
 
 

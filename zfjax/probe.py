@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax import command
-from zfjax.progress import Progress
-from zfjax.text import written
+from zfjax.console import command
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 
 if TYPE_CHECKING:
     from zfjax.experiments.features import Pool
     from zfjax.experiments.linear import Fold, Kind, Score
-    from zfjax.training.run import RunInfo
+    from zfjax.runs.folder import RunInfo
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
 
     with Progress("opening the run"):
         from zfjax.experiments.features import open_pool, require_pictures
-        from zfjax.training.run import read_run
+        from zfjax.runs.folder import read_run
 
         run = read_run(values.workdir)
         pool = open_pool(run, values.dataset)
@@ -48,14 +48,14 @@ def main(argv: Sequence[str]) -> None:
 
 def _probe(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> None:
     """Fold after fold, layer after layer; writes what there is after each."""
-    from zfjax import tables
+    from zfjax.console import tables
     from zfjax.experiments.features import fingerprint, kept_features, numbered_layers
     from zfjax.experiments.ledger import Ledger, fold_key
     from zfjax.experiments.linear import Score, classify, draw_fold
     from zfjax.experiments.probing import fold_by_fold, to_table
     from zfjax.plots.files import save
     from zfjax.plots.probing import plot_probing
-    from zfjax.training.run import load_model
+    from zfjax.runs.folder import load_model
 
     ending = command.setting(values, "per_class", "test", "folds", "seed", "checkpoint")
     with Progress("features"):

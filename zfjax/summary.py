@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.progress import Progress
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.models import layer_table, preset, table
 
         if values.workdir:
-            from zfjax.training.run import read_run
+            from zfjax.runs.folder import read_run
             from zfjax.training.state import create_net
 
             run = read_run(values.workdir)

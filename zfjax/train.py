@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import ConfigDict
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.progress import Progress
-from zfjax.text import first_line, written
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import first_line, written
+from zfjax.training.recipe import config_from
 
 if TYPE_CHECKING:
     from zfjax.training.loop import Outcome
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_integer("processes", None, "How many processes; default what the cluster says.", flag_values=values)
     flags.DEFINE_integer("process", None, "Which one this is; default what the cluster says.", flag_values=values)
-    config, rest = command.config_from(argv, __doc__ or "", values)
+    config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
     if not values.coordinator and not (values.processes is None and values.process is None):
         raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
         if values.distributed or values.coordinator:
             _join(values)
-        from zfjax.training.loop import train_and_evaluate
+        from zfjax.runs.training import train_and_evaluate
         from zfjax.training.signals import StopSignal
 
     outcome = train_and_evaluate(config, values.workdir or default_workdir(config))

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.progress import Progress
-from zfjax.text import written
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 
 if TYPE_CHECKING:
     from etils import epath
 
+    from zfjax.console.tables import Table
     from zfjax.data.multilabel import MultiLabelSet
     from zfjax.experiments.features import Pool
     from zfjax.experiments.ledger import Ledger
     from zfjax.experiments.linear import Fold
     from zfjax.experiments.transfer import Transfer
-    from zfjax.tables import Table
-    from zfjax.training.run import RunInfo
+    from zfjax.runs.folder import RunInfo
 
     # From a fold, what was measured before, and a seed to a mean per-class accuracy; None where it was stopped.
     Measure = Callable[[Fold, Ledger, tuple[int, int]], float | None]
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     with Progress("opening the run"):
         from zfjax.data.multilabel import open_multilabel
         from zfjax.experiments.features import open_pool
-        from zfjax.training.run import read_run
+        from zfjax.runs.folder import read_run
 
         run = read_run(values.workdir)
         several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
@@ -132,7 +132,7 @@ def _frozen(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> "Measure"
     from zfjax.experiments.features import fingerprint, kept_features, layer_named
     from zfjax.experiments.ledger import fold_key
     from zfjax.experiments.linear import SOFTMAX, classify
-    from zfjax.training.run import load_model
+    from zfjax.runs.folder import load_model
 
     with Progress("features"):
         model = load_model(run, values.checkpoint)
@@ -156,7 +156,7 @@ def _scratch(run: "RunInfo", pool: "Pool", folder: "epath.Path", values: flags.F
     from zfjax.data import record
     from zfjax.experiments.ledger import fold_key
     from zfjax.experiments.transfer import scratch_config, train_from_scratch
-    from zfjax.training.run import settings
+    from zfjax.training.config import settings
 
     scanned = record.read(run.folder)
     run_examples = len(scanned.train_kept) if scanned else 0
@@ -178,7 +178,7 @@ def _write(
     result: "Transfer", pool: "Pool", folder: "epath.Path", layer: int, ending: str
 ) -> tuple["Table", list[str]]:
     """Table and figure, and the names of their files."""
-    from zfjax import tables
+    from zfjax.console import tables
     from zfjax.experiments.transfer import PAPER, dataset_of_the_paper, to_table
     from zfjax.plots.files import save
     from zfjax.plots.transfer import plot_transfer
@@ -192,10 +192,10 @@ def _write(
 
 def _detect(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
     """Table 6: average precision on a dataset with several labels an image."""
-    from zfjax import tables
+    from zfjax.console import tables
     from zfjax.experiments.features import join_splits, kept_features, layer_named, scan_for
     from zfjax.experiments.multilabel import average_precisions, to_table
-    from zfjax.training.run import load_model
+    from zfjax.runs.folder import load_model
 
     with Progress("opening the run"):
         scanned = scan_for(run, several.source)

@@ -13,7 +13,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from zfjax import cli, config
+from zfjax import cli
+from zfjax.training import config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 class Key(NamedTuple):
-    """A configuration key as `zfjax/config.py` has it."""
+    """A configuration key as `zfjax/training/config.py` has it."""
 
     group: str
     name: str

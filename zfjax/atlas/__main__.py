@@ -1,6 +1,6 @@
 """`python -m zfjax.atlas`."""
 
-from zfjax import command
 from zfjax.atlas import main
+from zfjax.console import command
 
 raise SystemExit(command.run(main))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from zfjax.atlas import collect, site
 from zfjax.atlas.pictures import Sheet, pictures
-from zfjax.errors import UserError
-from zfjax.experiments import subject
-from zfjax.experiments.subject import Subject, feature_layers
-from zfjax.progress import Progress
-from zfjax.training.run import read_run
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.runs import subject
+from zfjax.runs.folder import read_run
+from zfjax.runs.subject import Subject, feature_layers
 from zfjax.version import __version__
 
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted

@@ -7,20 +7,20 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.data.folder import FolderExamples
-from zfjax.data.source import open_source
-from zfjax.errors import UserError
+from zfjax.data.opening import open_source
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
 from zfjax.experiments.responses import LabelledImages, Responses, responses
-from zfjax.experiments.subject import Subject
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
 from zfjax.models.specs import Pair
 from zfjax.models.table import layer_table
-from zfjax.progress import Progress
-from zfjax.training.checkpoints import Checkpoints
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Subject
+from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.metrics import read_metrics
-from zfjax.training.run import CHECKPOINTS, RunInfo
 from zfjax.training.sharding import data_mesh
 
 STRONGEST = 9  # images a map, as in the paper

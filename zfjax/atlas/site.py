@@ -14,7 +14,7 @@ import jinja2
 from zfjax.atlas import views
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS, Sheet
-from zfjax.progress import Progress
+from zfjax.console.progress import Progress
 
 PICTURES = "pictures"
 _SHOWPIECES = 4  # maps of each layer on the first page

@@ -10,8 +10,8 @@ import jax
 from jaxtyping import Array, Float
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot
-from zfjax.backproject import backproject
-from zfjax.rules import DECONVNET, GUIDED, Rules
+from zfjax.transform.backprojection import backproject
+from zfjax.transform.rules import DECONVNET, GUIDED, Rules
 
 
 def guided_backprop(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
-from zfjax.progress import Progress
+from zfjax.console.progress import Progress
 
 
 def even(count: int, batch_size: int) -> tuple[int, int]:

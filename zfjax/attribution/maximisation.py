@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import at_least_one, output_of
-from zfjax.backproject import backproject
 from zfjax.ops.windows import Pair
-from zfjax.rules import Down, Equation, Rules
+from zfjax.transform.backprojection import backproject
+from zfjax.transform.rules import Down, Equation, Rules
 
 START = 0.08  # root mean square of the first noise, as a share of how far pixels reach
 LINEAR_SHARE = 0.1  # of the steps

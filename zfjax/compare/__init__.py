@@ -21,11 +21,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax import command
 from zfjax.compare.request import Request
-from zfjax.errors import UserError
-from zfjax.progress import Progress
-from zfjax.text import written
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """`python -m zfjax.compare`."""
 
-from zfjax import command
 from zfjax.compare import main
+from zfjax.console import command
 
 raise SystemExit(command.run(main))

@@ -10,12 +10,12 @@ from etils import epath
 from jaxtyping import Array, Float, Int
 
 from zfjax.compare.request import Request
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import did_you_mean
 from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat
-from zfjax.experiments.subject import Subject, feature_layers
-from zfjax.progress import Progress
-from zfjax.text import did_you_mean
-from zfjax.training.run import RunInfo
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Subject, feature_layers
 
 
 class Asked(NamedTuple):

@@ -8,14 +8,14 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int
 
+from zfjax.console.errors import UserError
 from zfjax.data import shapes
 from zfjax.data.folder import FolderExamples
+from zfjax.data.opening import open_source
 from zfjax.data.shapes.masks import masks
 from zfjax.data.shapes.parts import in_crop
-from zfjax.data.source import open_source
-from zfjax.errors import UserError
-from zfjax.experiments.subject import Subject
-from zfjax.training.run import RunInfo
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Subject
 
 
 class Known(NamedTuple):

@@ -4,12 +4,12 @@ import numpy as np
 
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
-from zfjax.experiments import subject as subjects
 from zfjax.experiments.comparison import LENSES
-from zfjax.experiments.subject import Chosen
 from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.files import save
-from zfjax.training import run as runs
+from zfjax.runs import folder as runs
+from zfjax.runs import subject as subjects
+from zfjax.runs.subject import Chosen
 
 
 def open_run(request: Request) -> tuple[Asked, Chosen]:

@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from zfjax import tables
 from zfjax.compare import objects
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
-from zfjax.errors import UserError
+from zfjax.console import tables
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
-from zfjax.experiments import subject as subjects
 from zfjax.experiments.comparison import BASELINES, LENSES, Labelled, for_sanity
 from zfjax.experiments.sanity import drawn_anew, sanity_check
 from zfjax.models import ConvNet
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
-from zfjax.progress import Progress
-from zfjax.training import run as runs
+from zfjax.runs import folder as runs
+from zfjax.runs import subject as subjects
 
 
 class Drawn(NamedTuple):

@@ -13,9 +13,9 @@ from typing import IO
 
 import numpy as np
 
+from zfjax.console.errors import UserError
 from zfjax.data import record
 from zfjax.data.source import Source
-from zfjax.errors import UserError
 
 _FORMAT = "1"  # changes whenever decoding does, so that older caches are not read
 

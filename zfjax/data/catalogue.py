@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from zfjax.console.errors import UserError
 from zfjax.data.source import BrokenImage, Example, Source, held_out
-from zfjax.errors import UserError
 
 _VERSION = re.compile(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)")
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")

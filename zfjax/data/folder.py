@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int32
 
+from zfjax.console.errors import UserError
 from zfjax.data.source import BrokenImage, Example, Source, held_out
-from zfjax.errors import UserError
 
 EXTENSIONS = frozenset(
     f".{kind}"

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from zfjax.console.errors import UserError
 from zfjax.data import catalogue
 from zfjax.data.catalogue import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
-from zfjax.errors import UserError
 
 SURE = "labels_no_difficult"  # PASCAL's labels without the classes of which an image has only difficult objects
 

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from zfjax.console.errors import UserError
 from zfjax.data.source import BrokenImage, Examples
-from zfjax.errors import UserError
 
 
 class Pictures(Protocol):

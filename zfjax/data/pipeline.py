@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
+from zfjax.console.errors import UserError
 from zfjax.data.pictures import Pictures, threads_or_cores
-from zfjax.errors import UserError
 
 _ENDLESS = 2**52  # pictures; Grain's own endless repeat overflows with a batch size of 1
 

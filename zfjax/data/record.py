@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, Int32, Int64
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 
 FILE = "scan.npz"
 

@@ -13,13 +13,13 @@ from typing import IO, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt32, UInt64
 
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.data import cache
 from zfjax.data import record as records
 from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threads_or_cores
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
-from zfjax.errors import UserError
-from zfjax.progress import Progress
 
 _CHUNK = 16  # pictures a task; small, since two tasks a thread lie in memory at once
 _log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from zfjax.data import decode
-from zfjax.errors import UserError
 
 BrokenImage = decode.BrokenImage
 
@@ -57,49 +55,6 @@ class Source:
     classes: tuple[str, ...]
     train: Examples
     val: Examples
-
-
-def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
-    """Opens `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`.
-
-    Args:
-      spec: which dataset. SPLIT is a TFDS split expression, divided like a set without a validation split, or
-        two of them as TRAIN,VAL.
-      data_dir: where TFDS sets lie; empty for TFDS's own default. A relative folder PATH is looked for here
-        too.
-      seed: divides sets that have no validation split of their own.
-
-    Raises:
-      UserError: there is no such dataset, or it cannot be used for training.
-    """
-    try:
-        return _open(spec, data_dir, seed)
-    except OSError as error:
-        raise UserError(f"dataset {spec!r} cannot be read: {error.filename or ''} {error.strerror or error}") from error
-
-
-def check_spec(spec: str) -> None:
-    """Raises a UserError where `spec` is not spelled as a dataset; whether there is one is not looked at."""
-    kind, _, rest = spec.partition(":")
-    if spec != "shapes" and not (kind in ("folder", "tfds") and rest):
-        hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
-        raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
-
-
-def _open(spec: str, data_dir: str, seed: int) -> Source:
-    check_spec(spec)
-    kind, _, rest = spec.partition(":")
-    if kind == "folder":
-        from zfjax.data import folder
-
-        return folder.open_folder(rest, data_dir=data_dir, seed=seed)
-    from zfjax.data import catalogue
-
-    if kind == "tfds":
-        return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
-    from zfjax.data import shapes
-
-    return catalogue.from_builder("shapes", shapes.prepared_builder(data_dir), seed=seed)
 
 
 def held_out(

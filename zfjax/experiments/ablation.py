@@ -9,18 +9,19 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from zfjax import tables
-from zfjax.config import check, default
+from zfjax.console import tables
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import did_you_mean
 from zfjax.data import record
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
-from zfjax.errors import UserError
 from zfjax.models import layer_table
-from zfjax.progress import Progress
-from zfjax.text import did_you_mean
+from zfjax.runs.folder import open_data, open_folder
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import sharding
-from zfjax.training.loop import train_and_evaluate
-from zfjax.training.run import CHECKPOINTS, open_data, open_folder, settings
+from zfjax.training.checkpoints import CHECKPOINTS
+from zfjax.training.config import check, default, settings
 from zfjax.training.scoring import Model, score
 from zfjax.training.state import create_net
 

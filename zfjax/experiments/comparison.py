@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from zfjax.attribution import backward, cam, gradients, metrics
 from zfjax.attribution.score_cam import score_cam
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.tables import Cell, Table
 from zfjax.experiments import sanity
 from zfjax.experiments.occlusion import occlusion
 from zfjax.models import ConvNet, layer, layer_table, split
 from zfjax.ops.windows import Pair
-from zfjax.progress import Progress
-from zfjax.tables import Cell, Table
 
 
 class Grid(NamedTuple):

@@ -6,15 +6,16 @@ from typing import NamedTuple
 from etils import epath
 from jax.sharding import Mesh
 
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import align
+from zfjax.data.opening import open_source
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.data.scan import scan
-from zfjax.data.source import open_source
-from zfjax.errors import UserError
-from zfjax.progress import Progress
-from zfjax.text import align
+from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
 from zfjax.training import sharding
-from zfjax.training.run import RunInfo, load_model, open_data, read_run, square_size
+from zfjax.training.config import square_size
 from zfjax.training.scoring import Model, Scores, score_together
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
 from zfjax.models import ConvNet, layer, layer_table
 from zfjax.models.cut import layers

@@ -17,19 +17,21 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
 from ml_collections import ConfigDict
 
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.data import cache
 from zfjax.data.crops import center_crop, subtract_mean
+from zfjax.data.opening import open_source
 from zfjax.data.pictures import JoinedPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.scan import Scanned, scan
-from zfjax.data.source import Source, open_source
-from zfjax.errors import UserError
+from zfjax.data.source import Source
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
-from zfjax.progress import Progress
+from zfjax.runs.folder import RunInfo
 from zfjax.training import sharding
-from zfjax.training.run import RunInfo, square_size
+from zfjax.training.config import square_size
 from zfjax.training.scoring import Model
 
 _FILE = "features.npy"

@@ -7,11 +7,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.experiments.gallery import gallery, some_maps, top_activations
-from zfjax.experiments.subject import feature_layers
 from zfjax.models import ConvNet, layer, layers
 from zfjax.models.specs import Conv, Pair
+from zfjax.runs.subject import feature_layers
 
 DEAD, DOMINATING = 0.05, 3.0  # times the median RMS
 

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
-from zfjax.errors import UserError
-from zfjax.experiments.fields import project_fields
+from zfjax.console.errors import UserError
+from zfjax.models.fields import project_fields
 from zfjax.training import sharding
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.experiments.linear import Fold
 
 

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 
 
 class Kind(NamedTuple):

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import average_precision_score
 
+from zfjax.console.errors import UserError
+from zfjax.console.tables import Table
 from zfjax.data.multilabel import Truth
-from zfjax.errors import UserError
 from zfjax.experiments.linear import SOFTMAX, fit, on_one_scale
-from zfjax.tables import Table
 
 PAPER_MEAN = 79.0  # per cent, PASCAL VOC 2012
 

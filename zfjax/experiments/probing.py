@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from zfjax.console.tables import Cell, Table
 from zfjax.experiments.linear import SOFTMAX, SVM, Fold, Kind, Score, classify
 from zfjax.experiments.transfer import dataset_of_the_paper, mean_and_std
-from zfjax.tables import Cell, Table
 
 # The paper's accuracies in per cent by layer: on an SVM, and on a softmax; and its training images per class.
 PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {

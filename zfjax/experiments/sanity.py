@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 from scipy import stats
 
+from zfjax.console.tables import Cell, Table
 from zfjax.models import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, flat
-from zfjax.tables import Cell, Table
 
 # From a net, its variables, images and one class an image to one map an image, [n, H, W] or [n, H, W, C].
 Lens = Callable[

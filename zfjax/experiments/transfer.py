@@ -9,15 +9,15 @@ from etils import epath
 from jaxtyping import Float, Float32, Int
 from ml_collections import ConfigDict
 
-from zfjax.config import check
+from zfjax.console.errors import UserError
+from zfjax.console.tables import Cell, Table
 from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
-from zfjax.errors import UserError
 from zfjax.experiments.features import Pool
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
-from zfjax.tables import Cell, Table
-from zfjax.training.loop import train
-from zfjax.training.run import CHECKPOINTS, RunData
+from zfjax.training.checkpoints import CHECKPOINTS
+from zfjax.training.config import check
+from zfjax.training.loop import RunData, train
 from zfjax.training.scoring import Model
 from zfjax.training.step import predict
 

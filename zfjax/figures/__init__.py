@@ -27,9 +27,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax import command
-from zfjax.errors import UserError
-from zfjax.progress import Progress
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 
 NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
 

@@ -1,6 +1,6 @@
 """`python -m zfjax.figures`."""
 
-from zfjax import command
+from zfjax.console import command
 from zfjax.figures import main
 
 raise SystemExit(command.run(main))

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from etils import epath
 
-from zfjax import tables
-from zfjax.errors import UserError
-from zfjax.experiments import subject
+from zfjax.console import tables
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
-from zfjax.progress import Progress
-from zfjax.text import written
-from zfjax.training.run import read_run
+from zfjax.runs import subject
+from zfjax.runs.folder import read_run
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,

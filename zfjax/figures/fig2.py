@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Array, Float
 
+from zfjax.console.progress import Progress
 from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
-from zfjax.experiments.subject import Subject, feature_layers
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_number, layer_title
 from zfjax.plots.gallery import plot_gallery
-from zfjax.progress import Progress
+from zfjax.runs.subject import Subject, feature_layers
 from zfjax.training.sharding import data_mesh
 
 

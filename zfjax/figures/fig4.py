@@ -7,17 +7,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from zfjax.console.progress import Progress
+from zfjax.console.tables import Cell, Table
 from zfjax.experiments.evolution import Evolution, convergence_epochs, evolution, mean_distances
 from zfjax.experiments.gallery import some_maps, top_activations
-from zfjax.experiments.subject import feature_layers
 from zfjax.figures.request import Drawing, NotForThisRun, Request
 from zfjax.models.cut import layers
 from zfjax.plots.evolution import plot_convergence, plot_evolution
-from zfjax.progress import Progress
-from zfjax.tables import Cell, Table
-from zfjax.training.checkpoints import FIG4_EPOCHS, Checkpoints
+from zfjax.runs.folder import load_model
+from zfjax.runs.subject import feature_layers
+from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.loop import Schedule
-from zfjax.training.run import CHECKPOINTS, load_model
 from zfjax.training.sharding import data_mesh
 
 PROBES = 64  # images of the validation split on which features are compared

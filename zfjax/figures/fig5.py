@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from zfjax.console.tables import Cell, Table
 from zfjax.experiments.invariance import (
     invariance,
     mean_probabilities,
@@ -14,11 +15,10 @@ from zfjax.experiments.invariance import (
     transformed,
     translations,
 )
-from zfjax.experiments.subject import feature_layers, last_hidden_layer
 from zfjax.figures.request import Drawing, Request
 from zfjax.models.cut import layers
 from zfjax.plots.invariance import plot_invariance, shown_steps
-from zfjax.tables import Cell, Table
+from zfjax.runs.subject import feature_layers, last_hidden_layer
 
 TRANSFORMS = (translations, scalings, rotations)
 

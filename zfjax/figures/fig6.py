@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from zfjax.console.progress import Progress
+from zfjax.console.tables import Cell, Table
 from zfjax.experiments.filters import FirstLayers, first_layers
 from zfjax.figures.request import Drawing, Opened, Request
 from zfjax.models.specs import Conv
 from zfjax.plots.filters import plot_first_layers
-from zfjax.progress import Progress
-from zfjax.tables import Cell, Table
 from zfjax.training.sharding import data_mesh
 
 

@@ -6,17 +6,17 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from zfjax.console.progress import Progress
+from zfjax.console.tables import Cell, Table
 from zfjax.data import shapes
 from zfjax.data.shapes.masks import masks
-from zfjax.experiments.fields import project_units
 from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivity
-from zfjax.experiments.subject import Subject, feature_layers
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer
+from zfjax.models.fields import project_units
 from zfjax.plots.occlusion import Occluded, plot_occlusion
-from zfjax.progress import Progress
-from zfjax.tables import Cell, Table
+from zfjax.runs.subject import Subject, feature_layers
 from zfjax.training.sharding import data_mesh
 
 OTHERS = 3  # images of the same map beside the projection

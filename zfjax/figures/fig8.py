@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from zfjax.console.errors import UserError
+from zfjax.console.tables import Cell, Table
 from zfjax.data import shapes
 from zfjax.data.shapes.parts import PartBoxes, part_boxes
-from zfjax.errors import UserError
 from zfjax.experiments.correspondence import Correspondence, correspondence, difference, hidden, random_boxes
-from zfjax.experiments.subject import feature_layers, last_hidden_layer
 from zfjax.figures.request import Drawing, NotForThisRun, Request
 from zfjax.models import layers
 from zfjax.plots.correspondence import plot_correspondence
-from zfjax.tables import Cell, Table
+from zfjax.runs.subject import feature_layers, last_hidden_layer
 
 CLASS = "face"
 PARTS = {"right eye": "right_eye", "left eye": "left_eye", "nose": "nose"}

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from zfjax.errors import UserError
-from zfjax.experiments.subject import Chosen, Splits, Subject
-from zfjax.tables import Table
-from zfjax.training.run import RunInfo
+from zfjax.console.errors import UserError
+from zfjax.console.tables import Table
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.subject import Chosen, Splits, Subject
 
 
 class NotForThisRun(UserError):

@@ -2,7 +2,7 @@
 
 import math
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import ImageTooSmall, Layer, Size, output_size
 

@@ -9,10 +9,10 @@ from flax.errors import ScopeParamShapeError
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, flat
-from zfjax.text import did_you_mean
 
 
 def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:

@@ -4,11 +4,11 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import Conv, Dense, ImageTooSmall, Layer
 from zfjax.models.table import layer_table
-from zfjax.text import did_you_mean
 
 
 def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:

@@ -1,6 +1,6 @@
 """The nets of the paper and of the blog post, and those that people have weights of, as layer tuples."""
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.models.building import fitted, scaled
 from zfjax.models.convnet import ConvNet
 from zfjax.models.resnets import resnet18, resnet34, resnet50

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from zfjax.console.text import align
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import (
     BatchNorm,
@@ -20,7 +21,6 @@ from zfjax.models.specs import (
     output_size,
     pool_padding,
 )
-from zfjax.text import align
 
 
 class Row(NamedTuple):

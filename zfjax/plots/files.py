@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 
 
 def save_png(figure: Figure, path: epath.PathLike) -> None:

@@ -11,11 +11,12 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
-from zfjax.errors import UserError
-from zfjax.text import first_line
+from zfjax.console.errors import UserError
+from zfjax.console.text import first_line
 from zfjax.training.state import State
 
 NOT_SCORED = -1.0  # the accuracy of a checkpoint inside an epoch, so that any scored one is better
+CHECKPOINTS = "checkpoints"
 FIG4_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the paper, Fig. 4
 
 

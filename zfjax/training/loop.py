@@ -7,23 +7,33 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from zfjax.config import check
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
-from zfjax.data.source import check_spec
-from zfjax.errors import UserError
-from zfjax.progress import Progress
 from zfjax.training import sharding
-from zfjax.training.checkpoints import FIG4_EPOCHS, Checkpoints
+from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.metrics import MetricsLog, StepRecorder
-from zfjax.training.run import CHECKPOINTS, RunData, open_data, open_folder
 from zfjax.training.scoring import Model, Scores, score
 from zfjax.training.signals import StopSignal
-from zfjax.training.state import State, anneal, create_net, create_state, learning_rate
+from zfjax.training.state import State, anneal, create_state, learning_rate
 from zfjax.training.step import train_step
+
+
+class RunData(NamedTuple):
+    """The pictures of a run, looked at and ready to be batched."""
+
+    classes: tuple[str, ...]
+    train: Pictures
+    val: Pictures
+    mean: Float[np.ndarray, "side side 3"]  # per-pixel mean of the training squares, 0..255
+    broken: int  # pictures of both splits that could not be read and are left out
 
 
 class Outcome(NamedTuple):
@@ -57,23 +67,6 @@ class Schedule(NamedTuple):
         """The epochs, counted from 1, that are not over at `step`."""
         over = sum(self.end_of(epoch) <= step for epoch in range(1, self.epochs + 1))
         return range(over + 1, self.epochs + 1)
-
-
-def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
-    """Trains by `config` in `workdir`, going on from the newest checkpoint there.
-
-    After each epoch the validation split is scored, every example once, and a checkpoint is written. A run that was
-    killed and started again ends with the same weights, bit for bit, as one that was not.
-
-    Raises:
-      UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
-    """
-    check(config)
-    check_spec(config.dataset)  # before its name, as a workdir, finds another run there
-    create_net(config, num_classes=1)  # a net that cannot be is refused before the pictures are read
-    sharding.check_batch_size(config.batch_size)
-    folder = open_folder(workdir, config)
-    return train(config, folder, open_data(config, folder))
 
 
 def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: Iterable[int] = FIG4_EPOCHS) -> Outcome:

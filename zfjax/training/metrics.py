@@ -10,7 +10,7 @@ import jax
 import optax
 from etils import epath
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.training.step import StepMetrics
 
 

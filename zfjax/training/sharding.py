@@ -5,8 +5,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
+from zfjax.console.errors import UserError
 from zfjax.data.pipeline import Batch
-from zfjax.errors import UserError
 
 
 def data_mesh() -> Mesh:

@@ -12,8 +12,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
+from zfjax.console.errors import UserError
 from zfjax.data.crops import fixed_crop, random_crop
-from zfjax.errors import UserError
 from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized, without
 from zfjax.models.specs import Dropout

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from zfjax.errors import UserError
-from zfjax.text import first_line
+from zfjax.console.errors import UserError
+from zfjax.console.text import first_line
 
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".bin", ".tar")

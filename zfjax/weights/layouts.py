@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 from zfjax.models import ConvNet, preset
 from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, output_size
-from zfjax.text import did_you_mean
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 IGNORED = "num_batches_tracked"  # BatchNorm2d's count of training steps

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 
 
 class Preprocessing(NamedTuple):

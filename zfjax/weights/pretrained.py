@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized
-from zfjax.text import did_you_mean
 from zfjax.weights import layouts
 from zfjax.weights.files import TensorFile, read, write
 from zfjax.weights.preprocessing import TORCHVISION, Preprocessing, fold, unfold

@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.data.shapes.canvas import SIDE
 from zfjax.data.shapes.compose import Box, Scene, scene
 from zfjax.data.shapes.objects import DRAWINGS
-from zfjax.errors import UserError
-from zfjax.progress import Progress
 
 _JPEG_QUALITY = 90
 _SPLITS = ("train", "validation")

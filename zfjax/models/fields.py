@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
-from zfjax import seeds
-from zfjax.backproject import deconvnet
 from zfjax.models import specs
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
 from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size, output_size
 from zfjax.models.table import layer_table
 from zfjax.ops.windows import Pair
+from zfjax.transform import seeds
+from zfjax.transform.backprojection import deconvnet
 
 
 class Fields(NamedTuple):

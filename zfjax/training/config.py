@@ -7,12 +7,14 @@ The recipes in `configs/` are edits of this.
 """
 
 import importlib.util
+import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 
 
 def default() -> ConfigDict:
@@ -84,6 +86,36 @@ def paper() -> ConfigDict:
     config.log_steps = 100
     config.checkpoint_steps = 2000
     return config
+
+
+# Keys that do not change what a run computes; `epochs` only where no cosine is stretched over them.
+FREE_KEYS = frozenset(
+    (
+        "epochs",
+        "data_dir",
+        "cache_dir",
+        "threads",
+        "log_steps",
+        "checkpoint_steps",
+        "tensorboard",
+        "max_broken",
+    )
+)
+
+
+def settings(config: ConfigDict) -> dict[str, Any]:
+    """The keys, as JSON has them, that a finished run's weights depend on."""
+    return {key: value for key, value in as_json(config).items() if key == "epochs" or key not in FREE_KEYS}
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The keys and values as config.json gives them back, with lists for tuples."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def square_size(image_size: int) -> int:
+    """Side of the squares that pictures are decoded to: the paper's 256 for crops of 224, and so in proportion."""
+    return round(image_size * 256 / 224)
 
 
 # What a key may be: the smallest value, and the first that is too large.

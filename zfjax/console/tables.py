@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from etils import epath
 
-from zfjax.errors import UserError
-from zfjax.text import align
+from zfjax.console.errors import UserError
+from zfjax.console.text import align
 
 Cell = str | int | float | None  # None: not there, or not measured
 

@@ -19,8 +19,8 @@ import numpy as np
 from jax.tree_util import Partial, register_dataclass
 from jaxtyping import PyTree
 
-from zfjax import jaxprs
-from zfjax.rules import DECONVNET, Equation, Rules
+from zfjax.transform import jaxprs
+from zfjax.transform.rules import DECONVNET, Equation, Rules
 
 
 class RuleWarning(UserWarning):

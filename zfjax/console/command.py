@@ -1,7 +1,6 @@
 """What all commands share: flags, `--help` without JAX, a user's mistake as one line and exit code 2."""
 
 import contextlib
-import itertools
 import os
 import re
 import signal
@@ -9,19 +8,15 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from zfjax.config import default
-from zfjax.errors import UserError
-from zfjax.text import did_you_mean
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 
 WIDTH = 112  # columns of the help
 NO_READER = 141  # the exit code of a program that a closed pipe ended, as shells show it
-RECIPE = "FILE.py[:ARG] with the recipe; --config.KEY=VALUE changes one key; default the keys below."
 RUN = {"workdir": "RUN"}  # as `parse` requires it
 
 
@@ -90,7 +85,12 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0) -> None:
 
 
 def parse(
-    argv: Sequence[str], usage: str, values: flags.FlagValues, *, required: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    usage: str,
+    values: flags.FlagValues,
+    *,
+    required: Mapping[str, str] | None = None,
+    keys: Mapping[str, object] | None = None,
 ) -> list[str]:
     """Parses `argv` into `values` and returns what is no flag; prints the help and ends where that is asked for.
 
@@ -99,20 +99,21 @@ def parse(
       usage: the command's docstring.
       values: the flags.
       required: those that must be given, each with what it stands for, such as `RUN`.
+      keys: what --config.KEY may name, each with its default.
 
     Raises:
       UserError: an unknown flag or configuration key, a value that does not fit, or something that is missing.
     """
-    required = required or {}
+    required, keys = required or {}, keys or {}
     if {"--help", "-h", "-help"} & set(argv[1:]):
-        print(f"{usage.strip()}\n\nFlags:\n{_described(values, required)}", flush=True)
+        print(f"{usage.strip()}\n\nFlags:\n{_described(values, required, keys)}", flush=True)
         raise SystemExit(0)
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
         known = [name for name in values if not _is_absls(name)]
         hint = did_you_mean(error.flagname, known, "--")
-        if "config" in values and error.flagname in default():
+        if error.flagname in keys:
             hint = f"; did you mean --config.{error.flagname}?"
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     except (flags.Error, OSError) as error:
@@ -125,28 +126,6 @@ def parse(
         needed = (f"--{name}={required[name]}, {_inside(values[name].help)}" for name in missing)
         raise UserError(f"missing {'; '.join(needed)} (see --help)")
     return rest
-
-
-def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tuple[ConfigDict, list[str]]:
-    """Parses `argv` with `--config=FILE.py[:ARG]` and `--config.KEY=VALUE` beside the flags in `values`.
-
-    Raises:
-      UserError: as in `parse`, or a configuration file that is missing or fails.
-    """
-    _check_config_words(argv)
-    try:
-        config_flags.DEFINE_config_file(
-            "config", str(_keys_file()), RECIPE, flag_values=values, lock_config=True, sys_argv=list(argv)
-        )
-        rest = parse(argv, usage, values)
-        return values.config, rest
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # a recipe is a program, and the user's
-        unknown = re.search(r'Key "(\w+)" does not exist', str(error))
-        if unknown:
-            raise UserError(f"--config: {_unknown_key(unknown[1])}") from error
-        raise UserError(f"--config: {' '.join(str(error).split())}") from error
 
 
 def setting(values: flags.FlagValues, *names: str) -> str:
@@ -171,39 +150,12 @@ def _refused(line: str) -> int:
     return 2
 
 
-def _check_config_words(argv: Sequence[str]) -> None:
-    for word, following in itertools.pairwise([*argv[1:], ""]):
-        recipe = re.fullmatch(r"--?config=(.*)", word)
-        if recipe or (following and re.fullmatch(r"--?config", word)):  # --config=FILE.py or --config FILE.py
-            _check_recipe(recipe[1] if recipe else following)
-        key = re.match(r"--?config\.([^=]*)", word)
-        if key and key[1] not in default():
-            raise UserError(_unknown_key(key[1]))
-
-
-def _check_recipe(recipe: str) -> None:
-    with_arg = re.fullmatch(r"(.*?\.py)(:.*)?", recipe)  # up to .py: a drive's letter has a colon too
-    file = with_arg[1] if with_arg else recipe
-    if not Path(file).is_file():
-        raise UserError(f"--config: no such file: '{file}'; expected a path like configs/folder.py[:ARG]")
-    if ":" in file:  # where ml_collections would cut it
-        raise UserError(f"--config: '{file}': expected a path without a colon, such as one from the current folder")
-
-
-def _unknown_key(key: str) -> str:
-    return f"unknown configuration key {key!r}{did_you_mean(key, list(default()))}"
-
-
-def _keys_file() -> Path:
-    return Path(__file__).parent / "config.py"
-
-
 def _is_absls(name: str) -> bool:
     """Whether absl defines the flag by itself."""
     return name in ("flagfile", "undefok")
 
 
-def _described(values: flags.FlagValues, required: Mapping[str, str]) -> str:
+def _described(values: flags.FlagValues, required: Mapping[str, str], keys: Mapping[str, object]) -> str:
     """The flags in columns, those that must be given first; then, where there is a recipe, its keys."""
     names = [name for name in values if not _is_absls(name) and not name.startswith("config.")]
     spelt = {name: _spelt(values[name], required.get(name, "")) for name in names}
@@ -214,10 +166,10 @@ def _described(values: flags.FlagValues, required: Mapping[str, str]) -> str:
         lines.append(
             textwrap.fill(says, WIDTH, initial_indent=f"  {spelt[name]}".ljust(column), subsequent_indent=" " * column)
         )
-    if "config" in names:
-        keys = "  ".join(f"{key}={'' if value == () else value}" for key, value in default().items())
-        wrapped = textwrap.fill(keys, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-        lines.append(f"\nKeys of --config, explained in {_keys_file()}:\n{wrapped}")
+    if keys:
+        listed = "  ".join(f"{key}={'' if value == () else value}" for key, value in keys.items())
+        wrapped = textwrap.fill(listed, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        lines.append(f"\nKeys of --config:\n{wrapped}")
     return "\n".join(lines)
 
 

@@ -15,11 +15,11 @@ from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.source import BrokenImage, Example
-from zfjax.errors import UserError
+from zfjax.console.errors import UserError
 from zfjax.models import ConvNet
 from zfjax.models.specs import Dense, Dropout, MeanPool, ReLU, Residual
-from zfjax.text import did_you_mean
-from zfjax.training.run import RunInfo, load_model, open_data, read_run
+from zfjax.console.text import did_you_mean
+from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
 from zfjax.training.step import predict
 
 

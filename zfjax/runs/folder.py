@@ -11,40 +11,19 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from zfjax.config import default
+from zfjax.training.config import default
 from zfjax.data import record
 from zfjax.data.pictures import Pictures
 from zfjax.data.scan import scan_once
-from zfjax.data.source import Source, open_source
-from zfjax.errors import UserError
-from zfjax.training.checkpoints import Checkpoints
+from zfjax.data.source import Source
+from zfjax.data.opening import open_source
+from zfjax.console.errors import UserError
+from zfjax.training.config import FREE_KEYS, as_json, square_size
+from zfjax.training.loop import RunData
+from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.scoring import Model
 from zfjax.training.state import State, create_state
 
-CHECKPOINTS = "checkpoints"
-# Keys that do not change what a run computes; `epochs` only where no cosine is stretched over them.
-FREE_KEYS = frozenset(
-    (
-        "epochs",
-        "data_dir",
-        "cache_dir",
-        "threads",
-        "log_steps",
-        "checkpoint_steps",
-        "tensorboard",
-        "max_broken",
-    )
-)
-
-
-class RunData(NamedTuple):
-    """The pictures of a run, looked at and ready to be batched."""
-
-    classes: tuple[str, ...]
-    train: Pictures
-    val: Pictures
-    mean: Float[np.ndarray, "side side 3"]  # per-pixel mean of the training squares, 0..255
-    broken: int  # pictures of both splits that could not be read and are left out
 
 
 class RunInfo(NamedTuple):
@@ -54,16 +33,6 @@ class RunInfo(NamedTuple):
     config: ConfigDict
     classes: tuple[str, ...]
     mean: Float[np.ndarray, "side side 3"]
-
-
-def square_size(image_size: int) -> int:
-    """Side of the squares that pictures are decoded to: the paper's 256 for crops of 224, and so in proportion."""
-    return round(image_size * 256 / 224)
-
-
-def settings(config: ConfigDict) -> dict[str, Any]:
-    """The keys, as JSON has them, that a finished run's weights depend on."""
-    return {key: value for key, value in as_json(config).items() if key == "epochs" or key not in FREE_KEYS}
 
 
 def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
@@ -103,11 +72,6 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
         threads=config.threads,
     )
     return RunData(source.classes, scanned.train, scanned.val, scanned.mean, len(scanned.broken))
-
-
-def as_json(config: ConfigDict) -> dict[str, Any]:
-    """The keys and values as config.json gives them back, with lists for tuples."""
-    return json.loads(json.dumps(config.to_dict()))
 
 
 def read_run(workdir: epath.PathLike) -> RunInfo:

@@ -11,13 +11,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from zfjax.config import default
+from zfjax.training.config import default
 from zfjax.data import record
-from zfjax.data.source import open_source
-from zfjax.errors import UserError
+from zfjax.data.opening import open_source
+from zfjax.console.errors import UserError
 from zfjax.models.specs import Dense
 from zfjax.training.checkpoints import Checkpoints
-from zfjax.training.run import CHECKPOINTS, RunInfo, load_model, open_data, open_folder, square_size
+from zfjax.training.checkpoints import CHECKPOINTS
+from zfjax.runs.folder import RunInfo, load_model, open_data, open_folder
+from zfjax.training.config import square_size
 from zfjax.training.state import create_state
 from zfjax.weights import layouts, preprocessing
 from zfjax.weights.preprocessing import Preprocessing

@@ -1,0 +1,44 @@
+"""A dataset by its name: `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`."""
+
+import os
+
+from zfjax.console.errors import UserError
+from zfjax.data import catalogue, folder, shapes
+from zfjax.data.source import Source
+
+
+def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
+    """Opens `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`.
+
+    Args:
+      spec: which dataset. SPLIT is a TFDS split expression, divided like a set without a validation split, or
+        two of them as TRAIN,VAL.
+      data_dir: where TFDS sets lie; empty for TFDS's own default. A relative folder PATH is looked for here
+        too.
+      seed: divides sets that have no validation split of their own.
+
+    Raises:
+      UserError: there is no such dataset, or it cannot be used for training.
+    """
+    try:
+        return _open(spec, data_dir, seed)
+    except OSError as error:
+        raise UserError(f"dataset {spec!r} cannot be read: {error.filename or ''} {error.strerror or error}") from error
+
+
+def check_spec(spec: str) -> None:
+    """Raises a UserError where `spec` is not spelled as a dataset; whether there is one is not looked at."""
+    kind, _, rest = spec.partition(":")
+    if spec != "shapes" and not (kind in ("folder", "tfds") and rest):
+        hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
+        raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
+
+
+def _open(spec: str, data_dir: str, seed: int) -> Source:
+    check_spec(spec)
+    kind, _, rest = spec.partition(":")
+    if kind == "folder":
+        return folder.open_folder(rest, data_dir=data_dir, seed=seed)
+    if kind == "tfds":
+        return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
+    return catalogue.from_builder("shapes", shapes.prepared_builder(data_dir), seed=seed)
