@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from zfjax.console.errors import UserError
+from zfjax.console.files import write_whole
 from zfjax.console.text import align
 
 Cell = str | int | float | None  # None: not there, or not measured
@@ -56,14 +56,8 @@ def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:
     """
     target = epath.Path(folder).expanduser()
     kinds = {"md": table.markdown(), "csv": table.csv(), "json": table.json()}
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for kind, text in kinds.items():
-            part = target / f".{name}.{kind}.part"
-            part.write_text(text)
-            part.replace(target / f"{name}.{kind}")
-    except OSError as error:
-        raise UserError(f"cannot write the table {target / name}: {error.strerror or error}") from error
+    for kind, text in kinds.items():
+        write_whole(target / f"{name}.{kind}", text)
     return [f"{name}.{kind}" for kind in kinds]
 
 

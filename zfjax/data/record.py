@@ -2,7 +2,6 @@
 
 import io
 import os
-import uuid
 import zipfile
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from etils import epath
 from jaxtyping import Float32, Int32, Int64
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_whole
 
 FILE = "scan.npz"
 
@@ -44,11 +44,7 @@ def write(record: Record, folder: str | os.PathLike[str]) -> None:
     """Keeps `record` in a folder (any epath); the file is whole or absent."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **record._asdict())
-    target = epath.Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    draft = target / f".{FILE}.{uuid.uuid4().hex}"
-    draft.write_bytes(buffer.getvalue())
-    draft.replace(target / FILE)
+    write_whole(epath.Path(folder) / FILE, buffer.getvalue())
 
 
 def read(folder: str | os.PathLike[str]) -> Record | None:

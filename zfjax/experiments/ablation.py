@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from zfjax.console import tables
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_json
 from zfjax.console.progress import Progress
 from zfjax.console.text import did_you_mean
 from zfjax.data import record
@@ -283,12 +284,7 @@ def _write_result(folder: epath.Path, config: ConfigDict, step: int, result: Res
         "errors": result.errors._asdict(),
         "made_by": {"step": step, **settings(config)},
     }
-    part = folder / f".{RESULT}.part"
-    try:
-        part.write_text(json.dumps(kept, indent=2) + "\n")
-        part.replace(folder / RESULT)
-    except OSError as error:
-        raise UserError(f"cannot write {folder / RESULT}: {error.strerror or error}") from error
+    write_json(folder / RESULT, kept)
 
 
 def _newest_step(folder: epath.Path) -> int:

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import uuid
 from typing import Any
 
 from etils import epath
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_json
 from zfjax.experiments.linear import Fold
 
 
@@ -48,10 +48,4 @@ class Ledger:
             UserError: it cannot be written.
         """
         self._kept = self._read() | {key: value}  # another command may have added some meanwhile
-        part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(self._kept, indent=2) + "\n")
-            part.replace(self._path)
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
+        write_json(self._path, self._kept)

@@ -9,12 +9,12 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from zfjax.console.errors import UserError
+from zfjax.console.files import write_whole
 
 
 def save_png(figure: Figure, path: epath.PathLike) -> None:
     """Writes `figure` to `path`, local or remote. Raises a UserError where that fails."""
-    _write(epath.Path(path), _rendered(figure, "png"))
+    write_whole(path, _rendered(figure, "png"))
 
 
 def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -32,7 +32,7 @@ def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray])
         ("npz", behind.getvalue()),
     ):
         file = epath.Path(f"{path}.{ending}")
-        _write(file, content)
+        write_whole(file, content)
         written.append(file.name)
     return written
 
@@ -47,13 +47,3 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=kind)
     return file.getvalue()
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

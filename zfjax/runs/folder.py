@@ -18,6 +18,7 @@ from zfjax.data.scan import scan_once
 from zfjax.data.source import Source
 from zfjax.data.opening import open_source
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_json
 from zfjax.training.config import FREE_KEYS, as_json, square_size
 from zfjax.training.loop import RunData
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
@@ -154,7 +155,7 @@ def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> No
     if path.exists() and _read_json(path) != list(source.classes):
         raise UserError(f"the classes of {source.name} are no longer those of the run in {folder}")
     if not path.exists() and jax.process_index() == 0:
-        _write_json(path, source.classes)
+        write_json(path, source.classes)
 
 
 def _claim(folder: epath.Path, config: dict[str, object]) -> None:
@@ -169,7 +170,7 @@ def _claim(folder: epath.Path, config: dict[str, object]) -> None:
     if changed:  # a start that came to nothing, mended since
         for name in ("classes.json", record.FILE):
             (folder / name).unlink(missing_ok=True)
-    _write_json(path, config)
+    write_json(path, config)
 
 
 def _read_json(path: epath.Path) -> Any:
@@ -177,13 +178,6 @@ def _read_json(path: epath.Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); expected what zfjax train wrote") from error
-
-
-def _write_json(path: epath.Path, value: object) -> None:
-    """Whole or not at all, also for a process that reads meanwhile."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
 
 
 def _changed(old: dict[str, object], new: dict[str, object]) -> list[str]:

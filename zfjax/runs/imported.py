@@ -15,6 +15,7 @@ from zfjax.training.config import default
 from zfjax.data import record
 from zfjax.data.opening import open_source
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_json
 from zfjax.models.specs import Dense
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.checkpoints import CHECKPOINTS
@@ -106,7 +107,7 @@ def write_run(
     require_no_run(workdir)
     folder = open_folder(workdir, config)
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
-    _write_whole(folder / ORIGIN, json.dumps(kept, indent=2) + "\n")
+    write_json(folder / ORIGIN, kept)
     mean = loaded.preprocessing.mean_image(square_size(config.image_size))
     if config.dataset:
         pictures = len(open_data(config, folder).train)
@@ -115,7 +116,7 @@ def write_run(
     else:
         pictures, found = config.batch_size, _NO_PICTURES
         classes = list(names) or [str(number) for number in range(loaded.outputs)]
-        _write_whole(folder / "classes.json", json.dumps(classes, indent=2) + "\n")
+        write_json(folder / "classes.json", classes)
     record.write(found._replace(mean=mean), folder)
     variables = jax.tree.map(jnp.asarray, loaded.variables)
     state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
@@ -178,16 +179,6 @@ def _origin(folder: epath.Path) -> tuple[Preprocessing, dict[str, str]] | None:
         return Preprocessing.of(kept["preprocessing"]), dict(kept["modules"])
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); expected what zfjax import-weights wrote") from error
-
-
-def _write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file that is whole at any moment. Raises a UserError where it cannot be written."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import optax
 from etils import epath
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_whole
 from zfjax.training.step import StepMetrics
 
 
@@ -42,12 +43,7 @@ class MetricsLog:
         if self._board:
             self._board.flush()
         text = "".join(json.dumps(_without_nan(record)) + "\n" for record in self.records)
-        part = self._path.with_name("metrics.jsonl.part")
-        try:
-            part.write_text(text)
-            part.replace(self._path)
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
+        write_whole(self._path, text)
 
     def close(self) -> None:
         """Writes all lines, for the last time."""

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_whole
 from zfjax.console.text import first_line
 
 SAFETENSORS = ".safetensors"
@@ -59,19 +60,11 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
     path = pathlib.Path(path).expanduser()
     if path.suffix != SAFETENSORS:
         raise UserError(f"cannot write weights to {path}: expected a name that ends in {SAFETENSORS}")
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Not save_file, whose files only their owner can read.
-            part.write_bytes(
-                save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
-            )
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
+        content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
+    except SafetensorError as error:
         raise UserError(f"cannot write {path}: {first_line(error)}") from error
+    write_whole(path, content)  # not save_file, whose files only their owner can read
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
