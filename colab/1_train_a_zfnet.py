@@ -33,7 +33,6 @@ if importlib.util.find_spec("zfjax") is None:
 import jax
 import numpy as np
 from PIL import Image
-from zfjax.runs.training import train_and_evaluate
 
 import zfjax
 from zfjax.data import shapes
@@ -46,6 +45,7 @@ from zfjax.plots.filters import plot_filters
 from zfjax.plots.gallery import plot_gallery
 from zfjax.runs import subject
 from zfjax.runs.folder import load_model, read_run
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import config
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.metrics import read_metrics

@@ -38,12 +38,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from zfjax.runs.training import train_and_evaluate
 
 import zfjax
 from zfjax import ops
 from zfjax.data.decode import decode_square
 from zfjax.plots.projections import shared
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import config
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")

@@ -34,7 +34,6 @@ if importlib.util.find_spec("zfjax") is None:
 import jax
 import jax.numpy as jnp
 import numpy as np
-from zfjax.runs.training import train_and_evaluate
 
 import zfjax
 from zfjax.data import shapes
@@ -46,6 +45,7 @@ from zfjax.models import layers
 from zfjax.plots.correspondence import plot_correspondence
 from zfjax.plots.invariance import plot_invariance, shown_steps
 from zfjax.plots.occlusion import Occluded, plot_occlusion
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import config
 
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")

@@ -38,7 +38,6 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.tree_util import Partial
-from zfjax.runs.training import train_and_evaluate
 
 import zfjax
 from zfjax import attribution
@@ -49,6 +48,7 @@ from zfjax.plots.comparison import plot_comparison
 from zfjax.runs import subject
 from zfjax.runs.folder import read_run
 from zfjax.runs.imported import weights_of
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import config
 from zfjax.weights.pretrained import save
 

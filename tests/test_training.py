@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
-from zfjax.runs.training import train_and_evaluate
 
 from zfjax.console.errors import UserError
 from zfjax.data.crops import ten_crops
 from zfjax.data.pipeline import Batch
 from zfjax.experiments import evaluation
 from zfjax.runs.folder import load_model, open_folder, read_run
+from zfjax.runs.training import train_and_evaluate
 from zfjax.training import sharding
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.config import default, paper

@@ -11,20 +11,17 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from zfjax.training.config import default
-from zfjax.data import record
-from zfjax.data.pictures import Pictures
-from zfjax.data.scan import scan_once
-from zfjax.data.source import Source
-from zfjax.data.opening import open_source
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_json
-from zfjax.training.config import FREE_KEYS, as_json, square_size
-from zfjax.training.loop import RunData
+from zfjax.data import record
+from zfjax.data.opening import open_source
+from zfjax.data.scan import scan_once
+from zfjax.data.source import Source
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
+from zfjax.training.config import FREE_KEYS, as_json, default, square_size
+from zfjax.training.loop import RunData
 from zfjax.training.scoring import Model
 from zfjax.training.state import State, create_state
-
 
 
 class RunInfo(NamedTuple):

@@ -11,16 +11,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from zfjax.training.config import default
-from zfjax.data import record
-from zfjax.data.opening import open_source
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_json
+from zfjax.data import record
+from zfjax.data.opening import open_source
 from zfjax.models.specs import Dense
-from zfjax.training.checkpoints import Checkpoints
-from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.runs.folder import RunInfo, load_model, open_data, open_folder
-from zfjax.training.config import square_size
+from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
+from zfjax.training.config import default, square_size
 from zfjax.training.state import create_state
 from zfjax.weights import layouts, preprocessing
 from zfjax.weights.preprocessing import Preprocessing

@@ -10,15 +10,15 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean
 from zfjax.data import record
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.source import BrokenImage, Example
-from zfjax.console.errors import UserError
 from zfjax.models import ConvNet
 from zfjax.models.specs import Dense, Dropout, MeanPool, ReLU, Residual
-from zfjax.console.text import did_you_mean
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
 from zfjax.training.step import predict
 
