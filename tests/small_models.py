@@ -113,7 +113,7 @@ def _convnet_by_hand(net, params, relu):
                 case specs.ReLU():
                     x = relu(x)
                 case specs.MaxPool():
-                    padding = ((0, 0), *specs.pool_padding(layer, *x.shape[1:3]), (0, 0))
+                    padding = ((0, 0), *layer.sliding(specs.Size(*x.shape[1:])).padding, (0, 0))
                     x = lax.reduce_window(x, -jnp.inf, lax.max, (1, *layer.window, 1), (1, *layer.strides, 1), padding)
                 case specs.LRN():
                     x = lrn(x)

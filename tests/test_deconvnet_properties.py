@@ -39,7 +39,7 @@ def cases(draw, kinds="cpnr", dense=None, square=False):
     size, layers = Size(height, width, CHANNELS), []
     for i, kind in enumerate("cr" + draw(st.text(kinds, min_size=1, max_size=2))):
         layer = draw(_layer(kind, f"layer{i}", size))
-        size = specs.output_size(layer, size)
+        size = layer.output(size)
         layers.append(layer)
     if dense if dense is not None else draw(st.booleans()):
         layers.append(Dense("dense", 4))
@@ -127,7 +127,7 @@ def by_hand(case, variables, images, seed):
             case LRN():
                 x = ops.local_response_norm(x, layer.size, layer.k, layer.alpha, layer.beta)
             case MaxPool():
-                geometry = layer.window, layer.strides, specs.pool_padding(layer, *x.shape[1:3])
+                geometry = layer.window, layer.strides, layer.sliding(specs.Size(*x.shape[1:])).padding
                 below = x.shape
                 x, switches = ops.max_pool_with_switches(x, *geometry)
                 steps.append(lambda s, at=switches, g=geometry, shape=below: ops.max_unpool(s, at, *g, shape))

@@ -10,7 +10,7 @@ import pytest
 import zfjax
 from zfjax.console.errors import UserError
 from zfjax.models import table
-from zfjax.models.specs import Conv, MaxPool, Size, output_size, pool_padding, same
+from zfjax.models.specs import Conv, MaxPool, Size, same
 
 
 def _rows(net):
@@ -102,9 +102,9 @@ def test_receptive_field_is_what_gradients_touch(name):
 def test_ceil_mode_and_padding_give_the_same_sizes_with_other_windows():
     caffe = MaxPool("pool", (3, 3), (2, 2), ceil=True)
     torch = MaxPool("pool", (3, 3), (2, 2), same(1))
-    assert pool_padding(caffe, 110, 26) == ((0, 1), (0, 1))
-    assert output_size(caffe, Size(110, 26, 4)) == output_size(torch, Size(110, 26, 4)) == (55, 13, 4)
-    assert pool_padding(caffe, 13, 13) == ((0, 0), (0, 0))
+    assert caffe.sliding(Size(110, 26, 4)).padding == ((0, 1), (0, 1))
+    assert caffe.output(Size(110, 26, 4)) == torch.output(Size(110, 26, 4)) == (55, 13, 4)
+    assert caffe.sliding(Size(13, 13, 4)).padding == ((0, 0), (0, 0))
 
 
 def test_every_act_has_its_name_and_its_size():

@@ -4,7 +4,7 @@ import math
 
 from zfjax.console.errors import UserError
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import ImageTooSmall, Layer, Size, output_size
+from zfjax.models.specs import ImageTooSmall, Layer, Size
 
 
 def scaled(features: int, width: float) -> int:
@@ -21,7 +21,7 @@ def fitted(layers: tuple[Layer, ...], image_size: int) -> ConvNet:
     size = Size(image_size, image_size, 3)
     for layer in layers:
         try:
-            size = output_size(layer, size)
+            size = layer.output(size)
         except ImageTooSmall as error:
             raise UserError(f"image_size={image_size} is too small for this net: {error}") from error
     return ConvNet(layers, image_size)

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from zfjax import ops
-from zfjax.models import specs
-from zfjax.models.specs import LRN, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool, MeanPool, ReLU, Residual
+from zfjax.models.specs import LRN, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool, MeanPool, ReLU, Residual, Size
 
 
 class ConvNet(nn.Module):
@@ -57,18 +56,18 @@ class ConvNet(nn.Module):
     def _apply(self, layer: Layer, x: Array, train: bool) -> Array:
         match layer:
             case Conv():
-                kernel, bias = self._weights(layer, (*layer.kernel, x.shape[-1] // layer.groups, layer.features))
+                kernel, bias = self._weights(layer, Size(*x.shape[1:]))
                 x = ops.conv(x, kernel, layer.strides, layer.padding, layer.groups)
                 return x if bias is None else x + bias.reshape(1, 1, 1, -1)
             case Dense():
                 x = x.reshape(x.shape[0], -1)
-                kernel, bias = self._weights(layer, (x.shape[-1], layer.features))
+                kernel, bias = self._weights(layer, Size(1, 1, x.shape[-1]))
                 assert bias is not None
                 return x @ kernel + bias.reshape(1, -1)
             case ReLU():
                 return ops.rectify(x)
             case MaxPool():
-                return ops.max_pool(x, layer.window, layer.strides, specs.pool_padding(layer, *x.shape[1:3]))
+                return ops.max_pool(x, layer.window, layer.strides, layer.sliding(Size(*x.shape[1:])).padding)
             case LRN():
                 return ops.local_response_norm(x, layer.size, layer.k, layer.alpha, layer.beta)
             case Dropout():
@@ -93,9 +92,9 @@ class ConvNet(nn.Module):
                     short = self._apply(inner, short, train)
                 return ops.rectify(x + short)
 
-    def _weights(self, layer: Conv | Dense, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
-        bias = layer.bias if isinstance(layer, Conv) else True
-        weights = Weights(shape, self.kernel_init, bias, name=layer.name)()
+    def _weights(self, layer: Conv | Dense, below: Size) -> tuple[Array, Array | None]:
+        shapes = layer.parameters(below)
+        weights = Weights(shapes["kernel"], self.kernel_init, "bias" in shapes, name=layer.name)()
         return weights[0].astype(self.dtype), None if weights[1] is None else weights[1].astype(self.dtype)
 
 

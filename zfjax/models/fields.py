@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax.models import specs
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
-from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size, output_size
+from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size
 from zfjax.models.table import layer_table
 from zfjax.ops.windows import Pair
 from zfjax.transform import seeds
@@ -167,7 +167,7 @@ class _OnField:
             if isinstance(spec, Conv | MaxPool):
                 before = jnp.array([pad[0] for pad in spec.padding], jnp.int32)
                 starts = (starts + before[None]) // jnp.array(spec.strides, jnp.int32)[None]
-                size = output_size(spec, size)
+                size = spec.output(size)
                 x = _masked(x, starts, size, 0.0)
         return x
 

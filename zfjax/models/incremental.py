@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax import ops
-from zfjax.models import specs
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import LRN, Conv, Dense, Layer, MaxPool, Padding, Pair, ReLU, Size
+from zfjax.models.specs import LRN, Conv, Layer, MaxPool, ReLU, Size
 
 # From this share of changed cells up the whole map is computed: a plain convolution beats gathered windows there.
 WHOLE = 0.9
@@ -73,9 +72,9 @@ def plan(
     """
     sizes, changed = [size], [list(chunks)]
     for layer in net.layers:
-        if isinstance(layer, Dense):
+        if layer.mixes_all:
             break
-        out, above = specs.output_size(layer, sizes[-1]), changed[-1]
+        out, above = layer.output(sizes[-1]), changed[-1]
         if isinstance(layer, Conv | MaxPool):
             above = [_through(layer, sizes[-1], out, rectangles) for rectangles in above]
         share = np.mean([rectangles.cells for rectangles in above]) / (out.height * out.width)
@@ -236,7 +235,7 @@ def _window_reads(
 ) -> Int[Array, "room cells"]:
     """What the windows of a layer's changed cells read."""
     which, row, column = _cells(above, room)
-    window, padding = _window(layer, size)
+    window, _, padding = layer.sliding(size)
     rows = (row * layer.strides[0] - padding[0][0])[:, None] + jnp.arange(window[0], dtype=jnp.int32)[None]
     columns = (column * layer.strides[1] - padding[1][0])[:, None] + jnp.arange(window[1], dtype=jnp.int32)[None]
     return _index(size, below, which[:, None, None], rows[:, :, None], columns[:, None, :]).reshape(room, -1)
@@ -262,7 +261,7 @@ def _index(size: Size, changed: Rectangles, which: Array, row: Array, column: Ar
 
 def _through(layer: Conv | MaxPool, below: Size, above: Size, changed: Rectangles) -> Rectangles:
     """The cells of `layer` whose windows see something of the changed cells below."""
-    window, padding = _window(layer, below)
+    window, _, padding = layer.sliding(below)
     top, height = _along(changed.top, changed.height, window[0], layer.strides[0], padding[0][0], above.height)
     left, width = _along(changed.left, changed.width, window[1], layer.strides[1], padding[1][0], above.width)
     return Rectangles(top, left, height, width)
@@ -275,9 +274,3 @@ def _along(
     first = np.maximum(-(-(start + before - window + 1) // stride), 0)
     last = np.minimum((start + length - 1 + before) // stride, count - 1)
     return first, np.where(length > 0, np.maximum(last - first + 1, 0), 0)
-
-
-def _window(layer: Conv | MaxPool, size: Size) -> tuple[Pair, Padding]:
-    if isinstance(layer, Conv):
-        return layer.kernel, layer.padding
-    return layer.window, specs.pool_padding(layer, size.height, size.width)

@@ -1,11 +1,12 @@
-"""The layers a net is made of, as data, and the sizes they give.
+"""The layers a net is made of, as data: what each gives out, sees, holds and costs.
 
-A net is a tuple of these. Names are Caffe's: conv1 relu1 pool1 norm1 … fc8. Spatial pairs are (height, width).
+A net is a tuple of these. Names are Caffe's: conv1 relu1 pool1 norm1 … fc8. Spatial pairs are (height, width). What a
+layer computes is in `convnet.py`; all else that anyone asks of a layer is a method here.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, NamedTuple
 
 from zfjax.ops.windows import Padding, Pair, window_count
 
@@ -20,15 +21,71 @@ class Size(NamedTuple):
     maps: int
 
 
+class Sliding(NamedTuple):
+    """How a layer's windows slide over its input."""
+
+    window: Pair
+    strides: Pair
+    padding: Padding
+
+    def positions(self, name: str, below: Size) -> Pair:
+        """How many windows there are along height and width.
+
+        Args:
+            name: the layer's, for the message.
+            below: the size of its input.
+
+        Raises:
+            ImageTooSmall: no window fits.
+        """
+        padded = (below.height + sum(self.padding[0]), below.width + sum(self.padding[1]))
+        if padded[0] < self.window[0] or padded[1] < self.window[1]:
+            raise ImageTooSmall(
+                f"{name}: its {self.window[0]}×{self.window[1]} window does not fit an input of"
+                f" {below.height}×{below.width} (with padding {padded[0]}×{padded[1]})"
+            )
+        return (
+            window_count(below.height, self.window[0], self.strides[0], self.padding[0]),
+            window_count(below.width, self.window[1], self.strides[1], self.padding[1]),
+        )
+
+
 class ImageTooSmall(ValueError):
     """No window of a layer fits its input."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Conv:
-    """A convolution; kernel [kh, kw, in / groups, features]."""
+class Spec:
+    """What all layers answer; as it stands, a layer that changes no size, has no weights and slides no window."""
 
     name: str
+    mixes_all: ClassVar[bool] = False  # each output sees all of the input
+
+    def output(self, below: Size) -> Size:
+        """The size of its output for an input of size `below`. Raises `ImageTooSmall` where no window fits."""
+        return below
+
+    def sliding(self, below: Size) -> Sliding | None:
+        """How its windows slide over an input of size `below`; None where it has none."""
+        return None
+
+    def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of its weights by name, for an input of size `below`."""
+        return {}
+
+    def statistics(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of what it averages over batches, by name."""
+        return {}
+
+    def multiply_adds(self, below: Size) -> int:
+        """Multiply-adds for one image."""
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv(Spec):
+    """A convolution; kernel [kh, kw, in / groups, features]."""
+
     features: int
     kernel: Pair
     strides: Pair = (1, 1)
@@ -36,34 +93,58 @@ class Conv:
     groups: int = 1
     bias: bool = True
 
+    def output(self, below: Size) -> Size:
+        """As many maps as it has features."""
+        return Size(*self.sliding(below).positions(self.name, below), self.features)
+
+    def sliding(self, below: Size) -> Sliding:
+        """Its kernel's windows."""
+        return Sliding(self.kernel, self.strides, self.padding)
+
+    def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """The kernel and, where there is one, the bias."""
+        kernel = {"kernel": (*self.kernel, below.maps // self.groups, self.features)}
+        return kernel | ({"bias": (self.features,)} if self.bias else {})
+
+    def multiply_adds(self, below: Size) -> int:
+        """One for each weight of the kernel at each position."""
+        out = self.output(below)
+        return self.kernel[0] * self.kernel[1] * (below.maps // self.groups) * self.features * out.height * out.width
+
 
 @dataclasses.dataclass(frozen=True)
-class ReLU:
+class ReLU(Spec):
     """max(x, 0)."""
 
-    name: str
-
 
 @dataclasses.dataclass(frozen=True)
-class MaxPool:
-    """Max-pooling, windows may overlap.
+class MaxPool(Spec):
+    """Max-pooling; windows may overlap.
 
     With `ceil`, windows may hang over the bottom and right edge as in Caffe: 110 -> 55 for a 3×3 window of stride 2.
     PyTorch's `padding=1` gives the same sizes with windows one row and column higher.
     """
 
-    name: str
     window: Pair
     strides: Pair
     padding: Padding = NO_PADDING
     ceil: bool = False
 
+    def output(self, below: Size) -> Size:
+        """As many maps as below."""
+        return Size(*self.sliding(below).positions(self.name, below), below.maps)
+
+    def sliding(self, below: Size) -> Sliding:
+        """Its windows, with the padding that ceil mode adds to cover a map of this size."""
+        height = _ceil_padding(below.height, self.window[0], self.strides[0], self.padding[0], self.ceil)
+        width = _ceil_padding(below.width, self.window[1], self.strides[1], self.padding[1], self.ceil)
+        return Sliding(self.window, self.strides, (height, width))
+
 
 @dataclasses.dataclass(frozen=True)
-class LRN:
-    """Contrast normalisation across maps, with Krizhevsky's constants."""
+class LRN(Spec):
+    """Contrast normalization across maps, with Krizhevsky's constants."""
 
-    name: str
     size: int = 5
     k: float = 2.0
     alpha: float = 1e-4
@@ -71,47 +152,78 @@ class LRN:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dropout:
+class Dropout(Spec):
     """Zeroes a share `rate` of the units while training, and scales the rest by 1 / (1 - rate)."""
 
-    name: str
     rate: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense:
+class Dense(Spec):
     """Fully connected; a map is flattened in (height, width, channel) order."""
 
-    name: str
     features: int
+    mixes_all: ClassVar[bool] = True
+
+    def output(self, below: Size) -> Size:
+        """One unit a feature."""
+        return Size(1, 1, self.features)
+
+    def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """Kernel and bias."""
+        return {"kernel": (below.height * below.width * below.maps, self.features), "bias": (self.features,)}
+
+    def multiply_adds(self, below: Size) -> int:
+        """One for each weight of the kernel."""
+        return below.height * below.width * below.maps * self.features
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNorm:
-    """Normalises each map by the batch's mean and variance while training, else by their running averages."""
+class BatchNorm(Spec):
+    """Normalizes each map by the batch's mean and variance while training, else by their running averages."""
 
-    name: str
     epsilon: float = 1e-5
     momentum: float = 0.9  # share of the running averages that a step keeps
 
+    def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """A scale and a bias for each map."""
+        return {"scale": (below.maps,), "bias": (below.maps,)}
+
+    def statistics(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """Running mean and variance of each map."""
+        return {"mean": (below.maps,), "var": (below.maps,)}
+
 
 @dataclasses.dataclass(frozen=True)
-class MeanPool:
+class MeanPool(Spec):
     """The mean of each map."""
 
-    name: str
+    mixes_all: ClassVar[bool] = True
+
+    def output(self, below: Size) -> Size:
+        """One unit a map."""
+        return Size(1, 1, below.maps)
 
 
 @dataclasses.dataclass(frozen=True)
-class Residual:
+class Residual(Spec):
     """max(body(x) + shortcut(x), 0): a block of He et al. (2015); without a shortcut's layers it is x itself.
 
     To the net it is one layer. The weights of the layers inside stand beside all others, under their own names.
     """
 
-    name: str
     body: "tuple[Layer, ...]"
     shortcut: "tuple[Layer, ...]" = ()
+
+    def output(self, below: Size) -> Size:
+        """The body's."""
+        for inner in self.body:
+            below = inner.output(below)
+        return below
+
+    def multiply_adds(self, below: Size) -> int:
+        """Those of the layers inside."""
+        return sum(inner.multiply_adds(size) for inner, size in weighted([self], below))
 
 
 Layer = Conv | ReLU | MaxPool | LRN | Dropout | Dense | BatchNorm | MeanPool | Residual
@@ -127,17 +239,20 @@ def flat(layers: Iterable[Layer]) -> Iterator[Layer]:
             yield layer
 
 
+def weighted(layers: Iterable[Layer], below: Size) -> Iterator[tuple[Layer, Size]]:
+    """The layers that have weights, those inside blocks too, each with the size of its input."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from weighted(layer.body, below)
+            yield from weighted(layer.shortcut, below)
+        elif layer.parameters(below):
+            yield layer, below
+        below = layer.output(below)
+
+
 def same(amount: int) -> Padding:
     """The same padding on all four sides."""
     return ((amount, amount), (amount, amount))
-
-
-def pool_padding(layer: MaxPool, height: int, width: int) -> Padding:
-    """The padding that makes `layer` cover a map of `height` × `width`: its own, and what ceil mode adds."""
-    return (
-        _ceil_padding(height, layer.window[0], layer.strides[0], layer.padding[0], layer.ceil),
-        _ceil_padding(width, layer.window[1], layer.strides[1], layer.padding[1], layer.ceil),
-    )
 
 
 def _ceil_padding(size: int, window: int, stride: int, padding: Pair, ceil: bool) -> Pair:
@@ -150,42 +265,3 @@ def _ceil_padding(size: int, window: int, stride: int, padding: Pair, ceil: bool
     if (windows - 1) * stride >= size + before:
         windows -= 1
     return before, after + max((windows - 1) * stride + window - padded, 0)
-
-
-def output_size(layer: Layer, size: Size) -> Size:
-    """The size of `layer`'s output for an input of `size`.
-
-    Raises:
-      ImageTooSmall: no window fits, with the layer's name.
-    """
-    match layer:
-        case Conv():
-            height, width = _window_counts(layer.name, layer.kernel, layer.strides, layer.padding, size)
-            return Size(height, width, layer.features)
-        case MaxPool():
-            padding = pool_padding(layer, size.height, size.width)
-            height, width = _window_counts(layer.name, layer.window, layer.strides, padding, size)
-            return Size(height, width, size.maps)
-        case Dense():
-            return Size(1, 1, layer.features)
-        case MeanPool():
-            return Size(1, 1, size.maps)
-        case Residual():
-            for inner in layer.body:
-                size = output_size(inner, size)
-            return size
-        case _:
-            return size
-
-
-def _window_counts(name: str, window: Pair, strides: Pair, padding: Padding, size: Size) -> Pair:
-    padded = (size.height + sum(padding[0]), size.width + sum(padding[1]))
-    if padded[0] < window[0] or padded[1] < window[1]:
-        raise ImageTooSmall(
-            f"{name}: its {window[0]}×{window[1]} window does not fit an input of {size.height}×{size.width}"
-            f" (with padding {padded[0]}×{padded[1]})"
-        )
-    return (
-        window_count(size.height, window[0], strides[0], padding[0]),
-        window_count(size.width, window[1], strides[1], padding[1]),
-    )

@@ -2,25 +2,14 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from zfjax.console.text import align
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import (
-    BatchNorm,
-    Conv,
-    Dense,
-    Layer,
-    MaxPool,
-    MeanPool,
-    Padding,
-    Pair,
-    Residual,
-    Size,
-    output_size,
-    pool_padding,
-)
+from zfjax.models.specs import Layer, Residual, Size, weighted
+from zfjax.ops.windows import Padding, Pair
 
 
 class Row(NamedTuple):
@@ -58,17 +47,17 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
     """One row a layer, bottom first, for square images of `net.image_size` (the numbers of the paper's Fig. 3).
 
     Example:
-      >>> [row.receptive_field for row in layer_table(zfnet(1000)) if row.name.startswith("conv")]
+      >>> [row.receptive_field for row in layer_table(zfjax.zfnet(1000)) if row.name.startswith("conv")]
       [(7, 7), (27, 27), (75, 75), (107, 107), (139, 139)]
     """
     size = Size(net.image_size, net.image_size, 3)
     fields: tuple[_Field, _Field] | None = (_Field(), _Field())
     rows = []
     for layer in net.layers:
-        out = output_size(layer, size)
-        window, strides, padding = _window(layer, size)
+        out = layer.output(size)
+        window, strides, padding = layer.sliding(size) or (None, None, None)
         fields = fields and _seen(layer, size, fields)
-        parameters, multiply_adds = _cost(layer, size)
+        shapes = [shape for part, below in weighted([layer], size) for shape in part.parameters(below).values()]
         rows.append(
             Row(
                 layer.name,
@@ -77,8 +66,8 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
                 strides,
                 padding,
                 out,
-                parameters,
-                multiply_adds,
+                sum(map(math.prod, shapes)),
+                layer.multiply_adds(size),
                 fields and (fields[0].size, fields[1].size),
                 fields and (fields[0].stride, fields[1].stride),
                 fields and (fields[0].centre, fields[1].centre),
@@ -88,58 +77,23 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _window(layer: Layer, size: Size) -> tuple[Pair | None, Pair | None, Padding | None]:
-    match layer:
-        case Conv():
-            return layer.kernel, layer.strides, layer.padding
-        case MaxPool():
-            return layer.window, layer.strides, pool_padding(layer, size.height, size.width)
-        case _:
-            return None, None, None
-
-
 def _seen(layer: Layer, size: Size, fields: tuple[_Field, _Field]) -> tuple[_Field, _Field] | None:
     """The receptive fields above `layer`; of a block those of its body, which sees all that its shortcut does."""
-    match layer:
-        case Dense() | MeanPool():
-            return None
-        case Residual():
-            for inner in layer.body:
-                fields = _seen(inner, size, fields) or fields
-                size = output_size(inner, size)
-            return fields
-    window, strides, padding = _window(layer, size)
-    if not (window and strides and padding):
+    if layer.mixes_all:
+        return None
+    if isinstance(layer, Residual):
+        for inner in layer.body:
+            fields = _seen(inner, size, fields) or fields
+            size = inner.output(size)
         return fields
+    sliding = layer.sliding(size)
+    if sliding is None:
+        return fields
+    window, strides, padding = sliding
     return (
         fields[0].through(window[0], strides[0], padding[0][0]),
         fields[1].through(window[1], strides[1], padding[1][0]),
     )
-
-
-def _cost(layer: Layer, size: Size) -> tuple[int, int]:
-    """Parameters, and multiply-adds an image."""
-    match layer:
-        case Conv():
-            out = output_size(layer, size)
-            weights = layer.kernel[0] * layer.kernel[1] * (size.maps // layer.groups) * layer.features
-            return weights + layer.features * layer.bias, weights * out.height * out.width
-        case Dense():
-            weights = size.height * size.width * size.maps * layer.features
-            return weights + layer.features, weights
-        case BatchNorm():
-            return 2 * size.maps, 0
-        case Residual():
-            parameters = multiply_adds = 0
-            for path in (layer.body, layer.shortcut):
-                here = size
-                for inner in path:
-                    cost = _cost(inner, here)
-                    parameters, multiply_adds = parameters + cost[0], multiply_adds + cost[1]
-                    here = output_size(inner, here)
-            return parameters, multiply_adds
-        case _:
-            return 0, 0
 
 
 HEADER = (

@@ -189,7 +189,7 @@ def feature_layers(net: ConvNet) -> list[str]:
     """
     names = []
     for spec in net.layers:
-        if isinstance(spec, Dense | MeanPool):
+        if spec.mixes_all:
             break
         if isinstance(spec, ReLU | Residual):
             names.append(spec.name)

@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean
 from zfjax.models import ConvNet, preset
-from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, output_size
+from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, weighted
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 IGNORED = "num_batches_tracked"  # BatchNorm2d's count of training steps
@@ -81,7 +81,7 @@ def to_torch(net: ConvNet, modules: Modules, variables: PyTree) -> dict[str, np.
 def slots(net: ConvNet, modules: Modules) -> list[Slot]:
     """All tensors of a net, from the bottom."""
     size = Size(net.image_size, net.image_size, 3)
-    return [slot for layer, below in _weighted(net.layers, size) for slot in _slots(layer, below, modules[layer.name])]
+    return [slot for layer, below in weighted(net.layers, size) for slot in _slots(layer, below, modules[layer.name])]
 
 
 def model(name: str) -> Model:
@@ -98,35 +98,20 @@ def count_outputs(net: ConvNet, modules: Modules, tensors: Tensors) -> int | Non
     return None if kernel is None or kernel.ndim != 2 else kernel.shape[0]
 
 
-def _weighted(layers: Sequence[Layer], size: Size) -> Iterator[tuple[Layer, Size]]:
-    """The layers that have weights, each with the size of what it takes in."""
-    for layer in layers:
-        match layer:
-            case Residual():
-                yield from _weighted(layer.body, size)
-                yield from _weighted(layer.shortcut, size)
-            case Conv() | Dense() | BatchNorm():
-                yield layer, size
-        size = output_size(layer, size)
+# Leaves of our layers, in the order of PyTorch's modules, by what PyTorch calls them.
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
 def _slots(layer: Layer, below: Size, module: str) -> Iterator[Slot]:
-    def slot(name: str, shape: tuple[int, ...], leaf: str, collection: str = "params") -> Slot:
-        return Slot(f"{module}.{name}", shape, (collection, layer.name, leaf), below)
+    for collection, shapes in (("params", layer.parameters(below)), ("batch_stats", layer.statistics(below))):
+        for leaf, shape in shapes.items():
+            place = (collection, layer.name, leaf)
+            yield Slot(f"{module}.{_LEAVES[leaf]}", _torch_shape(shape), place, below)
 
-    match layer:
-        case Conv():
-            yield slot("weight", (layer.features, below.maps // layer.groups, *layer.kernel), "kernel")
-            if layer.bias:
-                yield slot("bias", (layer.features,), "bias")
-        case Dense():
-            yield slot("weight", (layer.features, below.height * below.width * below.maps), "kernel")
-            yield slot("bias", (layer.features,), "bias")
-        case BatchNorm():
-            yield slot("weight", (below.maps,), "scale")
-            yield slot("bias", (below.maps,), "bias")
-            yield slot("running_mean", (below.maps,), "mean", "batch_stats")
-            yield slot("running_var", (below.maps,), "var", "batch_stats")
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[h, w, in, out] as [out, in, h, w], and [in, out] as [out, in]."""
+    return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def _from_torch(tensor: np.ndarray, below: Size) -> np.ndarray:
