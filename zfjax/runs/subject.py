@@ -18,7 +18,7 @@ from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.source import BrokenImage, Example
 from zfjax.models import ConvNet
-from zfjax.models.specs import Dense, Dropout, MeanPool, ReLU, Residual
+from zfjax.models.specs import Dropout, ReLU, Residual
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
 from zfjax.training.step import predict
 
