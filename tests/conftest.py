@@ -1,4 +1,5 @@
 import os
+import pathlib
 
 # Before JAX starts: the CPU as 8 devices, so that sharding is tested anywhere.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -7,10 +8,15 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Eight devices on few cores: programs in flight at once could wait for each other.
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
+# What one test has compiled, no other compiles again: tests start many processes that run the same programs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -18,3 +24,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first example compiles, so its time says nothing; the same examples on every run.
 hypothesis.settings.register_profile("zfjax", deadline=None, derandomize=True, max_examples=10)
 hypothesis.settings.load_profile("zfjax")
+
+# The modules whose tests another version of JAX, Flax, Orbax, Grain or Python can break: CI runs them, and only them, on
+# Colab's versions and on the newest ones too (`-m versions`).
+VERSIONED = (
+    *("attribution", "backproject", "checkpoints", "crops", "data_pipeline", "data_source", "deconvnet", "fields"),
+    *("functions", "gallery", "layer", "models", "notebooks", "occlusion", "ops", "resnet", "rules", "seeds", "training"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem.removeprefix("test_").startswith(VERSIONED):
+            item.add_marker(pytest.mark.versions)

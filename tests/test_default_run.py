@@ -1,4 +1,8 @@
-"""Two epochs of the default recipe, and every figure and table of that run."""
+"""The default recipe, and every figure and table of its run.
+
+CI has run it: ZFJAX_README_RUN names the folder in which the README's commands trained and drew. Elsewhere two epochs of it
+are trained here.
+"""
 
 import os
 import subprocess
@@ -11,13 +15,18 @@ import tiny_runs
 from PIL import Image
 
 pytestmark = pytest.mark.slow
+BANDS = {2: (0.55, 0.95), 15: (0.94, 0.985)}  # by epochs: neither broken nor too good to be true
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
+    if "ZFJAX_README_RUN" in os.environ:
+        return Path(os.environ["ZFJAX_README_RUN"])
     folder = tmp_path_factory.mktemp("default")
     places = (f"--config.data_dir={folder / 'tfds'}", f"--config.cache_dir={folder / 'cache'}")
     command("train", folder / "run", "--config.epochs=2", *places)
+    said = command("figures", folder / "run", "--maps=4", "--stride=12", "--classes=face,car,boat")
+    assert "not drawn" not in said
     return folder / "run"
 
 
@@ -30,17 +39,14 @@ def command(verb: str, run: Path, *flags: str) -> str:
 
 
 def test_it_lands_in_the_band(run):
-    """Neither broken nor too good to be true."""
     last = tiny_runs.metrics(run)[-1]
-    assert last["epoch"] == 2
-    assert 0.55 < last["val_top1"] < 0.95
+    low, high = BANDS[last["epoch"]]
+    assert low < last["val_top1"] < high
     assert last["val_top5"] > 0.9
     assert all((run / name).exists() for name in ("curves.png", "filters.png", "predictions.png"))
 
 
 def test_all_figures_are_drawn(run):
-    said = command("figures", run, "--maps=4", "--stride=12", "--classes=face,car,boat")
-    assert "not drawn" not in said
     expected = [f"fig2_layer{i}" for i in range(1, 6)]
     expected += ["fig4_evolution", "fig4_convergence", "fig5_invariance", "fig6", "fig7_occlusion", "fig8"]
     for name in expected:
