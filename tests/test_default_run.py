@@ -1,6 +1,6 @@
 """The default recipe, and every figure and table of its run.
 
-CI has run it: ZFJAX_README_RUN names the folder in which the commands of the README trained and drew. Elsewhere two epochs
+CI has run it: ZFJAX_README_RUN names the folder in which the README's commands trained and drew. Elsewhere two epochs
 of it are trained here.
 """
 
