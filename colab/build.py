@@ -90,8 +90,8 @@ def _smaller(output: Any) -> Any:
     """With a picture as JPEG: as PNG, projections take five times as much."""
     png = output.get("data", {}).pop("image/png", None)
     if png:
-        picture, file = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-        picture.save(file, "JPEG", quality=90, subsampling=0, optimize=True)
+        picture, file = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"]), io.BytesIO()
+        picture.convert("RGB").save(file, "JPEG", quality=90, subsampling=0, optimize=True)
         output.data["image/jpeg"] = base64.b64encode(file.getvalue()).decode()
     return output
 

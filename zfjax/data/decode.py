@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from zfjax.data import formats
+
 try:  # the extra `fast`: the same pixels from colour JPEGs, sooner
     import simplejpeg
 except ImportError:
@@ -75,7 +77,7 @@ def named(name: str, read: Callable[..., Any], *args: Any) -> Any:
 def _open(data: bytes, smallest: int = 0) -> Image.Image:
     _quiet_pillow()
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=[kind.name for kind in formats.available()])
         size = image.size
         if smallest:
             image.draft(None, (smallest, smallest))
@@ -85,7 +87,7 @@ def _open(data: bytes, smallest: int = 0) -> Image.Image:
         image.load()
         return _to_rgb(_upright(image, image))
     except Image.UnidentifiedImageError as error:
-        raise BrokenImage("not an image that Pillow can read" if data else "empty file") from error
+        raise BrokenImage("no picture of a known format" if data else "empty file") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
         raise BrokenImage(f"{error}" or type(error).__name__) from error
 

@@ -13,15 +13,9 @@ from etils import epath
 from jaxtyping import Int32
 
 from zfjax.console.errors import UserError
+from zfjax.data import formats
 from zfjax.data.source import BrokenImage, Example, Source, held_out
 
-EXTENSIONS = frozenset(
-    f".{kind}"
-    for kind in (
-        *("apng", "avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
-    )
-)
 VALIDATION_FOLDERS = ("val", "validation", "test")  # the first that exists
 
 
@@ -117,7 +111,7 @@ def _read(root: epath.Path) -> tuple[FolderExamples, tuple[str, ...]]:
 
 
 def _is_picture(file: str) -> bool:
-    return not file.startswith(".") and os.path.splitext(file)[1].lower() in EXTENSIONS
+    return not file.startswith(".") and os.path.splitext(file)[1].lower() in formats.extensions()
 
 
 def _split(examples: FolderExamples, seed: int) -> tuple[FolderExamples, FolderExamples]:

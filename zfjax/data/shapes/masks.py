@@ -26,8 +26,7 @@ def masks(
     found = []
     first = (square - size) // 2
     for example in examples:
-        drawn = Image.open(io.BytesIO(records[int(example)]["mask"])).resize(
-            (square, square), Image.Resampling.BILINEAR
-        )
+        png = Image.open(io.BytesIO(records[int(example)]["mask"]), formats=["PNG"])
+        drawn = png.resize((square, square), Image.Resampling.BILINEAR)
         found.append(np.asarray(drawn)[first : first + size, first : first + size] > 127)
     return np.stack(found)

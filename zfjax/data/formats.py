@@ -1,0 +1,68 @@
+"""The picture formats that zfjax opens: one list, from which file extensions and decoders follow.
+
+Formats that run another program (EPS starts Ghostscript), read other files or hold no photographs are not in it.
+"""
+
+import functools
+import importlib
+from typing import NamedTuple
+
+from PIL import Image
+
+
+class Format(NamedTuple):
+    """A picture format: Pillow's name of it, and where its decoder comes from."""
+
+    name: str
+    extensions: tuple[str, ...]  # lower case, without the dot
+    plugins: tuple[
+        str, ...
+    ]  # modules that bring the decoder, MODULE or MODULE:FUNCTION to call; the first that imports
+    package: str = "pillow"  # what pip installs for it
+
+
+FORMATS = (
+    Format("JPEG", ("jpg", "jpeg", "jpe", "jfif", "mpo"), ("PIL.JpegImagePlugin",)),
+    Format("PNG", ("png", "apng"), ("PIL.PngImagePlugin",)),
+    Format("WEBP", ("webp",), ("PIL.WebPImagePlugin",)),
+    Format("GIF", ("gif",), ("PIL.GifImagePlugin",)),
+    Format("BMP", ("bmp",), ("PIL.BmpImagePlugin",)),
+    Format("DIB", ("dib",), ("PIL.BmpImagePlugin",)),
+    Format("TIFF", ("tif", "tiff"), ("PIL.TiffImagePlugin",)),
+    Format("PPM", ("pbm", "pgm", "pnm", "ppm"), ("PIL.PpmImagePlugin",)),
+    Format("JPEG2000", ("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"), ("PIL.Jpeg2KImagePlugin",)),
+    Format("AVIF", ("avif", "avifs"), ("PIL.AvifImagePlugin", "pillow_avif"), "pillow-avif-plugin"),
+    Format("HEIF", ("heic", "heics", "heif", "heifs", "hif"), ("pillow_heif:register_heif_opener",), "pillow-heif"),
+    Format("JXL", ("jxl",), ("pillow_jxl",), "pillow-jxl-plugin"),
+    Format("TGA", ("tga",), ("PIL.TgaImagePlugin",)),  # last: its files begin with nothing to know them by
+)
+
+
+@functools.cache
+def available() -> tuple[Format, ...]:
+    """Those of `FORMATS` that this Python can decode, their plugins imported."""
+    return tuple(kind for kind in FORMATS if any(map(_brought, kind.plugins)) and kind.name in Image.OPEN)
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """File extensions of the formats that this Python can decode, in lower case with their dot: `.jpg`."""
+    return frozenset(f".{extension}" for kind in available() for extension in kind.extensions)
+
+
+def missing_package(extension: str) -> str:
+    """What to install for pictures with this extension (`.heic`); empty where nothing lacks or nothing helps."""
+    lacking = (kind for kind in FORMATS if kind not in available())
+    return next((kind.package for kind in lacking if extension.lower().removeprefix(".") in kind.extensions), "")
+
+
+def _brought(plugin: str) -> bool:
+    """Whether a plugin is there; importing it, or its function, registers its decoder with Pillow."""
+    module, _, function = plugin.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return False
+    if function:
+        getattr(found, function)()
+    return getattr(found, "SUPPORTED", True)  # Pillow's own modules import without the library they need
