@@ -167,9 +167,13 @@ def invariance(
         steps: of the transforms; None: the paper's.
         batch_size: transformed images at once.
 
-    >>> fun = layers(net, variables, ("relu1", "relu7", "fc8"))
-    >>> found = invariance(fun, ("relu1", "relu7"), "fc8", images, labels)
-    >>> relative_changes(found, images.shape[1])
+    >>> from zfjax.models import cut
+    >>> net = zfjax.zfnet(10, width=0.05, image_size=48)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 48, 48, 3))
+    >>> fun = cut.layers(net, net.init(jax.random.key(1), images), ("relu1", "relu7", "fc8"))
+    >>> few = Steps(np.array([0.0, 4]), np.array([1.0, 1.5]), np.array([0.0, 90]))  # pixels, factors, degrees
+    >>> invariance(fun, ("relu1", "relu7"), "fc8", images, np.array([3, 7]), few).rotation.distances.shape
+    (2, 2, 2)
     """
     steps = steps or paper_steps(images.shape[1])
     maps = np.concatenate([translations(steps.translation), scalings(steps.scale), rotations(steps.rotation)])

@@ -21,7 +21,7 @@ class ConvNet(nn.Module):
     Example:
       >>> net = zfjax.zfnet(num_classes=10, width=0.25, image_size=64)
       >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-      >>> logits, acts = net.apply(variables, images)
+      >>> logits, acts = net.apply(variables, jnp.ones((1, 64, 64, 3)))
       >>> acts["relu5"].shape  # [N, height, width, maps]
       (1, 3, 3, 64)
     """

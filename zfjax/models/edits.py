@@ -53,7 +53,7 @@ def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
     Example:
       >>> net = resized(zfjax.zfnet(1000), {"fc6": 2048, "fc7": 2048})
       >>> sum(row.parameters for row in zfjax.layer_table(net))
-      28832040
+      28848232
     """
     known = [layer.name for layer in net.layers if isinstance(layer, Conv | Dense)]
     for name, count in features.items():
