@@ -17,7 +17,7 @@ from zfjax.data.pipeline import Batch
 from zfjax.experiments import evaluation
 from zfjax.runs.folder import load_model, open_folder, read_run
 from zfjax.runs.training import train_and_evaluate
-from zfjax.training import sharding
+from zfjax.training import loop, sharding
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.config import default, paper
 from zfjax.training.loop import Schedule
@@ -351,6 +351,18 @@ def test_a_finished_run_is_not_trained_again_but_scored(finished):
     again = train_and_evaluate(tiny_runs.tiny_config(folder, epochs=2), workdir)
     assert (again.step, again.finished) == (outcome.step, True)
     assert again.scores == outcome.scores
+
+
+def test_the_loop_sends_nothing_but_batches_to_the_device(finished, tmp_path, monkeypatch):
+    """A NumPy number in the step would stop it for a transfer each time."""
+
+    def with_a_number(state, batch):
+        state, metrics = train_step(state, batch)
+        return state, metrics._replace(loss=metrics.loss + np.float32(0))
+
+    monkeypatch.setattr(loop, "train_step", with_a_number)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train_and_evaluate(tiny_runs.tiny_config(finished[1], epochs=1), tmp_path)
 
 
 def test_evaluate_scores_runs_and_their_average(finished):

@@ -155,7 +155,8 @@ class Trainer:
         while step < until:
             with recorder.waiting():
                 rows = next(batches)
-            state, metrics = train_step(state, sharding.place(rows, self.mesh))
+            with jax.transfer_guard("disallow"):  # nothing but the batch goes to the device, and that is meant
+                state, metrics = train_step(state, sharding.place(rows, self.mesh))
             step += 1
             progress.advance(self.config.batch_size, recorder.note)
             recorder.add(step, metrics)
