@@ -10,8 +10,8 @@ from test_plots import pixels
 from zfjax import probe, train
 from zfjax.console import command
 from zfjax.experiments import linear, probing
-from zfjax.experiments.linear import SOFTMAX, SVM, Score, draw_fold
-from zfjax.experiments.probing import Probing, fold_by_fold, to_table
+from zfjax.experiments.linear import SOFTMAX, SVM, draw_fold
+from zfjax.experiments.probing import Probing, to_table
 from zfjax.plots.probing import plot_probing
 
 NAMES = ("norm1", "norm2", "relu3", "relu4", "pool5", "relu6", "relu7")
@@ -22,56 +22,32 @@ def test_a_layer_that_tells_classes_apart_probes_better_than_noise():
     labels = np.arange(60) % 3
     told = (np.eye(3)[labels] + 0.1 * rng.normal(size=(60, 3))).astype(np.float32)
     noise = rng.normal(size=(60, 100)).astype(np.float32)
-    folds = [draw_fold(labels, 8, 50, seed) for seed in range(2)]
-    result = probing.probe({"noise": noise, "told": told}, labels, folds)
-    for accuracies in result:
-        assert accuracies.shape == (2, 2)
-        assert (accuracies[1] == 1).all()
-        assert (accuracies[0] < 0.65).all()
-    again = linear.classify((SVM, SOFTMAX), noise, labels, folds[1])
-    assert [score.accuracy for score in again] == [result.svm[0, 1], result.softmax[0, 1]]
-
-
-def test_nothing_to_probe_is_named():
-    with pytest.raises(ValueError, match="expected at least one of each, got 1 and 0"):
-        probing.probe({"a": np.ones((2, 2), np.float32)}, np.arange(2), [])
-
-
-def test_all_layers_of_a_fold_come_before_the_next_fold():
-    """So that what an interrupted probing leaves is a whole column."""
-    asked = []
-
-    def measure(name, kinds, fold):
-        assert kinds == (SVM, SOFTMAX)
-        asked.append((name, fold))
-        return Score(0.1 * len(asked), 1.0), Score(0.0, 1.0)
-
-    results = list(fold_by_fold(["a", "b"], ["first", "second"], measure))
-    assert asked == [("a", "first"), ("b", "first"), ("a", "second"), ("b", "second")]
-    np.testing.assert_allclose(results[1].svm, [[0.1, np.nan], [0.2, np.nan]])
-    np.testing.assert_allclose(results[3].svm, [[0.1, 0.3], [0.2, 0.4]])
+    for seed in range(2):
+        fold = draw_fold(labels, 8, 50, seed)
+        assert all(score.accuracy == 1 for score in linear.classify((SVM, SOFTMAX), told, labels, fold))
+        assert all(score.accuracy < 0.65 for score in linear.classify((SVM, SOFTMAX), noise, labels, fold))
 
 
 def some_result():
     accuracies = np.linspace(0.1, 0.8, 14).reshape(7, 2)
-    return Probing(accuracies, accuracies / 2)
+    return Probing(NAMES, accuracies, accuracies / 2)
 
 
 def test_the_table_stands_beside_the_papers_where_the_protocol_is_the_papers():
-    table = to_table(some_result(), NAMES, "caltech101", 101, 30)
+    table = to_table(some_result(), "caltech101", 101, 30)
     assert table.header[-2:] == ("paper: SVM", "paper: softmax")
     assert [row[-2:] for row in table.rows[4:]] == [(86.2, 82.9), (None, None), (85.5, 85.4)]
     assert table.rows[0][0] == "1 (norm1)"
     assert table.rows[6][1] == pytest.approx(100 * np.mean(some_result().svm[6]))
     assert "2 folds" in table.note
     for name, classes, per_class in (("caltech101", 101, 15), ("pets", 101, 30), ("caltech", 256, 30)):
-        assert len(to_table(some_result(), NAMES, name, classes, per_class).header) == 5
+        assert len(to_table(some_result(), name, classes, per_class).header) == 5
 
 
 def test_the_plot_has_a_curve_for_each_classifier_and_a_tick_for_each_layer():
     svm = np.array(some_result().svm)
     svm[3:] = np.nan  # not measured yet
-    (axes,) = plot_probing(Probing(svm, some_result().softmax), NAMES, "$caltech_").axes
+    (axes,) = plot_probing(Probing(NAMES, svm, some_result().softmax), "$caltech_").axes
     assert [label.get_text() for label in axes.get_xticklabels()][4] == "5\npool5"
     first, second = (container.lines[0].get_ydata() for container in axes.containers)
     np.testing.assert_allclose(first[:3], 100 * svm[:3].mean(axis=1))
@@ -112,7 +88,7 @@ def test_a_run_is_probed_on_pictures_it_has_not_seen_and_an_interrupted_probing_
             raise KeyboardInterrupt
         return classify(kinds, features, labels, fold, **options)
 
-    monkeypatch.setattr(linear, "classify", counting)
+    monkeypatch.setattr(probing, "classify", counting)
     flags = ["probe", f"--workdir={workdir}", "--per_class=6", "--folds=2"]
     assert command.run(probe.main, flags) == 130
     rows = json.loads((workdir / "probe" / "pictures-val" / "probe_per_class-6_folds-2.json").read_text())["rows"]

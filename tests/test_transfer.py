@@ -15,7 +15,7 @@ from zfjax.console.errors import UserError
 from zfjax.data.pictures import CachedPictures
 from zfjax.experiments import transfer as experiment
 from zfjax.experiments.ledger import Ledger, fold_key
-from zfjax.experiments.linear import Fold
+from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold
 from zfjax.experiments.transfer import (
     PAPER,
     Transfer,
@@ -25,6 +25,7 @@ from zfjax.experiments.transfer import (
     to_table,
 )
 from zfjax.plots.transfer import plot_transfer
+from zfjax.runs.folder import read_run
 from zfjax.training import loop
 from zfjax.training.config import default, paper
 
@@ -113,13 +114,15 @@ def test_features_that_tell_classes_apart_transfer_and_more_images_help():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 30)
     features = np.float32(np.eye(4)[labels].repeat(3, axis=1) + rng.normal(size=(120, 12)))
-    found = experiment.transfer(features, labels, [2, 20], folds=3, max_test=8)
-    assert found.pretrained.shape == found.scratch.shape == (2, 3)
-    assert np.isnan(found.scratch).all()
-    few, many = found.pretrained.mean(axis=1)
+    few, many = (
+        np.mean(
+            [classify([SOFTMAX], features, labels, draw_fold(labels, count, 8, seed))[0].accuracy for seed in range(3)]
+        )
+        for count in (2, 20)
+    )
     assert 0.25 < few < many
     with pytest.raises(ValueError, match="per_class: expected less than the 30 pictures"):
-        experiment.transfer(features, labels, [30])
+        draw_fold(labels, 30, 8, 0)
 
 
 def test_a_key_is_of_the_folds_pictures_and_of_all_else():
@@ -234,8 +237,12 @@ def test_a_run_is_transferred_and_an_interrupted_transfer_goes_on(run, tmp_path,
         assert np.isfinite(arrays["pretrained"]).all()
     assert (out / "fig9_per_class-8-3_folds-2.pdf").exists()
     assert not list(out.glob("scratch/*/checkpoints"))
-    assert said(capsys, *words)[0] == 0
-    assert len(trained) == 5  # nothing is measured twice
+    # In Python it is one call; nothing is measured twice.
+    protocol = experiment.Protocol(per_class=(3, 8), folds=2, scratch_epochs=2)
+    found = experiment.transfer(read_run(workdir), f"folder:{folder}", protocol)
+    with np.load(out / "fig9_per_class-8-3_folds-2.npz") as arrays:
+        assert all(np.array_equal(arrays[name], value) for name, value in found._asdict().items())
+    assert len(trained) == 5
     code, _ = said(capsys, *words, "--noscratch", "--layer=2")
     assert code == 0
     assert "frozen up to layer 2" in (out / "transfer_per_class-8-3_folds-2_layer-2.md").read_text()

@@ -11,18 +11,12 @@ flags differ from their defaults; the same command goes on where it stopped.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from zfjax.console import command
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
-
-if TYPE_CHECKING:
-    from zfjax.experiments.features import Pool
-    from zfjax.experiments.linear import Fold, Kind, Score
-    from zfjax.runs.folder import RunInfo
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,56 +31,25 @@ def main(argv: Sequence[str]) -> None:
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "probe")
 
     with Progress("opening the run"):
-        from zfjax.experiments.features import open_pool, require_pictures
+        from zfjax.console import tables
+        from zfjax.experiments.features import open_pool
+        from zfjax.experiments.probing import Protocol, fold_by_fold, folder_of, to_table
+        from zfjax.plots.files import save
+        from zfjax.plots.probing import plot_probing
         from zfjax.runs.folder import read_run
 
         run = read_run(values.workdir)
         pool = open_pool(run, values.dataset)
-        require_pictures(pool, values.per_class)
-    _probe(run, pool, values)
-
-
-def _probe(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> None:
-    """Fold after fold, layer after layer; writes what there is after each."""
-    from zfjax.console import tables
-    from zfjax.experiments.features import fingerprint, kept_features, numbered_layers
-    from zfjax.experiments.ledger import Ledger, fold_key
-    from zfjax.experiments.linear import Score, classify, draw_fold
-    from zfjax.experiments.probing import fold_by_fold, to_table
-    from zfjax.plots.files import save
-    from zfjax.plots.probing import plot_probing
-    from zfjax.runs.folder import load_model
-
-    ending = command.setting(values, "per_class", "test", "folds", "seed", "checkpoint")
-    with Progress("features"):
-        model = load_model(run, values.checkpoint)
-        layers = numbered_layers(model.net)
-        kept = kept_features(model, pool, layers, run.folder / "features", batch_size=values.batch_size)
-        behind = fingerprint(model, pool)
-    folder = run.folder / "probe" / pool.name
-    ledger, name = Ledger(folder / "folds.json"), f"probe{ending}"
-    folds = [
-        draw_fold(pool.labels, values.per_class, values.test, (values.seed, number)) for number in range(values.folds)
-    ]
-
-    def measure(layer: str, kinds: "Sequence[Kind]", fold: "Fold") -> "Sequence[Score]":
-        key = fold_key(fold, *(kind.strengths for kind in kinds), layer, behind)
-        found = ledger.get(key)
-        if found is None:
-            found = classify(kinds, kept[layer], pool.labels, fold, seed=values.seed)
-            ledger.put(key, found)
-        return [Score(*score) for score in found]
-
-    with (
-        Progress("linear classifiers", len(layers) * len(folds), unit="layer") as progress,
-        command.stoppable(f"in the folds of {pool.name}"),
-    ):
-        for result in fold_by_fold(layers, folds, measure):
-            table = to_table(result, layers, pool.name, len(pool.classes), values.per_class)
+    protocol = Protocol(values.per_class, values.test, values.folds, values.seed)
+    name = f"probe{command.setting(values, 'per_class', 'test', 'folds', 'seed', 'checkpoint')}"
+    folder = folder_of(run, pool)
+    results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
+    with command.stoppable(f"in the folds of {pool.name}"):
+        for result in results:
+            table = to_table(result, pool.name, len(pool.classes), values.per_class)
             files = tables.write(table, folder, name)
-            figure = plot_probing(result, layers, f"{pool.name}, {values.per_class} training images per class")
+            figure = plot_probing(result, f"{pool.name}, {values.per_class} training images per class")
             files += save(figure, folder / name, result._asdict())
-            progress.advance(1)
     print(table.text())
     print(written(folder, files))
 

@@ -13,7 +13,7 @@ Tables and Fig. 9 go into the folder transfer/DATASET of the run after each fold
 differ from their defaults; the same command goes on where it stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -24,18 +24,8 @@ from zfjax.console.progress import Progress
 from zfjax.console.text import written
 
 if TYPE_CHECKING:
-    from etils import epath
-
-    from zfjax.console.tables import Table
     from zfjax.data.multilabel import MultiLabelSet
-    from zfjax.experiments.features import Pool
-    from zfjax.experiments.ledger import Ledger
-    from zfjax.experiments.linear import Fold
-    from zfjax.experiments.transfer import Transfer
     from zfjax.runs.folder import RunInfo
-
-    # From a fold, what was measured before, and a seed to a mean per-class accuracy; None where it was stopped.
-    Measure = Callable[[Fold, Ledger, tuple[int, int]], float | None]
 
 
 # Flags whose values, where they are not the default, stand in the names of what is written.
@@ -70,146 +60,65 @@ def main(argv: Sequence[str]) -> None:
 
     with Progress("opening the run"):
         from zfjax.data.multilabel import open_multilabel
-        from zfjax.experiments.features import open_pool
         from zfjax.runs.folder import read_run
 
         run = read_run(values.workdir)
         several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
-        pool = None if several else open_pool(run, values.dataset)
     if several:
-        _detect(run, several, values)
-    elif pool:
-        _transfer(run, pool, per_class, values)
+        _several_labels(run, several, values)
+    else:
+        _one_label(run, per_class, values)
 
 
-def counts(words: Sequence[str]) -> list[int]:
+def counts(words: Sequence[str]) -> tuple[int, ...]:
     """`--per_class` as numbers, growing. Raises a UserError where one is no number of at least 2."""
     if not words or not all(word.strip().isdigit() and int(word) >= 2 for word in words):
         raise UserError(f"--per_class={','.join(words)}: expected numbers of at least 2, with commas between")
-    return sorted({int(word) for word in words})
+    return tuple(sorted({int(word) for word in words}))
 
 
-def _transfer(run: "RunInfo", pool: "Pool", per_class: list[int], values: flags.FlagValues) -> None:
-    """Fills in fold after fold, and writes what there is after each."""
-    import numpy as np
+def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagValues) -> None:
+    """Tables 4 and 5, and Fig. 9: writes what there is after each fold."""
+    from zfjax.console import tables
+    from zfjax.experiments.features import open_pool
+    from zfjax.experiments.transfer import PAPER, Protocol, dataset_of_the_paper, fold_by_fold, folder_of, to_table
+    from zfjax.plots.files import save
+    from zfjax.plots.transfer import plot_transfer
 
-    from zfjax.experiments.features import require_pictures
-    from zfjax.experiments.ledger import Ledger
-    from zfjax.experiments.linear import draw_fold
-    from zfjax.experiments.transfer import Transfer
-    from zfjax.training.signals import StopSignal
-
-    require_pictures(pool, max(per_class))
-    folder = run.folder / "transfer" / pool.name
-    ledger = Ledger(folder / "folds.json")
-    ending = command.setting(values, *SETTINGS)
-    nothing = np.full((len(per_class), values.folds), np.nan)
-    result = Transfer(np.array(per_class), nothing, nothing.copy())
-    measures = [(result.pretrained, _frozen(run, pool, values))]
-    if values.scratch:
-        measures.append((result.scratch, _scratch(run, pool, folder, values)))
-    where = f"in the folds of {pool.name}"
-    with (
-        Progress("folds", len(measures) * nothing.size, unit="fold") as progress,
-        command.stoppable(where),
-    ):
-        for accuracies, measure in measures:
-            for number in range(values.folds):
-                for row, count in enumerate(per_class):
-                    fold = draw_fold(pool.labels, count, values.test, (values.seed, number))
-                    found = measure(fold, ledger, (values.seed, number))
-                    if found is None:
-                        raise command.Stopped(StopSignal.number, where)
-                    accuracies[row, number] = found
-                    progress.advance(1)
-                table, files = _write(result, pool, folder, values.layer, ending)
+    with Progress("opening the run"):
+        pool = open_pool(run, values.dataset)
+    protocol = Protocol(
+        per_class, values.test, values.folds, values.layer, values.scratch, values.scratch_epochs, values.seed
+    )
+    folder, ending = folder_of(run, pool), command.setting(values, *SETTINGS)
+    title = f"{pool.name}, frozen up to layer {values.layer}" if values.layer else pool.name
+    paper = PAPER.get(dataset_of_the_paper(pool.name, len(pool.classes)) or "")
+    results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
+    with command.stoppable(f"in the folds of {pool.name}"):
+        for result in results:
+            table = to_table(result, title, len(pool.classes))
+            files = tables.write(table, folder, f"transfer{ending}")
+            files += save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
     print(table.text())
     print(written(folder, files))
 
 
-def _frozen(run: "RunInfo", pool: "Pool", values: flags.FlagValues) -> "Measure":
-    """A softmax on the frozen net."""
-    from zfjax.experiments.features import fingerprint, kept_features, layer_named
-    from zfjax.experiments.ledger import fold_key
-    from zfjax.experiments.linear import SOFTMAX, classify
-    from zfjax.runs.folder import load_model
-
-    with Progress("features"):
-        model = load_model(run, values.checkpoint)
-        layer = layer_named(model.net, values.layer)
-        kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)
-        behind = fingerprint(model, pool)
-
-    def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float:
-        key = fold_key(fold, "softmax", SOFTMAX.strengths, layer, behind)
-        accuracy = ledger.get(key)
-        if accuracy is None:
-            accuracy = classify([SOFTMAX], kept[layer], pool.labels, fold, seed=seed)[0].accuracy
-            ledger.put(key, accuracy)
-        return accuracy
-
-    return measure
-
-
-def _scratch(run: "RunInfo", pool: "Pool", folder: "epath.Path", values: flags.FlagValues) -> "Measure":
-    """The same net from scratch, each fold in a folder of its own."""
-    from zfjax.data import record
-    from zfjax.experiments.ledger import fold_key
-    from zfjax.experiments.transfer import scratch_config, train_from_scratch
-    from zfjax.training.config import settings
-
-    scanned = record.read(run.folder)
-    run_examples = len(scanned.train_kept) if scanned else 0
-
-    def measure(fold: "Fold", ledger: "Ledger", seed: tuple[int, int]) -> float | None:
-        config = scratch_config(run.config, len(fold.train), run_examples, values.scratch_epochs, seed[1])
-        key = fold_key(fold, "scratch", sorted(settings(config).items()), pool.fingerprint)
-        accuracy = ledger.get(key)
-        if accuracy is None:
-            accuracy = train_from_scratch(config, pool, fold, folder / "scratch" / key)
-        if accuracy is not None:
-            ledger.put(key, accuracy)
-        return accuracy
-
-    return measure
-
-
-def _write(
-    result: "Transfer", pool: "Pool", folder: "epath.Path", layer: int, ending: str
-) -> tuple["Table", list[str]]:
-    """Table and figure, and the names of their files."""
-    from zfjax.console import tables
-    from zfjax.experiments.transfer import PAPER, dataset_of_the_paper, to_table
-    from zfjax.plots.files import save
-    from zfjax.plots.transfer import plot_transfer
-
-    title = f"{pool.name}, frozen up to layer {layer}" if layer else pool.name
-    table = to_table(result, title, len(pool.classes))
-    files = tables.write(table, folder, f"transfer{ending}")
-    paper = PAPER.get(dataset_of_the_paper(pool.name, len(pool.classes)) or "")
-    return table, files + save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
-
-
-def _detect(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
+def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
     """Table 6: average precision on a dataset with several labels an image."""
     from zfjax.console import tables
-    from zfjax.experiments.features import join_splits, kept_features, layer_named, scan_for
-    from zfjax.experiments.multilabel import average_precisions, to_table
-    from zfjax.runs.folder import load_model
+    from zfjax.experiments.multilabel import to_table, transfer
+    from zfjax.experiments.transfer import folder_of
 
-    with Progress("opening the run"):
-        scanned = scan_for(run, several.source)
-        pool = join_splits(several.source, scanned)
-        model = load_model(run, values.checkpoint)
-    layer = layer_named(model.net, values.layer)
-    kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=values.batch_size)[layer]
-    train_truth = several.train.truth(scanned.record.train_kept, len(pool.classes))
-    test_truth = several.val.truth(scanned.record.val_kept, len(pool.classes))
-    count = len(train_truth.present)
-    with Progress("linear classifiers"):
-        found = average_precisions(kept[:count], train_truth, kept[count:], test_truth, seed=values.seed)
-    table = to_table(found, test_truth.present, several.source.name, pool.classes)
-    folder = run.folder / "transfer" / pool.name
+    found = transfer(
+        run,
+        several,
+        layer=values.layer,
+        seed=values.seed,
+        checkpoint=values.checkpoint,
+        batch_size=values.batch_size,
+    )
+    table = to_table(found.precisions, found.present, several.source.name, found.pool.classes)
+    folder = folder_of(run, found.pool)
     files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
     print(table.text())
     print(written(folder, files))

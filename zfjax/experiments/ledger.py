@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -40,6 +41,12 @@ class Ledger:
     def get(self, key: str) -> Any:
         """The result kept under `key`, or None."""
         return self._kept.get(key)
+
+    def get_or(self, key: str, measure: Callable[[], Any]) -> Any:
+        """The result kept under `key`; where there is none, `measure` is called and what it gives is kept."""
+        if self.get(key) is None:
+            self.put(key, measure())
+        return self.get(key)
 
     def put(self, key: str, value: Any) -> None:
         """Keeps a result at once; the file is whole at any moment.

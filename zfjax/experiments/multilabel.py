@@ -1,17 +1,65 @@
 """Table 6: average precision of one linear classifier a class, where an image may show several classes."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import average_precision_score
 
 from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.console.tables import Table
-from zfjax.data.multilabel import Truth
+from zfjax.data.multilabel import MultiLabelSet, Truth
+from zfjax.experiments.features import Pool, join_splits, kept_features, layer_named, scan_for
 from zfjax.experiments.linear import SOFTMAX, fit, on_one_scale
+from zfjax.runs.folder import RunInfo, load_model
 
 PAPER_MEAN = 79.0  # per cent, PASCAL VOC 2012
+
+
+class Precisions(NamedTuple):
+    """Table 6 for one dataset."""
+
+    pool: Pool
+    precisions: Float[np.ndarray, " classes"]  # 0..1; NaN for a class that no test image shows
+    present: Bool[np.ndarray, "tests classes"]  # which classes the test images show
+
+
+def transfer(
+    run: RunInfo,
+    several: MultiLabelSet,
+    *,
+    layer: int = 0,
+    seed: int = 0,
+    checkpoint: str = "latest",
+    batch_size: int = 64,
+) -> Precisions:
+    """Measure how well a run's frozen features do on a dataset whose images may show several classes.
+
+    Args:
+        run: from `zfjax.runs.folder.read_run`.
+        several: from `zfjax.data.multilabel.open_multilabel`.
+        layer: frozen up to which layer, counted from 1; 0: the last hidden one.
+        seed: as in `average_precisions`.
+        checkpoint: of the run: latest, best or a step.
+        batch_size: pictures at once, for the features.
+
+    Raises:
+        UserError: as `average_precisions`, or the net has no such layer.
+
+    Paper: table 6.
+    """
+    scanned = scan_for(run, several.source)
+    pool = join_splits(several.source, scanned)
+    model = load_model(run, checkpoint)
+    name = layer_named(model.net, layer)
+    kept = kept_features(model, pool, [name], run.folder / "features", batch_size=batch_size)[name]
+    train = several.train.truth(scanned.record.train_kept, len(pool.classes))
+    test = several.val.truth(scanned.record.val_kept, len(pool.classes))
+    count = len(train.present)
+    with Progress("linear classifiers"):
+        return Precisions(pool, average_precisions(kept[:count], train, kept[count:], test, seed=seed), test.present)
 
 
 def average_precisions(

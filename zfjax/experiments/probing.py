@@ -1,14 +1,20 @@
 """Table 7: how well a linear SVM and a softmax do on each layer of a net."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from etils import epath
+from jaxtyping import Float
 
+from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
-from zfjax.experiments.linear import SOFTMAX, SVM, Fold, Kind, Score, classify
+from zfjax.experiments.features import Pool, fingerprint, kept_features, numbered_layers, open_pool, require_pictures
+from zfjax.experiments.ledger import Ledger, fold_key
+from zfjax.experiments.linear import SOFTMAX, SVM, Score, classify, draw_fold
 from zfjax.experiments.transfer import dataset_of_the_paper, mean_and_std
+from zfjax.runs.folder import RunInfo, load_model
 
 # The paper's accuracies in per cent by layer: on an SVM, and on a softmax; and its training images per class.
 PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {
@@ -20,60 +26,88 @@ PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {
 class Probing(NamedTuple):
     """Mean per-class accuracies, 0..1; NaN where a fold was not measured."""
 
+    layers: tuple[str, ...]  # what stands for layers 1, 2, …, lowest first
     svm: Float[np.ndarray, "layers folds"]
     softmax: Float[np.ndarray, "layers folds"]
 
 
-Classify = Callable[[str, Sequence[Kind], Fold], Sequence[Score]]
+class Protocol(NamedTuple):
+    """How accuracies are measured; as it stands, the paper's protocol for Caltech-101."""
+
+    per_class: int = 30  # training images of each class
+    max_test: int = 50  # test images of each class at most
+    folds: int = 5
+    seed: int = 0  # draws the folds
 
 
 def probe(
-    features: Mapping[str, Float[np.ndarray, "pictures features"]],
-    labels: Int[np.ndarray, " pictures"],
-    folds: Sequence[Fold],
+    run: RunInfo,
+    dataset: str = "",
+    protocol: Protocol = Protocol(),  # noqa: B008  (immutable)
     *,
-    seed: int = 0,
+    checkpoint: str = "latest",
+    batch_size: int = 64,
 ) -> Probing:
-    """An SVM and a softmax on each layer, for each fold.
+    """Train an SVM and a softmax on each layer of a run.
+
+    Folds that were measured before are not measured again: results are kept in the run's folder.
 
     Args:
-        features: of each layer, lowest first, as `experiments.features` gives them.
-        labels: of the pictures.
-        folds: from `linear.draw_fold`, all with as many training pictures per class.
-        seed: draws what is held out to choose the regularisation, inside the training pictures.
+        run: from `zfjax.runs.folder.read_run`.
+        dataset: shapes, folder:PATH or tfds:NAME; empty for the val split of the run's own.
+        protocol: what is measured.
+        checkpoint: of the run: latest, best or a step.
+        batch_size: pictures at once, for the features.
 
     Raises:
-        ValueError: there are no layers or folds, or as `linear.classify`.
+        UserError: the dataset cannot be used or has too few pictures.
 
     Paper: table 7.
     """
-
-    def measure(name: str, kinds: Sequence[Kind], fold: Fold) -> Sequence[Score]:
-        return classify(kinds, features[name], labels, fold, seed=seed)
-
-    if not features or not folds:
-        raise ValueError(f"features, folds: expected at least one of each, got {len(features)} and {len(folds)}")
-    *_, result = fold_by_fold(list(features), folds, measure)
+    *_, result = fold_by_fold(run, open_pool(run, dataset), protocol, checkpoint=checkpoint, batch_size=batch_size)
     return result
 
 
-def fold_by_fold(names: Sequence[str], folds: Sequence[Fold], measure: Classify) -> Iterator[Probing]:
-    """What is known so far, after each fold of each layer."""
-    svm = np.full((len(names), len(folds)), np.nan)
+def folder_of(run: RunInfo, pool: Pool) -> epath.Path:
+    """Where the results on a pool of pictures are kept."""
+    return run.folder / "probe" / pool.name
+
+
+def fold_by_fold(
+    run: RunInfo, pool: Pool, protocol: Protocol, *, checkpoint: str = "latest", batch_size: int = 64
+) -> Iterator[Probing]:
+    """What is known after each layer of each fold; arguments and errors are those of `probe`.
+
+    All layers of a fold come before the next fold, so that what an interrupted probing leaves is a whole column.
+    """
+    require_pictures(pool, protocol.per_class)
+    ledger = Ledger(folder_of(run, pool) / "folds.json")
+    with Progress("features"):
+        model = load_model(run, checkpoint)
+        layers = numbered_layers(model.net)
+        kept = kept_features(model, pool, layers, run.folder / "features", batch_size=batch_size)
+        behind = fingerprint(model, pool)
+    svm = np.full((len(layers), protocol.folds), np.nan)
     softmax = svm.copy()
-    for number, fold in enumerate(folds):
-        for row, name in enumerate(names):
-            svm[row, number], softmax[row, number] = (score.accuracy for score in measure(name, (SVM, SOFTMAX), fold))
-            yield Probing(svm.copy(), softmax.copy())
+    kinds = (SVM, SOFTMAX)
+    with Progress("linear classifiers", svm.size, unit="layer") as progress:
+        for number in range(protocol.folds):
+            fold = draw_fold(pool.labels, protocol.per_class, protocol.max_test, (protocol.seed, number))
+            for row, layer in enumerate(layers):
+                key = fold_key(fold, *(kind.strengths for kind in kinds), layer, behind)
+                measure = functools.partial(classify, kinds, kept[layer], pool.labels, fold, seed=protocol.seed)
+                svm[row, number], softmax[row, number] = (Score(*one).accuracy for one in ledger.get_or(key, measure))
+                progress.advance(1)
+                yield Probing(layers, svm.copy(), softmax.copy())
 
 
-def to_table(result: Probing, names: Sequence[str], dataset: str, num_classes: int, per_class: int) -> Table:
+def to_table(result: Probing, dataset: str, num_classes: int, per_class: int) -> Table:
     """Table 7: a row a layer, beside the paper's where dataset and training images per class are the paper's."""
     count, paper_svm, paper_softmax = PAPER.get(dataset_of_the_paper(dataset, num_classes) or "", (0, {}, {}))
     compared = count == per_class
     header = ("layer", "SVM %", "± std", "softmax %", "± std of it")
     rows: list[tuple[Cell, ...]] = []
-    for number, (name, svm, softmax) in enumerate(zip(names, *result, strict=True), start=1):
+    for number, (name, svm, softmax) in enumerate(zip(*result, strict=True), start=1):
         row = (f"{number} ({name})", *mean_and_std(svm), *mean_and_std(softmax))
         rows.append(row + ((paper_svm.get(number), paper_softmax.get(number)) if compared else ()))
     return Table(

@@ -1,6 +1,6 @@
 """Tables 4 and 5, Figure 9: a softmax on the frozen layers 1-7, against the same net trained from scratch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,16 +9,22 @@ from etils import epath
 from jaxtyping import Float, Float32, Int
 from ml_collections import ConfigDict
 
+from zfjax.console.command import Stopped
 from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
+from zfjax.data import record
 from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
-from zfjax.experiments.features import Pool
+from zfjax.experiments.features import Pool, fingerprint, kept_features, layer_named, open_pool, require_pictures
+from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
+from zfjax.runs.folder import RunInfo, load_model
 from zfjax.training.checkpoints import CHECKPOINTS
-from zfjax.training.config import check
+from zfjax.training.config import check, settings
 from zfjax.training.loop import RunData, train
 from zfjax.training.scoring import Model
+from zfjax.training.signals import StopSignal
 from zfjax.training.step import predict
 
 # The paper's own accuracies in per cent by training images per class: (pretrained, from scratch).
@@ -26,6 +32,9 @@ PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
     "Caltech-101": {15: (83.8, 22.8), 30: (86.5, 46.5)},
     "Caltech-256": {15: (65.7, 9.0), 30: (70.6, 22.5), 45: (72.7, 31.2), 60: (74.2, 38.8)},
 }
+
+
+Measure = Callable[[Fold, tuple[int, int]], float]  # a fold, and the seed that drew it, to an accuracy
 
 
 class Transfer(NamedTuple):
@@ -36,42 +45,104 @@ class Transfer(NamedTuple):
     scratch: Float[np.ndarray, "sizes folds"]
 
 
+class Protocol(NamedTuple):
+    """How accuracies are measured; as it stands, the paper's protocol for Caltech-101."""
+
+    per_class: tuple[int, ...] = (15, 30)  # training images of each class
+    max_test: int = 50  # test images of each class at most
+    folds: int = 5
+    layer: int = 0  # frozen up to which layer, counted from 1; 0: the last hidden one
+    scratch: bool = True  # train the same net from scratch, too
+    scratch_epochs: int = 0  # of the nets from scratch; 0: as many as give the run's number of updates
+    seed: int = 0  # draws the folds
+
+
 def transfer(
-    features: Float[np.ndarray, "pictures features"],
-    labels: Int[np.ndarray, " pictures"],
-    per_class: Sequence[int],
-    folds: int = 5,
+    run: RunInfo,
+    dataset: str,
+    protocol: Protocol = Protocol(),  # noqa: B008  (immutable)
     *,
-    max_test: int = 50,
-    seed: int = 0,
+    checkpoint: str = "latest",
+    batch_size: int = 64,
 ) -> Transfer:
-    """A softmax on frozen features for each number of training images per class and each fold; nothing from scratch.
+    """Measure how well a run's frozen features do on another dataset, and the same net from scratch.
+
+    Folds that were measured before are not measured again: results are kept in the run's folder.
 
     Args:
-        features: of all pictures, as `experiments.features` gives them.
-        labels: of the pictures.
-        per_class: training images of each class.
-        folds: how many draws.
-        max_test: test images of each class at most.
-        seed: draws the folds.
+        run: from `zfjax.runs.folder.read_run`.
+        dataset: shapes, folder:PATH or tfds:NAME.
+        protocol: what is measured.
+        checkpoint: of the run: latest, best or a step.
+        batch_size: pictures at once, for the features.
 
     Raises:
-        ValueError: as `linear.draw_fold` and `linear.classify`.
-        UserError: features that do not differ.
+        UserError: the dataset cannot be used or has too few pictures, or the net has no such layer.
+        KeyboardInterrupt: a signal stopped it; the same call goes on from there.
 
     Paper: tables 4 and 5.
     """
-    accuracies = [
-        [
-            classify([SOFTMAX], features, labels, draw_fold(labels, count, max_test, (seed, fold)), seed=(seed, fold))[
-                0
-            ].accuracy
-            for fold in range(folds)
-        ]
-        for count in per_class
-    ]
-    found = np.array(accuracies)
-    return Transfer(np.array(per_class), found, np.full_like(found, np.nan))
+    pool = open_pool(run, dataset)
+    *_, result = fold_by_fold(run, pool, protocol, checkpoint=checkpoint, batch_size=batch_size)
+    return result
+
+
+def folder_of(run: RunInfo, pool: Pool) -> epath.Path:
+    """Where the results on a pool of pictures are kept."""
+    return run.folder / "transfer" / pool.name
+
+
+def fold_by_fold(
+    run: RunInfo, pool: Pool, protocol: Protocol, *, checkpoint: str = "latest", batch_size: int = 64
+) -> Iterator[Transfer]:
+    """What is known after each fold; arguments and errors are those of `transfer`.
+
+    All folds of the frozen features come first: they take minutes where the nets from scratch take hours.
+    """
+    require_pictures(pool, max(protocol.per_class))
+    ledger = Ledger(folder_of(run, pool) / "folds.json")
+    measures = [_on_frozen_layers(run, pool, protocol, ledger, checkpoint, batch_size)]
+    if protocol.scratch:
+        measures.append(_from_scratch(run, pool, protocol, ledger))
+    accuracies = np.full((2, len(protocol.per_class), protocol.folds), np.nan)
+    with Progress("folds", len(measures) * accuracies[0].size, unit="fold") as progress:
+        for which, measure in enumerate(measures):
+            for number in range(protocol.folds):
+                seed = (protocol.seed, number)
+                for row, count in enumerate(protocol.per_class):
+                    fold = draw_fold(pool.labels, count, protocol.max_test, seed)
+                    accuracies[which, row, number] = measure(fold, seed)
+                    progress.advance(1)
+                    yield Transfer(np.array(protocol.per_class), *accuracies.copy())
+
+
+def _on_frozen_layers(
+    run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger, checkpoint: str, batch_size: int
+) -> Measure:
+    with Progress("features"):
+        model = load_model(run, checkpoint)
+        layer = layer_named(model.net, protocol.layer)
+        kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=batch_size)[layer]
+        behind = fingerprint(model, pool)
+
+    def measure(fold: Fold, seed: tuple[int, int]) -> float:
+        key = fold_key(fold, "softmax", SOFTMAX.strengths, layer, behind)
+        return ledger.get_or(key, lambda: classify([SOFTMAX], kept, pool.labels, fold, seed=seed)[0].accuracy)
+
+    return measure
+
+
+def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) -> Measure:
+    scanned = record.read(run.folder)
+    run_examples = len(scanned.train_kept) if scanned else 0
+
+    def measure(fold: Fold, seed: tuple[int, int]) -> float:
+        config = scratch_config(run.config, len(fold.train), run_examples, protocol.scratch_epochs, seed[1])
+        key = fold_key(fold, "scratch", sorted(settings(config).items()), pool.fingerprint)
+        folder = folder_of(run, pool) / "scratch" / key
+        return ledger.get_or(key, lambda: train_from_scratch(config, pool, fold, folder))
+
+    return measure
 
 
 def dataset_of_the_paper(name: str, num_classes: int) -> str | None:
@@ -142,7 +213,7 @@ def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs:
     return changed
 
 
-def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath.Path) -> float | None:
+def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath.Path) -> float:
     """Trains the net on a fold's training pictures alone, and returns its mean per-class accuracy on the test ones.
 
     The training goes on from where `folder` says that it stopped; when it is scored, its checkpoints are removed.
@@ -153,11 +224,9 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
         fold: from `linear.draw_fold`.
         folder: absolute, of this fold alone.
 
-    Returns:
-        None where it was stopped by a signal.
-
     Raises:
         UserError: as `zfjax.training.loop.train`.
+        KeyboardInterrupt: a signal stopped it.
 
     Paper: tables 4 and 5, "non-pretrained".
     """
@@ -169,7 +238,7 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
     data = RunData(pool.classes, pictures, watched, mean_square(pictures), 0)
     outcome = train(config, folder, data, kept_epochs=())
     if not outcome.finished:
-        return None
+        raise Stopped(StopSignal.number, f"in the folds of {pool.name}")
     state = outcome.state
     test = ChosenPictures(pool.pictures, fold.test)
     predicted = answers(Model(state.net, state.variables, state.mean), test, config.batch_size)

@@ -1,7 +1,5 @@
 """Table 7 as a picture: accuracy against the layer."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from zfjax.experiments.probing import Probing
@@ -11,12 +9,11 @@ from zfjax.plots.picture import Picture
 SVM, SOFTMAX = "#0072B2", "#E69F00"  # told apart by colour-blind eyes too
 
 
-def plot_probing(result: Probing, names: Sequence[str], title: str) -> Picture:
+def plot_probing(result: Probing, title: str) -> Picture:
     """Mean per-class accuracy on each layer, with its standard deviation over folds.
 
     Args:
       result: accuracies of the folds.
-      names: of the layers' outputs.
       title: stands above.
 
     Returns:
@@ -24,11 +21,11 @@ def plot_probing(result: Probing, names: Sequence[str], title: str) -> Picture:
     """
     figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
-    layers = np.arange(1, len(names) + 1)
+    layers = np.arange(1, len(result.layers) + 1)
     for label, folds, colour, marker in (("SVM", result.svm, SVM, "o"), ("softmax", result.softmax, SOFTMAX, "s")):
         means, stds = np.array([mean_and_std(row) for row in folds], float).T
         axes.errorbar(layers, means, np.nan_to_num(stds), color=colour, marker=marker, ms=5, capsize=3, label=label)
-    axes.set_xticks(layers, [f"{number}\n{name}" for number, name in zip(layers, names, strict=True)])
+    axes.set_xticks(layers, [f"{number}\n{name}" for number, name in zip(layers, result.layers, strict=True)])
     axes.set(xlabel="layer", ylabel="accuracy (%)", ylim=(0, 100))
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
