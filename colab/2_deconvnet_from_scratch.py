@@ -215,7 +215,7 @@ print(f"largest difference: {jnp.abs(same - pixels).max() / jnp.abs(pixels).max(
 # did not fire on the way up, and the *gradient* does only that.
 
 # %%
-no_switches = zfjax.DECONVNET.extend(reduce_window_max=zfjax.rules.unpool_at_centres)
+no_switches = zfjax.DECONVNET.extend(reduce_window_max=zfjax.rules.unpool_at_centers)
 rules = {"deconvnet": zfjax.DECONVNET, "no switches": no_switches, "guided": zfjax.GUIDED, "gradient": zfjax.GRADIENT}
 
 

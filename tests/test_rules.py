@@ -19,7 +19,7 @@ from zfjax.transform import rules
 
 ONLY_POOLS = zfjax.rules.Rules((("reduce_window_max", rules.unpool), ("reduce_max", rules.unpool_whole)))
 OVERWRITING = ONLY_POOLS.extend(reduce_window_max=rules.unpool_overwriting)
-CENTRES = ONLY_POOLS.extend(reduce_window_max=rules.unpool_at_centres)
+CENTERS = ONLY_POOLS.extend(reduce_window_max=rules.unpool_at_centers)
 
 
 def signal(fun, x, seed, chosen):
@@ -52,13 +52,13 @@ def cells(shape, window, strides, padding):
 
 
 def unpooled(x, seed, geometry, how):
-    """Unpooling in one loop over windows. `how`: sum, overwrite or centre."""
+    """Unpooling in one loop over windows. `how`: sum, overwrite or center."""
     x, seed, down = np.asarray(x), np.asarray(seed), np.zeros(x.shape, np.float32)
     for place, start, inside in cells(x.shape, *geometry):
         target = max(inside, key=lambda at: x[at])  # the first of equals
-        if how == "centre":
-            centre = np.add(start, [(k - 1) // 2 for k in geometry[0]])
-            target = tuple(np.clip(centre, 0, np.subtract(x.shape, 1)))
+        if how == "center":
+            center = np.add(start, [(k - 1) // 2 for k in geometry[0]])
+            target = tuple(np.clip(center, 0, np.subtract(x.shape, 1)))
         down[target] = seed[place] if how == "overwrite" else down[target] + seed[place]
     return down
 
@@ -99,15 +99,15 @@ def test_unpool_overwriting_keeps_the_last_window(layout):
 
 
 @each_layout
-def test_unpool_at_centres_needs_no_switches(layout):
+def test_unpool_at_centers_needs_no_switches(layout):
     fun, x, seed, geometry = of(layout)
-    np.testing.assert_array_equal(signal(fun, x, seed, CENTRES), unpooled(x, seed, geometry, "centre"))
-    np.testing.assert_array_equal(signal(fun, -x, seed, CENTRES), signal(fun, x, seed, CENTRES))
+    np.testing.assert_array_equal(signal(fun, x, seed, CENTERS), unpooled(x, seed, geometry, "center"))
+    np.testing.assert_array_equal(signal(fun, -x, seed, CENTERS), signal(fun, x, seed, CENTERS))
 
 
 def test_overlapping_windows_tell_the_three_apart():
     fun, x, seed, _ = of("HW")
-    downs = [signal(fun, x, jnp.abs(seed) + 1, chosen) for chosen in (ONLY_POOLS, OVERWRITING, CENTRES)]
+    downs = [signal(fun, x, jnp.abs(seed) + 1, chosen) for chosen in (ONLY_POOLS, OVERWRITING, CENTERS)]
     for a, b in itertools.combinations(downs, 2):
         assert jnp.any(a != b)
 
@@ -128,7 +128,7 @@ def test_volumes_unpool_too(name):
 
 
 @pytest.mark.parametrize("name", VOLUMES)
-@pytest.mark.parametrize("chosen", [OVERWRITING, CENTRES], ids=["overwriting", "centres"])
+@pytest.mark.parametrize("chosen", [OVERWRITING, CENTERS], ids=["overwriting", "centers"])
 def test_volumes_have_only_the_summing_rule(name, chosen):
     shape, *geometry = VOLUMES[name]
     with pytest.raises(ValueError, match=r"window \(.*\): this rule unpools undilated windows over"):
@@ -169,7 +169,7 @@ def test_zfjaxs_own_pool_takes_the_rule():
     x, geometry = integers((1, 6, 6, 2)), ((3, 3), (2, 2), ((0, 1), (0, 1)))
     full = ((1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (0, 1), (0, 1), (0, 0)))
     seed = numbered((1, 3, 3, 2))
-    for chosen, how in ((ONLY_POOLS, "sum"), (OVERWRITING, "overwrite"), (CENTRES, "centre")):
+    for chosen, how in ((ONLY_POOLS, "sum"), (OVERWRITING, "overwrite"), (CENTERS, "center")):
         got = signal(lambda x: ops.max_pool(x, *geometry), x, seed, chosen)
         np.testing.assert_array_equal(got, unpooled(x, seed, full, how))
 
@@ -269,18 +269,18 @@ def test_max_unpool_overwriting_keeps_the_last(geometry):
 
 
 @given(pools())
-def test_centre_switches_point_to_centres(geometry):
+def test_center_switches_point_to_centers(geometry):
     shape, window, strides, padding = geometry
-    switches = ops.centre_switches(shape, window, strides, padding)
+    switches = ops.center_switches(shape, window, strides, padding)
     seed = numbered(switches.shape)
     got = ops.max_unpool(seed, jnp.asarray(switches), window, strides, padding, shape)
     full = (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
-    np.testing.assert_array_equal(got, unpooled(np.zeros(shape), seed, full, "centre"))
+    np.testing.assert_array_equal(got, unpooled(np.zeros(shape), seed, full, "center"))
 
 
-def test_centres_of_even_windows_are_the_upper_left_of_four():
-    np.testing.assert_array_equal(ops.centre_switches((1, 4, 4, 1), (4, 4), (4, 4), ((0, 0), (0, 0))), [[[[5]]]])
-    assert ops.centre_switches((1, 17, 17, 1), (17, 17), (1, 1), ((0, 0), (0, 0))).item() == 8 * 17 + 8
+def test_centers_of_even_windows_are_the_upper_left_of_four():
+    np.testing.assert_array_equal(ops.center_switches((1, 4, 4, 1), (4, 4), (4, 4), ((0, 0), (0, 0))), [[[[5]]]])
+    assert ops.center_switches((1, 17, 17, 1), (17, 17), (1, 1), ((0, 0), (0, 0))).item() == 8 * 17 + 8
 
 
 def test_wide_switches_overwrite_too():
@@ -298,4 +298,20 @@ def test_bad_overwriting_unpools_are_named():
     with pytest.raises(ValueError, match=r"must both be \(1, 3, 3, 1\)"):
         ops.max_unpool_overwriting(pooled, pooled.astype(jnp.uint8), (3, 3), (2, 2), ((0, 1), (0, 1)), (1, 6, 6, 1))
     with pytest.raises(ValueError, match="does not fit"):
-        ops.centre_switches((1, 2, 2, 1), (3, 3), (2, 2), ((0, 0), (0, 0)))
+        ops.center_switches((1, 2, 2, 1), (3, 3), (2, 2), ((0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (ops, "centre_switches", ops.center_switches),
+        (ops.pooling, "centre_switches", ops.center_switches),
+        (rules, "unpool_at_centres", rules.unpool_at_centers),
+    ],
+)
+def test_names_in_the_old_spelling_work_and_warn(module, old, new):
+    with pytest.warns(DeprecationWarning, match=f"^{module.__name__}.{old} is now called {new.__name__}") as caught:
+        assert getattr(module, old) is new
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'center'"):
+        _ = module.center

@@ -1,11 +1,12 @@
 """The paper's operations: arrays in, arrays out, images as [N, H, W, C]."""
 
+from zfjax.console.deprecation import renamed
 from zfjax.ops.activation import rectify
 from zfjax.ops.convolution import conv, conv_transpose
 from zfjax.ops.filters import renormalize_filters, renormalize_kernel
 from zfjax.ops.normalization import local_response_norm
 from zfjax.ops.pooling import (
-    centre_switches,
+    center_switches,
     max_pool,
     max_pool_with_switches,
     max_unpool,
@@ -13,7 +14,7 @@ from zfjax.ops.pooling import (
 )
 
 __all__ = [
-    "centre_switches",
+    "center_switches",
     "conv",
     "conv_transpose",
     "local_response_norm",
@@ -25,3 +26,5 @@ __all__ = [
     "renormalize_filters",
     "renormalize_kernel",
 ]
+
+__getattr__ = renamed(__name__, centre_switches="center_switches")

@@ -20,7 +20,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
+from zfjax.console.deprecation import renamed
 from zfjax.ops.windows import Padding, Pair, window_count
+
+__getattr__ = renamed(__name__, centre_switches="center_switches")
 
 
 @functools.partial(jax.jit, static_argnames=("window", "strides", "padding"))
@@ -161,12 +164,12 @@ def max_unpool_overwriting(
     return unpooled
 
 
-def centre_switches(
+def center_switches(
     input_shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding
 ) -> Integer[np.ndarray, "n ho wo c"]:
-    """Switches that all point to their window's centre, or to the cell of the input that is nearest to it.
+    """Switches that all point to their window's center, or to the cell of the input that is nearest to it.
 
-    The centre of an even window is its upper left of four. Arguments as in `max_pool_with_switches`, of a pool of
+    The center of an even window is its upper left of four. Arguments as in `max_pool_with_switches`, of a pool of
     `input_shape`.
     """
     _check(input_shape, window, strides, padding)

@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from zfjax import ops
+from zfjax.console.deprecation import renamed
 from zfjax.ops.windows import Padding, Pair
+
+__getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
 
 Equation = Any  # a JaxprEqn; its class is public only under jax.extend
 Down = Callable[[jax.Array], jax.Array]
@@ -92,10 +95,10 @@ def unpool_overwriting(equation: Equation, x: jax.Array) -> Down:
     return _unpooling(ops.max_unpool_overwriting, pool, switches, x)
 
 
-def unpool_at_centres(equation: Equation, x: jax.Array) -> Down:
-    """Each value to the centre of its window: what is left without switches (Mahendran & Vedaldi 2016)."""
+def unpool_at_centers(equation: Equation, x: jax.Array) -> Down:
+    """Each value to the center of its window: what is left without switches (Mahendran & Vedaldi 2016)."""
     pool = _pool(equation, x)
-    switches = ops.centre_switches(pool.maps, pool.window, pool.strides, pool.padding)
+    switches = ops.center_switches(pool.maps, pool.window, pool.strides, pool.padding)
     return _unpooling(ops.max_unpool, pool, switches, x)
 
 
