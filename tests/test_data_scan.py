@@ -158,7 +158,7 @@ def test_saved_scan_of_other_pictures(tmp_path):
     with pytest.raises(UserError, match="memory: expected 40 train images, as when the run began, found 41"):
         load(tmp_path, memory_source(train=41))
     (tmp_path / "scan.npz").write_bytes(b"PK\3\4 cut short")
-    with pytest.raises(UserError, match=r"scan\.npz: damaged"):
+    with pytest.raises(UserError, match=r"scan\.npz is damaged"):
         load(tmp_path, memory_source())
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import textwrap
 from typing import Any
 
 from etils import epath
@@ -33,3 +34,29 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Write a value as indented JSON, as `write_whole` does."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: epath.PathLike, what_to_do: str = "") -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        what_to_do: the end of the error's line, such as `remove it to measure its folds again`.
+
+    Raises:
+        UserError: the file is missing, cannot be read or holds no JSON; it is named.
+    """
+    try:
+        return json.loads(epath.Path(path).read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, error, what_to_do) from error
+
+
+def damaged(path: epath.PathLike, why: BaseException | str, what_to_do: str = "") -> UserError:
+    """The error for a file that is not what was written, with why and what to do."""
+    if isinstance(why, FileNotFoundError):
+        found = "is missing"
+    else:
+        reason = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
+        found = f"is damaged ({textwrap.shorten(reason, 120, placeholder=' …')})"
+    return UserError(f"{path} {found}" + (f"; {what_to_do}" if what_to_do else ""))

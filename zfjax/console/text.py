@@ -1,6 +1,7 @@
 """Tables, hints and last lines as plain text."""
 
 import difflib
+import sys
 from collections.abc import Sequence
 
 
@@ -30,3 +31,8 @@ def first_line(error: BaseException) -> str:
 def written(folder: object, names: Sequence[str]) -> str:
     """The last line of a command that writes: where, and what."""
     return f"written to {folder}: {', '.join(names)}"
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, as commands end with one: something to know, after which the work goes on."""
+    print(f"zfjax: {line}", file=sys.stderr)

@@ -33,12 +33,15 @@ def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] |
     """The record and the squares of train and val, memory-mapped; None where there is no cache."""
     if not folder.is_dir():
         return None
+    found = record.read(folder, f"remove the folder {folder}")
     try:
-        found = record.read(folder)
         train, val = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "val"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a header is a Python literal, which fails in many ways
         raise UserError(f"cache {folder}: damaged ({error}); remove this folder") from error
-    if found is None or len(train) != len(found.train_labels) or len(val) != len(found.val_labels):
+    if found is None or any(
+        (squares.dtype, squares.shape) != (np.uint8, (len(labels), *found.mean.shape))
+        for squares, labels in ((train, found.train_labels), (val, found.val_labels))
+    ):
         raise UserError(f"cache {folder}: incomplete; remove this folder")
     return found, train, val
 

@@ -9,8 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, Int32, Int64
 
-from zfjax.console.errors import UserError
-from zfjax.console.files import write_whole
+from zfjax.console.files import damaged, write_whole
 
 FILE = "scan.npz"
 
@@ -47,8 +46,22 @@ def write(record: Record, folder: str | os.PathLike[str]) -> None:
     write_whole(epath.Path(folder) / FILE, buffer.getvalue())
 
 
-def read(folder: str | os.PathLike[str]) -> Record | None:
+def all_readable(
+    mean: Float32[np.ndarray, "size size 3"],
+    train_labels: Int32[np.ndarray, "train"],
+    val_labels: Int32[np.ndarray, "val"],
+) -> Record:
+    """The record of a dataset with no broken picture."""
+    none = np.zeros(0, np.int64)
+    return Record(mean, train_labels, val_labels, none, none, np.zeros(0, np.str_))
+
+
+def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan the dataset again") -> Record | None:
     """The record kept in a folder, or None.
+
+    Args:
+      folder: any epath.
+      what_to_do: the end of the error's line.
 
     Raises:
       UserError: it is damaged.
@@ -57,7 +70,38 @@ def read(folder: str | os.PathLike[str]) -> Record | None:
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as arrays:
-            return Record(**arrays)
-    except (zipfile.BadZipFile, ValueError, TypeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it to scan the dataset again") from error
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            changed = archive.testzip()  # NumPy reads what it needs, which may end before the checksum
+        if changed:
+            raise ValueError(f"{changed} is not what was written")
+        with np.load(io.BytesIO(content)) as arrays:
+            record = Record(**arrays)
+        _require_whole(record)
+    except Exception as error:  # zipfile, zlib and NumPy fail in as many ways as there are bytes
+        raise damaged(path, error, what_to_do) from error
+    return record
+
+
+def _require_whole(record: Record) -> None:
+    """Raises a ValueError for what no scan finds."""
+    expected = {
+        "mean": (np.float32, 3),
+        "train_labels": (np.int32, 1),
+        "val_labels": (np.int32, 1),
+        "train_broken": (np.int64, 1),
+        "val_broken": (np.int64, 1),
+        "messages": (record.messages.dtype if record.messages.dtype.kind == "U" else np.str_, 1),
+    }
+    for name, (dtype, rank) in expected.items():
+        array = getattr(record, name)
+        if array.dtype != dtype or array.ndim != rank:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+    side, other, colors = record.mean.shape
+    if side != other or colors != 3 or not np.isfinite(record.mean).all():
+        raise ValueError(f"the mean image of shape {record.mean.shape} is none")
+    for labels, broken in ((record.train_labels, record.train_broken), (record.val_labels, record.val_broken)):
+        if (labels < 0).any() or (np.diff(broken) <= 0).any() or not np.isin(broken, np.arange(len(labels))).all():
+            raise ValueError("labels and broken pictures do not fit each other")
+    if len(record.messages) != len(record.train_broken) + len(record.val_broken):
+        raise ValueError("there is not one message a broken picture")

@@ -233,9 +233,10 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
     pictures = ChosenPictures(pool.pictures, fold.train)
     # The validation after each epoch is only watched; one test picture a class is enough for that.
     _, firsts = np.unique(pool.labels[fold.test], return_index=True)
-    watched = ChosenPictures(pool.pictures, fold.test[firsts])
+    watched = fold.test[firsts]
     folder.mkdir(parents=True, exist_ok=True)
-    data = RunData(pool.classes, pictures, watched, mean_square(pictures), 0)
+    seen = record.all_readable(mean_square(pictures), pool.labels[fold.train], pool.labels[watched])
+    data = RunData(pool.classes, pictures, ChosenPictures(pool.pictures, watched), seen)
     outcome = train(config, folder, data, kept_epochs=())
     if not outcome.finished:
         raise Stopped(StopSignal.number, f"in the folds of {pool.name}")

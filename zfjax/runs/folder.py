@@ -1,7 +1,5 @@
 """A run's folder: configuration, classes and scan beside the checkpoints, written at the start and read back."""
 
-import json
-import textwrap
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +10,17 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
-from zfjax.console.files import write_json
+from zfjax.console.files import read_json, write_json
 from zfjax.data import record
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan_once
 from zfjax.data.source import Source
+from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_classes, read_config, require_record
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
-from zfjax.training.config import FREE_KEYS, as_json, default, square_size
+from zfjax.training.config import as_json, square_size
 from zfjax.training.loop import RunData
 from zfjax.training.scoring import Model
+from zfjax.training.seals import Seal, newest_seal, steps_in
 from zfjax.training.state import State, create_state
 
 
@@ -60,7 +60,8 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
     if not config.dataset and (folder / record.FILE).exists():
         raise UserError(f"the run in {folder} has no pictures: its weights were imported without a --dataset")
     source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
-    _check_classes(config, source, folder)
+    seal = newest_seal(folder / CHECKPOINTS)
+    _check_classes(config, source, folder, seal)
     scanned = scan_once(
         folder,
         source,
@@ -69,27 +70,35 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
         cache_dir=config.cache_dir,
         threads=config.threads,
     )
-    return RunData(source.classes, scanned.train, scanned.val, scanned.mean, len(scanned.broken))
+    require_record(folder, seal, config, source.classes, scanned.record)
+    return RunData(source.classes, scanned.train, scanned.val, scanned.record)
 
 
 def read_run(workdir: epath.PathLike) -> RunInfo:
     """What is known of the run in `workdir`.
 
+    A damaged config.json or classes.json is named on stderr where the run's checkpoints say what was in it.
+
     Raises:
-      UserError: no run was started there.
+      UserError: no run was started there, or its files are damaged.
     """
     folder = _absolute(workdir)
+    seal = newest_seal(folder / CHECKPOINTS)
     try:
-        config = default()
-        config.update(_read_json(folder / "config.json"))
-        classes = tuple(_read_json(folder / "classes.json"))
-        scanned = record.read(folder)
-    except (AttributeError, OSError, KeyError, TypeError) as error:
-        why = textwrap.shorten(str(error), 120, placeholder=" …")
-        raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({why})") from error
-    if scanned is None:
-        raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing")
-    return RunInfo(folder, config, classes, scanned.mean)
+        config, classes = read_config(folder, seal), read_classes(folder, seal)
+    except UserError as error:
+        if seal or any((folder / name).exists() for name in (CLASSES, record.FILE, CHECKPOINTS)):
+            raise
+        raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({error})") from error
+    if (folder / ORIGIN).exists():
+        again = "import the weights again, into another --workdir"
+    else:
+        again = f"without {record.FILE}, the command that began the run looks at its pictures again"
+    found = record.read(folder, again)
+    if found is None:
+        raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing; {again}")
+    require_record(folder, seal, config, classes, found)
+    return RunInfo(folder, config, classes, found.mean)
 
 
 def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
@@ -100,7 +109,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     Raises:
       UserError: there is no such checkpoint; those that there are are named.
     """
-    if not (run.folder / CHECKPOINTS).exists():
+    if not (run.folder / CHECKPOINTS).is_dir():
         raise UserError(f"the run in {run.folder} has no checkpoint yet")
     state = _blank_state(run)
     with Checkpoints(run.folder / CHECKPOINTS, create=False) as checkpoints:
@@ -116,10 +125,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                     f"the run in {run.folder} has no checkpoint {checkpoint!r}; expected latest, best or one of"
                     f" {', '.join(map(str, steps))}"
                 )
-            try:
-                state = checkpoints.restore(state, int(step or 0))
-            except Exception as error:  # as in Checkpoints.restore_latest
-                raise UserError(f"checkpoint {step} in {run.folder} is damaged: {error}".splitlines()[0]) from error
+            state = checkpoints.restore(state, int(step or 0))
     return Model(state.net, jax.device_get(state.variables), run.mean)
 
 
@@ -142,44 +148,49 @@ def _absolute(workdir: epath.PathLike) -> epath.Path:
     return folder if "://" in str(workdir) else folder.resolve()
 
 
-def _check_classes(config: ConfigDict, source: Source, folder: epath.Path) -> None:
+def _check_classes(config: ConfigDict, source: Source, folder: epath.Path, seal: Seal | None) -> None:
     if config.num_classes not in (0, len(source.classes)):
         raise UserError(
             f"num_classes={config.num_classes}, but {source.name} has {len(source.classes)} classes;"
             " expected the same number, or 0 for as many as there are"
         )
-    path = folder / "classes.json"
-    if path.exists() and _read_json(path) != list(source.classes):
+    path = folder / CLASSES
+    known = source.classes
+    if seal:
+        known = tuple(seal.run["classes"])
+    elif path.exists():
+        known = read_classes(folder, None)
+    if known != source.classes:
         raise UserError(f"the classes of {source.name} are no longer those of the run in {folder}")
-    if not path.exists() and jax.process_index() == 0:
+    try:
+        whole = read_json(path) == list(source.classes)
+    except UserError:
+        whole = False
+    if not whole and jax.process_index() == 0:
         write_json(path, source.classes)
 
 
-def _claim(folder: epath.Path, config: dict[str, object]) -> None:
+def _claim(folder: epath.Path, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
-    changed = _changed(as_json(default()) | _read_json(path), config) if path.exists() else []
-    if changed and any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
+    path, seal = folder / CONFIG, newest_seal(folder / CHECKPOINTS)
+    saved = bool(steps_in(folder / CHECKPOINTS))
+    if saved and seal is None and not path.exists():
+        raise UserError(
+            f"workdir {folder} holds checkpoints, but no {CONFIG} that says what they were trained with;"
+            " put it back, or give another --workdir"
+        )
+    changed = _changed(as_json(read_config(folder, seal)), config) if seal or path.exists() else []
+    if changed and saved:
         raise UserError(
             f"workdir {folder} holds a run with {', '.join(changed)};"
             " give the same values to go on, or another --workdir"
         )
     if changed:  # a start that came to nothing, mended since
-        for name in ("classes.json", record.FILE):
+        for name in (CLASSES, record.FILE):
             (folder / name).unlink(missing_ok=True)
     write_json(path, config)
 
 
-def _read_json(path: epath.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); expected what zfjax train wrote") from error
-
-
-def _changed(old: dict[str, object], new: dict[str, object]) -> list[str]:
-    return [
-        f"{key}={old.get(key)!r} (now {new.get(key)!r})"
-        for key in sorted(old.keys() | new.keys())
-        if key not in FREE_KEYS - ({"epochs"} if new["cosine"] else set()) and old.get(key) != new.get(key)
-    ]
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    free = free_keys(new)
+    return [f"{key}={old[key]!r} (now {new[key]!r})" for key in sorted(old) if key not in free and old[key] != new[key]]

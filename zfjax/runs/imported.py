@@ -1,6 +1,5 @@
 """Imported weights as a run's folder, on which all commands work, and a run's weights for PyTorch."""
 
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,28 +10,21 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from zfjax.console import sealed
 from zfjax.console.errors import UserError
-from zfjax.console.files import write_json
+from zfjax.console.files import damaged, read_json, write_json
 from zfjax.data import record
 from zfjax.data.opening import open_source
 from zfjax.models.specs import Dense
 from zfjax.runs.folder import RunInfo, load_model, open_data, open_folder
+from zfjax.runs.written import CLASSES, ORIGIN
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import default, square_size
+from zfjax.training.seals import describe, newest_seal
 from zfjax.training.state import create_state
 from zfjax.weights import layouts, preprocessing
 from zfjax.weights.preprocessing import Preprocessing
 from zfjax.weights.pretrained import Loaded, with_outputs
-
-_NO_PICTURES = record.Record(
-    mean=np.zeros((0, 0, 3), np.float32),
-    train_labels=np.zeros(0, np.int32),
-    val_labels=np.zeros(0, np.int32),
-    train_broken=np.zeros(0, np.int64),
-    val_broken=np.zeros(0, np.int64),
-    messages=np.zeros(0, np.str_),
-)
-ORIGIN = "weights.json"  # in an imported run's folder: where its weights come from, and what they took
 
 
 def run_config(
@@ -105,20 +97,20 @@ def write_run(
     require_no_run(workdir)
     folder = open_folder(workdir, config)
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
-    write_json(folder / ORIGIN, kept)
+    write_json(folder / ORIGIN, sealed.seal(kept))
     mean = loaded.preprocessing.mean_image(square_size(config.image_size))
     if config.dataset:
-        pictures = len(open_data(config, folder).train)
-        found = record.read(folder)
-        assert found is not None  # open_data has just written it
+        data = open_data(config, folder)
+        pictures, found, classes = len(data.train), data.record._replace(mean=mean), data.classes
     else:
-        pictures, found = config.batch_size, _NO_PICTURES
-        classes = list(names) or [str(number) for number in range(loaded.outputs)]
-        write_json(folder / "classes.json", classes)
-    record.write(found._replace(mean=mean), folder)
+        none = np.zeros(0, np.int32)
+        pictures, found = config.batch_size, record.all_readable(mean, none, none)
+        classes = tuple(names) or tuple(str(number) for number in range(loaded.outputs))
+        write_json(folder / CLASSES, classes)
+    record.write(found, folder)
     variables = jax.tree.map(jnp.asarray, loaded.variables)
     state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
-    with Checkpoints(folder / CHECKPOINTS) as checkpoints:
+    with Checkpoints(folder / CHECKPOINTS, run=describe(config, classes, mean, origin=kept)) as checkpoints:
         checkpoints.save(state)
     return folder
 
@@ -169,14 +161,17 @@ def _require_no_edits(run: RunInfo) -> None:
 
 def _origin(folder: epath.Path) -> tuple[Preprocessing, dict[str, str]] | None:
     """Of an imported run what its net took, and what its layers were called."""
-    path = folder / ORIGIN
+    path, seal = folder / ORIGIN, newest_seal(folder / CHECKPOINTS)
+    kept = seal.run.get("origin") if seal else None
+    if kept is None and not path.exists():
+        return None
+    what_to_do = "import the weights again, into another --workdir"
+    written = read_json(path, what_to_do) if kept is None else kept
     try:
-        if not path.exists():
-            return None
-        kept = json.loads(path.read_text())
+        kept = sealed.unseal(written)
         return Preprocessing.of(kept["preprocessing"]), dict(kept["modules"])
     except (KeyError, TypeError, ValueError, UserError) as error:
-        raise UserError(f"{path} is damaged ({error}); expected what zfjax import-weights wrote") from error
+        raise damaged(path, error, what_to_do) from error
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:

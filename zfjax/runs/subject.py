@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean
-from zfjax.data import record
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
@@ -136,9 +135,7 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     """
     bare = without_pictures(run, checkpoint)
     data = open_data(run.config, run.folder)
-    seen = record.read(run.folder)
-    if seen is None:
-        raise UserError(f"the run in {run.folder} has not looked at its pictures yet: {record.FILE} is missing")
+    seen = data.record
 
     def subject(pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
         return bare._replace(pictures=pictures, labels=labels[kept], kept=kept)

@@ -1,8 +1,9 @@
 """Checkpoints of a run: the latest two, the best, and the epochs of Fig. 4; damaged ones are passed over."""
 
 import dataclasses
-import sys
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,10 +13,11 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import first_line
+from zfjax.console.text import first_line, say
+from zfjax.training import stored
+from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal
 from zfjax.training.state import State
 
-NOT_SCORED = -1.0  # the accuracy of a checkpoint inside an epoch, so that any scored one is better
 CHECKPOINTS = "checkpoints"
 FIG4_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the paper, Fig. 4
 
@@ -26,30 +28,40 @@ class Checkpoints:
     Use as a context: leaving it waits for what is being written.
     """
 
-    def __init__(self, folder: epath.PathLike, keep_steps: Iterable[int] = (), *, create: bool = True) -> None:
-        """Opens `folder`, which is made if need be and `create`; `keep_steps` are never deleted.
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        keep_steps: Iterable[int] = (),
+        *,
+        run: Mapping[str, Any] | None = None,
+        create: bool = True,
+    ) -> None:
+        """Opens `folder`, which is made if need be and `create`.
+
+        Args:
+          folder: of all checkpoints.
+          keep_steps: are never deleted.
+          run: what to keep of the run with each checkpoint, as JSON values by name (`seals.newest_seal`).
+          create: make the folder where it is not there.
 
         Raises:
           UserError: the folder cannot be made or read.
         """
         self.folder = epath.Path(folder)
+        self._run = dict(run or {})
+        self._scores: dict[int, float] = {}
         self._damaged: list[int] = []
         policies = checkpoint_managers.preservation_policy
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_val_top1,  # without it the metrics are not written
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(2),
-                        policies.BestN(get_metric_fn=_val_top1, n=1),
-                        policies.CustomSteps(tuple(keep_steps)),
-                    ]
-                ),
-                save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
-                create=create,
+        self._options = ocp.CheckpointManagerOptions(
+            best_fn=_val_top1,  # without it the metrics are not written
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(2), _Best(self._score), policies.CustomSteps(tuple(keep_steps))]
             ),
+            save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
+            lightweight_initialize=True,  # Orbax would stumble over damaged metrics
+            create=create,
         )
+        self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -66,19 +78,31 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the best validation top-1 accuracy; None where there is no checkpoint."""
-        return self._manager.best_step()
+        """The step with the best validation top-1 accuracy, of equals the last; None where there is no checkpoint."""
+        return max(self.steps(), key=lambda step: (self._score(step), step), default=None)
 
-    def save(self, state: State, val_top1: float = NOT_SCORED) -> None:
+    def save(self, state: State, val_top1: float = NOT_SCORED, log: str = "") -> None:
         """Starts writing `state`; what was written before stays until this is complete.
+
+        Args:
+          state: what to save.
+          val_top1: its accuracy on the validation split.
+          log: digest of the run's metrics up to now.
 
         Raises:
           UserError: the checkpoint before could not be written (full disk, no permission).
         """
-        step = int(state.step)
+        step, tree = int(state.step), _saved(state)
+        self._scores[step] = val_top1
+        seal = Seal(stored.digest(tree), stored.layout(tree), val_top1, log, self._run)
         try:
             self._set_damaged_aside()
-            self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics={"val_top1": val_top1})
+            self._manager.save(
+                step,
+                args=ocp.args.StandardSave(tree),
+                metrics={"val_top1": val_top1},
+                custom_metadata=metadata_of(seal),
+            )
         except Exception as error:
             raise self._unsaved(error) from error
 
@@ -90,55 +114,98 @@ class Checkpoints:
             raise self._unsaved(error) from error
 
     def restore_latest(self, state: State) -> State:
-        """`state` with what the newest readable checkpoint holds, or as it is where there is none.
+        """`state` with what the newest whole checkpoint holds, or as it is where there is none.
 
         A damaged checkpoint is named on stderr and passed over; the next `save` renames it to STEP.damaged.
 
         Raises:
-          UserError: there are checkpoints, and none of them can be read.
+          UserError: there are checkpoints, and all are damaged or one is of another net.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
-                restored = self.restore(state, step)
-            except (MemoryError, PermissionError):
-                raise
-            except Exception as error:  # a damaged file fails in as many ways as there are files
+                restored = self._restore(state, step)
+            except stored.DamagedError as error:
                 self._damaged.append(step)
-                print(
-                    f"zfjax: checkpoint {self.folder / str(step)} is damaged: {first_line(error)}",
-                    file=sys.stderr,
-                )
+                say(f"checkpoint {self.folder / str(step)} is damaged: {error}")
                 continue
             if self._damaged:
-                print(f"zfjax: using the checkpoint before it, of step {step}", file=sys.stderr)
+                say(f"using the checkpoint before it, of step {step}")
             return restored
         if steps:
             raise UserError(f"no checkpoint in {self.folder} can be read, though {len(steps)} are there")
         return state
 
     def restore(self, state: State, step: int) -> State:
-        """`state` with what the checkpoint of `step` holds, laid out over devices as `state` is."""
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(state))
-        saved = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-        return dataclasses.replace(state, **saved)
+        """`state` with what the checkpoint of `step` holds, laid out over devices as `state` is.
+
+        Raises:
+          UserError: it is damaged, or of another net.
+        """
+        try:
+            return self._restore(state, step)
+        except stored.DamagedError as error:
+            raise UserError(f"checkpoint {self.folder / str(step)} is damaged: {error}") from error
+
+    def _restore(self, state: State, step: int) -> State:
+        folder, like = self.folder / str(step), _saved(state)
+        unchecked = None
+        try:
+            seal = read_seal(folder)
+        except UserError as error:
+            seal, unchecked = None, error
+        another = f"checkpoint {folder} is of another net than config.json and classes.json say"
+        if seal and seal.layout != stored.layout(like):
+            raise UserError(another)
+        try:
+            values = stored.read(folder / "default", like)
+        except stored.MisfitError as error:
+            if seal:
+                raise stored.DamagedError(str(error)) from error
+            raise UserError(f"{another}: {error}") from error
+        if seal and seal.arrays != stored.digest(values):
+            raise stored.DamagedError("its arrays are not those that were saved")
+        if unchecked:
+            say(f"{unchecked}; the checkpoint is used unchecked")
+        return dataclasses.replace(state, **stored.place(values, like))
+
+    def _score(self, step: int) -> float:
+        if step not in self._scores:
+            self._scores[step] = read_score(self.folder / str(step))
+        return self._scores[step]
 
     def _set_damaged_aside(self) -> None:
         """Steps must grow, so a damaged newer one is in the way; it is renamed, in case a hand can mend it."""
         if self._damaged and jax.process_index() == 0:
             for step in self._damaged:
-                (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+                aside = self.folder / f"{step}.damaged"
+                numbers = itertools.count(2)
+                while aside.exists():
+                    aside = self.folder / f"{step}.damaged.{next(numbers)}"
+                (self.folder / str(step)).rename(aside)
         if self._damaged and jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints")
         if self._damaged:
             self._damaged.clear()
-            self._manager.reload()
+            self._manager.close()  # its `reload` reads all metrics
+            self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
     def _unsaved(self, error: Exception) -> UserError:
         return UserError(
             f"cannot save a checkpoint in {self.folder}: {first_line(error)};"
             " what was saved before is kept, so the same command goes on from there once this is mended"
         )
+
+
+class _Best(NamedTuple):
+    """Keeps the best checkpoint, of equals the last; Orbax's own policy knows no scores but those of this process."""
+
+    score: Callable[[int], float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
+        """Which of the checkpoints to keep, as Orbax asks."""
+        best = max((info.step for info in checkpoints), key=lambda step: (self.score(step), step), default=None)
+        return [info.step == best for info in checkpoints]
 
 
 def _saved(state: State) -> dict[str, PyTree]:

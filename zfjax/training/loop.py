@@ -15,12 +15,15 @@ from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.text import say
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
+from zfjax.data.record import Record
 from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
-from zfjax.training.metrics import MetricsLog, StepRecorder
+from zfjax.training.metrics import FILE, MetricsLog, StepRecorder
 from zfjax.training.scoring import Model, Scores, score
+from zfjax.training.seals import describe, read_seal
 from zfjax.training.signals import StopSignal
 from zfjax.training.state import State, anneal, create_state, learning_rate
 from zfjax.training.step import train_step
@@ -32,8 +35,17 @@ class RunData(NamedTuple):
     classes: tuple[str, ...]
     train: Pictures
     val: Pictures
-    mean: Float[np.ndarray, "side side 3"]  # per-pixel mean of the training squares, 0..255
-    broken: int  # pictures of both splits that could not be read and are left out
+    record: Record  # what was found when they were looked at
+
+    @property
+    def mean(self) -> Float[np.ndarray, "side side 3"]:
+        """Per-pixel mean of the training squares, 0..255."""
+        return self.record.mean
+
+    @property
+    def broken(self) -> int:
+        """How many pictures of both splits could not be read and are left out."""
+        return len(self.record.messages)
 
 
 class Outcome(NamedTuple):
@@ -88,9 +100,12 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
     kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0
-    with Checkpoints(folder / CHECKPOINTS, kept) as checkpoints, StopSignal() as stop:
+    run = describe(config, data.classes, data.mean)
+    with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints, StopSignal() as stop:
         state = checkpoints.restore_latest(state)
         log = MetricsLog(folder, int(state.step), tensorboard=config.tensorboard, write=first)
+        if first:
+            _compare(log, folder, int(state.step))
         trainer = Trainer(config, data, schedule, mesh, checkpoints, log, stop)
         try:
             state, scores = trainer.run(state)
@@ -98,6 +113,14 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
             log.close()
     step = int(state.step)
     return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state, data)
+
+
+def _compare(log: MetricsLog, folder: epath.Path, step: int) -> None:
+    """Says so where the lines up to the checkpoint of `step` are not those that were there when it was saved."""
+    with contextlib.suppress(UserError):  # no checkpoint, or one that was named when it was read
+        seal = read_seal(folder / CHECKPOINTS / str(step))
+        if seal and seal.log not in ("", log.digest):
+            say(f"{folder / FILE} has changed or lost lines up to step {step}; the weights do not depend on them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +189,7 @@ class Trainer:
             if step < until and (stopped or due):
                 recorder.settle()
                 self.log.flush()
-                self.checkpoints.save(state)
+                self.checkpoints.save(state, log=self.log.digest)
                 if stopped:
                     return state, True
         recorder.settle()
@@ -185,7 +208,7 @@ class Trainer:
         self.log.add(int(state.step), values)
         # The lines first: a run killed between the two does this epoch's end again, and drops them.
         self.log.flush()
-        self.checkpoints.save(state, scores.top1)
+        self.checkpoints.save(state, scores.top1, self.log.digest)
         return state, scores
 
     def score(self, state: State) -> Scores:

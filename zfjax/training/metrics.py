@@ -1,6 +1,7 @@
 """What a run writes of itself: metrics.jsonl and TensorBoard."""
 
 import contextlib
+import hashlib
 import json
 import math
 import time
@@ -11,8 +12,11 @@ import optax
 from etils import epath
 
 from zfjax.console.errors import UserError
-from zfjax.console.files import write_whole
+from zfjax.console.files import damaged, write_whole
+from zfjax.console.text import say
 from zfjax.training.step import StepMetrics
+
+FILE = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -24,7 +28,7 @@ class MetricsLog:
 
     def __init__(self, folder: epath.PathLike, resumed_step: int, *, tensorboard: bool = False, write: bool = True):
         """Keeps the lines up to `resumed_step`; with `write` False (another process writes) nothing is kept."""
-        self._path = epath.Path(folder) / "metrics.jsonl"
+        self._path = epath.Path(folder) / FILE
         self._write = write
         self.records = [record for record in read_metrics(folder) if record["step"] <= resumed_step]
         self._board = _summary_writer(epath.Path(folder), resumed_step) if tensorboard and write else None
@@ -42,8 +46,15 @@ class MetricsLog:
             return
         if self._board:
             self._board.flush()
-        text = "".join(json.dumps(_without_nan(record)) + "\n" for record in self.records)
-        write_whole(self._path, text)
+        write_whole(self._path, self._text())
+
+    @property
+    def digest(self) -> str:
+        """Of all lines, to tell later whether the file is still what was written."""
+        return hashlib.sha256(self._text().encode()).hexdigest()[:32]
+
+    def _text(self) -> str:
+        return "".join(json.dumps(_without_nan(record)) + "\n" for record in self.records)
 
     def close(self) -> None:
         """Writes all lines, for the last time."""
@@ -53,10 +64,36 @@ class MetricsLog:
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl, oldest first; none where there is no file."""
-    path = epath.Path(folder) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [{name: math.nan if value is None else value for name, value in json.loads(line).items()} for line in lines]
+    """The lines of a run's metrics.jsonl, oldest first; none where there is no file.
+
+    Lines that are damaged are left out, and counted on stderr.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = epath.Path(folder) / FILE
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise damaged(path, error, "move it away to go on without the lines that were in it") from error
+    if lines and not lines[-1]:
+        lines.pop()  # after the last line's end
+    records = [record for record in map(_record, lines) if record is not None]
+    if len(records) < len(lines):
+        say(f"{path}: {len(lines) - len(records)} of its {len(lines)} lines are damaged and left out")
+    return records
+
+
+def _record(line: bytes) -> dict[str, float] | None:
+    """A line's numbers by name, with NaN for null; None where it is damaged."""
+    try:
+        values = json.loads(line.decode())
+        numbers = [value for value in values.values() if value is not None]
+        if type(values["step"]) is not int or not all(type(n) in (int, float) and abs(n) < 2**63 for n in numbers):
+            return None
+        return {name: math.nan if value is None else value for name, value in values.items()}
+    except (AttributeError, KeyError, ValueError, RecursionError):
+        return None
 
 
 def _without_nan(record: Mapping[str, float]) -> dict[str, float | None]:

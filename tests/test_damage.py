@@ -1,0 +1,408 @@
+"""Damaged files in a run's folder: what comes out is equal, or one line says which file, and nothing whole is set aside.
+
+One tiny run is trained; each case damages a copy of it, and reads it in this process.
+"""
+
+import dataclasses
+import json
+import random
+import shutil
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from etils import epath
+
+from zfjax.console import sealed
+from zfjax.console.errors import UserError
+from zfjax.data import record
+from zfjax.runs.folder import load_model, open_data, open_folder, read_run
+from zfjax.runs.training import train_and_evaluate
+from zfjax.runs.written import CLASSES, CONFIG
+from zfjax.training import seals, stored
+from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, _saved
+from zfjax.training.config import FREE_KEYS, as_json
+from zfjax.training.metrics import FILE, read_metrics
+
+pytestmark = pytest.mark.slow
+
+NEWEST = 9  # steps of the run's checkpoints: 5 (the best), 6, 9
+CONTENTS = {
+    "empty": b"",
+    "nothing": b"null",
+    "list": b"[1]",
+    "number": b"7",
+    "text": b'"x"',
+    "no object": b"{}",
+    "latin": b'{"lr": "\xe9"}',
+    "zeros": bytes(64),
+    "deep": b"[" * 100_000,
+    "huge": b'{"lr": 1' + b"0" * 5000 + b"}",
+    "infinite": b'{"lr": 1e999, "step": 1e999, "val_top1": 1e999}',
+    "other types": b'{"lr": "fast", "without": 3, "net": 1, "step": "one", "val_top1": [], "custom_metadata": []}',
+    "other names": b'["circles", "noise", "stripe"]',
+    "fewer names": b'["circles", "noise"]',
+    "no names": b'["circles", "noise", 3]',
+}
+KINDS = (*CONTENTS, "cut", "flipped", "deleted", "folder")
+
+
+def damage(path, kind, seed=0):
+    """Does to a file what `kind` says."""
+    content = path.read_bytes()
+    if kind == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "flipped":
+        at = random.Random(seed).randrange(8 * len(content))
+        path.write_bytes(content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :])
+    elif kind in CONTENTS:
+        path.write_bytes(CONTENTS[kind])
+    else:
+        path.unlink()
+        if kind == "folder":
+            path.mkdir()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a finished run, its configuration, and how it ended."""
+    pictures = tiny_runs.make_folder(tmp_path_factory.mktemp("data") / "pictures", per_class=12)
+    config = tiny_runs.tiny_config(pictures, epochs=2)
+    workdir = tmp_path_factory.mktemp("run")
+    outcome = train_and_evaluate(config, workdir)
+    assert outcome.step == NEWEST
+    return workdir, config, outcome
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def everything(workdir):
+    """What the results of commands depend on: configuration, classes, mean image, weights."""
+    found = read_run(workdir)
+    config = {key: value for key, value in as_json(found.config).items() if key not in {"dataset", *FREE_KEYS}}
+    return config, found.classes, found.mean, jax.tree.leaves(load_model(found).variables)
+
+
+def equal(one, two):
+    return jax.tree.structure(one) == jax.tree.structure(two) and jax.tree.all(jax.tree.map(np.array_equal, one, two))
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in path.parts)
+
+
+SMALL = (CONFIG, CLASSES, record.FILE)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("sealed_run", [True, False], ids=["sealed", "older"])
+def test_a_damaged_small_file_is_read_from_the_checkpoints_or_named(trained, run, capsys, name, sealed_run):
+    """Without a seal, as an older zfjax wrote checkpoints, more must be refused, but as little goes unnoticed."""
+    if not sealed_run:
+        unseal(run)
+    whole, wanted = (run / name).read_bytes(), everything(trained[0])
+    for kind, seed in [(kind, 0) for kind in KINDS] + [("flipped", seed) for seed in range(1, 40)]:
+        damage(run / name, kind, seed)
+        before = names_in(run)
+        capsys.readouterr()
+        try:
+            assert equal(everything(run), wanted) or (not sealed_run and kind in UNSEEN[name]), kind
+            said = capsys.readouterr().err
+            assert not sealed_run or name in said or kind == "flipped", kind
+        except UserError as error:
+            assert name in str(error), kind
+            assert "\n" not in str(error), kind
+            assert len(str(error)) < 500, kind
+            assert not sealed_run or name == record.FILE, kind
+        assert names_in(run) == before, kind
+        shutil.rmtree(run / name) if kind == "folder" else (run / name).unlink(missing_ok=True)
+        (run / name).write_bytes(whole)
+
+
+# What cannot be known without a seal: another name for a class, another value of a key.
+UNSEEN = {CONFIG: {"flipped", "no object"}, CLASSES: {"flipped", "other names"}, record.FILE: set()}
+
+
+def unseal(run):
+    """Makes a run's checkpoints those of a zfjax that kept no seals."""
+    for path in run.glob(f"{CHECKPOINTS}/*/_CHECKPOINT_METADATA"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
+
+
+@pytest.fixture(scope="module")
+def states(trained):
+    """What each checkpoint of the whole run holds, by step; None is a state to fill."""
+    workdir, _, outcome = trained
+    blank = jax.tree.map(jnp.zeros_like, dataclasses.replace(outcome.state, key=None))
+    with Checkpoints(workdir / CHECKPOINTS, create=False) as checkpoints:
+        assert checkpoints.steps() == [5, 6, NEWEST]
+        return {None: blank} | {step: checkpoints.restore(blank, step) for step in checkpoints.steps()}
+
+
+def restored(run, states):
+    """The step of the newest whole checkpoint, whose content is as it was saved."""
+    with Checkpoints(run / CHECKPOINTS, create=False) as checkpoints:
+        state = checkpoints.restore_latest(states[None])
+    step = int(state.step)
+    assert equal(_saved(state), _saved(states[step]))
+    return step
+
+
+def said_by(capfd):
+    """The lines on stderr, all of them zfjax's own."""
+    lines = capfd.readouterr().err.splitlines()
+    assert all(line.startswith("zfjax: ") for line in lines), lines
+    return "\n".join(lines)
+
+
+def test_arrays_are_those_that_orbax_reads(trained, states):
+    saved = tiny_runs.final_weights(trained[0])
+    del saved["step"]
+    ours = jax.tree.leaves(_saved(states[NEWEST]) | {"step": None, "plateau": None})
+    assert len(ours) == len(saved)
+    assert {value.tobytes() for value in saved.values()} == {np.asarray(value).tobytes() for value in ours}
+
+
+@pytest.mark.parametrize("sealed_run", [True, False], ids=["sealed", "older"])
+def test_a_damaged_file_of_a_checkpoint_changes_nothing_or_is_said(run, states, capfd, sealed_run):
+    if not sealed_run:
+        unseal(run)
+    newest, aside = run / CHECKPOINTS / str(NEWEST), run / "aside"
+    before = names_in(run)
+    for name in [str(path.relative_to(newest)) for path in newest.rglob("*") if path.is_file()]:
+        readable = name in ("_CHECKPOINT_METADATA", "metrics/metrics")
+        for kind in KINDS if readable else ("cut", "empty", "zeros", "flipped", "deleted", "folder"):
+            if kind == "flipped" and not sealed_run:
+                continue  # nobody could know
+            shutil.copytree(newest, aside)
+            damage(newest / name, kind)
+            step = restored(run, states)
+            said = said_by(capfd)
+            assert (step == NEWEST) or f"checkpoint {newest} is damaged: " in said, (name, kind)
+            assert (step == NEWEST) == ("using the checkpoint before it, of step 6" not in said), (name, kind)
+            assert not readable or step == NEWEST, (name, kind)
+            shutil.rmtree(newest)
+            aside.rename(newest)
+    assert names_in(run) == before
+
+
+def test_one_flipped_bit_in_the_arrays_is_always_noticed(run, states, capfd):
+    newest = run / CHECKPOINTS / str(NEWEST)
+    data = max(newest.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+    whole = data.read_bytes()
+    for seed in range(60):
+        damage(data, "flipped", seed)
+        assert restored(run, states) == 6
+        assert "is damaged" in said_by(capfd)
+        data.write_bytes(whole)
+    assert restored(run, states) == NEWEST
+
+
+@pytest.mark.parametrize("name", ["", "default", "default/d", "default/ocdbt.process_0"])
+def test_a_newest_checkpoint_without_its_folders_leaves_the_older_ones_whole(run, states, capfd, name):
+    for path in sorted((run / CHECKPOINTS / "9" / name).iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert restored(run, states) == 6
+    assert f"checkpoint {run / CHECKPOINTS / '9'} is damaged" in said_by(capfd)
+
+
+def test_what_else_lies_among_checkpoints_is_left_alone(run, states, capfd):
+    for name in ("12", "007", "²", "x", "14.damaged"):
+        (run / CHECKPOINTS / name).mkdir() if name != "12" else (run / CHECKPOINTS / name).write_text("")
+    assert restored(run, states) == NEWEST
+    assert read_run(run).classes == tiny_runs.CLASSES
+    assert not said_by(capfd)
+
+
+def test_a_checkpoint_of_another_net_is_not_called_damaged(run, states, capfd):
+    other = dataclasses.replace(states[None], params={"conv1": states[None].params["conv1"]})
+    for _ in range(2):
+        with (
+            Checkpoints(run / CHECKPOINTS, create=False) as checkpoints,
+            pytest.raises(UserError, match="is of another net than config"),
+        ):
+            checkpoints.restore_latest(other)
+        unseal(run)
+        wider = jnp.zeros((7, 7, 3, 6))
+        other = dataclasses.replace(states[None], params=states[None].params | {"conv1": {"kernel": wider}})
+    assert not said_by(capfd)
+
+
+def test_the_best_is_kept_and_found_whatever_became_of_its_metrics(run, states, capfd):
+    for path in run.glob(f"{CHECKPOINTS}/*/metrics/metrics"):
+        path.write_text("[")
+    with Checkpoints(run / CHECKPOINTS) as checkpoints:
+        assert checkpoints.best_step() == 5
+        for step in (10, 11, 12):
+            checkpoints.save(dataclasses.replace(states[NEWEST], step=jnp.int32(step)), 0.1)
+        checkpoints.wait()
+        assert checkpoints.steps() == [5, 11, 12]
+    assert not said_by(capfd)
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "{}", '{"val_top1": null}', '{"val_top1": NaN}', '{"val_top1": "x"}'])
+def test_metrics_of_an_older_checkpoint_that_are_damaged_are_named(run, capfd, text):
+    unseal(run)
+    damaged = run / CHECKPOINTS / "5" / "metrics" / "metrics"
+    damaged.write_text(text)
+    with Checkpoints(run / CHECKPOINTS, create=False) as checkpoints:
+        assert checkpoints.best_step() == NEWEST
+    assert f"{damaged} is damaged" in said_by(capfd)
+
+
+def test_damaged_checkpoints_are_set_aside_once_each(run, states, capfd):
+    for step in (20, 21):
+        with Checkpoints(run / CHECKPOINTS) as checkpoints:
+            state = checkpoints.restore_latest(states[None])
+            checkpoints.save(dataclasses.replace(state, step=jnp.int32(step)))
+            checkpoints.wait()
+        shutil.rmtree(run / CHECKPOINTS / str(step) / "default")
+        (run / CHECKPOINTS / str(step)).rename(run / CHECKPOINTS / "30")
+    names = {path.name for path in (run / CHECKPOINTS).iterdir()}
+    assert {"30", "30.damaged"} <= names
+    with Checkpoints(run / CHECKPOINTS) as checkpoints:
+        checkpoints.save(checkpoints.restore_latest(states[None]))
+    assert {"30.damaged", "30.damaged.2"} <= {path.name for path in (run / CHECKPOINTS).iterdir()}
+    said_by(capfd)
+
+
+def test_a_damaged_run_goes_on_to_the_same_weights(trained, run, capfd):
+    newest = run / CHECKPOINTS / str(NEWEST)
+    damage(max(newest.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size), "flipped")
+    (run / CHECKPOINTS / "6" / "metrics" / "metrics").write_text("")
+    (run / CONFIG).write_text("[1]")
+    (run / CLASSES).write_text("null")
+    (run / record.FILE).unlink()
+    lines = (run / FILE).read_bytes().splitlines()
+    (run / FILE).write_bytes(b"\n".join([lines[0], b"", bytes(9), *lines[1:], lines[-1][:7]]))
+    capfd.readouterr()
+    train_and_evaluate(trained[1], run)
+    said = capfd.readouterr().err
+    assert f"checkpoint {newest} is damaged: its arrays are not those that were saved" in said
+    assert "using the checkpoint before it, of step 6" in said
+    assert f"{run / CONFIG} is damaged" in said
+    assert f"{run / FILE}: 3 of its 9 lines are damaged and left out" in said
+    assert tiny_runs.same_bits(tiny_runs.final_weights(run), tiny_runs.final_weights(trained[0]))
+    assert (run / CHECKPOINTS / f"{NEWEST}.damaged").is_dir()
+    for name in (CONFIG, CLASSES):
+        assert (run / name).read_bytes() == (trained[0] / name).read_bytes()
+    steps = [(line["step"], line.get("loss"), line.get("val_loss")) for line in read_metrics(run)]
+    assert steps == [(line["step"], line.get("loss"), line.get("val_loss")) for line in read_metrics(trained[0])]
+
+
+def test_a_run_without_its_config_goes_on_as_it_was_or_not_at_all(trained, run):
+    (run / CONFIG).unlink()
+    for changes in ({"lr": 0.02}, {"seed": 1}, {"dataset": "shapes"}):
+        with pytest.raises(UserError, match=f"holds a run with {next(iter(changes))}="):
+            open_folder(run, tiny_runs.tiny_config(run, **as_json(trained[1]) | changes))
+        assert not (run / CONFIG).exists()
+    open_folder(run, trained[1])
+    assert (run / CONFIG).read_bytes() == (trained[0] / CONFIG).read_bytes()
+    unseal(run)
+    (run / CONFIG).unlink()
+    with pytest.raises(UserError, match=r"holds checkpoints, but no config\.json"):
+        open_folder(run, trained[1])
+
+
+def test_a_scan_of_other_pictures_is_refused(trained, run, tmp_path):
+    """The scan is deleted, and the pictures are others by the time they are looked at again."""
+    other = tiny_runs.make_folder(tmp_path / "other", per_class=12, seed=1)
+    (run / record.FILE).unlink()
+    (run / CONFIG).unlink()
+    config = tiny_runs.tiny_config(other, epochs=2)
+    with pytest.raises(UserError, match=r"the mean image in .*scan\.npz is not the one of the run's checkpoints"):
+        open_data(config, epath.Path(run))
+
+
+def test_metrics_that_changed_are_said_and_do_not_stop_a_run(trained, run, capfd):
+    text = (run / FILE).read_text()
+    at = text.index('"loss": ') + len('"loss": ')
+    (run / FILE).write_text(text[:at] + ("1" if text[at] != "1" else "2") + text[at + 1 :])
+    capfd.readouterr()
+    assert train_and_evaluate(trained[1], run).scores == trained[2].scores
+    assert f"{run / FILE} has changed or lost lines up to step {NEWEST}" in capfd.readouterr().err
+    (run / FILE).unlink()
+    (run / FILE).mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged \(Is a directory\); move it away"):
+        train_and_evaluate(trained[1], run)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "\0\0", "[1]", "7", "null", "{}", '{"step": 1', '{"step": "1"}', '{"step": 1.5}', '{"step": true}'),
+        *('{"step": 1, "loss": "x"}', '{"step": 1, "loss": [1]}', '{"step": 1, "loss": 1e999}', "[" * 100_000),
+        *('{"step": 1' + "0" * 5000 + "}", '{"step": 1' + "0" * 30 + "}", "\xe9", '{"loss": 1}'),
+    ],
+    ids=range(18),
+)
+def test_a_line_that_is_no_record_is_left_out_and_counted(tmp_path, capsys, line):
+    good = [b'{"step": 1, "loss": 0.5}', b'{"step": 2, "loss": null}']
+    (tmp_path / FILE).write_bytes(b"\n".join([good[0], line.encode("latin-1"), good[1]]) + b"\n")
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+    assert f"{tmp_path / FILE}: 1 of its 3 lines are damaged and left out" in capsys.readouterr().err
+
+
+def test_a_damaged_scan_is_equal_or_named(trained, tmp_path):
+    whole = (trained[0] / record.FILE).read_bytes()
+    wanted = record.read(trained[0])
+    refused = 0
+    for seed in range(1500):
+        rng = random.Random(seed)
+        content = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 1, 4))):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        (tmp_path / record.FILE).write_bytes(content[: rng.choice((len(content), len(content), rng.randrange(1, 999)))])
+        try:
+            found = record.read(tmp_path)
+        except UserError as error:
+            assert str(error).startswith(f"{tmp_path / record.FILE} is damaged (")
+            refused += 1
+        else:
+            assert found.equals(wanted)
+    assert refused > 700
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": np.zeros((4, 5, 3), np.float32)},
+        {"mean": np.zeros((4, 4, 1), np.float32)},
+        {"mean": np.zeros((4, 4, 3), np.float64)},
+        {"mean": np.full((4, 4, 3), np.nan, np.float32)},
+        {"mean": np.float32(3)},
+        {"train_labels": np.zeros((2, 2), np.int32)},
+        {"train_labels": np.array([0, -1], np.int32)},
+        {"train_labels": np.array([0.0, 1.0])},
+        {"train_labels": np.array(["a", "b"])},
+        {"train_labels": np.array([{}, 1], object)},
+        {"val_broken": np.array([2], np.int64)},
+        {"train_broken": np.array([1, 0], np.int64)},
+        {"train_broken": np.array([-1], np.int64)},
+        {"messages": np.array(["one", "two"])},
+        {"messages": np.array([1])},
+        {"more": np.zeros(1)},
+        {"val_labels": None},
+    ],
+    ids=str,
+)
+def test_a_scan_that_no_scan_finds_is_refused(tmp_path, changes):
+    whole = record.Record(
+        np.zeros((4, 4, 3), np.float32),
+        *(np.array([0, 1], np.int32), np.array([1, 0], np.int32)),
+        *(np.array([1], np.int64), np.zeros(0, np.int64)),
+        np.array(["b.png: broken"]),
+    )
+    record.write(whole, tmp_path)
+    assert record.read(tmp_path).equals(whole)
+    arrays = {name: value for name, value in {**whole._asdict(), **changes}.items() if value is not None}
+    np.savez(tmp_path / record.FILE, **arrays)
+    with pytest.raises(UserError, match=r"scan\.npz is damaged .*; remove it to scan the dataset again"):
+        record.read(tmp_path)

@@ -1,0 +1,102 @@
+"""What is kept with each checkpoint to tell whether it, and the files beside it, are what was written."""
+
+import contextlib
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from zfjax.console import sealed
+from zfjax.console.errors import UserError
+from zfjax.console.files import damaged, read_json
+from zfjax.console.text import say
+from zfjax.training import stored
+from zfjax.training.config import as_json
+
+NOT_SCORED = -1.0  # the accuracy of a checkpoint inside an epoch, so that any scored one is better
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file, in which it keeps what is given to it as `custom_metadata`
+_OURS = "zfjax"  # our part of that
+
+
+class Seal(NamedTuple):
+    """What is kept with a checkpoint to tell whether it, and the files beside it, are what was written."""
+
+    arrays: str  # digest of its arrays
+    layout: str  # digest of their names, shapes and types
+    val_top1: float
+    log: str  # digest of metrics.jsonl at that moment
+    run: dict[str, Any]  # what the run is: JSON values by name
+
+
+def describe(
+    config: ConfigDict, classes: Sequence[str], mean: Float[np.ndarray, "side side 3"], **more: Any
+) -> dict[str, Any]:
+    """What a run is, to be kept with its checkpoints: what its folder's small files say.
+
+    Args:
+      config: its configuration.
+      classes: names of its classes.
+      mean: of its training squares; a digest of it is kept.
+      more: JSON values of further files.
+    """
+    return {"config": as_json(config), "classes": list(classes), "mean": stored.digest({"mean": mean}), **more}
+
+
+def metadata_of(seal: Seal) -> dict[str, Any]:
+    """A seal as Orbax keeps it with a checkpoint: there as soon as the checkpoint is, never before or after."""
+    return {_OURS: sealed.seal(seal._asdict())}
+
+
+def steps_in(folder: epath.Path) -> list[int]:
+    """The steps that have checkpoints in a folder of them, oldest first."""
+    names = (path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
+
+
+def read_seal(folder: epath.Path) -> Seal | None:
+    """The seal of the checkpoint in `folder`; None where an older zfjax wrote it.
+
+    Raises:
+      UserError: Orbax's file with it is missing or damaged.
+    """
+    path = folder / _METADATA
+    value = read_json(path)
+    try:
+        kept = value["custom_metadata"].get(_OURS)
+        return None if kept is None else Seal(**sealed.unseal(kept))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def newest_seal(folder: epath.Path) -> Seal | None:
+    """The newest whole seal in a folder of checkpoints; None where there is none."""
+    for step in reversed(steps_in(folder)):
+        with contextlib.suppress(UserError):  # whoever reads the checkpoint itself says so
+            seal = read_seal(folder / str(step))
+            if seal is not None:
+                return seal
+    return None
+
+
+def read_score(folder: epath.Path) -> float:
+    """The accuracy kept with the checkpoint in `folder`; where it is damaged, which is said, that of none."""
+    with contextlib.suppress(UserError):
+        seal = read_seal(folder)
+        if seal is not None:
+            return seal.val_top1
+    path, so = folder / "metrics" / "metrics", "its checkpoint does not count as the best"
+    try:
+        score = float(read_json(path, so)["val_top1"])
+        if not math.isfinite(score):
+            raise damaged(path, f"val_top1 is {score}", so)
+        return score
+    except UserError as error:
+        say(str(error))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        say(str(damaged(path, error, so)))
+    return NOT_SCORED

@@ -1,0 +1,110 @@
+"""The arrays of a checkpoint, read from what Orbax wrote, and a digest of them.
+
+Orbax's own restore needs files that say nothing about the arrays, and leaves the other reads to end in traces on stderr
+where one fails. TensorStore, with which Orbax writes, reads each array by its name.
+"""
+
+import hashlib
+import re
+import textwrap
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore as ts
+from etils import epath
+from jaxtyping import PyTree
+
+from zfjax.console.errors import UserError
+from zfjax.console.text import first_line
+
+# What TensorStore says first where the storage is at fault and not the file.
+_OUT_OF_REACH = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
+
+
+class DamagedError(Exception):
+    """An array is not what was saved, or cannot be read."""
+
+
+class MisfitError(Exception):
+    """An array has another shape or type than was asked for."""
+
+
+def named(tree: PyTree) -> dict[str, jax.Array | np.ndarray]:
+    """The leaves of a tree by the names that Orbax gives them, such as `params.conv1.kernel`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def layout(tree: PyTree) -> str:
+    """A digest of the leaves' names, shapes and types."""
+    described = sorted(f"{name} {leaf.dtype} {tuple(leaf.shape)}" for name, leaf in named(tree).items())
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:32]
+
+
+def digest(tree: PyTree) -> str:
+    """A digest of the leaves' names and values; arrays over several devices are the same on each."""
+    total = hashlib.sha256()
+    for name, leaf in sorted(named(tree).items()):
+        value = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+        total.update(f"\0{name}\0".encode())
+        total.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return total.hexdigest()[:32]
+
+
+def read(folder: epath.Path, like: PyTree) -> PyTree:
+    """The arrays that Orbax wrote in `folder`, in memory.
+
+    Args:
+        folder: of one saved tree, such as `checkpoints/9/default`.
+        like: a tree of what was saved there, for its names, shapes and types.
+
+    Raises:
+        DamagedError: an array cannot be read.
+        MisfitError: an array has another shape or type than in `like`.
+        UserError: the storage does not answer, or this user may not read it.
+    """
+    if not folder.is_dir():
+        raise DamagedError(f"its folder {folder.name} is missing")
+    # Without a pool, each array would read the database's index again.
+    context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 26}})
+    opened = {name: ts.open(_spec(folder, name), read=True, open=True, context=context) for name in named(like)}
+    reading = {}
+    for name, leaf in named(like).items():
+        array = _result(folder, name, opened[name])
+        if (array.shape, array.dtype.numpy_dtype) != (tuple(leaf.shape), leaf.dtype):
+            raise MisfitError(f"{name} is {array.dtype.name} of shape {array.shape}, not {leaf.dtype} {leaf.shape}")
+        reading[name] = array.read()
+    values = [_result(folder, name, value) for name, value in reading.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), values)
+
+
+def place(values: PyTree, like: PyTree) -> PyTree:
+    """Arrays in memory, laid out over devices as those of `like` are; where these are NumPy's, they stay."""
+
+    def one(value: np.ndarray, leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+        if not isinstance(leaf, jax.Array):
+            return value
+        return jax.make_array_from_callback(value.shape, leaf.sharding, lambda index: value[index])
+
+    return jax.tree.map(one, values, like)
+
+
+def _spec(folder: epath.Path, name: str) -> dict[str, Any]:
+    base = f"{folder}/" if "://" in str(folder) else {"driver": "file", "path": f"{folder}/"}
+    return {"driver": "auto", "kvstore": {"driver": "ocdbt", "base": base, "path": f"{name}/"}}
+
+
+def _result(folder: epath.Path, name: str, future: ts.Future) -> Any:
+    try:
+        return future.result()
+    except MemoryError:
+        raise
+    except Exception as error:  # TensorStore's kinds of errors are many
+        line = first_line(error)
+        if line.startswith(_OUT_OF_REACH):
+            raise UserError(f"cannot read {folder}: {line}") from error
+        causes = re.split(r" \[(?:tensorstore_spec|source locations)=", line)[0].split(": ")  # what failed first is last
+        why = textwrap.shorten(f"{causes[0]}: {causes[-1]}", 160, placeholder=" …")
+        raise DamagedError(f"{name} cannot be read ({why})") from error
