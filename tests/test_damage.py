@@ -7,7 +7,6 @@ import dataclasses
 import json
 import random
 import shutil
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +15,11 @@ import pytest
 import tiny_runs
 from etils import epath
 
-from zfjax.console import sealed
 from zfjax.console.errors import UserError
 from zfjax.data import record
 from zfjax.runs.folder import load_model, open_data, open_folder, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
-from zfjax.training import seals, stored
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, _saved
 from zfjax.training.config import FREE_KEYS, as_json
 from zfjax.training.metrics import FILE, read_metrics

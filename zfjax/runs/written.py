@@ -17,7 +17,6 @@ from zfjax.training.state import create_net
 
 CONFIG, CLASSES = "config.json", "classes.json"
 ORIGIN = "weights.json"  # of imported weights: where they come from, and what they took
-_AGAIN = "put back what zfjax train wrote there, or use another --workdir"
 
 
 def free_keys(config: ConfigDict | dict[str, Any]) -> frozenset[str]:
@@ -42,7 +41,7 @@ def read_config(folder: epath.Path, seal: Seal | None) -> ConfigDict:
         config = _as_config(read_json(path), path)
     except UserError as error:
         if kept is None:
-            raise UserError(f"{error}; {_AGAIN}") from error
+            raise UserError(f"{error}; put back what zfjax train wrote there, or use another --workdir") from error
         say(f"{error}; its checkpoints say what was in it")
         return _as_config(kept, path)
     if kept is not None:
@@ -90,11 +89,13 @@ def require_record(
     if len(found.mean) != square_size(config.image_size):
         raise UserError(
             f"{path} has a mean image of {len(found.mean)} px; {CONFIG} wants {square_size(config.image_size)} px,"
-            f" for image_size={config.image_size}; {_AGAIN}"
+            f" for image_size={config.image_size}; put the run's own file back"
         )
     largest = max(int(labels.max(initial=-1)) for labels in (found.train_labels, found.val_labels))
     if largest >= len(classes):
-        raise UserError(f"{path} has label {largest}, but {CLASSES} only {len(classes)} classes; {_AGAIN}")
+        raise UserError(
+            f"{path} has label {largest}, but {CLASSES} only {len(classes)} classes; put the run's own file back"
+        )
 
 
 def _as_config(value: Any, path: epath.Path) -> ConfigDict:

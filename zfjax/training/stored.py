@@ -105,6 +105,8 @@ def _result(folder: epath.Path, name: str, future: ts.Future) -> Any:
         line = first_line(error)
         if line.startswith(_OUT_OF_REACH):
             raise UserError(f"cannot read {folder}: {line}") from error
-        causes = re.split(r" \[(?:tensorstore_spec|source locations)=", line)[0].split(": ")  # what failed first is last
+        causes = re.split(r" \[(?:tensorstore_spec|source locations)=", line)[0].split(
+            ": "
+        )  # what failed first is last
         why = textwrap.shorten(f"{causes[0]}: {causes[-1]}", 160, placeholder=" …")
         raise DamagedError(f"{name} cannot be read ({why})") from error
