@@ -83,8 +83,8 @@ def require_record(
     path = folder / FILE
     if seal and seal.run.get("mean") not in (None, stored.digest({"mean": found.mean})):
         raise UserError(
-            f"the mean image in {path} is not the one of the run's checkpoints; put back the pictures that the run began"
-            " with, and remove the file"
+            f"the mean image in {path} is not the one of the run's checkpoints;"
+            " put back the pictures that the run began with, and remove the file"
         )
     if len(found.mean) != square_size(config.image_size):
         raise UserError(
