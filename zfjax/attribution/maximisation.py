@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ START = 0.08  # root mean square of the first noise, as a share of how far pixel
 LINEAR_SHARE = 0.1  # of the steps
 
 
+@runtime_checkable
 class Basis(Protocol):
     """What pictures are made of. Adam moves all coefficients at one rate, so the basis says what comes easily.
 

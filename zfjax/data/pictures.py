@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -11,6 +11,7 @@ from zfjax.console.errors import UserError
 from zfjax.data.source import BrokenImage, Examples
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Pictures 0..len-1 of a split, without the broken ones."""
 

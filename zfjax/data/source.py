@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -31,6 +31,7 @@ class Example:
         return decode.named(self.name, decode.decode_square, self.data, size)
 
 
+@runtime_checkable
 class Examples(Protocol):
     """One split: examples by number, in an order that never changes.
 

@@ -5,7 +5,7 @@ inside a block are called after it: stage1_conv1, stage1_norm1, … and stage2_1
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from zfjax.models.building import fitted, scaled
 from zfjax.models.convnet import ConvNet
@@ -39,6 +39,7 @@ def resnet50(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> 
     return _resnet(_bottleneck, (3, 4, 6, 3), 4, num_classes, width, image_size)
 
 
+@runtime_checkable
 class _Body(Protocol):
     def __call__(self, name: str, features: int, stride: int) -> tuple[Layer, ...]: ...
 
