@@ -16,6 +16,8 @@ from zfjax.attribution.metrics import (
     localisation,
     pointing_game,
 )
+from zfjax.experiments.correspondence import hidden
+from zfjax.ops.boxes import Box, edges, from_edges
 
 SIZE = 12
 BOX = (3, 4, 5, 6)  # top, left, height, width
@@ -40,6 +42,19 @@ def test_boxes_are_masks_and_back_and_what_hangs_over_is_cut_off():
     assert masks[0, 3:8, 4:10].all()
     np.testing.assert_array_equal(boxes_of(masks), boxes)
     np.testing.assert_array_equal(boxes_of(masks_of((-2, 10, 5, 9))), [(0, 10, 3, 2)])
+
+
+def test_a_box_means_the_same_pixels_to_everyone():
+    """To masks, to what is hidden, and to the boxes around both."""
+    box = np.array([[1, 1, 8, 8]])
+    mask = box_masks(box, SIZE, SIZE)
+    assert mask.sum() == 64
+    images = np.zeros((2, SIZE, SIZE, 1), np.float32)
+    covered = hidden(images, np.concatenate([box, box]), fill=1.0)
+    np.testing.assert_array_equal(covered[0, :, :, 0] == 1, mask[0])
+    assert Box.around(mask[0]) == tuple(box[0])
+    np.testing.assert_array_equal(from_edges(edges(box)), box)
+    assert edges(box).tolist() == [[1, 1, 9, 9]]
 
 
 @pytest.mark.parametrize("box", [(12, 0, 3, 3), (-3, 0, 3, 3), (2, 2, 0, 4)])

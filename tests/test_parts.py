@@ -22,6 +22,7 @@ from zfjax.figures import draw
 from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
+from zfjax.ops.boxes import edges
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Splits, Subject
 from zfjax.training.config import default
@@ -77,19 +78,19 @@ def test_kept_are_those_whose_parts_are_seen(built, records):
         if number in found.numbers:
             place = list(found.numbers).index(number)
             for name in EYES:
-                np.testing.assert_array_equal(found.parts[name][place], boxes[name])
+                np.testing.assert_array_equal(edges(found.parts[name][place]), boxes[name])
             np.testing.assert_array_equal(
-                found.objects[place], np.clip(in_crop(record["bbox"][None], 110, 96)[0], 0, 96)
+                edges(found.objects[place]), np.clip(in_crop(record["bbox"][None], 110, 96)[0], 0, 96)
             )
             assert all(box.min() >= 0 and box.max() <= 96 for box in (boxes[name] for name in EYES))
         elif all(name in boxes for name in EYES):
             areas = {name: np.prod(boxes[name][2:] - boxes[name][:2]) for name in EYES}
-            usual = {name: np.median(np.prod(box[:, 2:] - box[:, :2], axis=1)) for name, box in found.parts.items()}
+            usual = {name: np.median(np.prod(box[:, 2:], axis=1)) for name, box in found.parts.items()}
             outside = any(boxes[name].min() < 0 or boxes[name].max() > 96 for name in EYES)
             assert outside or any(areas[name] < 0.7 * usual[name] for name in EYES)
     left, right, nose = (found.parts[name] for name in EYES)
     assert np.all(left[:, 1] < right[:, 1])
-    assert np.all(nose[:, 2] > np.minimum(left[:, 2], right[:, 2]))
+    assert np.all(edges(nose)[:, 2] > np.minimum(edges(left)[:, 2], edges(right)[:, 2]))
 
 
 def test_small_crops_leave_out_what_they_cut(built, records):
@@ -144,10 +145,10 @@ def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monk
             record = records[number + 1]
             assert record["label"] == FACE
             boxes = in_crop(np.asarray(record["parts"]["bbox"]), 73, 64)
-            assert box.tolist() in boxes.tolist()
+            assert edges(box).tolist() in boxes.tolist()
         assert arrays["layer_7_nose_random_differing"].shape[0] == 3
         sizes = (arrays[f"boxes_nose{which}"] for which in ("", "_random"))
-        first, second = (box[..., 2:] - box[..., :2] for box in sizes)
+        first, second = (box[..., 2:] for box in sizes)
         np.testing.assert_array_equal(np.broadcast_to(first, second.shape), second)
         mean = arrays["layer_5_left_eye_differing"]
         expected = 100 * mean.sum() / (len(mean[0]) * (len(mean[0]) - 1))

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
+from zfjax.ops.boxes import Box, Boxes
 
 Maps = Float[np.ndarray, "n height width"]
 Masks = Bool[np.ndarray, "n height width"]
-Boxes = Int[np.ndarray, "n 4"]
 
 _EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong together, as in OpenCV's contours
 
@@ -79,7 +79,7 @@ def boxes_of(masks: Masks) -> Boxes:
         ValueError: a mask is empty; it is named.
     """
     masks = _checked_masks(masks)
-    return np.array([_box(mask) for mask in masks])
+    return np.array([Box.around(mask) for mask in masks])
 
 
 def pointing_game(maps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Bool[np.ndarray, " n"]:
@@ -279,12 +279,7 @@ def _drawn(one: Float[np.ndarray, "h w"], threshold: float) -> tuple[int, int, i
     if highest <= 0 or highest == one.min():
         return 0, 0, 0, 0
     segments, _ = ndimage.label(one >= threshold * highest, structure=_EIGHT)
-    return _box(segments == 1 + np.argmax(np.bincount(segments.ravel())[1:]))
-
-
-def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(rows[0]), int(columns[0]), int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+    return Box.around(segments == 1 + np.argmax(np.bincount(segments.ravel())[1:]))
 
 
 def _filled(

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, Int8, PyTree
+from jaxtyping import Array, Float, Int8, PyTree
+
+from zfjax.ops.boxes import Boxes, edges
 
 
 class Correspondence(NamedTuple):
@@ -58,7 +60,7 @@ class Difference(NamedTuple):
 def correspondence(
     features: Callable[[Array], PyTree[Float[Array, "n ..."]]],
     images: Float[np.ndarray, "n height width c"],
-    boxes: Int[np.ndarray, "draws n 4"],
+    boxes: Boxes,
     *,
     fill: float = 0.0,
     batch_size: int = 64,
@@ -71,8 +73,8 @@ def correspondence(
     Args:
         features: from images to a layer's activations, or to a pytree of such: `zfjax.layers(net, variables, names)`.
         images: as `features` takes them, two or more.
-        boxes: (top, left, bottom, right) in pixels, bottom and right exclusive: for each draw one in each image; one
-            draw for a part, several for random boxes.
+        boxes: [draws, n, 4], (top, left, height, width) in pixels: for each draw one in each image; one draw for a
+            part, several for random boxes.
         fill: what is put into the box; 0 is the mean image where the mean is subtracted.
         batch_size: images at once.
 
@@ -87,7 +89,7 @@ def correspondence(
 
     >>> import zfjax.experiments.correspondence as experiment
     >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
-    >>> found = experiment.correspondence(lambda x: x, images, np.full((1, 4, 4), (2, 2, 4, 4)))
+    >>> found = experiment.correspondence(lambda x: x, images, np.full((1, 4, 4), (2, 2, 2, 2)))
     >>> print(f"{found.sparsity:.4f}")  # all but 4 of 64 pixels are as before
     0.9375
     """
@@ -104,23 +106,21 @@ def correspondence(
 
 
 def hidden(
-    images: Float[np.ndarray, "n height width c"], boxes: Int[np.ndarray, "n 4"], fill: float = 0.0
+    images: Float[np.ndarray, "n height width c"], boxes: Boxes, fill: float = 0.0
 ) -> Float[np.ndarray, "n height width c"]:
-    """The images with a box (top, left, bottom, right) of each filled.
+    """The images with a box of each filled; boxes are [n, 4], (top, left, height, width) in pixels.
 
     Raises:
         ValueError: as `correspondence`.
     """
     covered = np.array(images)
-    for image, (top, left, bottom, right) in zip(covered, _checked(np.asarray(boxes)[None], images)[0], strict=True):
-        image[top:bottom, left:right] = fill
+    for image, (top, left, height, width) in zip(covered, _checked(np.asarray(boxes)[None], images)[0], strict=True):
+        image[top : top + height, left : left + width] = fill
     return covered
 
 
-def random_boxes(
-    rng: np.random.Generator, like: Int[np.ndarray, "n 4"], within: Int[np.ndarray, "n 4"], draws: int
-) -> Int[np.ndarray, "draws n 4"]:
-    """Boxes of the size of `like`, anywhere inside `within`; all are (top, left, bottom, right).
+def random_boxes(rng: np.random.Generator, like: Boxes, within: Boxes, draws: int) -> Boxes:
+    """Boxes [draws, n, 4] of the size of `like` [n, 4], anywhere inside `within` [n, 4].
 
     Raises:
         ValueError: a box is larger than what it shall lie within.
@@ -128,13 +128,12 @@ def random_boxes(
     Paper: table 1's "random".
     """
     like, within = np.asarray(like), np.asarray(within)
-    sizes = like[:, 2:] - like[:, :2]
-    room = within[:, 2:] - within[:, :2] - sizes
+    room = within[:, 2:] - like[:, 2:]
     if room.min() < 0:
         number = int(np.argmax(room.min(axis=1) < 0))
         raise ValueError(f"boxes: box {number} {like[number].tolist()} is larger than {within[number].tolist()}")
     corners = within[None, :, :2] + rng.integers(0, room + 1, size=(draws, *room.shape))
-    return np.concatenate([corners, corners + sizes[None]], axis=2)
+    return np.concatenate([corners, np.broadcast_to(like[:, 2:], corners.shape)], axis=2)
 
 
 def difference(
@@ -154,7 +153,7 @@ def difference(
     return Difference(measure(one) - measure(other), float(np.sqrt((n - 1) * left_out.var())))
 
 
-def _checked(boxes: Int[np.ndarray, "draws n 4"], images: Float[np.ndarray, "n h w c"]) -> Int[np.ndarray, "draws n 4"]:
+def _checked(boxes: Boxes, images: Float[np.ndarray, "n h w c"]) -> Boxes:
     n, height, width, _ = images.shape
     boxes = np.asarray(boxes)
     if n < 2:
@@ -163,11 +162,12 @@ def _checked(boxes: Int[np.ndarray, "draws n 4"], images: Float[np.ndarray, "n h
         raise ValueError(f"boxes: expected [draws, {n}, 4] for {n} images, got {list(boxes.shape)}")
     if not np.issubdtype(boxes.dtype, np.integer):
         raise ValueError(f"boxes: expected whole pixels, got {boxes.dtype}")
-    for number, (top, left, bottom, right) in enumerate(boxes.reshape(-1, 4)):
+    for number, box in enumerate(boxes.reshape(-1, 4).tolist()):
+        top, left, bottom, right = edges(np.array(box))
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
             raise ValueError(
-                f"boxes: expected (top, left, bottom, right) inside image {number % n} of {height}x{width} pixels,"
-                f" got {(int(top), int(left), int(bottom), int(right))}"
+                f"boxes: expected (top, left, height, width) inside image {number % n} of {height}×{width} px,"
+                f" got {tuple(box)}"
             )
     return boxes
 

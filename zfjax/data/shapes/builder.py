@@ -18,8 +18,9 @@ from PIL import Image
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.shapes.canvas import SIDE
-from zfjax.data.shapes.compose import Box, Scene, scene
+from zfjax.data.shapes.compose import Scene, scene
 from zfjax.data.shapes.objects import DRAWINGS
+from zfjax.ops.boxes import Box, edges
 
 _JPEG_QUALITY = 90
 _SPLITS = ("train", "validation")
@@ -132,7 +133,7 @@ def _bytes(array: np.ndarray, **options: Any) -> bytes:
 
 
 def _share(box: Box) -> tfds.features.BBox:
-    top, left, bottom, right = (edge / SIDE for edge in box)
+    top, left, bottom, right = edges(np.array(box)) / SIDE
     return tfds.features.BBox(ymin=top, xmin=left, ymax=bottom, xmax=right)
 
 

@@ -12,17 +12,9 @@ from zfjax.data.shapes.canvas import SIDE, Canvas, Rgb, Rng
 from zfjax.data.shapes.colours import paint, palette
 from zfjax.data.shapes.geometry import random_pose
 from zfjax.data.shapes.objects import DRAWINGS, Drawing
+from zfjax.ops.boxes import Box
 
 _RAMP = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
-
-
-class Box(NamedTuple):
-    """Pixels top <= y < bottom, left <= x < right."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
 
 
 class Part(NamedTuple):
@@ -53,8 +45,8 @@ def scene(rng: Rng | int, label: int) -> Scene:
     owners = canvas.owners()
     parts = [(name, owners == k + 1) for k, name in enumerate(drawing.parts)]
     image = _light(rng, canvas.picture(rng))
-    seen = tuple(Part(name, _box(where)) for name, where in parts if where.any())
-    return Scene(image, owners > 0, _box(owners > 0), seen, hidden)
+    seen = tuple(Part(name, Box.around(where)) for name, where in parts if where.any())
+    return Scene(image, owners > 0, Box.around(owners > 0), seen, hidden)
 
 
 def _draw(rng: Rng, canvas: Canvas, drawing: Drawing, background: Rgb) -> None:
@@ -84,9 +76,3 @@ def _light(rng: Rng, image: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarra
     scale, noise = (np.repeat(a.astype(np.int16), 3, axis=1) for a in (light * np.float32(64), grain))
     lit = (image.reshape(scale.shape) * scale >> 6) + noise
     return np.clip(lit, 0, 255, out=lit).astype(np.uint8).reshape(image.shape)
-
-
-def _box(where: Bool[np.ndarray, "side side"]) -> Box:
-    """The tight box around the true pixels."""
-    rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)

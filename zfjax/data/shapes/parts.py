@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from zfjax.ops.boxes import Boxes, from_edges
+
 
 class PartBoxes(NamedTuple):
-    """Pictures of one class with the boxes of their parts: (top, left, bottom, right), bottom and right exclusive."""
+    """Pictures of one class with the boxes of their parts, (top, left, height, width) in pixels."""
 
     numbers: Int[np.ndarray, " n"]  # in the split
-    objects: Int[np.ndarray, "n 4"]  # what is seen of the whole object
-    parts: dict[str, Int[np.ndarray, "n 4"]]  # by name; left is the picture's left
+    objects: Boxes  # [n, 4], what is seen of the whole object
+    parts: dict[str, Boxes]  # [n, 4], by name; left is the picture's left
 
 
 def part_boxes(
@@ -59,8 +61,8 @@ def part_boxes(
     whole = in_crop(np.array(objects).reshape(-1, 4), square, size)
     inner = in_crop(np.array(boxes).reshape(-1, 4), square, size).reshape(-1, len(names), 4)
     kept = _shown(inner, size)
-    parts = {name: inner[kept, i] for i, name in enumerate(names)}
-    return PartBoxes(np.array(found, np.int64)[kept], np.clip(whole[kept], 0, size), parts)
+    parts = {name: from_edges(inner[kept, i]) for i, name in enumerate(names)}
+    return PartBoxes(np.array(found, np.int64)[kept], from_edges(np.clip(whole[kept], 0, size)), parts)
 
 
 def encoded_records(builder: Any, split: str) -> Any:
@@ -71,10 +73,11 @@ def encoded_records(builder: Any, split: str) -> Any:
 
 
 def in_crop(shares: Float[np.ndarray, "n 4"], square: int, size: int) -> Int[np.ndarray, "n 4"]:
-    """Boxes as shares of a picture's sides, in pixels of the centre crop: the whole pixels that hold them.
+    """The edges of boxes in pixels of the center crop, from those that TFDS keeps as shares of a picture's sides.
 
-    They may hang over the crop's edge. As `zfjax.data.decode.decode_square` and `zfjax.data.crops.center_crop` place
-    square pictures.
+    Edges are (top, left, bottom, right), bottom and right exclusive, of the whole pixels that hold a box. They may lie
+    beyond the crop's edge. Pictures are placed as `zfjax.data.decode.decode_square` and `zfjax.data.crops.center_crop`
+    place square ones.
     """
     # In thousandths, so that 40.000001 does not take in a pixel more.
     edges = np.round(np.asarray(shares, np.float64) * square, 3)
@@ -82,8 +85,8 @@ def in_crop(shares: Float[np.ndarray, "n 4"], square: int, size: int) -> Int[np.
     return pixels - (square - size) // 2
 
 
-def _shown(boxes: Int[np.ndarray, "n parts 4"], size: int) -> Bool[np.ndarray, " n"]:
-    inside = np.all((boxes >= 0) & (boxes <= size), axis=(1, 2))
-    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=2)
+def _shown(edges: Int[np.ndarray, "n parts 4"], size: int) -> Bool[np.ndarray, " n"]:
+    inside = np.all((edges >= 0) & (edges <= size), axis=(1, 2))
+    areas = np.prod(edges[..., 2:] - edges[..., :2], axis=2)
     usual = np.median(areas, axis=0, keepdims=True) if len(areas) else 0
     return inside & np.all(2 * areas >= usual, axis=1)
