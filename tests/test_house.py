@@ -9,7 +9,7 @@ import zfjax
 
 PACKAGE = pathlib.Path(zfjax.__file__).parent
 FLOORS = (
-    *("console", "ops", "transform", "models", "weights", "attribution", "data", "training", "runs"),
+    *("console", "ops", "transform", "models", "weights", "data", "attribution", "training", "runs"),
     *("experiments", "plots", "atlas", "compare", "figures"),
 )
 # `compare` and `figures` are verbs that need a folder; they share no floor with each other or with the atlas.

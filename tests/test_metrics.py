@@ -16,8 +16,8 @@ from zfjax.attribution.metrics import (
     localisation,
     pointing_game,
 )
+from zfjax.data.boxes import Box, edges, from_edges
 from zfjax.experiments.correspondence import hidden
-from zfjax.ops.boxes import Box, edges, from_edges
 
 SIZE = 12
 BOX = (3, 4, 5, 6)  # top, left, height, width

@@ -11,6 +11,7 @@ from PIL import Image
 
 from zfjax.console.errors import UserError
 from zfjax.data import shapes
+from zfjax.data.boxes import edges
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
 from zfjax.data.pictures import DecodedPictures
@@ -22,7 +23,6 @@ from zfjax.figures import draw
 from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
-from zfjax.ops.boxes import edges
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Splits, Subject
 from zfjax.training.config import default

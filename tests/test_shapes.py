@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from zfjax.console.errors import UserError
+from zfjax.data.boxes import edges
 from zfjax.data.shapes import CLASSES, PARTS, builder, scene
 from zfjax.data.shapes.clutter import MOST_HIDDEN
-from zfjax.ops.boxes import edges
 
 SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 

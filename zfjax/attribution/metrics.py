@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
-from zfjax.ops.boxes import Box, Boxes
+from zfjax.data.boxes import Box, Boxes
 
 Maps = Float[np.ndarray, "n height width"]
 Masks = Bool[np.ndarray, "n height width"]

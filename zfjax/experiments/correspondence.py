@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int8, PyTree
 
-from zfjax.ops.boxes import Boxes, edges
+from zfjax.data.boxes import Boxes, edges
 
 
 class Correspondence(NamedTuple):

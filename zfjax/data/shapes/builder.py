@@ -17,10 +17,10 @@ from PIL import Image
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.data.boxes import Box, edges
 from zfjax.data.shapes.canvas import SIDE
 from zfjax.data.shapes.compose import Scene, scene
 from zfjax.data.shapes.objects import DRAWINGS
-from zfjax.ops.boxes import Box, edges
 
 _JPEG_QUALITY = 90
 _SPLITS = ("train", "validation")

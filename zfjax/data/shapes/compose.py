@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from zfjax.data.boxes import Box
 from zfjax.data.shapes import clutter
 from zfjax.data.shapes.canvas import SIDE, Canvas, Rgb, Rng
 from zfjax.data.shapes.colours import paint, palette
 from zfjax.data.shapes.geometry import random_pose
 from zfjax.data.shapes.objects import DRAWINGS, Drawing
-from zfjax.ops.boxes import Box
 
 _RAMP = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
 

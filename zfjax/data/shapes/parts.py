@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from zfjax.ops.boxes import Boxes, from_edges
+from zfjax.data.boxes import Boxes, from_edges
 
 
 class PartBoxes(NamedTuple):
