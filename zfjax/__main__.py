@@ -2,4 +2,4 @@
 
 from zfjax.cli import main
 
-raise SystemExit(main())
+main()

@@ -18,6 +18,11 @@ The same command goes on where it stopped. All keys but `net`, `without`, `fc_un
 train, and the same for all rows; AlexNet needs images of 63 px or more.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +31,7 @@ from absl import flags
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.signals import Stopped
 from zfjax.console.text import written
 from zfjax.train import default_workdir
 from zfjax.training.recipe import config_from
@@ -45,7 +51,6 @@ def main(argv: Sequence[str]) -> None:
     with Progress("starting JAX"):
         from zfjax.console import tables
         from zfjax.experiments import ablation
-        from zfjax.training.signals import StopSignal
 
     rows = ablation.select(values.rows)
     workdir = values.workdir or f"{default_workdir(config)}-ablation"
@@ -59,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{table.text()}\n{table.note}")
     print(written(workdir, write(done)))
     if done.stopped:
-        raise command.Stopped(StopSignal.number, f"in row {done.stopped}")
+        raise Stopped(f"in row {done.stopped}")
     if done.failed:
         raise UserError(f"{len(done.failed)} of {len(rows)} rows failed: {_by_reason(done.failed)}")
 
@@ -72,4 +77,4 @@ def _by_reason(failed: Mapping[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

@@ -1,10 +1,10 @@
 """`zfjax VERB …` does what `python -m zfjax.VERB …` does, with `_` for `-`."""
 
 import importlib
-import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from zfjax.console import command
+from zfjax.console import signals
 from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean
 from zfjax.version import __version__
@@ -34,12 +34,16 @@ VERBS = {verb: what for verbs in GROUPS.values() for verb, what in verbs.items()
 HELP = ("help", "-h", "-help", "--help")
 
 
-def main() -> int:
-    """Runs the verb named on the command line; the console script."""
-    return command.run(_dispatch, ["zfjax", *sys.argv[1:]])
+def main() -> NoReturn:
+    """Be the console script: run the verb named on the command line, and end with its exit code."""
+    signals.listen()
+    from zfjax.console import command  # takes time
+
+    command.execute(dispatch)
 
 
-def _dispatch(argv: Sequence[str]) -> None:
+def dispatch(argv: Sequence[str]) -> None:
+    """Run the verb that `argv` names after the program."""
     words = list(argv[1:])
     if len(words) > 1 and words[0] in HELP:  # zfjax help VERB
         words = [words[1], "--help"]
@@ -68,4 +72,4 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

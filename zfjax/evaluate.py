@@ -11,6 +11,11 @@ Examples:
 Every example of the validation split is counted once.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags
@@ -44,4 +49,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

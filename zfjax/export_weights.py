@@ -11,6 +11,11 @@ pixels stands in the file's metadata: of an imported run as it was imported, of 
 less a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50 and zfnet_post can be exported.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags
@@ -45,4 +50,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

@@ -13,6 +13,11 @@ A .pth file is read without running any code in it. The defaults of --model, --w
 into the first layer: a run's net takes RGB in 0..255 less its mean image, whatever the net took before.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -127,4 +132,4 @@ def _numbers(name: str, words: Sequence[str] | None, usual: tuple[float, ...]) -
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

@@ -10,12 +10,18 @@ Table and plot go into the folder probe/DATASET of the run after each fold of ea
 flags differ from their defaults; the same command goes on where it stopped.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags
 
 from zfjax.console import command
 from zfjax.console.progress import Progress
+from zfjax.console.signals import stopping
 from zfjax.console.text import written
 
 
@@ -44,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     name = f"probe{command.setting(values, 'per_class', 'test', 'folds', 'seed', 'checkpoint')}"
     folder = folder_of(run, pool)
     results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
-    with command.stoppable(f"in the folds of {pool.name}"):
+    with stopping(f"in the folds of {pool.name}"):
         for result in results:
             table = to_table(result, pool.name, len(pool.classes), values.per_class)
             files = tables.write(table, folder, name)
@@ -55,4 +61,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

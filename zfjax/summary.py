@@ -14,6 +14,11 @@ Sizes are height×width×maps; multiply-adds are per image; receptive field, tot
 first unit's field) are in pixels of the input.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags
@@ -61,4 +66,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

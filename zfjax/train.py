@@ -11,6 +11,11 @@ Examples:
 The same command goes on where it stopped. Recipes are in configs/ of the repository.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +26,7 @@ from ml_collections import ConfigDict
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.signals import Stopped
 from zfjax.console.text import first_line, written
 from zfjax.training.recipe import config_from
 
@@ -50,11 +56,10 @@ def main(argv: Sequence[str]) -> None:
         if values.distributed or values.coordinator:
             _join(values)
         from zfjax.runs.training import train_and_evaluate
-        from zfjax.training.signals import StopSignal
 
     outcome = train_and_evaluate(config, values.workdir or default_workdir(config))
     if not outcome.finished:
-        raise command.Stopped(StopSignal.number, f"after step {outcome.step}")
+        raise Stopped(f"after step {outcome.step}")
     if jax.process_index() == 0:
         _report(outcome)
 
@@ -115,4 +120,4 @@ def _draw(outcome: "Outcome") -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

@@ -13,6 +13,11 @@ Tables and Fig. 9 go into the folder transfer/DATASET of the run after each fold
 differ from their defaults; the same command goes on where it stopped.
 """
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +26,7 @@ from absl import flags
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.signals import stopping
 from zfjax.console.text import written
 
 if TYPE_CHECKING:
@@ -94,7 +100,7 @@ def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagVal
     title = f"{pool.name}, frozen up to layer {values.layer}" if values.layer else pool.name
     paper = PAPER.get(dataset_of_the_paper(pool.name, len(pool.classes)) or "")
     results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
-    with command.stoppable(f"in the folds of {pool.name}"):
+    with stopping(f"in the folds of {pool.name}"):
         for result in results:
             table = to_table(result, title, len(pool.classes))
             files = tables.write(table, folder, f"transfer{ending}")
@@ -125,4 +131,4 @@ def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.Flag
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main))
+    command.execute(main)

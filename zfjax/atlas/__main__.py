@@ -1,6 +1,12 @@
 """`python -m zfjax.atlas`."""
 
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
 from zfjax.atlas import main
 from zfjax.console import command
 
-raise SystemExit(command.run(main))
+if __name__ == "__main__":
+    command.execute(main)

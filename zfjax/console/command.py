@@ -1,40 +1,52 @@
-"""What all commands share: flags, `--help` without JAX, a user's mistake as one line and exit code 2."""
+"""What all commands share: flags, `--help` without JAX, whatever goes wrong as one line and an exit code."""
 
 import contextlib
+import logging
 import os
 import re
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from absl import flags
 
+from zfjax.console import signals
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean
+from zfjax.console.text import did_you_mean, first_line
 
 WIDTH = 112  # columns of the help
+FAULT, MISTAKE = 1, 2  # exit codes: of zfjax's, of the user's
 NO_READER = 141  # the exit code of a program that a closed pipe ended, as shells show it
+ISSUES = "https://github.com/zfjax/zfjax/issues"
+TRACE = "ZFJAX_TRACE"  # the environment variable that asks for stack traces
 RUN = {"workdir": "RUN"}  # as `parse` requires it
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal stopped a command that has saved what it did, and that goes on when it is given again.
-
-    Args:
-      number: of the signal.
-      where: how far it came, such as `after step 3`.
-    """
-
-    def __init__(self, number: int, where: str) -> None:
-        super().__init__(f"stopped {where}; the same command goes on from there")
-        self.number = number
+def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run a command as this process, and end with its exit code."""
+    if not _traces():
+        _silence()
+    code = run(main)
+    if code in (MISTAKE, FAULT):
+        # Without Python's own end, in which threads that failed to save a checkpoint may be waited for, or complain.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Run a command and return its exit code.
+
+    Whatever is raised ends in one line on stderr, with the stack trace before it where ZFJAX_TRACE=1.
+
+    Returns:
+      0; 2 for a mistake of the user's, 1 for a fault of zfjax's; 128 and the signal's number where one stopped it.
+    """
     try:
         main(sys.argv if argv is None else argv)
         sys.stdout.flush()
@@ -43,35 +55,19 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except UserError as error:
-        return _refused(str(error))
+        return _failed(MISTAKE, str(error))
     except OSError as error:  # a full disk, or a file that may not be read
         where = f" {error.filename}" if error.filename is not None else ""
-        return _refused(f"cannot read or write{where}: {error.strerror or error}")
-    except Stopped as stopped:
-        print(f"zfjax: {stopped}", file=sys.stderr)
-        return 128 + stopped.number
+        return _failed(MISTAKE, f"cannot read or write{where}: {error.strerror or error}")
+    except signals.Stopped as stopped:
+        return _failed(128 + stopped.number, str(stopped))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return 0
-
-
-@contextlib.contextmanager
-def stoppable(where: str) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM are `Stopped` at once, for work that keeps each part as it is done.
-
-    Outside the main thread signals cannot be caught, and nothing is.
-    """
-
-    def stop(number: int, _: object) -> None:
-        raise Stopped(number, where)
-
-    caught = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, stop) for number in caught}
-    try:
-        yield
+    except Exception as error:
+        return _failed(FAULT, _fault(error))
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signals.give_way()
+    return 0
 
 
 def run_flags(values: flags.FlagValues, batch_size: int = 0) -> None:
@@ -145,9 +141,39 @@ def _given(value: object) -> bool:
     return any(value) if isinstance(value, list) else bool(value)
 
 
-def _refused(line: str) -> int:
+def _failed(code: int, line: str) -> int:
+    if _traces():
+        traceback.print_exc()
     print(f"zfjax: {line}", file=sys.stderr)
-    return 2
+    return code
+
+
+def _traces() -> bool:
+    return os.environ.get(TRACE) == "1"
+
+
+def _fault(error: Exception) -> str:
+    """What nobody foresaw, and where."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}zfjax{os.sep}" in frame.filename]
+    where = f" in {ours[-1].filename.rpartition(f'{os.sep}zfjax{os.sep}')[2]}, line {ours[-1].lineno}" if ours else ""
+    return (
+        f"a fault in zfjax, not yours: {type(error).__name__}{where}: {textwrap.shorten(first_line(error), 300)};"
+        f" please report it with what {TRACE}=1 prints before it: {ISSUES}"
+    )
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _silence() -> None:
+    """Keep from the screen what libraries print of errors that they raise as well, often from threads of their own."""
+    sys.excepthook = _nothing
+    sys.unraisablehook = _nothing
+    threading.excepthook = _nothing
+    screen = logging.StreamHandler()
+    screen.addFilter(lambda record: record.name not in ("absl", "asyncio"))
+    logging.getLogger().addHandler(screen)
 
 
 def _is_absls(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from zfjax.console import signals
 from zfjax.console.errors import UserError
 
 
@@ -20,15 +21,16 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
     """
     target = epath.Path(path)
     part = target.with_name(f".{target.name}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    with signals.held():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.replace(target)
+        except OSError as error:
+            raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

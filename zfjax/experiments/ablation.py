@@ -13,6 +13,7 @@ from zfjax.console import tables
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_json
 from zfjax.console.progress import Progress
+from zfjax.console.signals import stopping
 from zfjax.console.text import did_you_mean
 from zfjax.data import record
 from zfjax.data.pictures import Pictures
@@ -153,7 +154,8 @@ def ablate(
     for row in missing:
         print(f"row {ROWS.index(row) + 1} of {len(ROWS)}: {row.slug}", file=sys.stderr, flush=True)
         try:
-            result = train_row(row.config(config), folders[row.slug])
+            with stopping(f"in row {row.slug}"):
+                result = train_row(row.config(config), folders[row.slug])
         except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter: out of memory
             failed[row.slug] = str(error).splitlines()[0]
             print(f"row {row.slug} failed: {failed[row.slug]}", file=sys.stderr, flush=True)

@@ -9,9 +9,9 @@ from etils import epath
 from jaxtyping import Float, Float32, Int
 from ml_collections import ConfigDict
 
-from zfjax.console.command import Stopped
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.signals import Stopped
 from zfjax.console.tables import Cell, Table
 from zfjax.data import record
 from zfjax.data.pictures import ChosenPictures, Pictures
@@ -24,7 +24,6 @@ from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
 from zfjax.training.loop import RunData, train
 from zfjax.training.scoring import Model
-from zfjax.training.signals import StopSignal
 from zfjax.training.step import predict
 
 # The paper's own accuracies in per cent by training images per class: (pretrained, from scratch).
@@ -140,7 +139,10 @@ def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) 
         config = scratch_config(run.config, len(fold.train), run_examples, protocol.scratch_epochs, seed[1])
         key = fold_key(fold, "scratch", sorted(settings(config).items()), pool.fingerprint)
         folder = folder_of(run, pool) / "scratch" / key
-        return ledger.get_or(key, lambda: train_from_scratch(config, pool, fold, folder))
+        accuracy = ledger.get_or(key, lambda: train_from_scratch(config, pool, fold, folder))
+        # Not before it is in the ledger: a kill between the two would cost the training.
+        (folder / CHECKPOINTS).rmtree(missing_ok=True)
+        return accuracy
 
     return measure
 
@@ -216,7 +218,7 @@ def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs:
 def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath.Path) -> float:
     """Trains the net on a fold's training pictures alone, and returns its mean per-class accuracy on the test ones.
 
-    The training goes on from where `folder` says that it stopped; when it is scored, its checkpoints are removed.
+    The training goes on from where `folder` says that it stopped.
 
     Args:
         config: from `scratch_config`.
@@ -239,11 +241,10 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
     data = RunData(pool.classes, pictures, ChosenPictures(pool.pictures, watched), seen)
     outcome = train(config, folder, data, kept_epochs=())
     if not outcome.finished:
-        raise Stopped(StopSignal.number, f"in the folds of {pool.name}")
+        raise Stopped(f"in the folds of {pool.name}")
     state = outcome.state
     test = ChosenPictures(pool.pictures, fold.test)
     predicted = answers(Model(state.net, state.variables, state.mean), test, config.batch_size)
-    (folder / CHECKPOINTS).rmtree()
     return mean_class_accuracy(predicted, pool.labels[fold.test])
 
 

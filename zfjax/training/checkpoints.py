@@ -1,7 +1,9 @@
 """Checkpoints of a run: the latest two, the best, and the epochs of Fig. 4; damaged ones are passed over."""
 
+import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +62,10 @@ class Checkpoints:
             save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
             lightweight_initialize=True,  # Orbax would stumble over damaged metrics
             create=create,
+            # What a killed run left behind; not where it may be another that writes just now.
+            cleanup_tmp_directories=create,
+            # Else, where a folder cannot be made, the threads that wait for it hang for minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
@@ -67,11 +73,16 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.wait()
-        finally:
+        if kind is None:
+            self.wait()
             self._manager.close()
+        else:
+            # What failed before is what must be told. Closing raises again where a checkpoint could not be written.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            if jax.process_index() == 0:  # a full disk needs the space
+                for part in self.folder.glob("*.orbax-checkpoint-tmp"):
+                    part.rmtree(missing_ok=True)
 
     def steps(self) -> list[int]:
         """The steps there are, oldest first."""
@@ -192,7 +203,7 @@ class Checkpoints:
 
     def _unsaved(self, error: Exception) -> UserError:
         return UserError(
-            f"cannot save a checkpoint in {self.folder}: {first_line(error)};"
+            f"cannot save a checkpoint in {self.folder}: {_reason(error)};"
             " what was saved before is kept, so the same command goes on from there once this is mended"
         )
 
@@ -206,6 +217,14 @@ class _Best(NamedTuple):
         """Which of the checkpoints to keep, as Orbax asks."""
         best = max((info.step for info in checkpoints), key=lambda step: (self.score(step), step), default=None)
         return [info.step == best for info in checkpoints]
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, without the file in which Orbax met it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = re.search(r"([^:]+) \[os_error_code=", str(error))  # as TensorStore quotes it
+    return said[1].strip() if said else first_line(error)
 
 
 def _saved(state: State) -> dict[str, PyTree]:

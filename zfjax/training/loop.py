@@ -9,12 +9,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.signals import Deferral
 from zfjax.console.text import say
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
@@ -24,7 +26,6 @@ from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.metrics import FILE, MetricsLog, StepRecorder
 from zfjax.training.scoring import Model, Scores, score
 from zfjax.training.seals import describe, read_seal
-from zfjax.training.signals import StopSignal
 from zfjax.training.state import State, anneal, create_state, learning_rate
 from zfjax.training.step import train_step
 
@@ -97,22 +98,24 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
         raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
     schedule = Schedule(len(data.train), config.batch_size, config.epochs)
     mesh = sharding.data_mesh()
-    state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
     kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0
     run = describe(config, data.classes, data.mean)
-    with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints, StopSignal() as stop:
-        state = checkpoints.restore_latest(state)
-        log = MetricsLog(folder, int(state.step), tensorboard=config.tensorboard, write=first)
-        if first:
-            _compare(log, folder, int(state.step))
-        trainer = Trainer(config, data, schedule, mesh, checkpoints, log, stop)
-        try:
-            state, scores = trainer.run(state)
-        finally:
-            log.close()
+    stop = Deferral()
+    # With many processes JAX's own service catches SIGTERM. Outermost, as the wait for the last checkpoint is inside.
+    with stop if jax.process_count() == 1 else contextlib.nullcontext():
+        state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
+        with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints:
+            state = checkpoints.restore_latest(state)
+            with MetricsLog(folder, int(state.step), tensorboard=config.tensorboard, write=first) as log:
+                if first:
+                    _compare(log, folder, int(state.step))
+                trainer = Trainer(config, data, schedule, mesh, checkpoints, log, stop)
+                state, scores = trainer.run(state)
     step = int(state.step)
-    return Outcome(folder, step >= schedule.end_of(config.epochs), step, scores, state, data)
+    # Asked to stop at the very end it is not done either: what follows a run, such as its pictures, is still missing.
+    finished = step >= schedule.end_of(config.epochs) and stop.number is None
+    return Outcome(folder, finished, step, scores, state, data)
 
 
 def _compare(log: MetricsLog, folder: epath.Path, step: int) -> None:
@@ -133,7 +136,7 @@ class Trainer:
     mesh: Mesh
     checkpoints: Checkpoints
     log: MetricsLog
-    stop: StopSignal
+    stop: Deferral
 
     def run(self, state: State) -> tuple[State, Scores | None]:
         """Trains to the end of the last epoch, or until stopped; scores are those of the last epoch that ended."""
@@ -165,7 +168,7 @@ class Trainer:
                     break
                 state, scores = self.end_epoch(epoch, state)
                 progress.say(f"epoch {epoch}/{self.config.epochs}: val {scores}")
-                if self.stop.wanted(int(state.step)):
+                if self.must_stop(int(state.step)):
                     break
         return state, scores
 
@@ -183,7 +186,7 @@ class Trainer:
             step += 1
             progress.advance(self.config.batch_size, recorder.note)
             recorder.add(step, metrics)
-            stopped = self.stop.wanted(step)
+            stopped = self.must_stop(step)
             due = self.config.checkpoint_steps and step % self.config.checkpoint_steps == 0
             # The last step of an epoch is saved with its score instead.
             if step < until and (stopped or due):
@@ -194,6 +197,13 @@ class Trainer:
                     return state, True
         recorder.settle()
         return state, False
+
+    def must_stop(self, step: int) -> bool:
+        """Whether a signal asked to stop; after `step`, the same answer on every process."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        self.stop.begin()  # from the first step on there is something to save
+        return self.stop.number is not None
 
     def end_epoch(self, epoch: int, state: State) -> tuple[State, Scores]:
         """Scores the validation split, anneals, and writes what belongs to the end of an epoch."""

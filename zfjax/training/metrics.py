@@ -56,11 +56,15 @@ class MetricsLog:
     def _text(self) -> str:
         return "".join(json.dumps(_without_nan(record)) + "\n" for record in self.records)
 
-    def close(self) -> None:
-        """Writes all lines, for the last time."""
-        self.flush()
-        if self._board:
-            self._board.close()
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where something failed before, that is what must be told: on a full disk this fails, too.
+        with contextlib.suppress(*() if kind is None else (Exception,)):
+            self.flush()
+            if self._board:
+                self._board.close()
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
