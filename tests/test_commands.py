@@ -1,7 +1,6 @@
 """Commands as users type them: help, tables, and each mistake as one clear line and exit code 2."""
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from PIL import Image
 from zfjax import compare, evaluate, export_weights, figures, probe, summary, train
 from zfjax.console import command
 from zfjax.console.errors import UserError
+from zfjax.console.signals import Stopped
 from zfjax.runs import folder as runs
 from zfjax.training.config import default
 from zfjax.training.recipe import config_from
@@ -311,14 +311,7 @@ def test_a_reader_that_leaves_is_no_error(words):
     ("error", "expected"),
     [
         (KeyboardInterrupt(), (130, "")),
-        (
-            command.Stopped(signal.SIGTERM, "after step 3"),
-            (143, "zfjax: stopped after step 3; the same command goes on from there\n"),
-        ),
-        (
-            command.Stopped(signal.SIGINT, "in row zfnet"),
-            (130, "zfjax: stopped in row zfnet; the same command goes on from there\n"),
-        ),
+        (Stopped("after step 3"), (143, "zfjax: stopped after step 3; the same command goes on from there\n")),
         (UserError("one line"), (2, "zfjax: one line\n")),
         (PermissionError(13, "Permission denied", "a/b"), (2, "zfjax: cannot read or write a/b: Permission denied\n")),
         (OSError(28, "No space left on device"), (2, "zfjax: cannot read or write: No space left on device\n")),
@@ -331,17 +324,25 @@ def test_how_a_command_ends(capsys, error, expected):
     assert (command.run(main, []), capsys.readouterr().err) == expected
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_work_that_keeps_its_parts_is_stopped_at_once_and_says_so(capsys, number, expected):
+def test_a_stack_trace_is_shown_on_request(capsys, monkeypatch):
     def main(_):
-        with command.stoppable("in the folds of photos"):
-            signal.raise_signal(number)
-            pytest.fail("went on")
+        raise UserError("one line")
 
-    before = [signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)]
-    assert command.run(main, []) == expected
-    assert capsys.readouterr().err == "zfjax: stopped in the folds of photos; the same command goes on from there\n"
-    assert [signal.getsignal(caught) for caught in (signal.SIGTERM, signal.SIGINT)] == before
+    monkeypatch.setenv("ZFJAX_TRACE", "1")
+    assert command.run(main, []) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("Traceback (most recent call last):", "zfjax: one line")
+
+
+def test_a_fault_says_where_it_is_and_what_to_report(capsys):
+    code, line = said(capsys, lambda _: setting_of_nothing())
+    assert code == 1
+    assert line.startswith("zfjax: a fault in zfjax, not yours: TypeError in console/command.py, line ")
+    assert line.endswith("please report it with what ZFJAX_TRACE=1 prints before it: " + command.ISSUES)
+
+
+def setting_of_nothing():
+    command.setting(None, "batch_size")
 
 
 def test_settings_that_are_not_the_default_are_in_names():

@@ -10,11 +10,10 @@ from zfjax.console import command
 from zfjax.training.config import default
 
 
-def zfjax(capsys, monkeypatch, *words):
+def zfjax(capsys, *words):
     """Exit code and what is said by `zfjax WORDS`."""
-    monkeypatch.setattr(sys, "argv", ["zfjax", *words])
     try:
-        code = cli.main()
+        code = command.run(cli.dispatch, ["zfjax", *words])
     except SystemExit as end:
         code = end.code
     return code, *capsys.readouterr()
@@ -31,7 +30,7 @@ def zfjax(capsys, monkeypatch, *words):
     ],
 )
 def test_an_unknown_verb_or_flag_is_named(capsys, monkeypatch, words, expected):
-    code, _, line = zfjax(capsys, monkeypatch, *words)
+    code, _, line = zfjax(capsys, *words)
     assert code == 2
     assert line.startswith(f"zfjax: {expected}")
     assert line.count("\n") == 1
@@ -39,7 +38,7 @@ def test_an_unknown_verb_or_flag_is_named(capsys, monkeypatch, words, expected):
 
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
 def test_without_a_verb_all_are_listed(capsys, monkeypatch, words):
-    code, text, _ = zfjax(capsys, monkeypatch, *words)
+    code, text, _ = zfjax(capsys, *words)
     assert code == 0
     groups, verbs = {}, None
     for line in text.splitlines()[2:]:
@@ -54,8 +53,8 @@ def test_without_a_verb_all_are_listed(capsys, monkeypatch, words):
 
 
 def test_zfjax_and_its_modules_say_the_same(capsys, monkeypatch):
-    _, by_verb, _ = zfjax(capsys, monkeypatch, "help", "export-weights")
-    _, by_flag, _ = zfjax(capsys, monkeypatch, "export-weights", "--help")
+    _, by_verb, _ = zfjax(capsys, "help", "export-weights")
+    _, by_flag, _ = zfjax(capsys, "export-weights", "--help")
     words = [sys.executable, "-m", "zfjax.export_weights", "--help"]
     by_module = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert by_verb == by_flag == by_module

@@ -23,7 +23,6 @@ from zfjax.training.config import default, paper
 from zfjax.training.loop import Schedule
 from zfjax.training.metrics import MetricsLog, StepRecorder, read_metrics
 from zfjax.training.scoring import Model, Scores, score, score_together
-from zfjax.training.signals import StopSignal
 from zfjax.training.state import anneal, create_state, learning_rate
 from zfjax.training.step import StepMetrics, count_right, predict, train_step
 
@@ -258,9 +257,8 @@ def test_metrics_log_drops_what_a_resumed_run_does_again(tmp_path):
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     pytest.importorskip("tensorboardX")
-    log = MetricsLog(tmp_path, 0, tensorboard=True)
-    log.add(3, {"loss": 0.5})
-    log.close()
+    with MetricsLog(tmp_path, 0, tensorboard=True) as log:
+        log.add(3, {"loss": 0.5})
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss" in events.read_bytes()
 
@@ -374,15 +372,3 @@ def test_evaluate_scores_runs_and_their_average(finished):
     assert average.name == "average of 2"
     (other,) = evaluation.evaluate_runs([workdir], dataset=f"folder:{folder}", checkpoint="best", batch_size=8)
     assert other.single_crop.examples == 6
-
-
-def test_stop_signal_is_a_wish_and_restores_what_was_there():
-    import os
-    import signal
-
-    before = signal.getsignal(signal.SIGTERM)
-    with StopSignal() as stop:
-        assert not stop.wanted(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wanted(2)
-    assert signal.getsignal(signal.SIGTERM) is before

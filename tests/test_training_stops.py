@@ -1,7 +1,6 @@
 """Runs that are killed, stopped, spread over devices and processes, or find a damaged checkpoint."""
 
 import os
-import random
 import signal
 import socket
 
@@ -26,28 +25,40 @@ def unbroken(folder, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(
-    ("number", "checkpoints"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1), (signal.SIGINT, 1)]
-)
-def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path, number, checkpoints):
-    # The moment is meant to differ from one run of the tests to the next: from the start, or from a checkpoint on.
-    seconds = random.uniform(0.0, 1.0 if checkpoints else 12.0)
-    process = tiny_runs.start(tiny_runs.train_command(folder, tmp_path))
-    tiny_runs.stop_after(process, tmp_path, checkpoints, seconds, number)
-    out, err = process.communicate(timeout=200)
-    if process.returncode:  # else it was over before
-        assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), err
-        assert ("the same command goes on from there" in err) == (number != signal.SIGKILL)
-    else:
-        assert "written to" in out
-    again = tiny_runs.run(tiny_runs.train_command(folder, tmp_path))
-    assert again.returncode == 0, again.stderr
-    assert tiny_runs.same_bits(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken)), (
-        f"stopped after {seconds} s"
-    )
+SAVE, STEP, SCORE = (f"zfjax.training.loop:{name}" for name in ("Checkpoints.save", "train_step", "Trainer.score"))
+# The three epochs end after steps 9, 17 and 25, and every third step is saved.
+MOMENTS = [
+    (signal.SIGINT, f"{STEP}:1", None),  # which is about to be compiled
+    (signal.SIGKILL, f"{SAVE}:1", None),  # step 3, of which nothing is saved
+    (signal.SIGTERM, f"{STEP}:5", 5),
+    (signal.SIGKILL, f"{SAVE}:2", None),  # the end of epoch 1, of which the metrics are written: starts again from 6
+    (signal.SIGINT, f"{SCORE}:1", 9),
+    (signal.SIGKILL, "os:rename:1", None),  # in the middle of Orbax' saving step 12
+    (signal.SIGTERM, f"{SAVE}:2", 16),
+    (signal.SIGTERM, f"{STEP}:9", 25),  # the very last
+    (signal.SIGINT, "zfjax.train:_draw:1", None),
+]
+
+
+def test_a_run_stopped_again_and_again_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path):
+    command = tiny_runs.train_command(folder, tmp_path)
+    for number, moment, step in MOMENTS:
+        said = tiny_runs.killed(command, number, moment).stderr.splitlines()
+        last = said[-1] if said and said[-1].startswith("zfjax: ") else None
+        expected = f"zfjax: stopped after step {step}; the same command goes on from there" if step else None
+        assert last == expected, moment
+    done = tiny_runs.run(command)
+    assert done.returncode == 0, done.stderr
+    assert tiny_runs.same_bits(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken))
     steps = [line["step"] for line in tiny_runs.metrics(tmp_path)]
     assert steps == sorted(steps)
     assert [line["epoch"] for line in tiny_runs.metrics(tmp_path) if "epoch" in line] == [1, 2, 3]
+    assert tree(tmp_path) == tree(unbroken)
+
+
+def tree(workdir):
+    """What lies in a run's folder."""
+    return {path.relative_to(workdir).parts[:2] for path in workdir.rglob("*")}
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(folder, unbroken, tmp_path):

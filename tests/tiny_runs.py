@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -94,17 +93,16 @@ def start(command: list[str], devices: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def stop_after(
-    process: subprocess.Popen[str], workdir: Path, checkpoints: int, seconds: float, number: signal.Signals
-) -> None:
-    """Sends a signal some time after that many checkpoints have been written."""
-    deadline = time.monotonic() + 200
-    while sum(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")) < checkpoints:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(seconds)
-    process.send_signal(number)
+def killed(command: list[str], number: signal.Signals, moment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command that sends itself a signal at a moment as `killed.py` has it, and asserts that it ends by that."""
+    *_, module = command[:3]
+    program = str(Path(__file__).with_name("killed.py"))
+    verb = module.removeprefix("zfjax.")
+    done = run([sys.executable, program, str(int(number)), moment, verb, *command[3:]])
+    expected = -number if number == signal.SIGKILL else 128 + number
+    assert done.returncode == expected, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def final_weights(workdir: Path) -> dict[str, np.ndarray]:

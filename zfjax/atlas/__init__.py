@@ -11,6 +11,11 @@ activations and the classes that excite them; classes lead to their maps. The fo
 server. It is written aside and put in place at the end; an atlas that is there already is replaced.
 """
 
+from zfjax.console import signals
+
+if signals.is_starting(__name__):  # before the imports, which take time
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags

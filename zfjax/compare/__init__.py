@@ -17,6 +17,11 @@ The dataset `shapes` knows its objects' pixels. All goes into the folder compare
 which replace those of the time before, and images.* of photographs.
 """
 
+from zfjax.console import signals
+
+if signals.is_starting(__name__):  # before the imports, which take time
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags

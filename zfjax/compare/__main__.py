@@ -1,12 +1,8 @@
 """`python -m zfjax.compare`."""
 
-if __name__ == "__main__":  # before the imports, which take time
-    from zfjax.console import signals
-
-    signals.listen()
-
 from zfjax.compare import main
-from zfjax.console import command
+from zfjax.console import command, signals
 
 if __name__ == "__main__":
+    signals.listen()
     command.execute(main)

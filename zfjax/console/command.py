@@ -154,8 +154,9 @@ def _traces() -> bool:
 
 def _fault(error: Exception) -> str:
     """What nobody foresaw, and where."""
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}zfjax{os.sep}" in frame.filename]
-    where = f" in {ours[-1].filename.rpartition(f'{os.sep}zfjax{os.sep}')[2]}, line {ours[-1].lineno}" if ours else ""
+    package = os.path.dirname(os.path.dirname(__file__))
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
+    where = f" in {os.path.relpath(ours[-1].filename, package)}, line {ours[-1].lineno}" if ours else ""
     return (
         f"a fault in zfjax, not yours: {type(error).__name__}{where}: {textwrap.shorten(first_line(error), 300)};"
         f" please report it with what {TRACE}=1 prints before it: {ISSUES}"

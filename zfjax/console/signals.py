@@ -96,11 +96,18 @@ class _State:
 _state = _State()
 
 
+def is_starting(package: str) -> bool:
+    """Whether this process is `python -m PACKAGE`, which imports the package before what it runs."""
+    return sys.argv[:1] == ["-m"] and package in sys.orig_argv
+
+
 def listen() -> None:
     """From now on Ctrl-C, SIGTERM and SIGHUP end this process with 128 and the signal's number.
 
     Commands call it before anything that takes time. Signals that are ignored, as under nohup, stay ignored.
     """
+    if _state.listening:
+        return
     caught = [number for number in _CAUGHT if signal.getsignal(number) is not signal.SIG_IGN]
     _state.listening = True
     if os.name == "nt":  # has no pipes for signals: they are heard between two instructions of the main thread

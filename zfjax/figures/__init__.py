@@ -23,6 +23,11 @@ For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind
 too, which is printed (fig8's is table1). fig8 needs boxes of parts, which the dataset `shapes` has.
 """
 
+from zfjax.console import signals
+
+if signals.is_starting(__name__):  # before the imports, which take time
+    signals.listen()
+
 from collections.abc import Sequence
 
 from absl import flags

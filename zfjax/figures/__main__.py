@@ -1,12 +1,8 @@
 """`python -m zfjax.figures`."""
 
-if __name__ == "__main__":  # before the imports, which take time
-    from zfjax.console import signals
-
-    signals.listen()
-
-from zfjax.console import command
+from zfjax.console import command, signals
 from zfjax.figures import main
 
 if __name__ == "__main__":
+    signals.listen()
     command.execute(main)
