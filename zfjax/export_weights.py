@@ -19,7 +19,6 @@ if __name__ == "__main__":  # before the imports, which take time
 from collections.abc import Sequence
 
 from absl import flags
-from etils import epath
 
 from zfjax.console import command
 from zfjax.console.progress import Progress
@@ -41,11 +40,10 @@ def main(argv: Sequence[str]) -> None:
 
         run = read_run(values.workdir)
         model, loaded = imported.weights_of(run, values.checkpoint)
-        pretrained.save(values.out, model, loaded, run.classes, run.config.width)
+        out = pretrained.save(values.out, model, loaded, run.classes, run.config.width)
     for note in loaded.notes:
         print(note)
     print(f"{model} with {len(run.classes)} outputs; it takes {loaded.preprocessing}")
-    out = epath.Path(values.out)
     print(written(out.parent, [out.name]))
 
 

@@ -2,13 +2,14 @@
 
 Examples:
   python -m zfjax.import_weights resnet18.pth --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
-      a state_dict, saved by torch.save(model.state_dict(), "resnet18.pth"); .safetensors files need no PyTorch
+      what torch.save or safetensors wrote: a state_dict, a training script's checkpoint, a whole module
   python -m zfjax.import_weights vgg.safetensors --model=vgg16 --dataset=folder:PHOTOS --classes=names.txt --workdir=RUN
       names.txt names the net's 1000 outputs, one a line; the last layer is cut to the folders of PHOTOS
   python -m zfjax.import_weights caffe.pth --model=vgg16 --bgr --pixel_max=255 --mean=103.939,116.779,123.68 --std=1,1,1
       a net that takes its pixels as Caffe's do
 
-A .pth file is read without running any code in it. The defaults of --model, --width, --image_size, --mean, --std,
+PyTorch is not needed, and no code in a file is run. Where a file has averaged weights (model_ema) beside the last ones,
+the averaged are taken; --key=model takes the others. The defaults of --model, --width, --image_size, --mean, --std,
 --pixel_max and --bgr are, for a file that zfjax export-weights wrote, what it says of itself. The last four are folded
 into the first layer: a run's net takes RGB in 0..255 less its mean image, whatever the net took before.
 """
@@ -37,11 +38,11 @@ def main(argv: Sequence[str]) -> None:
     values = _flags()
     words = command.parse(argv, __doc__ or "", values, required=command.RUN)
     if len(words) != 1:
-        raise UserError(f"import-weights takes one file of weights, .pth, .pt or .safetensors, not {len(words)}")
+        raise UserError(f"import-weights takes one file of weights, such as resnet18.pth, not {len(words)}")
     with Progress("importing the weights"):
         from zfjax.runs import imported
         from zfjax.training.checkpoints import CHECKPOINTS
-        from zfjax.weights import layouts
+        from zfjax.weights import layouts, outputs
         from zfjax.weights.files import read
         from zfjax.weights.pretrained import from_file, usual
 
@@ -56,18 +57,18 @@ def main(argv: Sequence[str]) -> None:
         width = said.width if values.width is None else values.width
         size = said.image_size if values.image_size is None else values.image_size
         before = _preprocessing(values, said.preprocessing)
-        loaded = from_file(file, words[0], model, preprocessing=before, width=width, image_size=size)
+        loaded = from_file(file, words[0], model, preprocessing=before, width=width, image_size=size, key=values.key)
         config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
-        names = imported.read_class_names(values.classes) if values.classes else said.classes
-        fitted = imported.fit_classes(loaded, config, names)
-        folder = imported.write_run(values.workdir, config, fitted, {"source": words[0], "model": model}, names)
-    for note in loaded.notes:
+        named = outputs.read_names(values.classes) if values.classes else outputs.Names(said.classes)
+        fitted = imported.fit_classes(loaded, config, named.names)
+        folder = imported.write_run(values.workdir, config, fitted, {"source": words[0], "model": model}, named.names)
+    for note in loaded.notes + named.notes:
         print(note)
     print(f"the net takes {loaded.preprocessing}; folded into {loaded.net.layers[0].name}")
     if fitted.outputs < loaded.outputs:
         last = fitted.net.layers[-1].name
         print(f"{last} was cut from {loaded.outputs} outputs to the {fitted.outputs} classes of {values.dataset}")
-    elif values.dataset and not names:
+    elif values.dataset and not named.names:
         print(f"its {loaded.outputs} outputs are taken for the classes of {values.dataset} in their order")
     files = ["config.json", "classes.json", "scan.npz", imported.ORIGIN, f"{CHECKPOINTS}/"]
     print(written(folder, files))
@@ -93,6 +94,12 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_string("data_dir", "", "Where TFDS sets lie; default TFDS's own.", flag_values=values)
+    flags.DEFINE_string(
+        "key",
+        "",
+        "In a file with several nets the name of the one to take, such as model; default the averaged one.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "classes",
         "",

@@ -1,6 +1,7 @@
 """Tables, hints and last lines as plain text."""
 
 import difflib
+import reprlib
 import sys
 from collections.abc import Sequence
 
@@ -23,9 +24,22 @@ def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
+def brief(value: object) -> str:
+    """What stands in a file of anybody's, for a line of ours: a name as it is, what is long or odd cut short."""
+    plain = isinstance(value, str) and value.isprintable() and len(value) <= 80
+    return str(value) if plain else reprlib.repr(value)
+
+
+def listed(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(map(brief, names[:shown])) + more
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; of one that says nothing, its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, 300 characters at most; of one that says nothing, its kind."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:299]}…"
 
 
 def written(folder: object, names: Sequence[str]) -> str:

@@ -107,7 +107,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     Weights and mean lie on the host.
 
     Raises:
-      UserError: there is no such checkpoint; those that there are are named.
+      UserError: there is no such checkpoint; those that there are are named. Its weights are not finite.
     """
     if not (run.folder / CHECKPOINTS).is_dir():
         raise UserError(f"the run in {run.folder} has no checkpoint yet")
@@ -126,7 +126,15 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                     f" {', '.join(map(str, steps))}"
                 )
             state = checkpoints.restore(state, int(step or 0))
-    return Model(state.net, jax.device_get(state.variables), run.mean)
+    variables = jax.device_get(state.variables)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():  # training saves none, but weights of others were once let in
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                f"checkpoint {checkpoint} of the run in {run.folder} holds NaN or infinity in {name};"
+                " expected finite weights"
+            )
+    return Model(state.net, variables, run.mean)
 
 
 def _blank_state(run: RunInfo) -> State:

@@ -1,6 +1,5 @@
 """Imported weights as a run's folder, on which all commands work, and a run's weights for PyTorch."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,9 @@ from zfjax.training.config import default, square_size
 from zfjax.training.seals import describe, newest_seal
 from zfjax.training.state import create_state
 from zfjax.weights import layouts, preprocessing
+from zfjax.weights.outputs import distinct, require_one_each, with_outputs
 from zfjax.weights.preprocessing import Preprocessing
-from zfjax.weights.pretrained import Loaded, with_outputs
+from zfjax.weights.pretrained import Loaded
 
 
 def run_config(
@@ -64,7 +64,9 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
       UserError: the dataset cannot be used, or its classes are not outputs of the net.
     """
     if not config.dataset:
-        return with_outputs(loaded, names, names, "--classes") if names else loaded
+        if names:
+            require_one_each(loaded, names)
+        return loaded
     source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
     if names:
         return with_outputs(loaded, names, source.classes, source.name)
@@ -105,7 +107,7 @@ def write_run(
     else:
         none = np.zeros(0, np.int32)
         pictures, found = config.batch_size, record.all_readable(mean, none, none)
-        classes = tuple(names) or tuple(str(number) for number in range(loaded.outputs))
+        classes = distinct(names) or tuple(str(number) for number in range(loaded.outputs))
         write_json(folder / CLASSES, classes)
     record.write(found, folder)
     variables = jax.tree.map(jnp.asarray, loaded.variables)
@@ -132,10 +134,11 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
     _require_no_edits(run)
     name = by_preset[run.config.net]
     net, variables, _ = load_model(run, checkpoint)
-    origin = _origin(run.folder)
+    modules = layouts.MODELS[name].modules(net, {})
+    origin = _origin(run.folder, modules)
     notes: tuple[str, ...] = ()
     if origin is None:
-        before, modules = preprocessing.of_mean_image(np.asarray(run.mean)), layouts.MODELS[name].modules(net, {})
+        before = preprocessing.of_mean_image(np.asarray(run.mean))
         if np.ptp(run.mean, axis=(0, 1)).max() > 0:
             notes = (_MEAN_NOTE,)
     else:
@@ -159,8 +162,8 @@ def _require_no_edits(run: RunInfo) -> None:
         )
 
 
-def _origin(folder: epath.Path) -> tuple[Preprocessing, dict[str, str]] | None:
-    """Of an imported run what its net took, and what its layers were called."""
+def _origin(folder: epath.Path, usual: layouts.Modules) -> tuple[Preprocessing, layouts.Modules] | None:
+    """Of an imported run what its net took, and what its layers were called; `usual` has all that have weights."""
     path, seal = folder / ORIGIN, newest_seal(folder / CHECKPOINTS)
     kept = seal.run.get("origin") if seal else None
     if kept is None and not path.exists():
@@ -169,17 +172,11 @@ def _origin(folder: epath.Path) -> tuple[Preprocessing, dict[str, str]] | None:
     written = read_json(path, what_to_do) if kept is None else kept
     try:
         kept = sealed.unseal(written)
-        return Preprocessing.of(kept["preprocessing"]), dict(kept["modules"])
+        before, modules = Preprocessing.of(kept["preprocessing"]), dict(kept["modules"])
+        if modules.keys() != usual.keys() or len(set(modules.values())) < len(modules):
+            raise ValueError("modules: expected one for each layer")
+        if not all(isinstance(module, str) for module in modules.values()):
+            raise ValueError("modules: expected names")
+        return before, modules
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise damaged(path, error, what_to_do) from error
-
-
-def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Class names, one a line; empty lines at the end are left out. Raises a UserError where there are none."""
-    try:
-        lines = epath.Path(path).expanduser().read_text().rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the class names in {path}: {error}") from error
-    if not lines:
-        raise UserError(f"{path} is empty; expected class names, one a line, in the order of the net's outputs")
-    return tuple(line.strip() for line in lines)

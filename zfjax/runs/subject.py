@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean
+from zfjax.console.text import did_you_mean, listed
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
@@ -68,7 +68,9 @@ class Subject(NamedTuple):
     def label_of(self, name: str) -> int:
         """The number of the class called `name`. Raises a UserError where there is none."""
         if name not in self.classes:
-            hint = did_you_mean(name, self.classes) or f"; there are {', '.join(self.classes[:20])}"
+            several = [known for known in self.classes if known.startswith(f"{name} (")]  # told apart by their numbers
+            hint = f"; expected one of {listed(several)}" if several else did_you_mean(name, self.classes)
+            hint = hint or f"; there are {', '.join(self.classes[:20])}"
             raise UserError(f"no class {name!r} in the run's {len(self.classes)}{hint}")
         return self.classes.index(name)
 

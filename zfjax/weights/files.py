@@ -1,24 +1,31 @@
-"""Files of tensors by name: PyTorch's, of which nothing is run, and safetensors, for which PyTorch is not needed."""
+"""Files of tensors by name: PyTorch's and safetensors. PyTorch is needed for neither, and no code in one is run."""
 
 import os
 import pathlib
-import pickle
-import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
+from etils import epath
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
 from zfjax.console.text import first_line
+from zfjax.weights import pickles
 
 SAFETENSORS = ".safetensors"
-TORCH = (".pth", ".pt", ".bin", ".tar")
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which training scripts keep the state_dict
-PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
-SAFE_TORCH = (2, 6)  # the first whose weights_only keeps its word (CVE-2025-32434)
+KINDS = ".pth, .pt, .ckpt, .bin or .safetensors"  # as people call them; what a file is, is seen from its content
+
+# What lies under such names, too, by how it begins.
+_OTHERS = {
+    b"": "is empty",
+    b"version https://git-lfs": "is Git LFS's pointer to a file of weights; expected the file itself: git lfs pull",
+    b"\x89HDF": "is an HDF5 file, as Keras writes them",
+    b"<": "is a page of the web, not a file of weights",
+    b"{": "is JSON, such as the index of a model in several files",
+    b"\x1f\x8b": "is compressed by gzip",
+    b"\x93NUMPY": "is an array of NumPy's",
+}
 
 
 class TensorFile(NamedTuple):
@@ -29,128 +36,66 @@ class TensorFile(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> TensorFile:
-    """Reads a state_dict from a `.pth`, `.pt` or `.safetensors` file; wrappers and prefixes are taken off.
+    """Read all tensors by name of a file that `torch.save` or safetensors wrote, whatever its name ends in.
 
-    PyTorch's files are pickles, which can run code as they are read: only tensors and plain containers are let through.
+    Names are the file's own. Where dictionaries hold others, their names are joined by dots: "state_dict.fc.bias".
 
     Raises:
-      UserError: no such file, another kind of file, no state_dict in it, code in it, or PyTorch is needed and missing.
+        UserError: no such file, another kind of file, damaged, or without tensors by name.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"no such file: {path}; expected weights as {_kinds()}")
-    if path.suffix == SAFETENSORS:
-        tensors, metadata = _read_safetensors(path)
-    elif path.suffix in TORCH:
-        tensors, metadata = _read_torch(path), {}
-    else:
-        raise UserError(f"{path} is no file of weights that zfjax knows; expected {_kinds()}")
-    return TensorFile(_without_prefixes(tensors), metadata)
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return _read_safetensors(path)
+    if start.startswith((pickles.ZIP, pickles.PICKLE)):
+        return TensorFile(pickles.read(path), {})
+    for begins, what in _OTHERS.items():
+        if start.startswith(begins) if begins else not start:
+            raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
+    if path.suffix.lower() == SAFETENSORS:
+        return _read_safetensors(path)  # says what is wrong with it
+    raise UserError(f"{path} is no file of weights that zfjax knows; expected {KINDS}")
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a `.safetensors` file, whole or not at all.
+def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> epath.Path:
+    """Write a `.safetensors` file, whole or not at all; returns its path.
 
     Raises:
-      UserError: the name ends otherwise, or the file cannot be written.
+        UserError: the name ends otherwise, or the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save
 
-    path = pathlib.Path(path).expanduser()
-    if path.suffix != SAFETENSORS:
-        raise UserError(f"cannot write weights to {path}: expected a name that ends in {SAFETENSORS}")
+    try:
+        target = epath.Path(path).expanduser()
+    except (KeyError, RuntimeError) as error:  # https://; ~NAME where nobody has that name
+        raise UserError(f"cannot write {os.fspath(path)}: no such place ({first_line(error)})") from error
+    if target.suffix != SAFETENSORS:
+        raise UserError(f"cannot write weights to {target}: expected a name that ends in {SAFETENSORS}")
     try:
         content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
-    except SafetensorError as error:
-        raise UserError(f"cannot write {path}: {first_line(error)}") from error
-    write_whole(path, content)  # not save_file, whose files only their owner can read
+        write_whole(target, content)  # not save_file, whose files only their owner can read
+    except (SafetensorError, ImportError) as error:  # gs:// without gcsfs
+        raise UserError(f"cannot write {target}: {first_line(error)}") from error
+    return target
 
 
-def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_safetensors(path: pathlib.Path) -> TensorFile:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a dtype NumPy lacks
         raise UserError(f"{path} is no safetensors file that can be read: {first_line(error)}") from error
-
-
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"reading {path} needs PyTorch: pip install 'zfjax[torch]'; {SAFETENSORS} files are read without"
-        ) from error
-    version = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
-    if version < SAFE_TORCH:
-        raise UserError(
-            f"PyTorch {torch.__version__} lets a .pth file run code (CVE-2025-32434); expected 2.6 or newer:"
-            " pip install -U torch"
-        )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, str(error))) from error
-    except Exception as error:  # a file that is no checkpoint fails in as many ways as there are files
-        raise UserError(
-            f"{path} is no checkpoint that PyTorch can read ({type(error).__name__}: {first_line(error)});"
-            " expected what torch.save(model.state_dict(), …) writes"
-        ) from error
-    return {name: _as_numpy(path, name, tensor) for name, tensor in _state_dict(path, loaded).items()}
-
-
-def _refusal(path: pathlib.Path, message: str) -> str:
-    """What is wrong with a pickle: the code that it names, if it names any."""
-    code = re.search(r"GLOBAL\W+([\w.]+)|of type ([\w.]+)|([\w.]+\.[\w.]+) was not an allowed", message)
-    if code is None:
-        return f"{path} is no checkpoint that PyTorch can read: expected what torch.save(model.state_dict(), …) writes"
-    name = next(group for group in code.groups() if group)
-    return (
-        f"{path} is refused, and nothing of it was run: it asks for {name} beside tensors;"
-        " expected what torch.save(model.state_dict(), …) writes"
-    )
-
-
-def _state_dict(path: pathlib.Path, loaded: Any) -> Mapping[str, Any]:
-    """Tensors by name, taken out of what a training script keeps beside them."""
-    import torch
-
-    wrapper = next((key for key in WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), None)
-    found = loaded[wrapper] if wrapper else loaded
-    if not isinstance(found, dict) or not found:
-        raise UserError(f"{path} holds no state_dict: expected tensors by name, found {_kind(found)}")
-    for name, value in found.items():
-        if not isinstance(value, torch.Tensor):
-            raise UserError(
-                f"{path} holds no state_dict: expected tensors by name, found {_kind(value)} under {name!r}"
-            )
-    return found
-
-
-def _as_numpy(path: pathlib.Path, name: str, tensor: Any) -> np.ndarray:
-    import torch
-
-    try:
-        if tensor.dtype == torch.bfloat16:  # NumPy has none of its own
-            return tensor.detach().contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.detach().numpy()
-    except (TypeError, RuntimeError) as error:
-        raise UserError(f"{name} in {path} is no plain array: {first_line(error)}") from error
-
-
-def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):  # again, since wrappers wrap each other
-            return _without_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
-
-
-def _kind(value: object) -> str:
-    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
-
-
-def _kinds() -> str:
-    return ".pth, .pt or .safetensors"
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    return TensorFile(tensors, metadata)

@@ -4,7 +4,11 @@ Names follow from the net's layers. A torchvision net of plain layers is two `Se
 map and `classifier` above it, so that a layer's number is its place; a ResNet's modules are named by stage and block.
 """
 
+import contextlib
+import functools
+import itertools
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,15 +16,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean
+from zfjax.console.text import brief, did_you_mean
 from zfjax.models import ConvNet, preset
 from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, weighted
+from zfjax.weights.choice import COUNT, Tensors, choose
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-IGNORED = "num_batches_tracked"  # BatchNorm2d's count of training steps
+LARGEST = 1e18  # of a weight: the product of two larger ones is beyond float32
 SHOWN = 4  # wrong tensors that an error names; the rest are counted
 
-Tensors = Mapping[str, np.ndarray]
 Modules = dict[str, str]  # a PyTorch module's name by the layer's
 
 
@@ -33,6 +37,10 @@ class Slot(NamedTuple):
     below: Size  # what the layer takes in
 
 
+class Misfit(UserError):
+    """Tensors are not those of the net."""
+
+
 class Model(NamedTuple):
     """A PyTorch model: zfjax's preset for it, and what its modules are called."""
 
@@ -40,7 +48,9 @@ class Model(NamedTuple):
     modules: Callable[[ConvNet, Tensors], Modules]
 
 
-def from_torch(net: ConvNet, modules: Modules, tensors: Tensors) -> PyTree:
+def from_torch(
+    net: ConvNet, modules: Modules, tensors: Tensors, called: Mapping[str, str] | None = None
+) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """A state_dict as the net's variables, float32.
 
     Convolutions [out, in, h, w] become [h, w, in, out], dense layers [out, in] become [in, out] with rows in
@@ -50,21 +60,67 @@ def from_torch(net: ConvNet, modules: Modules, tensors: Tensors) -> PyTree:
       net: the net; its preset is `MODELS[name].preset`.
       modules: the layers' names in PyTorch, by `MODELS[name].modules`.
       tensors: the state_dict, of any floats.
+      called: what errors call the tensors that have another name in their file.
 
     Raises:
-      UserError: tensors are missing, too many, of other shapes or no floats; they are named.
+      Misfit: a UserError; tensors are missing, too many, of other shapes or no floats. They are named.
+      UserError: tensors hold what is no weight: NaN, infinity, more than float32 can multiply, a negative variance.
     """
+    called = called or {}
     places = slots(net, modules)
-    wrong = _differences(places, tensors)
-    if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise UserError(f"the tensors do not fit: {'; '.join(wrong[:SHOWN])}{more}{_other_model(modules, tensors)}")
+    differences = _differences(places, tensors, called)
+    if differences:
+        raise Misfit(f"the tensors do not fit: {_some(differences)}{_other_model(modules, tensors)}")
     variables: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    wrong = []
     for slot in places:
         collection, layer, leaf = slot.place
-        value = _from_torch(np.asarray(tensors[slot.name]).astype(np.float32), slot.below)
-        variables.setdefault(collection, {}).setdefault(layer, {})[leaf] = value
+        with np.errstate(over="ignore"):
+            value = np.asarray(tensors[slot.name]).astype(np.float32)
+        if fault := _fault(value, leaf):
+            wrong.append(f"{brief(called.get(slot.name, slot.name))} {fault}")
+        variables.setdefault(collection, {}).setdefault(layer, {})[leaf] = _from_torch(value, slot.below)
+    if wrong:
+        raise UserError(_some(wrong))
     return variables
+
+
+def _differences(places: Sequence[Slot], tensors: Tensors, called: Mapping[str, str]) -> list[str]:
+    other, missing = [], []
+    for slot in places:
+        tensor, name = tensors.get(slot.name), brief(called.get(slot.name, slot.name))
+        if tensor is None:
+            missing.append(f"{name} {slot.shape} is missing")
+        elif tensor.shape != slot.shape:
+            other.append(f"{name} is {tensor.shape}, expected {slot.shape}")
+        elif tensor.dtype.name not in FLOATS:
+            other.append(f"{name} is {tensor.dtype.name}, expected floats")
+    known = {slot.name for slot in places}
+    extra = [
+        f"{brief(called.get(name, name))} {tensor.shape} is not expected"
+        for name, tensor in tensors.items()
+        if name not in known and not name.endswith(COUNT)
+    ]
+    # In turn: what is missing says little without what is there in its place.
+    mixed = itertools.chain.from_iterable(itertools.zip_longest(other, missing, extra))
+    return [line for line in mixed if line is not None]
+
+
+def _some(lines: Sequence[str]) -> str:
+    return "; ".join(lines[:SHOWN]) + (f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
+
+
+def _fault(value: np.ndarray, leaf: str) -> str:
+    """Why these cannot be weights, or nothing."""
+    finite = np.isfinite(value)
+    if not finite.all():
+        wrong = value.size - np.count_nonzero(finite)
+        return f"has {wrong} of {value.size} values that are NaN, infinite or beyond float32"
+    if np.abs(value).max(initial=0) > LARGEST:
+        return f"has values as large as {np.abs(value).max():.2g}, which no net can multiply in float32"
+    if leaf == "var" and value.min(initial=0) < 0:
+        return "has negative values; expected variances"
+    return ""
 
 
 def to_torch(net: ConvNet, modules: Modules, variables: PyTree) -> dict[str, np.ndarray]:
@@ -74,7 +130,7 @@ def to_torch(net: ConvNet, modules: Modules, variables: PyTree) -> dict[str, np.
         collection, layer, leaf = slot.place
         tensors[slot.name] = _to_torch(np.asarray(variables[collection][layer][leaf]), slot.below)
         if leaf == "var":
-            tensors[f"{modules[layer]}.{IGNORED}"] = np.zeros((), np.int64)
+            tensors[f"{modules[layer]}.{COUNT}"] = np.zeros((), np.int64)
     return tensors
 
 
@@ -84,11 +140,16 @@ def slots(net: ConvNet, modules: Modules) -> list[Slot]:
     return [slot for layer, below in weighted(net.layers, size) for slot in _slots(layer, below, modules[layer.name])]
 
 
+def names(known: Model, net: ConvNet, tensors: Tensors) -> set[str]:
+    """What a model calls its tensors where those of a file are these."""
+    return {slot.name for slot in slots(net, known.modules(net, tensors))}
+
+
 def model(name: str) -> Model:
     """The model called `name`. Raises a UserError where there is none."""
     if name not in MODELS:
         hint = did_you_mean(name, list(MODELS)) or ";"
-        raise UserError(f"unknown model {name!r}{hint} there are {', '.join(MODELS)}")
+        raise UserError(f"unknown model {reprlib.repr(name)}{hint} there are {', '.join(MODELS)}")
     return MODELS[name]
 
 
@@ -136,28 +197,15 @@ def _to_torch(value: np.ndarray, below: Size) -> np.ndarray:
             return value
 
 
-def _differences(places: Sequence[Slot], tensors: Tensors) -> list[str]:
-    wrong = []
-    for name, shape, *_ in places:
-        if name not in tensors:
-            wrong.append(f"{name} {shape} is missing")
-        elif tensors[name].shape != shape:
-            wrong.append(f"{name} is {tensors[name].shape}, expected {shape}")
-        elif tensors[name].dtype.name not in FLOATS:
-            wrong.append(f"{name} is {tensors[name].dtype.name}, expected floats")
-    known = {slot.name for slot in places}
-    extra = [name for name in tensors if name not in known and not name.endswith(f".{IGNORED}")]
-    return wrong + [f"{name} {tensors[name].shape} is not expected" for name in extra]
-
-
 def _other_model(modules: Modules, tensors: Tensors) -> str:
     """A hint at the model whose tensors' names these are."""
-    names = {name for name in tensors if not name.endswith(f".{IGNORED}")}
-    for other, (its_preset, modules_of) in MODELS.items():
-        net = preset(its_preset, 2)
-        its = modules_of(net, {})
-        if its != modules and {slot.name for slot in slots(net, its)} == names:
-            return f"; did you mean --model={other}?"
+    for other, known in MODELS.items():
+        net = preset(known.preset, 2)
+        its = known.modules(net, {})
+        own = {slot.name for slot in slots(net, its)}
+        with contextlib.suppress(UserError):  # several such nets
+            if its != modules and choose(tensors, functools.partial(names, known, net)).tensors.keys() == own:
+                return f"; did you mean --model={other}?"
     return ""
 
 

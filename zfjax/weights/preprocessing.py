@@ -4,6 +4,7 @@ zfjax's nets take RGB in 0..255 less a mean. Other nets take their pixels otherw
 layer is linear, and its padding is the mean in both, the same can be had from other kernels.
 """
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,10 +32,16 @@ class Preprocessing(NamedTuple):
     def of(cls, fields: Mapping[str, Any]) -> "Preprocessing":
         """The one whose `_asdict` was kept as JSON. Raises a UserError where fields are missing or no numbers."""
         try:
+            if not isinstance(fields["mean"], list | tuple) or not isinstance(fields["std"], list | tuple):
+                raise TypeError("no lists")
             mean, std = (tuple(float(number) for number in fields[name]) for name in ("mean", "std"))
             return cls(mean, std, float(fields["pixel_max"]), {True: True, False: False}[fields["bgr"]]).checked()
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"damaged preprocessing {fields!r}: expected mean, std, pixel_max and bgr") from error
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"damaged preprocessing {reprlib.repr(fields)}: expected mean, std, pixel_max and bgr"
+            ) from error
 
     def mean_image(self, side: int) -> Float[np.ndarray, "side side 3"]:
         """`pixel_mean` as the mean image of a run whose squares have this side."""
@@ -44,16 +51,20 @@ class Preprocessing(NamedTuple):
         """This, with numbers that can be used.
 
         Raises:
-          UserError: not three finite means, not three positive deviations, or pixel_max is not positive.
+          UserError: not three means, not three positive deviations, or numbers that are none of pixels.
         """
+        if not 1e-3 <= self.pixel_max <= 1e6:
+            raise UserError(f"pixel_max={self.pixel_max:g} must be positive: what white is, 1 or 255")
         if len(self.mean) != 3 or not np.isfinite(self.mean).all():
             raise UserError(
                 f"mean={_listed(self.mean)} must be three numbers, one a channel, such as 0.485,0.456,0.406"
             )
         if len(self.std) != 3 or not (np.isfinite(self.std) & (np.array(self.std) > 0)).all():
             raise UserError(f"std={_listed(self.std)} must be three positive numbers, such as 0.229,0.224,0.225")
-        if not 0 < self.pixel_max < np.inf:
-            raise UserError(f"pixel_max={self.pixel_max:g} must be positive: what white is, 1 or 255")
+        if np.abs(self.mean).max() > 10 * self.pixel_max:
+            raise UserError(f"mean={_listed(self.mean)} is no color where white is {self.pixel_max:g}")
+        if not all(1e-6 <= std / self.pixel_max <= 1e3 for std in self.std):
+            raise UserError(f"std={_listed(self.std)} is no deviation of pixels in 0..{self.pixel_max:g}")
         return self
 
     def __str__(self) -> str:

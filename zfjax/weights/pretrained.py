@@ -1,19 +1,23 @@
 """A file of PyTorch's weights as a net of zfjax's, for notebooks and for `zfjax import-weights`."""
 
 import collections
+import functools
 import json
 import os
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean
+from zfjax.console.text import first_line, listed
 from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized
 from zfjax.weights import layouts
+from zfjax.weights.choice import choose
 from zfjax.weights.files import TensorFile, read, write
 from zfjax.weights.preprocessing import TORCHVISION, Preprocessing, fold, unfold
 
@@ -42,25 +46,26 @@ def load(
     preprocessing: Preprocessing | None = None,
     width: float | None = None,
     image_size: int | None = None,
+    key: str = "",
 ) -> Loaded:
-    """Reads the weights of a PyTorch model.
+    """Read the weights of a PyTorch model.
 
     What is not given is what a file written by `save` says of itself, else torchvision's.
 
     Args:
-      source: a `.pth`, `.pt` or `.safetensors` file.
+      source: a `.pth`, `.ckpt` or `.safetensors` file: a state_dict, a training script's checkpoint, a whole module.
       model: one of `MODELS`.
       preprocessing: what the model takes; default RGB in 0..1, normalised by ImageNet's mean and deviation.
       width: scales the numbers of maps and units; default 1.
       image_size: pixels; default 224.
+      key: in a file with several such nets the name of one, such as "model" beside "model_ema"; default the averaged.
 
     Raises:
-      UserError: the file cannot be read, or its tensors are not the model's.
+      UserError: the file cannot be read, its tensors are not the model's, or they are no weights (NaN, say).
     """
     layouts.model(model)  # a mistyped name is told before a large file is read
-    return from_file(
-        read(source), os.fspath(source), model, preprocessing=preprocessing, width=width, image_size=image_size
-    )
+    name, file = os.fspath(source), read(source)
+    return from_file(file, name, model, preprocessing=preprocessing, width=width, image_size=image_size, key=key)
 
 
 def from_file(
@@ -71,6 +76,7 @@ def from_file(
     preprocessing: Preprocessing | None = None,
     width: float | None = None,
     image_size: int | None = None,
+    key: str = "",
 ) -> Loaded:
     """`load` of a file that was read already and is called `name` in errors."""
     known = layouts.model(model)
@@ -82,13 +88,23 @@ def from_file(
         width=said.width if width is None else width,
         image_size=said.image_size if image_size is None else image_size,
     )
-    modules = known.modules(net, file.tensors)
-    net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, modules, file.tensors) or 1000})
     try:
-        variables = layouts.from_torch(net, modules, file.tensors)
+        chosen = choose(file.tensors, functools.partial(layouts.names, known, net), key)
     except UserError as error:
-        raise UserError(f"{name} is no {model} at {net.image_size} px: {error}") from error
-    return Loaded(net, folded(net, variables, before.checked()), before, modules, _conversions(file))
+        raise UserError(f"cannot take a {model} from {name}: {error}") from error
+    modules = known.modules(net, chosen.tensors)
+    net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, modules, chosen.tensors) or 1000})
+    try:
+        variables = layouts.from_torch(net, modules, chosen.tensors, chosen.called)
+    except layouts.Misfit as error:
+        beside = f"; it also has {listed(chosen.aside)}" if chosen.aside else ""
+        raise UserError(f"{name} is no {model} at {net.image_size} px: {error}{beside}") from error
+    except UserError as error:
+        raise UserError(f"{name} has weights that cannot be used: {error}") from error
+    notes = chosen.notes + _conversions(chosen.tensors)
+    if chosen.aside:
+        notes += (f"left aside what is not the net's: {listed(chosen.aside)}",)
+    return Loaded(net, folded(net, variables, before.checked()), before, modules, notes)
 
 
 def save(
@@ -97,8 +113,8 @@ def save(
     loaded: Loaded,
     classes: Sequence[str],
     width: float = 1.0,
-) -> None:
-    """Writes a net in PyTorch's names and layout as `.safetensors`; its metadata say what the net is and takes.
+) -> epath.Path:
+    """Write a net in PyTorch's names and layout as `.safetensors`; its metadata say what it is. Returns the path.
 
     Args:
       path: the file; its name ends in `.safetensors`.
@@ -119,7 +135,7 @@ def save(
         "input": str(loaded.preprocessing),
         "classes": list(classes),
     }
-    write(path, tensors, {"format": "pt", METADATA: json.dumps(metadata)})
+    return write(path, tensors, {"format": "pt", METADATA: json.dumps(metadata)})
 
 
 class Usual(NamedTuple):
@@ -145,54 +161,28 @@ def usual(file: TensorFile) -> Usual:
 
 
 def _described(file: TensorFile) -> dict[str, Any]:
-    kinds = {"model": str, "width": float, "image_size": int, "preprocessing": dict, "classes": list}
+    fits = {
+        "model": lambda value: isinstance(value, str),
+        "width": lambda value: type(value) is float and 0 < value <= 64,
+        "image_size": lambda value: type(value) is int and 0 < value <= 8192,
+        "preprocessing": lambda value: isinstance(value, dict),
+        "classes": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    }
     try:
         said = json.loads(file.metadata.get(METADATA, "{}"))
-    except ValueError as error:
-        raise UserError(f"the file's metadata {METADATA!r} are damaged ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the file's metadata {METADATA!r} are damaged ({first_line(error)})") from error
     if not isinstance(said, dict):
-        raise UserError(f"the file's metadata {METADATA!r} are damaged: expected an object, got {said!r}")
-    for name, kind in kinds.items():
-        if name in said and type(said[name]) is not kind:
-            raise UserError(f"the file's metadata {METADATA!r} are damaged: {name} is {said[name]!r}")
+        raise UserError(f"the file's metadata {METADATA!r} are damaged: expected an object, got {reprlib.repr(said)}")
+    for name, fit in fits.items():
+        if name in said and not fit(said[name]):
+            raise UserError(f"the file's metadata {METADATA!r} are damaged: {name} is {reprlib.repr(said[name])}")
     return said
 
 
-def with_outputs(loaded: Loaded, names: Sequence[str], wanted: Sequence[str], source: str) -> Loaded:
-    """The net cut to those of its outputs that are `wanted`, in their order.
-
-    Args:
-      loaded: a net whose last layer is dense.
-      names: what its outputs are called.
-      wanted: the classes of a dataset.
-      source: what to call the dataset in errors.
-
-    Raises:
-      UserError: there are more or fewer names than outputs, a class has no output, or several.
-    """
-    last = loaded.net.layers[-1]
-    weights = loaded.variables["params"][last.name]
-    outputs = len(weights["bias"])
-    if len(names) != outputs:
-        raise UserError(
-            f"{len(names)} classes are named, but the net has {outputs} outputs; expected one name for each"
-        )
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        raise UserError(
-            f"{source} has classes that the net does not know: {', '.join(unknown[:3])}{more}"
-            f"{did_you_mean(unknown[0], names)}; expected some of {', '.join(names[:3])}, …"
-        )
-    counts = collections.Counter(names)
-    twice = [name for name in wanted if counts[name] > 1]
-    if twice:
-        raise UserError(f"the net has {counts[twice[0]]} outputs called {twice[0]!r}; expected one for each class")
-    rows = np.array([names.index(name) for name in wanted])
-    cut = {"kernel": weights["kernel"][:, rows], "bias": weights["bias"][rows]}
-    params = loaded.variables["params"] | {last.name: cut}
-    net = resized(loaded.net, {last.name: len(rows)})
-    return loaded._replace(net=net, variables=loaded.variables | {"params": params})
+def _is_text(value: object) -> bool:
+    """Whether this is a string that can be printed; JSON can hold halves of characters."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 def folded(net: ConvNet, variables: PyTree, before: Preprocessing) -> PyTree:
@@ -214,11 +204,9 @@ def _with_first_kernel(net: ConvNet, variables: PyTree, kernel: np.ndarray) -> P
     return variables | {"params": params | {first: params[first] | {"kernel": kernel}}}
 
 
-def _conversions(file: TensorFile) -> tuple[str, ...]:
+def _conversions(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """A sentence for each dtype that is not what the net has."""
-    counts = collections.Counter(
-        tensor.dtype.name for name, tensor in file.tensors.items() if not name.endswith(layouts.IGNORED)
-    )
+    counts = collections.Counter(tensor.dtype.name for tensor in tensors.values())
     return tuple(
         f"{count} tensors in {dtype} were converted to float32" for dtype, count in counts.items() if dtype != "float32"
     )

@@ -1,0 +1,126 @@
+"""Which of a file's tensors are a net's.
+
+People's files call them otherwise than the net does: a training script keeps them in a dictionary beside the optimizer
+("state_dict.fc.bias"), a net is a part of another ("backbone.fc.bias"), DataParallel and torch.compile wrap it
+("module.fc.bias") or its parts ("features.module.0.bias"), and averaged weights lie beside the last ones. All of these
+are a prefix, and the right one is that below which most of the net's names are.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean, listed
+
+Tensors = Mapping[str, np.ndarray]
+
+# What wrappers put between names: DataParallel, torch.compile, FSDP, activation checkpoints.
+WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+COUNT = "num_batches_tracked"  # BatchNorm2d's number of training steps
+DEEPEST = 64  # of names in names that a net may lie under
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|shadow)([._]|$)", re.IGNORECASE)
+
+
+class Chosen(NamedTuple):
+    """The tensors below one prefix."""
+
+    tensors: dict[str, np.ndarray]  # by the names that the net gives them; counts of steps are left out
+    called: dict[str, str]  # of each, what it is called in the file
+    aside: tuple[str, ...]  # what else there is, by its name in the file, besides other nets' tensors
+    notes: tuple[str, ...]  # which were taken, where there was a choice; a sentence each
+
+
+class _Group(NamedTuple):
+    prefix: str
+    called: dict[str, str]
+    matched: frozenset[str]  # the net's own tensors, by their names in the file
+
+
+def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: str = "") -> Chosen:
+    """The tensors of a net, by its own names.
+
+    Of several nets that fit equally well, the averaged one is taken. Where none fits, the one that fits best.
+
+    Args:
+        tensors: all of a file, by their names there.
+        names: what the net calls its tensors; of those that it is given, should it go by them.
+        key: a name that stands in the prefix, to choose otherwise.
+
+    Raises:
+        UserError: several fit and none is the averaged one, or nothing has that key.
+    """
+    wanted = len(names({}))
+    groups = _groups(tensors, names, wanted)
+    asked = [group for group in groups if not key or f".{key}." in f".{group.prefix}."]
+    if not asked:
+        known = sorted({part for name in tensors for part in name.split(".")[:-1]})
+        raise UserError(f"it has no net under {key!r}{did_you_mean(key, known)}; it has {listed(list(tensors))}")
+    most = max(len(group.matched) for group in asked)
+    tied = [group for group in asked if len(group.matched) == most]
+    averaged = [group for group in tied if _AVERAGED.search(group.prefix)]
+    if len(tied) > 1 and len(averaged) != 1 and most == wanted:
+        prefixes = [group.prefix or "the top of the file" for group in tied]
+        raise UserError(f"it holds several nets that fit: {listed(prefixes)}; expected --key=NAME for one")
+    group = averaged[0] if averaged else tied[0]
+    others = [other for other in groups if other is not group and 2 * len(other.matched) >= wanted]
+    return Chosen(*_divided(tensors, group, others), () if key else _notes(group, others, wanted))
+
+
+def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wanted: int) -> list[_Group]:
+    """Of each prefix below which as much as half a net could be, what is there; the whole file, where none is."""
+    below: dict[str, list[str]] = {"": []}
+    for name in tensors:
+        parts = name.split(".")
+        for place in range(min(len(parts), DEEPEST)):
+            below.setdefault(".".join(parts[:place]), []).append(name)
+    large = {prefix: inside for prefix, inside in below.items() if 2 * len(inside) >= wanted or not prefix}
+    found: dict[frozenset[str], _Group] = {}
+    for prefix in sorted(large, key=len):  # of prefixes of the same tensors the longest
+        called: dict[str, str] = {}
+        for name in large[prefix]:
+            called.setdefault(_bare(name[len(prefix) :]), name)
+        own = names({bare: tensors[name] for bare, name in called.items()})
+        matched = frozenset(called[name] for name in own if name in called)
+        if matched or not found:
+            found[matched] = _Group(prefix, called, matched)
+    return list(found.values())
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part and part not in WRAPPERS)
+
+
+def _divided(
+    tensors: Tensors, group: _Group, others: Sequence[_Group]
+) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
+    theirs = frozenset[str]().union(*(frozenset(other.called.values()) for other in others if other.prefix))
+    theirs |= frozenset[str]().union(*(other.matched for other in others))
+
+    def is_weight(name: str) -> bool:
+        return name in group.matched or not (name in theirs or _counts(name, tensors[name]))
+
+    called = {bare: name for bare, name in group.called.items() if is_weight(name)}
+    inside = frozenset(group.called.values())
+    aside = tuple(name for name in tensors if name not in inside and is_weight(name))
+    return {bare: tensors[name] for bare, name in called.items()}, called, aside
+
+
+def _counts(name: str, tensor: np.ndarray) -> bool:
+    """Whether this is no weight but a number of steps."""
+    return name.endswith(COUNT) or (tensor.ndim == 0 and tensor.dtype.kind in "iub")
+
+
+def _notes(group: _Group, others: Sequence[_Group], wanted: int) -> tuple[str, ...]:
+    taken = f"took the weights under {group.prefix}" if group.prefix else "took the weights at the top of the file"
+    notes = []
+    for other in others:
+        if len(other.matched) < len(group.matched):
+            notes.append(f"{taken}; of {other.prefix} only {len(other.matched)} of {wanted} tensors are there")
+        elif other.prefix:
+            notes.append(f"{taken}, which are averaged; --key={other.prefix} takes the others")
+        else:
+            notes.append(f"{taken}, which are averaged, and not those at the top of the file")
+    return tuple(notes)

@@ -1,0 +1,132 @@
+"""What a net's outputs stand for: their names, and the net cut to some of them."""
+
+import codecs
+import collections
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from zfjax.console.errors import UserError
+from zfjax.console.text import did_you_mean, listed
+from zfjax.models.edits import resized
+from zfjax.weights.pretrained import Loaded
+
+# The longer first: UTF-32's mark begins as UTF-16's does.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+class Names(NamedTuple):
+    """Names of a net's outputs, in their order."""
+
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what was not plain about their file, a sentence each
+
+
+def read_names(path: str | os.PathLike[str]) -> Names:
+    """Class names, one a line, without spaces around them. Empty lines at the start and the end are left out.
+
+    The file is UTF-8, or begins with the byte-order mark of another encoding; else it is read as Windows-1252, and
+    that is noted.
+
+    Raises:
+        UserError: the file cannot be read, is no text, has no names, or an empty line between them.
+    """
+    try:
+        content = epath.Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the class names in {path}: {error.strerror or error}") from error
+    text, note = _decoded(path, content)
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    numbers = [number for number, line in enumerate(lines, 1) if line]
+    if not numbers:
+        raise UserError(f"{path} is empty; expected class names, one a line, in the order of the net's outputs")
+    first, last = numbers[0], numbers[-1]
+    gaps = sorted(set(range(first, last)) - set(numbers))
+    if gaps:
+        raise UserError(f"{path} has no name in line {listed([str(number) for number in gaps])}; expected one a line")
+    return Names(tuple(lines[first - 1 : last]), (note,) if note else ())
+
+
+def _decoded(path: str | os.PathLike[str], content: bytes) -> tuple[str, str]:
+    """A file's text, and what there is to say of its encoding."""
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    try:
+        text, note = content[len(mark) :].decode(_MARKS.get(mark, "utf-8")), ""
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        try:
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            text = ""
+        if mark or not text:
+            raise UserError(f"{path} is no text in UTF-8 (line {line}); expected class names, one a line") from error
+        shown = re.split(r"\r\n|\r|\n", text)[line - 1].strip()
+        note = f"{path} is not UTF-8 and was read as Windows-1252: line {line} is {shown!r}"
+    if "\0" in text:
+        raise UserError(f"{path} is no text in UTF-8; expected class names, one a line")
+    return unicodedata.normalize("NFC", text), note
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with the number of the output after those that several have: crane (134), crane (517)."""
+    counts = collections.Counter(names)
+    if len(counts) == len(names):
+        return tuple(names)
+    told_apart = (f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names))
+    return distinct(tuple(told_apart))
+
+
+def require_one_each(loaded: Loaded, names: Sequence[str]) -> None:
+    """Raise a UserError where there are more or fewer names than outputs."""
+    if len(names) != loaded.outputs:
+        raise UserError(
+            f"{len(names)} classes are named, but the net has {loaded.outputs} outputs; expected one name for each"
+        )
+
+
+def with_outputs(loaded: Loaded, names: Sequence[str], wanted: Sequence[str], source: str) -> Loaded:
+    """The net cut to those of its outputs that are `wanted`, in their order.
+
+    Args:
+        loaded: a net whose last layer is dense.
+        names: what its outputs are called; where several are called the same, also by `distinct`.
+        wanted: the classes of a dataset.
+        source: what to call the dataset in errors.
+
+    Raises:
+        UserError: there are more or fewer names than outputs, a class has no output, or several.
+    """
+    require_one_each(loaded, names)
+    plain, asked = ([unicodedata.normalize("NFC", name) for name in some] for some in (names, wanted))
+    known = distinct(plain)
+    unknown = [name for name in asked if name not in known]
+    for name in unknown:
+        several = [one for one, own in zip(known, plain, strict=True) if own == name]
+        if several:
+            raise UserError(
+                f"the net has {len(several)} outputs called {name!r}; expected the class of {source} to be one of"
+                f" {listed(several)}"
+            )
+    if unknown:
+        raise UserError(
+            f"{source} has classes that the net does not know: {listed(unknown)}"
+            f"{did_you_mean(unknown[0], known)}; expected some of {', '.join(known[:3])}, …"
+        )
+    last = loaded.net.layers[-1]
+    weights = loaded.variables["params"][last.name]
+    rows = np.array([known.index(name) for name in asked])
+    cut = {"kernel": weights["kernel"][:, rows], "bias": weights["bias"][rows]}
+    params = loaded.variables["params"] | {last.name: cut}
+    net = resized(loaded.net, {last.name: len(rows)})
+    return loaded._replace(net=net, variables=loaded.variables | {"params": params})

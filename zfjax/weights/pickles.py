@@ -1,0 +1,346 @@
+"""PyTorch's files read without PyTorch, and without running anything that they ask for.
+
+A checkpoint is a pickle beside the bytes of its tensors, and a pickle may name any function and have it called. Here a
+name stands for nothing but itself: what is called, built or filled by it is a `Placeholder`, which keeps what it is
+given. Only the names that tensors are made of mean more, and they become arrays of the bytes beside the pickle.
+"""
+
+import collections
+import io
+import pathlib
+import pickle
+import pickletools
+import reprlib
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from zfjax.console.errors import UserError
+from zfjax.console.text import brief, first_line, listed
+
+ZIP = b"PK\x03\x04"  # how a file of PyTorch 1.6 or newer begins
+PICKLE = b"\x80"  # and one of an older PyTorch
+EXPECTED = "expected what torch.save(model.state_dict(), …) writes"
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
+DEEPEST = 32  # of containers in containers
+
+# What no checkpoint needs. All names are placeholders, these too; they are told, since such a file means harm.
+_HARMFUL = frozenset(
+    ("os", "posix", "nt", "sys", "subprocess", "commands", "shutil", "socket", "runpy", "pty", "ctypes", "importlib")
+)
+_HARMFUL_BUILTINS = frozenset(("eval", "exec", "compile", "open", "__import__", "breakpoint"))
+
+_STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "ByteStorage": "uint8",
+    "CharStorage": "int8",
+    "ShortStorage": "int16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+}
+_DTYPES = frozenset(_STORAGES.values()) | {"uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"}
+
+
+class Storage(NamedTuple):
+    """A run of bytes beside the pickle."""
+
+    key: str
+    dtype: str
+    elements: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.elements * _dtype(self.dtype).itemsize
+
+
+class Tensor(NamedTuple):
+    """A view into a storage; offset and strides count elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+    def array(self, content: bytes) -> np.ndarray:
+        """The tensor over the content of its storage. Raises a ValueError or TypeError where it does not lie inside."""
+        dtype = _dtype(self.dtype)
+        strides = tuple(stride * dtype.itemsize for stride in self.strides)
+        return np.ndarray(self.shape, dtype, content, self.offset * dtype.itemsize, strides)
+
+
+class Placeholder:
+    """Stands for an object that a pickle asks for by `name`. Keeps what it is given, and does nothing."""
+
+    name = ""
+
+    def __new__(cls, *_: object, **__: object) -> "Placeholder":
+        """Take any arguments: a pickle may give some, and then never call `__init__`."""
+        made = object.__new__(cls)
+        made.state, made.entries = None, {}
+        return made
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.state: Any
+        self.entries: dict[Any, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries[key] = value
+
+    def __call__(self, *_: object, **__: object) -> "Placeholder":
+        """What was asked for was a function, and this is its result."""
+        return Placeholder()
+
+    def append(self, _: object) -> None:
+        """Of a list; nothing looks into one."""
+
+    extend = add = append
+
+    def inside(self) -> Iterator[tuple[Any, Any]]:
+        """What it holds by name: entries, and of a PyTorch module what its `state_dict` would have."""
+        yield from self.entries.items()
+        if isinstance(self.state, dict) and "_modules" in self.state:
+            passing = self.state.get("_non_persistent_buffers_set") or ()
+            for kind in ("_parameters", "_buffers", "_modules"):
+                held = self.state.get(kind)
+                yield from ((key, value) for key, value in (held or {}).items() if key not in passing)
+
+
+class _Maker:
+    """A function that pickles may call. Nothing can be set on it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("the state of a function")
+
+
+def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
+    if any(rest[2:]):  # of requires_grad, hooks and metadata the last: a view that conjugates or negates
+        raise ValueError(f"a tensor with {rest[2]}")
+    return Tensor(storage, offset, tuple(shape), tuple(strides), storage.dtype)
+
+
+def _typed_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
+    """One whose storage is bytes; its dtype comes after requires_grad and hooks."""
+    return Tensor(storage, offset, tuple(shape), tuple(strides), rest[2])
+
+
+def _subclassed(made_by: Any, _: object, args: Any, *state: object) -> Any:
+    return made_by(*args) if isinstance(made_by, _Maker) else Placeholder()
+
+
+_KNOWN = {
+    "collections.OrderedDict": collections.OrderedDict,
+    "builtins.set": set,
+    "torch.Size": tuple,
+    "torch._utils._rebuild_tensor": _Maker(_tensor),
+    "torch._utils._rebuild_tensor_v2": _Maker(_tensor),
+    "torch._utils._rebuild_tensor_v3": _Maker(_typed_tensor),
+    "torch._utils._rebuild_parameter": _Maker(lambda tensor, *_: tensor),
+    "torch._utils._rebuild_parameter_with_state": _Maker(lambda tensor, *_: tensor),
+    "torch._tensor._rebuild_from_type_v2": _Maker(_subclassed),
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Makes tensors, plain containers and placeholders."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin-1")  # of strings that Python 2 wrote
+        self.storages: dict[str, Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it, and torch.save does
+        full = f"{module}.{name}"
+        if full in _KNOWN:
+            return _KNOWN[full]
+        if module.split(".")[0] == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and name in _DTYPES:
+            return name
+        if module.split(".")[0] in _HARMFUL or (module == "builtins" and name in _HARMFUL_BUILTINS):
+            raise UserError(
+                f"is refused, and nothing of it was run: it asks for {brief(full)} beside tensors; {EXPECTED}"
+            )
+        return type("Placeholder", (Placeholder,), {"name": full})
+
+    def persistent_load(self, pid: Any) -> Any:
+        if pid[0] == "module":  # of a class, with its source
+            return pid[1]
+        _, dtype, key, _, count, *view = pid
+        if not isinstance(dtype, str):  # quantized, say
+            return dtype
+        if any(view):
+            raise ValueError("a storage inside another")
+        self.storages[str(key)] = storage = Storage(str(key), dtype, count)
+        return storage
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a file that `torch.save` wrote, by their names in its containers: "state_dict.conv1.weight".
+
+    What optimizers keep is left out. Of a whole module, its `state_dict` is taken.
+
+    Raises:
+        UserError: the file is damaged, none of `torch.save`'s, without tensors by name, or asks for what means harm.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(len(ZIP)) == ZIP
+            file.seek(0)
+            tree, content = _opened_zip(path, file) if zipped else _opened_old(file)
+            tensors = _named(tree)
+            if not tensors:
+                raise UserError(f"holds no state_dict: expected tensors by name, found {_described(tree)}")
+            storages = {tensor.storage for tensor in tensors.values()}
+            if sum(storage.size for storage in storages) > path.stat().st_size:
+                raise ValueError("the tensors are larger than the file")
+            contents = {storage: content(storage) for storage in storages}
+            return {name: tensor.array(contents[tensor.storage]) for name, tensor in tensors.items()}
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    except Exception as error:  # a file that is no checkpoint fails in as many ways as there are files
+        raise UserError(
+            f"{path} is no checkpoint that can be read ({type(error).__name__}: {first_line(error)}); {EXPECTED}"
+        ) from error
+
+
+def _opened_zip(path: pathlib.Path, file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes]]:
+    """What is pickled in a file, and what gives a storage's content."""
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if not roots:
+        raise UserError(f"is a zip archive, but none of torch.save's: it holds {listed(names)}; {EXPECTED}")
+    root = roots[0]
+    if f"{root}constants.pkl" in names:
+        raise UserError(
+            "is a TorchScript archive, which is a program; expected a state_dict, which PyTorch makes of it:"
+            f' torch.save(torch.jit.load({str(path)!r}, map_location="cpu").state_dict(), "weights.pth")'
+        )
+
+    def entry(name: str) -> bytes:
+        return _stored(file, archive.getinfo(root + name))
+
+    if f"{root}byteorder" in names and entry("byteorder") != b"little":
+        raise ValueError("written by a big-endian machine")
+
+    def content(storage: Storage) -> bytes:
+        return _whole(entry(f"data/{storage.key}"), storage)
+
+    return _unpickled(io.BytesIO(entry("data.pkl")))[0], content
+
+
+def _stored(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
+    """An entry of a zip archive, as torch.save writes it: not compressed, and without checksum (0) if that is off."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename} is compressed")
+    file.seek(info.header_offset + 26)
+    lengths = file.read(4)
+    file.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), io.SEEK_CUR)
+    content = file.read(info.file_size)
+    if info.CRC and zlib.crc32(content) != info.CRC:
+        raise ValueError(f"{info.filename} does not fit its checksum: the file is damaged")
+    return content
+
+
+def _opened_old(file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes]]:
+    magic, _ = _unpickled(file)
+    if magic != MAGIC:
+        raise UserError(f"is a pickle, but none of torch.save's; {EXPECTED}")
+    _unpickled(file)  # the protocol's version
+    if not _unpickled(file)[0]["little_endian"]:
+        raise ValueError("written by a big-endian machine")
+    tree, storages = _unpickled(file)
+    places = {}
+    for key in _unpickled(file)[0]:
+        if key not in storages:
+            raise ValueError("storages of another kind of numbers")
+        places[key] = file.tell() + 8  # behind the number of elements
+        file.seek(places[key] + storages[key].size)
+
+    def content(storage: Storage) -> bytes:
+        file.seek(places[storage.key])
+        return _whole(file.read(storage.size), storage)
+
+    return tree, content
+
+
+def _whole(content: bytes, storage: Storage) -> bytes:
+    if len(content) != storage.size:
+        raise ValueError(f"storage {storage.key} has {len(content)} bytes, expected {storage.size}")
+    return content
+
+
+def _unpickled(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+    """The next pickle of a file and the storages that it names; the file stands behind it then."""
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        # An unpickler makes room for as many as the largest number: one byte could ask for 64 GB.
+        if opcode.name.endswith("PUT") and int(argument or 0) > number:
+            raise ValueError(f"damaged: {opcode.name} {argument}")
+    end = file.tell()
+    file.seek(start)
+    reader = _Reader(file)
+    tree = reader.load()
+    file.seek(end)
+    return tree, reader.storages
+
+
+def _named(tree: Any) -> dict[str, Tensor]:
+    """All tensors that stand in containers by words, under these, joined by dots."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()  # a container is walked once, however many hold it
+
+    def walk(value: Any, name: str, depth: int) -> None:
+        if isinstance(value, Tensor):
+            found.setdefault(name, value)
+        elif isinstance(value, Placeholder) and value.name.startswith(("torch._utils.", "torch._tensor.")):
+            raise UserError(f"holds {brief(name)} as {value.name} makes it, which is no plain array; {EXPECTED}")
+        elif isinstance(value, dict | Placeholder) and id(value) not in seen and depth < DEEPEST:
+            seen.add(id(value))
+            for key, inner in value.items() if isinstance(value, dict) else value.inside():
+                if isinstance(key, str) and not key.startswith("optim"):
+                    walk(inner, f"{name}.{key}" if name else key, depth + 1)
+
+    walk(tree, "", 0)
+    return found
+
+
+def _described(tree: Any) -> str:
+    if isinstance(tree, dict) and tree:
+        key, value = next(iter(tree.items()))
+        return f"{_kind(value)} under {reprlib.repr(key)}"
+    return _kind(tree)
+
+
+def _kind(value: Any) -> str:
+    name = (value.name if isinstance(value, Placeholder) else "") or type(value).__name__
+    name = brief(name)
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(ml_dtypes, name, name))
