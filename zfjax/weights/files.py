@@ -75,8 +75,10 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
 
     try:
         target = epath.Path(path).expanduser()
-    except (KeyError, RuntimeError) as error:  # https://; ~NAME where nobody has that name
-        raise UserError(f"cannot write {os.fspath(path)}: no such place ({first_line(error)})") from error
+    except KeyError as error:
+        raise UserError(f"cannot write {os.fspath(path)}: zfjax writes to folders, gs:// and s3://") from error
+    if str(target).startswith("~"):
+        raise UserError(f"cannot write {target}: no such user")
     if target.suffix != SAFETENSORS:
         raise UserError(f"cannot write weights to {target}: expected a name that ends in {SAFETENSORS}")
     try:
