@@ -13,13 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 import zfjax
 from zfjax import evaluate, export_weights, import_weights
-from zfjax.console import command
+from zfjax.console import command, sealed
 from zfjax.console.errors import UserError
 from zfjax.models import preset
 from zfjax.runs import imported as imported_runs
 from zfjax.runs.folder import RunInfo, load_model, read_run
+from zfjax.runs.subject import without_pictures
 from zfjax.training.step import predict
-from zfjax.weights import files, layouts, preprocessing
+from zfjax.weights import files, layouts, load, preprocessing
 
 WIDTH, SIZE = 1 / 16, 64
 SIZES = (f"--width={WIDTH}", f"--image_size={SIZE}")
@@ -181,14 +182,33 @@ def test_half_precision_is_said(capsys, folder, tmp_path):
     assert "102 tensors in float16 were converted to float32\n" in out
 
 
-def test_a_pth_file(capsys, folder, tmp_path):
-    torch = pytest.importorskip("torch")
-    tensors = {f"module.{name}": torch.from_numpy(value) for name, value in state_dict().items()}
-    torch.save({"state_dict": tensors, "epoch": 90}, tmp_path / "a.pth")
-    words = (tmp_path / "a.pth", "--model=resnet18", f"--workdir={tmp_path / 'run'}", *SIZES)
-    assert run(capsys, import_weights.main, *words, f"--dataset=folder:{folder}")[0] == 0
-    head = load_model(read_run(tmp_path / "run")).variables["params"]["fc"]
+def test_a_training_scripts_file_and_names_that_two_outputs_have(capsys, tmp_path):
+    """Without a dataset: raw weights by their key, and classes that can be told apart wherever one is asked for."""
+    tensors = {f"model.module.{name}": value for name, value in state_dict().items()}
+    save_file(tensors | {f"model_ema.{name}": value * 2 for name, value in state_dict().items()}, tmp_path / "a.PTH")
+    (tmp_path / "names.txt").write_bytes("crane\r\n café\r\ncrane ".encode("utf-16"))
+    flags = ("--model=resnet18", "--key=model", f"--classes={tmp_path / 'names.txt'}", *SIZES)
+    words = (tmp_path / "a.PTH", f"--workdir={tmp_path / 'run'}", *flags)
+    assert run(capsys, import_weights.main, *words)[0] == 0
+    known = read_run(tmp_path / "run")
+    assert known.classes == ("crane (0)", "café", "crane (2)")
+    head = load_model(known).variables["params"]["fc"]
     np.testing.assert_array_equal(head["kernel"], state_dict()["fc.weight"].T)
+    subject = without_pictures(known)
+    assert [subject.label_of(name) for name in known.classes] == [0, 1, 2]
+    with pytest.raises(UserError, match=r"no class 'crane' in the run's 3; expected one of crane \(0\), crane \(2\)"):
+        subject.label_of("crane")
+
+
+def test_a_run_whose_weights_are_not_finite_is_not_shown(capsys, source, tmp_path):
+    """One that was imported before such weights were refused."""
+    loaded = load(source, "resnet18", width=WIDTH, image_size=SIZE)
+    loaded.variables["params"]["fc"]["bias"][1] = np.nan
+    config = imported_runs.run_config("resnet18", "", width=WIDTH, image_size=SIZE)
+    imported_runs.write_run(tmp_path / "run", config, loaded, {})
+    code, _, line = run(capsys, export_weights.main, f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'a'}")
+    assert code == 2
+    assert line.endswith("run holds NaN or infinity in params/fc/bias; expected finite weights")
 
 
 def test_a_workdir_with_a_run_is_not_written(capsys, imported, folder, source, tmp_path):
@@ -228,7 +248,7 @@ class TestMistakes:
     def test_words_that_are_missing(self, capsys):
         for count, words in ((0, ()), (2, ("a.pth", "b.pth"))):
             line = run(capsys, import_weights.main, "--workdir=run", *words)[2]
-            assert f"takes one file of weights, .pth, .pt or .safetensors, not {count}" in line
+            assert f"takes one file of weights, such as resnet18.pth, not {count}" in line
         assert "missing --workdir=RUN, the folder of the new run" in run(capsys, import_weights.main, "a.pth")[2]
         line = run(capsys, export_weights.main)[2]
         assert "missing --workdir=RUN, the folder that zfjax train wrote; --out=FILE.safetensors, the file" in line
@@ -245,6 +265,9 @@ class TestMistakes:
             (("--model=resnet18", "--mean=a,b,c"), "--mean=a,b,c: expected three numbers with commas between"),
             (("--model=resnet18", "--std=1,2"), "std=1,2 must be three positive numbers"),
             (("--model=resnet18", "--std=0,1,1"), "std=0,1,1 must be three positive numbers"),
+            (("--model=resnet18", "--mean=1e300,0,0"), "mean=1e+300,0,0 is no color where white is 1"),
+            (("--model=resnet18", "--pixel_max=nan"), "pixel_max=nan must be positive"),
+            (("--model=resnet18", "--key=ema"), "net.safetensors: it has no net under 'ema'; it has bn1.bias,"),
             (("--model=resnet18", "--dataset=folder:nowhere"), "image folder nowhere: not there"),
             (("--model=resnet18", "--classes=nowhere.txt"), "cannot read the class names in nowhere.txt"),
             (("--model=resnet18", "--image_sise=3"), "unknown flag --image_sise; did you mean --image_size?"),
@@ -271,14 +294,11 @@ class TestMistakes:
         (tmp_path / "names.txt").write_text("\n")
         assert "names.txt is empty" in self.said(capsys, tmp_path, *words, f"--classes={tmp_path / 'names.txt'}")
 
-    def test_code_in_a_pickle_is_refused(self, capsys, tmp_path, folder):
-        torch = pytest.importorskip("torch")
-        from test_weights_files import Payload
-
-        torch.save({"conv1.weight": Payload(tmp_path / "made")}, tmp_path / "a.pth")
-        line = self.said(capsys, tmp_path, tmp_path / "a.pth", "--model=resnet18", f"--dataset=folder:{folder}")
-        assert "is refused, and nothing of it was run" in line
-        assert not (tmp_path / "made").exists()
+    def test_weights_that_are_not_finite(self, capsys, tmp_path, folder):
+        save_file(state_dict() | {"bn1.bias": np.full(4, np.inf, np.float32)}, tmp_path / "a.safetensors")
+        words = (tmp_path / "a.safetensors", "--model=resnet18", f"--dataset=folder:{folder}", *SIZES)
+        line = self.said(capsys, tmp_path, *words)
+        assert line.endswith("bn1.bias has 4 of 4 values that are NaN, infinite or beyond float32")
 
 
 @pytest.mark.slow
@@ -353,6 +373,17 @@ def test_a_digit_changed_in_the_origin_is_noticed(imported, tmp_path):
     (workdir / "weights.json").write_text(text.replace("0.229", "0.228"))
     with pytest.raises(UserError, match=r"weights\.json is damaged \(its content is not what was written\)"):
         imported_runs.weights_of(read_run(workdir))
+
+
+def test_an_origin_of_other_modules_is_named(imported, tmp_path):
+    workdir = shutil.copytree(imported, tmp_path / "run")
+    (workdir / "checkpoints" / "0" / "_CHECKPOINT_METADATA").write_text('{"custom_metadata": {}}')
+    known, kept = read_run(workdir), sealed.unseal(json.loads((workdir / "weights.json").read_text()))
+    modules = kept["modules"]
+    for wrong in ({}, modules | {"conv1": "bn1"}, modules | {"conv1": 1}, modules | {"extra": "x"}, list(modules)):
+        (workdir / "weights.json").write_text(json.dumps(kept | {"modules": wrong}))
+        with pytest.raises(UserError, match=r"weights\.json is damaged"):
+            imported_runs.weights_of(known)
 
 
 def test_without_a_dataset_the_run_has_no_pictures(capsys, source, tmp_path):

@@ -20,7 +20,7 @@ from zfjax.runs.written import CLASSES, ORIGIN
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import default, square_size
 from zfjax.training.seals import describe, newest_seal
-from zfjax.training.state import create_state
+from zfjax.training.state import create_net, create_state
 from zfjax.weights import layouts, preprocessing
 from zfjax.weights.outputs import distinct, require_one_each, with_outputs
 from zfjax.weights.preprocessing import Preprocessing
@@ -133,9 +133,10 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
         )
     _require_no_edits(run)
     name = by_preset[run.config.net]
-    net, variables, _ = load_model(run, checkpoint)
+    net = create_net(run.config, len(run.classes))
     modules = layouts.MODELS[name].modules(net, {})
     origin = _origin(run.folder, modules)
+    variables = load_model(run, checkpoint).variables
     notes: tuple[str, ...] = ()
     if origin is None:
         before = preprocessing.of_mean_image(np.asarray(run.mean))
