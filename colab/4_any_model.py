@@ -90,7 +90,7 @@ print(outcome.scores)
 # Reading it takes one line. For torchvision's own, put the `.pth` file that PyTorch has downloaded in its place.
 
 # %%
-loaded = zfjax.weights.load(file, "resnet18")  # or "resnet18.pth", with pip install 'zfjax[torch]'
+loaded = zfjax.weights.load(file, "resnet18")  # or "resnet18.pth"
 print(loaded.preprocessing)
 
 # %% [markdown]
