@@ -15,13 +15,18 @@ import pytest
 import tiny_runs
 from etils import epath
 
+from zfjax.atlas import build
+from zfjax.console import sealed
 from zfjax.console.errors import UserError
+from zfjax.console.files import write_json
 from zfjax.data import record
+from zfjax.experiments import ablation
+from zfjax.experiments.ledger import Ledger
 from zfjax.runs.folder import load_model, open_data, open_folder, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, _saved
-from zfjax.training.config import FREE_KEYS, as_json
+from zfjax.training.config import FREE_KEYS, as_json, default
 from zfjax.training.metrics import FILE, read_metrics
 
 pytestmark = pytest.mark.slow
@@ -407,3 +412,48 @@ def test_a_scan_that_no_scan_finds_is_refused(tmp_path, changes):
     np.savez(tmp_path / record.FILE, **arrays)
     with pytest.raises(UserError, match=r"scan\.npz is damaged .*; remove it to scan the dataset again"):
         record.read(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [*((kind, 0) for kind in KINDS), *(("flipped", seed) for seed in range(9))])
+def test_damaged_results_are_equal_or_made_again_or_named(tmp_path, kind, seed):
+    """Of transfer and probe, of ablate, and the list of an atlas' files."""
+    ledger = tmp_path / "folds.json"
+    Ledger(ledger).put("scratch", 0.1 + 0.2)
+    Ledger(ledger).put("probe", [[0.5, 1.0]])
+    damage(ledger, kind, seed)
+    found, error = attempt(Ledger, ledger)
+    if error:
+        assert error.startswith(f"{ledger} is damaged (")
+        assert error.endswith("; remove it to measure its folds again")
+    else:
+        assert found.get("scratch") in (0.1 + 0.2, None)
+        assert found.get("probe") in ([[0.5, 1.0]], None)
+        assert found.get_or("probe", lambda: [[0.5, 1.0]]) == [[0.5, 1.0]]
+
+    result = ablation.Result(3, ablation.Errors(1.0, 2.0, 3.0))
+    ablation._write_result(epath.Path(tmp_path), default(), -1, result)
+    assert ablation._read_result(epath.Path(tmp_path), default()) == result
+    damage(tmp_path / ablation.RESULT, kind, seed)
+    assert ablation._read_result(epath.Path(tmp_path), default()) in (result, None)
+
+    atlas = tmp_path / "atlas"
+    write_json(atlas / build.MARK, sealed.seal({"zfjax": "0.1.0", "files": ["index.html"]}))
+    (atlas / "index.html").touch()
+    build.require_free(atlas)
+    damage(atlas / build.MARK, kind, seed)
+    _, error = attempt(build.require_free, atlas)
+    assert not error or str(atlas / build.MARK) in error
+
+
+def test_results_from_before_they_were_sealed_are_kept(tmp_path):
+    (tmp_path / "folds.json").write_text('{"scratch": 0.25, "probe": [["x"]], "digest": {}}')
+    old = Ledger(tmp_path / "folds.json")
+    assert (old.get("scratch"), old.get("probe"), old.get("digest")) == (0.25, None, None)
+
+
+@pytest.mark.parametrize(
+    "value", [None, [1], 7, "x", sealed.seal({"a": 1}) | {"a": 2}, sealed.seal({"a": 1}) | {"b": 2}]
+)
+def test_what_was_not_sealed_so_is_refused(value):
+    with pytest.raises(ValueError, match=r"expected an object|not what was written"):
+        sealed.unseal(value)

@@ -150,10 +150,17 @@ def test_damaged_features_are_computed_again(model, pool, tmp_path):
     expected = np.array(kept_features(model, pool, ["relu7"], tmp_path, batch_size=8)["relu7"])
     (file,) = tmp_path.glob("relu7-*/features.npy")
     whole = file.read_bytes()
-    for damage in (whole[:-1], whole[:40], b"", b"x" * len(whole), whole.replace(b"(21,", b"(20,")):
+    one_bit = whole[:-1] + bytes([whole[-1] ^ 1])
+    for damage in (whole[:-1], whole[:40], b"", b"x" * len(whole), whole.replace(b"(21,", b"(20,"), one_bit):
         file.write_bytes(damage)
         np.testing.assert_array_equal(kept_features(model, pool, ["relu7"], tmp_path, batch_size=8)["relu7"], expected)
         assert file.read_bytes() == whole
+    for damage in (b"", b"\xff", b"0" * 64):
+        file.with_name("features.sha256").write_bytes(damage)
+        np.testing.assert_array_equal(kept_features(model, pool, ["relu7"], tmp_path, batch_size=8)["relu7"], expected)
+    file.with_name("features.sha256").unlink()  # as an older zfjax kept them
+    kept_features(model, pool, ["relu7"], tmp_path, batch_size=8)
+    assert not file.with_name("features.sha256").exists()
 
 
 def test_an_interrupted_pass_leaves_nothing_that_looks_whole(model, pool, tmp_path):

@@ -1,7 +1,6 @@
 """Joins a run, the experiments, the pictures and the pages; the folder is put in place when all is written."""
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,9 @@ from pathlib import Path
 
 from zfjax.atlas import collect, site
 from zfjax.atlas.pictures import Sheet, pictures
+from zfjax.console import sealed
 from zfjax.console.errors import UserError
+from zfjax.console.files import damaged, read_json, write_json
 from zfjax.console.progress import Progress
 from zfjax.runs import subject
 from zfjax.runs.folder import read_run
@@ -59,11 +60,14 @@ def require_free(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"--out={folder} is no folder; expected a new one, or one with an earlier atlas")
-    written = _written(folder)
-    if written is None:
+    try:
+        written = _written(folder)
+    except UserError as error:
         # Not all below it is listed: it may be a home folder.
         if any(path.name not in _LITTER for path in folder.iterdir()):
-            raise UserError(f"--out={folder} holds files but no atlas; expected a new folder, or an earlier atlas")
+            raise UserError(
+                f"--out={folder} holds files but no atlas ({error}); expected a new folder, or an earlier atlas"
+            ) from error
     else:
         for path in folder.rglob("*"):
             name = path.relative_to(folder).as_posix()
@@ -81,14 +85,15 @@ def require_free(folder: Path) -> None:
         )
 
 
-def _written(folder: Path) -> frozenset[str] | None:
-    """The files that an atlas wrote there; None where there is none."""
+def _written(folder: Path) -> frozenset[str]:
+    """The files that an atlas wrote there. Raises a UserError where their list is missing or damaged."""
+    path = folder / MARK
     try:
-        files = json.loads((folder / MARK).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-        return None
+        files = sealed.unseal(read_json(path))["files"]
+        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+            raise TypeError("files: expected a list of names")
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, error) from error
     return frozenset((*files, MARK))
 
 
@@ -161,7 +166,7 @@ def _write_layer(layer: collect.Layer, val: Subject, folder: Path, progress: Pro
 
 def _put_in_place(aside: Path, folder: Path, files: Sequence[str]) -> None:
     new, old = aside / _NEW, aside / _OLD
-    (new / MARK).write_text(json.dumps({"zfjax": __version__, "files": files}, indent=1) + "\n")
+    write_json(new / MARK, sealed.seal({"zfjax": __version__, "files": files}))
     require_free(folder)  # again: minutes have passed
     try:
         if folder.exists():

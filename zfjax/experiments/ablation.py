@@ -1,6 +1,5 @@
 """Table 3: nets with layers left out or resized, each trained from scratch and scored on both splits."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +8,9 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from zfjax.console import tables
+from zfjax.console import sealed, tables
 from zfjax.console.errors import UserError
-from zfjax.console.files import write_json
+from zfjax.console.files import read_json, write_json
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
 from zfjax.console.text import did_you_mean
@@ -25,6 +24,7 @@ from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, default, settings
 from zfjax.training.scoring import Model, score
+from zfjax.training.seals import steps_in
 from zfjax.training.state import create_net
 
 RESULT = "errors.json"  # what is kept of a finished row, in its folder
@@ -272,11 +272,11 @@ def _counted(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
 def _read_result(folder: epath.Path, config: ConfigDict) -> Result | None:
     """The result kept in a row's folder, where it is that of the newest weights there and of this configuration."""
     try:
-        kept = json.loads((folder / RESULT).read_text())
+        kept = sealed.unseal(read_json(folder / RESULT))
         if kept["made_by"] != {"step": _newest_step(folder), **settings(config)}:
             return None
-        return Result(kept["parameters"], Errors(**kept["errors"]))
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or not what was written: it is made again
+        return Result(int(kept["parameters"]), Errors(**{name: float(error) for name, error in kept["errors"].items()}))
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # absent or damaged: it is made again
         return None
 
 
@@ -286,8 +286,8 @@ def _write_result(folder: epath.Path, config: ConfigDict, step: int, result: Res
         "errors": result.errors._asdict(),
         "made_by": {"step": step, **settings(config)},
     }
-    write_json(folder / RESULT, kept)
+    write_json(folder / RESULT, sealed.seal(kept))
 
 
 def _newest_step(folder: epath.Path) -> int:
-    return max((int(path.name) for path in (folder / CHECKPOINTS).glob("*") if path.name.isdigit()), default=-1)
+    return max(steps_in(folder / CHECKPOINTS), default=-1)

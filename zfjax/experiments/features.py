@@ -35,6 +35,7 @@ from zfjax.training.config import square_size
 from zfjax.training.scoring import Model
 
 _FILE = "features.npy"
+_DIGEST = "features.sha256"  # of the file, in hexadecimal
 
 
 class Pool(NamedTuple):
@@ -225,11 +226,23 @@ def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_s
                     np.lib.format.write_array_header_1_0(files[name], header)
                 files[name].write(np.ascontiguousarray(values, "<f4").data)
             progress.advance(len(values))
+        for file in files.values():
+            file.flush()
+            path = pathlib.Path(file.name)
+            path.with_name(_DIGEST).write_text(_digest(path))
 
 
 def _read(place: pathlib.Path, count: int) -> Float32[np.ndarray, "pictures features"] | None:
+    kept = place / _DIGEST
     try:
+        if kept.exists() and kept.read_bytes().decode() != _digest(place / _FILE):
+            return None
         values = np.load(place / _FILE, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # absent, cut short or overwritten
+    except Exception:  # absent, cut short or overwritten; a header is a Python literal, which fails in many ways
         return None
     return values if values.ndim == 2 and len(values) == count and values.dtype == np.float32 else None
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,14 +1,13 @@
 """Results of single folds, kept from one command to the next."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
-from zfjax.console.errors import UserError
-from zfjax.console.files import write_json
+from zfjax.console import sealed
+from zfjax.console.files import damaged, read_json, write_json
 from zfjax.experiments.linear import Fold
 
 
@@ -33,14 +32,21 @@ class Ledger:
         self._kept = self._read()
 
     def _read(self) -> dict[str, Any]:
-        try:
-            return json.loads(self._path.read_text()) if self._path.exists() else {}
-        except ValueError as error:
-            raise UserError(f"{self._path} is damaged ({error}); remove it to measure its folds again") from error
+        again = "remove it to measure its folds again"
+        kept = read_json(self._path, again) if self._path.exists() else {}
+        if not isinstance(kept, dict):
+            raise damaged(self._path, f"expected an object, found {type(kept).__name__}", again)
+        return kept
 
     def get(self, key: str) -> Any:
-        """The result kept under `key`, or None."""
-        return self._kept.get(key)
+        """The result kept under `key`; None where there is none, or a damaged one, which is then measured again."""
+        entry = self._kept.get(key)
+        if type(entry) is float:  # from before results were sealed; these take the longest
+            return entry
+        try:
+            return sealed.unseal(entry)["result"]
+        except (KeyError, ValueError):
+            return None
 
     def get_or(self, key: str, measure: Callable[[], Any]) -> Any:
         """The result kept under `key`; where there is none, `measure` is called and what it gives is kept."""
@@ -54,5 +60,7 @@ class Ledger:
         Raises:
             UserError: it cannot be written.
         """
-        self._kept = self._read() | {key: value}  # another command may have added some meanwhile
+        self._kept = self._read() | {
+            key: sealed.seal({"result": value})
+        }  # another command may have added some meanwhile
         write_json(self._path, self._kept)
