@@ -19,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial, register_dataclass
 from jaxtyping import PyTree
 
-from zfjax.transform import jaxprs
+from zfjax.transform import jaxprs, rectifiers
 from zfjax.transform.rules import DECONVNET, Equation, Rules
 
 
@@ -94,18 +94,13 @@ def _backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "t
         kinds = ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves) or "nothing"
         raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
     closed, out = jax.make_jaxpr(fun, return_shape=True)(x)
+    view = jaxprs.View(closed, map(_is_float, leaves), [True] * len(closed.jaxpr.outvars))
+    rectifiers.recognize(view)
+    _warn(view, rules)
     ascent = _Ascent(rules)
     inputs = [_Wire(leaf, ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
-    active = {v for v, wire in zip(closed.jaxpr.invars, inputs, strict=True) if wire.slot}
-    view = jaxprs.View(closed.jaxpr, active, jaxprs.zero_constants(closed))
-    climbed = ascent.climb(closed, view, inputs, [True] * len(closed.jaxpr.outvars))
+    climbed = ascent.climb(view, inputs, [True] * len(closed.jaxpr.outvars))
     outputs = [wire for wire in climbed if wire]
-    for name, loop in sorted(ascent.loops):
-        warnings.warn(_loop_text(name, loop), RuleWarning, stacklevel=3)
-    idle = ascent.idle - {name for name, _ in ascent.loops}
-    if idle:
-        warnings.warn(_idle_text(idle), RuleWarning, stacklevel=3)
-
     y = [wire.value for wire in outputs]
     return jax.tree.unflatten(jax.tree.structure(out), y), Projection(
         tuple(ascent.steps),
@@ -187,7 +182,6 @@ class Projection:
 class _Level(NamedTuple):
     """A jaxpr while it is evaluated."""
 
-    jaxpr: jex.Jaxpr
     view: jaxprs.View
     env: dict[Any, _Wire]  # by variable
 
@@ -200,28 +194,21 @@ class _Ascent:
 
     Attributes:
         steps: the tape, bottom first.
-        idle: expected rules that have not acted yet.
-        loops: pairs of a rule and the equation inside which it should have acted.
     """
 
     def __init__(self, rules: Rules):
         self.steps: list[_Step] = []
-        self.idle = set(rules.expected)
-        self.loops: set[tuple[str, str]] = set()
         self._rules = dict(rules.named)
-        self._expected = rules.expected
         self._numbers = itertools.count()
 
     def new_slot(self, value: Any) -> _Slot:
         return _Slot(next(self._numbers), _shape(value))
 
-    def climb(
-        self, closed: jex.ClosedJaxpr, view: jaxprs.View, inputs: Sequence[_Wire], wanted: Sequence[bool]
-    ) -> list[_Wire | None]:
+    def climb(self, view: jaxprs.View, inputs: Sequence[_Wire], wanted: Sequence[bool]) -> list[_Wire | None]:
         """Evaluates a jaxpr: equations with a rule by it, calls that hold such ones in place, pieces between whole."""
-        jaxpr = closed.jaxpr
-        env = dict(zip(jaxpr.constvars, map(_Wire, closed.consts), strict=True))
-        level = _Level(jaxpr, view, env | dict(zip(jaxpr.invars, inputs, strict=True)))
+        jaxpr = view.jaxpr
+        env = dict(zip(jaxpr.constvars, map(_Wire, view.closed.consts), strict=True))
+        level = _Level(view, env | dict(zip(jaxpr.invars, inputs, strict=True)))
         outputs = [atom for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted]
         plan = self._plan(level, outputs)
         needed = [set(jaxprs.variables(outputs))]  # by what lies above each piece, from the top
@@ -233,7 +220,7 @@ class _Ascent:
 
     def _plan(self, level: _Level, outputs: list[Any]) -> list[tuple[_Action, list[Equation]]]:
         plan: list[tuple[_Action, list[Equation]]] = []
-        for equation in jaxprs.live(level.jaxpr, outputs):
+        for equation in jaxprs.live(level.view.jaxpr, outputs):
             act = self._action(level.view, equation)
             if act == self._differentiate and plan and plan[-1][0] == act:
                 plan[-1][1].append(equation)
@@ -246,12 +233,8 @@ class _Ascent:
             return self._differentiate
         if view.name(equation) in self._rules:
             return self._apply_rule
-        inside = view.acting_inside(equation, self._rules)
-        if inside and equation.primitive.name in jaxprs.CALLS:
-            return self._enter
-        # Not all rules are worth a warning: a maximum's own derivative is its unpooling.
-        self.loops |= {(name, equation.primitive.name) for name in inside & self._expected}
-        return self._differentiate
+        entered = any(loop is None for _, loop in view.acting_inside(equation, self._rules))
+        return self._enter if entered else self._differentiate
 
     def _apply_rule(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """The forward value as it is; the way down by the rule. Here the walk differs from reverse-mode autodiff."""
@@ -265,7 +248,7 @@ class _Ascent:
                 f" of {len(reads)} inputs, and {len(equation.outvars)} outputs"
             )
         x, slot = below[0]
-        piece = jaxprs.piece(level.jaxpr, equations, reads, equation.outvars)
+        piece = jaxprs.piece(level.view.jaxpr, equations, reads, equation.outvars)
         (y,) = jaxprs.evaluate(piece, (), [level.env[v].value for v in reads])
         above = self.new_slot(y)
         # As a jaxpr the way down is data: what the rule closed over becomes the leaves of a pytree.
@@ -280,14 +263,13 @@ class _Ascent:
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
         self.steps.append(_Step(pull, (above,), (slot,)))
         level.env[equation.outvars[0]] = _Wire(y, above)
-        self.idle.discard(name)
 
     def _enter(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """A call done in place; derivatives of its own (custom_jvp, custom_vjp) give way to the rules in it."""
         (equation,) = equations
         (view,) = level.view.inside(equation)
         inputs = [_read(level, atom) for atom in equation.invars]
-        outputs = self.climb(jaxprs.body(equation), view, inputs, [v in needed for v in equation.outvars])
+        outputs = self.climb(view, inputs, [v in needed for v in equation.outvars])
         level.env.update((v, wire) for v, wire in zip(equation.outvars, outputs, strict=True) if wire)
 
     def _differentiate(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
@@ -301,7 +283,7 @@ class _Ascent:
         if any(map(jaxprs.is_reference, [*reads, *outputs])):
             raise NotImplementedError("a mutable reference (jax.new_ref) around a rule: signals cannot follow it")
         above, rest = _split(outputs, lambda v: v in level.view.active)
-        piece = jaxprs.piece(level.jaxpr, equations, [*below, *fixed], [*above, *rest])
+        piece = jaxprs.piece(level.view.jaxpr, equations, [*below, *fixed], [*above, *rest])
 
         def evaluate(*values: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
             results = jaxprs.evaluate(piece, (), [*values, *(env[v].value for v in fixed)])
@@ -357,6 +339,16 @@ def _shape(value: Any) -> jax.ShapeDtypeStruct:
 
 def _is_float(value: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(value), jnp.inexact)
+
+
+def _warn(view: jaxprs.View, rules: Rules) -> None:
+    """Says which rules find nothing. Not all are worth it: a maximum's own derivative is its unpooling."""
+    acting = view.acting(rules.expected)
+    for name, loop in sorted((name, loop) for name, loop in acting if loop):
+        warnings.warn(_loop_text(name, loop), RuleWarning, stacklevel=4)
+    idle = rules.expected - {name for name, _ in acting}
+    if idle:
+        warnings.warn(_idle_text(idle), RuleWarning, stacklevel=4)
 
 
 def _idle_text(names: Iterable[str]) -> str:

@@ -30,8 +30,8 @@ class Rules:
     """An immutable set of rules by name.
 
     A name is that of a function under `jax.jit`, or of a JAX primitive. `relu` stands for `jnp.maximum(x, 0)` and
-    `jnp.clip(x, 0)` too. What no rule names passes signals by its own transpose or, where it is not linear, by its own
-    derivative at the forward values.
+    `jnp.clip(x, 0)` too, and `saturation` for what bounds a ReLU from above, as in ReLU6. What no rule names passes
+    signals by its own transpose or, where it is not linear, by its own derivative at the forward values.
 
     Attributes:
         named: pairs of a name and its rule.
@@ -64,6 +64,17 @@ def guide(equation: Equation, x: jax.Array) -> Down:
     """The positive part of the signal, where x was positive too (Springenberg et al. 2014)."""
     passed = x > 0
     return lambda signal: jnp.where(passed, ops.rectify(signal), jnp.zeros_like(signal))
+
+
+def unclip(equation: Equation, x: jax.Array) -> Down:
+    """The signal as it is, also where x lay beyond the bound.
+
+    At a clip's upper end, as in ReLU6, the derivative is zero, and just the units that fire most lie there: by
+    the derivative nothing at all would have made them fire. The deconvnet's rectification asks for the sign of the
+    signal and never how large x was: reconstructions "should be positive" (section 2.1). A bound above changes no sign,
+    so it takes no part in the way down.
+    """
+    return lambda signal: signal
 
 
 def identity(equation: Equation, x: jax.Array) -> Down:
@@ -122,6 +133,7 @@ GRADIENT = Rules()
 DECONVNET = Rules(
     (
         ("relu", rectify),
+        ("saturation", unclip),
         ("reduce_window_max", unpool),
         ("reduce_max", unpool_whole),
         ("local_response_norm", identity),

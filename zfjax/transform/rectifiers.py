@@ -1,0 +1,353 @@
+"""Which equations rectify. A program is full of maxima with zero, and not all of them are ReLUs.
+
+Names do not tell them apart; what becomes of the result does, wherever calls (jit, remat, custom derivatives) begin and
+end on its way. A maximum with zero is no ReLU where its result
+
+- goes into a square root or below a division line: it guards a variance or a norm;
+- meets another piece of the same function, as in `max(x, 0) + expm1(min(x, 0))` (ELU) or softplus, or gates its own
+  input, `x * relu6(x + 3) / 6` (hard swish): it is a part of that function, which passes its own derivative;
+- is a ramp with its middle at zero, `clip(x + 3, 0, 6)`: it is a sigmoid made of straight lines.
+
+What bounds a ReLU from above, as in ReLU6, is its `saturation`.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+
+from zfjax.transform import jaxprs
+
+_CASTS = frozenset(
+    (
+        *("convert_element_type", "copy", "copy_p", "mesh_cast", "name", "pcast", "pvary", "reduce_precision"),
+        *("reshard", "sharding_constraint"),
+    )
+)
+_MOVES = _CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "transpose"}
+_ARITHMETIC = frozenset(("add", "div", "max", "min", "mul", "select_n", "sub"))
+_ELEMENTWISE = (
+    _CASTS
+    | _ARITHMETIC
+    | {
+        *("abs", "cbrt", "cos", "erf", "exp", "exp2", "expm1", "integer_pow", "log", "log1p", "logistic", "neg", "pow"),
+        *("rsqrt", "sign", "sin", "sqrt", "square", "tan", "tanh"),
+    }
+)
+
+Place = int  # of a value in the program: the variables of caller and callee that stand for one value share it
+
+
+def recognize(view: jaxprs.View) -> None:
+    """Write into a view, and all that it holds, which equations are a `relu` or a ReLU's `saturation`."""
+    _Program(view).mark()
+
+
+@dataclass(frozen=True, eq=False)
+class _Node:
+    """An equation, called from one place of the program."""
+
+    view: jaxprs.View
+    equation: jaxprs.Equation
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+
+    @property
+    def kind(self) -> str:
+        return str(self.equation.primitive.name)
+
+
+class _Bound(NamedTuple):
+    """y is x, kept above (or below) something that does not depend on the program's input."""
+
+    node: _Node
+    x: Place
+    at: Place
+    lower: bool
+
+    @property
+    def y(self) -> Place:
+        return self.node.outputs[0]
+
+
+class _Program:
+    """The equations of a jaxpr and of all that it calls, as one graph."""
+
+    def __init__(self, view: jaxprs.View):
+        self.nodes: list[_Node] = []
+        self.makers: dict[Place, _Node] = {}
+        self.users: defaultdict[Place, list[_Node]] = defaultdict(list)
+        self.active: set[Place] = set()
+        self.constants: dict[Place, Any] = {}
+        self._places = itertools.count()
+        self._add(view, [next(self._places) for _ in view.jaxpr.invars])
+
+    def _add(self, view: jaxprs.View, inputs: list[Place]) -> list[Place]:
+        """Adds what a jaxpr does with some inputs, and gives its outputs."""
+        places = dict(zip(view.jaxpr.invars, inputs, strict=True))
+        places.update(zip(view.jaxpr.constvars, map(self._constant, view.closed.consts), strict=True))
+
+        def place(atom: jaxprs.Atom) -> Place:
+            return self._constant(atom.val) if isinstance(atom, jex.Literal) else places[atom]
+
+        for equation in view.jaxpr.eqns:
+            read = list(map(place, equation.invars))
+            if equation.primitive.name in jaxprs.CALLS:
+                (inner,) = view.inside(equation)
+                made = self._add(inner, read)
+            elif equation.primitive.name == "optimization_barrier":
+                made = read
+            else:
+                made = [next(self._places) for _ in equation.outvars]
+                node = _Node(view, equation, tuple(read), tuple(made))
+                self.nodes.append(node)
+                self.makers.update((output, node) for output in made)
+                for input in dict.fromkeys(read):
+                    self.users[input].append(node)
+                self._add_loops(node)
+            places.update(zip(equation.outvars, made, strict=True))
+        self.active.update(place for v, place in places.items() if v in view.active)
+        return list(map(place, view.jaxpr.outvars))
+
+    def _add_loops(self, node: _Node) -> None:
+        """Adds what is not entered, too: what goes into a loop may be followed there, what comes out not."""
+        one_to_one = node.kind in ("scan", "cond", "shard_map")  # but for what chooses a cond's branch
+        for inner in node.view.inside(node.equation):
+            skipped = len(node.inputs) - len(inner.jaxpr.invars)
+            read = [next(self._places) for _ in inner.jaxpr.invars]
+            if one_to_one:
+                atoms = zip(node.equation.invars[skipped:], node.inputs[skipped:], read, strict=True)
+                read = [outer if node.view.carries(atom) else fresh for atom, outer, fresh in atoms]
+            self._add(inner, read)
+
+    def _constant(self, value: Any) -> Place:
+        place = next(self._places)
+        self.constants[place] = value
+        return place
+
+    def mark(self) -> None:
+        """Decides on each maximum with zero."""
+        for node in self.nodes:
+            bound = self._bound(node)
+            if bound and self._rectifies(bound):
+                caps = list(self._caps(bound))
+                is_relu = not (self._guards(bound, bound.y) or self._is_part(bound, caps) or self._is_gate(bound, caps))
+                node.view.roles[id(node.equation)] = "relu" if is_relu else node.kind
+                for cap, _ in caps if is_relu else ():
+                    cap.node.view.roles[id(cap.node.equation)] = "saturation"
+
+    # What a value is.
+
+    def _number(self, place: Place, most: float = math.inf) -> float | None:
+        """The number that fills a constant of at most so many elements, if it is one and known."""
+        while (node := self.makers.get(place)) and node.kind in _MOVES:
+            place = node.inputs[0]
+        value = self.constants.get(place)
+        if value is None or isinstance(value, jax.core.Tracer) or not 0 < np.size(value) <= most:
+            return None
+        if not (jnp.issubdtype(jnp.result_type(value), jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+            return None
+        numbers = np.asarray(value).reshape(-1)
+        return float(numbers[0]) if np.all(numbers == numbers[0]) else None
+
+    def _origin(self, place: Place, kinds: frozenset[str] = _CASTS) -> Place:
+        """The value before it was cast."""
+        while (node := self.makers.get(place)) and node.kind in kinds:
+            place = node.inputs[0]
+        return place
+
+    def _bound(self, node: _Node) -> _Bound | None:
+        """`maximum`, `minimum`, or a choice between a value and its bound by comparing them."""
+        if node.kind in ("max", "min"):
+            x, at = sorted(node.inputs, key=lambda place: place not in self.active)
+            return _Bound(node, x, at, node.kind == "max") if x in self.active and at not in self.active else None
+        if node.kind == "select_n" and len(node.inputs) == 3:
+            return self._chosen(node)
+        return None
+
+    def _chosen(self, node: _Node) -> _Bound | None:
+        which, below, above = node.inputs
+        while (test := self.makers.get(self._origin(which))) and test.kind == "not":
+            which, below, above = test.inputs[0], above, below
+        if test is None or test.kind not in ("gt", "ge", "lt", "le"):
+            return None
+        compared, at = test.inputs
+        if (test.kind in ("lt", "le")) != (compared not in self.active):
+            below, above = above, below
+        if compared not in self.active:
+            compared, at = at, compared
+        for x, other, lower in ((above, below, True), (below, above, False)):
+            if x in self.active and other not in self.active and self._alike(other, at) and self._keeps(x, compared):
+                return _Bound(node, x, other, lower)
+        return None
+
+    def _alike(self, a: Place, b: Place) -> bool:
+        number = self._number(a)
+        return self._origin(a, _MOVES) == self._origin(b, _MOVES) or (number is not None and number == self._number(b))
+
+    def _keeps(self, x: Place, other: Place) -> bool:
+        """Whether x is that other value, or that within bounds."""
+        while self._origin(x) != self._origin(other):
+            maker = self.makers.get(self._origin(x))
+            bound = self._bound(maker) if maker else None
+            if bound is None:
+                return False
+            x = bound.x
+        return True
+
+    def _rectifies(self, bound: _Bound) -> bool:
+        dtype = bound.node.equation.outvars[0].aval.dtype
+        active = bound.node.view.is_active(bound.node.equation)
+        return bound.lower and active and jnp.issubdtype(dtype, jnp.floating) and self._number(bound.at) == 0
+
+    def _scaled(self, node: _Node) -> tuple[Place, float, float] | None:
+        """The x, factor and shift of an equation y = factor · x + shift; NaN for numbers that are not known."""
+        known = [place for place in node.inputs if place in self.active]
+        if len(known) != 1:
+            return None
+        (x,) = known
+        others = [self._number(place, most=1) for place in node.inputs if place != x]
+        number = math.nan if not others or others[0] is None else others[0]
+        match node.kind:
+            case "add":
+                return x, 1.0, number
+            case "sub":
+                return (x, 1.0, -number) if x == node.inputs[0] else (x, -1.0, number)
+            case "mul":
+                return x, number, 0.0
+            case "div" if x == node.inputs[0]:
+                return x, 1 / number if number else math.nan, 0.0
+            case "neg":
+                return x, -1.0, 0.0
+            case kind if kind in _MOVES:
+                return x, 1.0, 0.0
+        return None
+
+    # What becomes of it.
+
+    def _guards(self, bound: _Bound, place: Place, summed: bool = False) -> bool:
+        """Whether it goes into a square root or below a division line, scaled, shifted or bounded before or not.
+
+        A root is one, too, of a sum of it with others.
+        """
+        for node in self.users[place]:
+            match node.kind:
+                case "sqrt" | "rsqrt":
+                    return True
+                case "integer_pow" if node.equation.params["y"] < 0:
+                    return True
+                case "pow" if place == node.inputs[0]:
+                    power = self._number(node.inputs[1], most=1)
+                    if power is not None and (power < 0 or power == 0.5):
+                        return True
+                case "div" if place == node.inputs[1] and not summed:
+                    # But y / (1 + y) is y, squashed.
+                    if self._sources(node.inputs[0], bound, {}) != {"self"}:
+                        return True
+                case kind if kind in _MOVES or kind in _ARITHMETIC:
+                    alone = all(other == place or other not in self.active for other in node.inputs)
+                    rest = summed or not alone
+                    if (alone or kind == "add") and any(self._guards(bound, y, rest) for y in node.outputs):
+                        return True
+        return False
+
+    def _is_part(self, bound: _Bound, caps: list[tuple[_Bound, float]]) -> bool:
+        """Whether another piece of the same function meets it elementwise, or it gates its own input."""
+        ways = self._ways(bound.x)
+        reached, upwards = {bound.y}, [bound.y]
+        while upwards:
+            for node in self.users[upwards.pop()]:
+                if node.kind not in _ELEMENTWISE or reached.issuperset(node.outputs):
+                    continue
+                others = [self._sources(place, bound, ways) for place in node.inputs if place not in reached]
+                sources = set().union(*others)
+                if "other" in sources:
+                    continue
+                pieces = "piece" in sources or node.kind in ("max", "min", "select_n")
+                if "input" in sources and (pieces or (caps and node.kind in ("mul", "div"))):
+                    return True
+                reached.update(node.outputs)
+                upwards.extend(node.outputs)
+        return False
+
+    def _sources(self, place: Place, bound: _Bound, ways: dict[Place, float]) -> set[str]:
+        """What a value is made of elementwise: y (`self`), what x is made of (`input`), kinks (`piece`), or `other`."""
+        found: set[str] = set()
+        seen, downwards = {place}, [place]
+        while downwards:
+            place = downwards.pop()
+            maker = self.makers.get(place)
+            if place not in self.active:
+                continue
+            if place == bound.y or (maker and self._is_like(maker, ways)):
+                found.add("self")
+            elif place in ways:
+                found.add("input")
+            elif maker is None or maker.kind not in _ELEMENTWISE:
+                found.add("other")
+            else:
+                if maker.kind in ("abs", "max", "min", "select_n", "sign"):
+                    found.add("piece")
+                downwards.extend(set(maker.inputs) - seen)
+                seen.update(maker.inputs)
+        return found
+
+    def _is_like(self, maker: _Node, ways: dict[Place, float]) -> bool:
+        """Whether an equation rectifies the same as a ReLU does, with the same sign: so relu(x) + relu(2 x) are two."""
+        bound = self._bound(maker)
+        if bound is None or not self._rectifies(bound):
+            return False
+        return any(sign * ways.get(place, 0.0) > 0 for place, sign in self._ways(bound.x).items())
+
+    def _ways(self, place: Place) -> dict[Place, float]:
+        """The values of which one is made by scaling, shifting and bounds above, with the sign, 0 where it is lost."""
+        ways, sign = {place: 1.0}, 1.0
+        while maker := self.makers.get(place):
+            upper, scaled = self._bound(maker), self._scaled(maker)
+            if maker.kind == "abs":
+                place, sign = maker.inputs[0], 0.0
+            elif upper and not upper.lower:
+                place = upper.x
+            elif scaled:
+                place, sign = scaled[0], -sign if scaled[1] < 0 else sign
+            else:
+                break
+            ways[place] = sign
+        return ways
+
+    def _caps(self, bound: _Bound) -> Iterator[tuple[_Bound, float]]:
+        """What bounds it from above, before or after, and the number in its own scale, NaN where that is not known."""
+        below = self.makers.get(self._origin(bound.x))
+        found = [(self._bound(below), 1.0)] if below else []
+        upwards = [(bound.y, 1.0)]
+        for place, scale in upwards:
+            for node in self.users[place]:
+                cap, scaled = self._bound(node), self._scaled(node)
+                if cap and cap.x == place:
+                    found.append((cap, scale))
+                elif scaled and not scaled[2] and not scaled[1] <= 0:
+                    upwards.append((node.outputs[0], scale * scaled[1]))
+        for cap, scale in found:
+            number = self._number(cap.at) if cap and not cap.lower else 0.0
+            if cap and (number is None or number > 0):
+                yield cap, math.nan if number is None else number / scale
+
+    def _is_gate(self, bound: _Bound, caps: list[tuple[_Bound, float]]) -> bool:
+        """Whether it is a ramp with its middle where the value below, before constants were added, is zero."""
+        place, factor, middle = bound.x, 1.0, 0.0
+        while maker := self.makers.get(place):
+            upper, scaled = self._bound(maker), self._scaled(maker)
+            if upper and not upper.lower:
+                place = upper.x
+            elif scaled and not math.isnan(factor * scaled[2]):
+                place, middle, factor = scaled[0], middle + factor * scaled[2], factor * scaled[1]
+            else:
+                break
+        return middle > 0 and any(math.isclose(cap, 2 * middle, rel_tol=1e-3) for _, cap in caps)
