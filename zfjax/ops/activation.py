@@ -11,7 +11,7 @@ def rectify(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         x: any shape.
 
     Returns:
-        `x` where it is positive, else 0. It is `jax.nn.relu`, the spelling by which a ReLU is recognised.
+        `x` where it is positive, else 0. It is `jax.nn.relu`, the spelling by which a ReLU is recognized.
 
     Paper: section 2 (forward) and 2.1 (the same function rectifies what comes down).
 

@@ -352,7 +352,10 @@ def _warn(view: jaxprs.View, rules: Rules) -> None:
 
 
 def _idle_text(names: Iterable[str]) -> str:
-    known = "A ReLU is recognised as jax.nn.relu, jnp.maximum(x, 0), jnp.clip(x, 0) or jnp.where(x > 0, x, 0)"
+    known = (
+        "A ReLU is recognized as jax.nn.relu, jnp.maximum(x, 0), jnp.clip(x, 0) or jnp.where(x > 0, x, 0), unless it"
+        " guards a square root or a division, or is a part of another activation"
+    )
     return (
         f"no {' and no '.join(sorted(names))} found in the function: the rule does nothing, and what it was meant for"
         f" passes its plain gradient. {known}; another function f by its name under jax.jit, with"

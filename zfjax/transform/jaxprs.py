@@ -13,9 +13,10 @@ Variable = Any
 Atom = Any
 
 _JITS = frozenset(("jit", "pjit"))
+_CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call"))
 # Equations that only call a jaxpr, with inputs one to one: what they do can be done in place. A clamp counts as a call
 # of a maximum and a minimum.
-CALLS = _JITS | {"clamp", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call", "remat2"}
+CALLS = _JITS | _CUSTOM | {"clamp", "closed_call", "core_call", "checkpoint", "remat2"}
 
 
 class View:
@@ -101,7 +102,7 @@ class View:
     def _open(self, equation: Equation, reaching: set[Variable]) -> "list[View]":
         if equation.primitive.name in CALLS:
             wanted = [v in reaching for v in equation.outvars]
-            return [View(_body(equation), map(self.carries, equation.invars), wanted)]
+            return [View(body(equation), map(self.carries, equation.invars), wanted)]
         views = []
         for param in equation.params.values():
             for value in param if isinstance(param, tuple | list) else (param,):
@@ -123,7 +124,7 @@ def live(jaxpr: jex.Jaxpr, outputs: Iterable[Atom]) -> list[Equation]:
     return kept[::-1]
 
 
-def _body(equation: Equation) -> jex.ClosedJaxpr:
+def body(equation: Equation) -> jex.ClosedJaxpr:
     """The jaxpr that one of `CALLS` calls."""
     if equation.primitive.name == "clamp":
         types = (jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars)
