@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import tiny_runs
 from absl import flags
@@ -377,20 +376,3 @@ def test_a_workdir_that_is_no_run_is_named(capsys, tmp_path, main, config, expec
     assert str(tmp_path) in line
     assert expected in line
     assert len(line) < 400
-
-
-@pytest.mark.slow
-def test_a_full_disk_while_saving_loses_nothing_saved_before(folder, tmp_path):
-    """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
-    first = tiny_runs.run(tiny_runs.train_command(folder, tmp_path, epochs=1, cosine=False))
-    assert first.returncode == 0, first.stderr
-    before = tiny_runs.final_weights(tmp_path)
-    limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash"]
-    full = tiny_runs.run(limited + tiny_runs.train_command(folder, tmp_path, epochs=2, cosine=False))
-    assert full.returncode == 2, full.stderr
-    (line,) = [line for line in full.stderr.splitlines() if line.startswith("zfjax: ")]
-    assert str(tmp_path) in line
-    assert tiny_runs.same_bits(tiny_runs.final_weights(tmp_path), before)
-    again = tiny_runs.run(tiny_runs.train_command(folder, tmp_path, epochs=2, cosine=False))
-    assert again.returncode == 0, again.stderr
-    assert not np.array_equal(tiny_runs.final_weights(tmp_path)["step"], before["step"])

@@ -1,9 +1,11 @@
 """The train step, the annealing, the scores, and what a run writes; all in this process, in seconds."""
 
 import dataclasses
+import errno
 import functools
 import json
 import math
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +302,50 @@ def test_checkpoints_keep_the_latest_two_the_best_and_the_chosen(tmp_path):
     with Checkpoints(tmp_path) as again:
         assert again.best_step() == 3
         assert int(again.restore_latest(state).step) == 6
+
+
+def test_a_failed_save_is_told_and_leaves_no_thread_waiting(tmp_path):
+    """Orbax's own would wait for minutes for a folder that cannot be made, and keep the process alive."""
+
+    def save(folder):
+        with Checkpoints(folder) as checkpoints:
+            folder.rmdir()
+            folder.write_text("in its place")
+            checkpoints.save(small_state())
+
+    before, folder = set(threading.enumerate()), tmp_path / "checkpoints"
+    with pytest.raises(UserError) as caught:
+        save(folder)
+    assert str(caught.value).startswith(f"cannot save a checkpoint in {folder}: Not a directory; what was saved before")
+    waiting = [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
+    for thread in waiting:
+        thread.join(10)
+    assert not [thread for thread in waiting if thread.is_alive()]
+
+
+def test_what_fails_at_the_end_does_not_hide_what_failed_before(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def closed_in_vain():
+        close()
+        full()
+
+    def fail(error):
+        with checkpoints, MetricsLog(tmp_path, 0) as log:
+            log.add(1, {"loss": 1.0})
+            if error:
+                raise error
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    close = checkpoints._manager.close
+    monkeypatch.setattr(checkpoints._manager, "close", closed_in_vain)
+    monkeypatch.setattr(type(checkpoints.folder), "write_bytes", full)
+    with pytest.raises(UserError, match="diverged"):
+        fail(UserError("diverged"))
+    with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: No space left on device"):
+        fail(None)
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_run_that_is_no_run_says_so(tmp_path):

@@ -33,6 +33,7 @@ MOMENTS = [
     (signal.SIGTERM, f"{STEP}:5", 5),
     (signal.SIGKILL, f"{SAVE}:2", None),  # the end of epoch 1, of which the metrics are written: starts again from 6
     (signal.SIGINT, f"{SCORE}:1", 9),
+    (None, "the disk is full", None),
     (signal.SIGKILL, "os:rename:1", None),  # in the middle of Orbax' saving step 12
     (signal.SIGTERM, f"{SAVE}:2", 16),
     (signal.SIGTERM, f"{STEP}:9", 25),  # the very last
@@ -43,6 +44,9 @@ MOMENTS = [
 def test_a_run_stopped_again_and_again_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path):
     command = tiny_runs.train_command(folder, tmp_path)
     for number, moment, step in MOMENTS:
+        if number is None:
+            assert_a_full_disk_is_one_line(command, tmp_path)
+            continue
         said = tiny_runs.killed(command, number, moment).stderr.splitlines()
         last = said[-1] if said and said[-1].startswith("zfjax: ") else None
         expected = f"zfjax: stopped after step {step}; the same command goes on from there" if step else None
@@ -54,6 +58,18 @@ def test_a_run_stopped_again_and_again_ends_with_the_weights_of_an_unbroken_one(
     assert steps == sorted(steps)
     assert [line["epoch"] for line in tiny_runs.metrics(tmp_path) if "epoch" in line] == [1, 2, 3]
     assert tree(tmp_path) == tree(unbroken)
+
+
+def assert_a_full_disk_is_one_line(command, workdir):
+    """A limit on the size of files stands for it: the system refuses the write in the same way."""
+    before = tiny_runs.final_weights(workdir)
+    limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash"]
+    full = tiny_runs.run(limited + command)
+    reason = "File too large; what was saved before is kept, so the same command goes on from there once this is mended"
+    assert (full.returncode, full.stdout) == (2, "")
+    assert full.stderr == f"zfjax: cannot save a checkpoint in {workdir / 'checkpoints'}: {reason}\n"
+    assert tiny_runs.same_bits(tiny_runs.final_weights(workdir), before)
+    assert not [path for path in workdir.rglob("*") if path.name.endswith((".part", "-tmp"))]
 
 
 def tree(workdir):

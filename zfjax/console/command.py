@@ -16,7 +16,7 @@ from absl import flags
 
 from zfjax.console import signals
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean, first_line
+from zfjax.console.text import did_you_mean, first_line, is_full, reason, say
 
 WIDTH = 112  # columns of the help
 FAULT, MISTAKE = 1, 2  # exit codes: of zfjax's, of the user's
@@ -49,7 +49,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     """
     try:
         main(sys.argv if argv is None else argv)
-        sys.stdout.flush()
+        _flush()
     except BrokenPipeError:
         # Behind `| head -1` nobody reads on; what is buffered goes nowhere, or Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,12 +58,14 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         return _failed(MISTAKE, str(error))
     except OSError as error:  # a full disk, or a file that may not be read
         where = f" {error.filename}" if error.filename is not None else ""
-        return _failed(MISTAKE, f"cannot read or write{where}: {error.strerror or error}")
+        return _failed(MISTAKE, f"cannot read or write{where}: {reason(error)}")
     except signals.Stopped as stopped:
         return _failed(128 + stopped.number, str(stopped))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
+        if is_full(error):
+            return _failed(MISTAKE, f"cannot write: {first_line(error)}")
         return _failed(FAULT, _fault(error))
     finally:
         signals.give_way()
@@ -144,8 +146,18 @@ def _given(value: object) -> bool:
 def _failed(code: int, line: str) -> int:
     if _traces():
         traceback.print_exc()
-    print(f"zfjax: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # where its stderr goes, too, the disk may be full, or nobody read on
+        say(line)
     return code
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write what is printed: {reason(error)}") from error
 
 
 def _traces() -> bool:
@@ -158,7 +170,7 @@ def _fault(error: Exception) -> str:
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
     where = f" in {os.path.relpath(ours[-1].filename, package)}, line {ours[-1].lineno}" if ours else ""
     return (
-        f"a fault in zfjax, not yours: {type(error).__name__}{where}: {textwrap.shorten(first_line(error), 300)};"
+        f"a fault in zfjax, not yours: {type(error).__name__}{where}: {first_line(error)};"
         f" please report it with what {TRACE}=1 prints before it: {ISSUES}"
     )
 

@@ -9,6 +9,7 @@ from etils import epath
 
 from zfjax.console import signals
 from zfjax.console.errors import UserError
+from zfjax.console.text import reason
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:
@@ -27,7 +28,7 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
             part.write_bytes(content.encode() if isinstance(content, str) else content)
             part.replace(target)
         except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {target}: {reason(error)}") from error
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -59,6 +60,6 @@ def damaged(path: epath.PathLike, why: BaseException | str, what_to_do: str = ""
     if isinstance(why, FileNotFoundError):
         found = "is missing"
     else:
-        reason = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
-        found = f"is damaged ({textwrap.shorten(reason, 120, placeholder=' …')})"
+        said = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
+        found = f"is damaged ({textwrap.shorten(said, 120, placeholder=' …')})"
     return UserError(f"{path} {found}" + (f"; {what_to_do}" if what_to_do else ""))

@@ -1,6 +1,8 @@
 """Tables, hints and last lines as plain text."""
 
 import difflib
+import errno
+import os
 import reprlib
 import sys
 from collections.abc import Sequence
@@ -40,6 +42,24 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, 300 characters at most; of one that says nothing, its kind."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+_SYSTEM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)]
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be read or written, in the system's words, whichever library met it; else its first line.
+
+    Libraries in C++ raise what they like, with the system's words somewhere in it.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next((words for words in _SYSTEM if words in str(error)), first_line(error))
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error."""
+    return reason(error) in _SYSTEM[:2]
 
 
 def written(folder: object, names: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import first_line, say
+from zfjax.console.text import reason, say
 from zfjax.training import stored
 from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal
 from zfjax.training.state import State
@@ -203,7 +202,7 @@ class Checkpoints:
 
     def _unsaved(self, error: Exception) -> UserError:
         return UserError(
-            f"cannot save a checkpoint in {self.folder}: {_reason(error)};"
+            f"cannot save a checkpoint in {self.folder}: {reason(error)};"
             " what was saved before is kept, so the same command goes on from there once this is mended"
         )
 
@@ -217,14 +216,6 @@ class _Best(NamedTuple):
         """Which of the checkpoints to keep, as Orbax asks."""
         best = max((info.step for info in checkpoints), key=lambda step: (self.score(step), step), default=None)
         return [info.step == best for info in checkpoints]
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, without the file in which Orbax met it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = re.search(r"([^:]+) \[os_error_code=", str(error))  # as TensorStore quotes it
-    return said[1].strip() if said else first_line(error)
 
 
 def _saved(state: State) -> dict[str, PyTree]:

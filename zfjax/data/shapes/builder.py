@@ -17,6 +17,7 @@ from PIL import Image
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.text import reason
 from zfjax.data.boxes import Box, edges
 from zfjax.data.shapes.canvas import SIDE
 from zfjax.data.shapes.compose import Scene, scene
@@ -94,9 +95,9 @@ def prepared_builder(data_dir: str = "", config: ShapesConfig | None = None) -> 
         builder = fresh()
         if not builder.data_path.exists():
             _draw(builder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter is array_record's
         where = data_dir or str(tfds.core.constants.DATA_DIR)
-        raise UserError(f"the shapes data set cannot be kept in {where}: {error}") from error
+        raise UserError(f"the shapes data set cannot be kept in {where}: {reason(error)}") from error
     # Read anew: the one that drew has lost the race if another process was faster.
     return fresh()
 
