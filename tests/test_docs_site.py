@@ -119,7 +119,7 @@ def test_every_module_for_notebooks_is_in_the_reference():
             assert name in known or name in NOT_FOR_NOTEBOOKS, name
 
 
-NOT_FOR_NOTEBOOKS = {"zfjax.experiments.ledger", "zfjax.plots.colours"}
+NOT_FOR_NOTEBOOKS = {"zfjax.experiments.ledger", "zfjax.plots.colors"}
 
 
 def anchors(path):

@@ -1,4 +1,4 @@
-"""What lenses make of the same images, and how their maps change while the net is randomised."""
+"""What lenses make of the same images, and how their maps change while the net is randomized."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from matplotlib.patches import Rectangle
 
 from zfjax.attribution.metrics import boxes_of
 from zfjax.experiments.sanity import Sanity
-from zfjax.plots.colours import COLOURS
+from zfjax.plots.colors import LINES, ORANGE
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image
 
-MARK = "#E69F00"
+MARK = ORANGE
 BOX = "outline: the object's box; "
 READING = (
-    "dot: where the map is highest. Maps of pixels: grey is zero. Maps of regions: dark blue is 0, yellow the highest."
+    "dot: where the map is highest. Maps of pixels: gray is zero. Maps of regions: dark blue is 0, yellow the highest."
 )
 INCHES = 0.86  # a picture's side
 
@@ -33,7 +33,7 @@ def plot_comparison(
 ) -> Picture:
     """A row an image, a column a lens; the object's box is outlined if known, and a dot is where a map is highest.
 
-    Maps of pixels are in the paper's display, where grey is zero; maps of regions lie over the image, from dark blue
+    Maps of pixels are in the paper's display, where gray is zero; maps of regions lie over the image, from dark blue
     for 0 to yellow for the highest.
 
     Args:
@@ -70,7 +70,7 @@ def plot_comparison(
 def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
     """How alike the maps stay to the trained net's, a curve a lens with a standard deviation over images to each side.
 
-    Left, layers are randomised from the top down to the one named, by the maps' absolute values and by the maps as they
+    Left, layers are randomized from the top down to the one named, by the maps' absolute values and by the maps as they
     are; right, the one named alone. Six lenses to a row.
 
     Args:
@@ -80,16 +80,16 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
         A figure 11 inches wide.
     """
     lenses = list(found.items())
-    rows = [lenses[first : first + len(COLOURS)] for first in range(0, len(lenses), len(COLOURS))]
+    rows = [lenses[first : first + len(LINES)] for first in range(0, len(lenses), len(LINES))]
     figure = Picture(figsize=(11, 2.6 * len(rows) + 0.8), dpi=150, layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False, sharey=True)
     for axes, row in zip(grid, rows, strict=True):
-        for colour, (title, one) in zip(COLOURS, row, strict=False):
+        for color, (title, one) in zip(LINES, row, strict=False):
             layers = ("none", *one.layers)
             first = np.ones((1, one.cascade.absolute.shape[1]))
-            _curve(axes[0], layers, np.concatenate([first, one.cascade.absolute]), colour, title)
-            _curve(axes[1], layers, np.concatenate([first, one.cascade.signed]), colour, title)
-            _curve(axes[2], one.layers, one.alone.absolute, colour, title)
+            _curve(axes[0], layers, np.concatenate([first, one.cascade.absolute]), color, title)
+            _curve(axes[1], layers, np.concatenate([first, one.cascade.signed]), color, title)
+            _curve(axes[2], one.layers, one.alone.absolute, color, title)
         axes[0].set_ylabel("rank correlation\nwith the trained net's map", fontsize=8)
         axes[2].legend(
             title="lens",
@@ -117,7 +117,7 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
     _explain(
         figure,
         f"Lines: mean over {count} images; bands: one standard deviation to each side. At 1 the map is the trained"
-        " net's; near 0 nothing of it is left, so it showed what was learnt.",
+        " net's; near 0 nothing of it is left, so it showed what was learned.",
     )
     return figure
 
@@ -133,9 +133,9 @@ def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[n
         axes.imshow(per_image(one), interpolation="nearest")
         strength = np.abs(one).max(axis=2)
     else:
-        grey = np.clip(image.mean(axis=2, keepdims=True) / 255, 0, 1)
+        gray = np.clip(image.mean(axis=2, keepdims=True) / 255, 0, 1)
         shares = np.maximum(one, 0) / max(float(one.max()), np.finfo(np.float32).tiny)
-        axes.imshow(0.35 * grey + 0.65 * colormaps["viridis"](shares)[..., :3])
+        axes.imshow(0.35 * gray + 0.65 * colormaps["viridis"](shares)[..., :3])
         strength = one
     if strength.max() > strength.min():  # else it points nowhere
         row, column = np.unravel_index(np.argmax(strength), strength.shape)
@@ -143,15 +143,15 @@ def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[n
 
 
 def _curve(
-    axes: Axes, layers: Sequence[str], similarity: Float[np.ndarray, "layers n"], colour: str, title: str
+    axes: Axes, layers: Sequence[str], similarity: Float[np.ndarray, "layers n"], color: str, title: str
 ) -> None:
     """NaN, a map without ranks, is left out of the mean; a layer with nothing else is a gap."""
     there = ~np.isnan(similarity).all(axis=1)
     mean, std = (np.full(len(layers), np.nan) for _ in range(2))
     mean[there], std[there] = np.nanmean(similarity[there], axis=1), np.nanstd(similarity[there], axis=1)
     places = np.arange(len(layers))
-    axes.plot(places, mean, "o-", color=colour, markersize=3, linewidth=1.2, label=title)
+    axes.plot(places, mean, "o-", color=color, markersize=3, linewidth=1.2, label=title)
     low, high = np.clip(mean - std, -1, 1), np.clip(mean + std, -1, 1)
-    axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.fill_between(places, low, high, color=color, alpha=0.12, linewidth=0)
     axes.set_xticks(places, layers)
     axes.set_xlim(-0.3, len(layers) - 0.7)

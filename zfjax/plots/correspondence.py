@@ -7,10 +7,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from zfjax.experiments.correspondence import Correspondence
+from zfjax.plots.colors import BLUE, GRAY, GREEN, VERMILION
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import sheet
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#7F7F7F")  # told apart by colour-blind eyes too
+COLORS = (BLUE, VERMILION, GREEN, GRAY)
 
 
 def plot_correspondence(
@@ -50,7 +51,7 @@ def plot_correspondence(
 
 def _dots(axes: Axes, names: Iterable[str], values: list[float], errors: list[float]) -> None:
     for place, (value, error) in enumerate(zip(values, errors, strict=True)):
-        axes.errorbar(value, place, xerr=error, fmt="o", color=COLOURS[place % len(COLOURS)], capsize=3)
+        axes.errorbar(value, place, xerr=error, fmt="o", color=COLORS[place % len(COLORS)], capsize=3)
     axes.set_yticks(range(len(values)), list(names), fontsize=9)
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.set_xlim(left=0)

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from zfjax.plots.colors import BLUE, ORANGE, VERMILION
 from zfjax.plots.picture import Picture
 
-TRAIN, VAL, TOP5 = "#0072B2", "#D55E00", "#E69F00"  # told apart by colour-blind eyes too
+TRAIN, VAL, TOP5 = BLUE, VERMILION, ORANGE
 
 
 def plot_curves(records: Sequence[Mapping[str, float]]) -> Picture:

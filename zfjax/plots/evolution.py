@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from zfjax.experiments.evolution import Evolution, LayerEvolution
 from zfjax.models.edits import layer_title
-from zfjax.plots.colours import COLOURS
+from zfjax.plots.colors import LINES
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
@@ -83,9 +83,9 @@ def _draw_lines(
     axes: Axes, found: Evolution, epochs: Sequence[float], values: Float[np.ndarray, "layers checkpoints"]
 ) -> None:
     for i, (name, line) in enumerate(zip(found.names, values, strict=True)):
-        # A seventh line has the first's colour and another marker.
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
-        axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=colour, label=layer_title(name))
+        # A seventh line has the first's color and another marker.
+        color, marker = LINES[i % len(LINES)], MARKERS[(i + i // len(LINES)) % len(MARKERS)]
+        axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=color, label=layer_title(name))
 
 
 def _show_layer(axes: Axes, layer: LayerEvolution, epochs: Sequence[float]) -> None:

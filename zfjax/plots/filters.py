@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from zfjax.experiments.filters import DEAD, DOMINATING, Filters, FirstLayers
-from zfjax.plots.colours import COLOURS
+from zfjax.plots.colors import LINES
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
@@ -17,8 +17,8 @@ from zfjax.plots.projections import per_image, sheet
 def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Picture:
     """Every filter of the first layer as an RGB picture, side by side.
 
-    All are scaled alike, by the largest weight of all: grey is 0, so a dominating filter is seen to dominate and a dead
-    one is flat grey (Fig. 6a).
+    All are scaled alike, by the largest weight of all: gray is 0, so a dominating filter is seen to dominate and a dead
+    one is flat gray (Fig. 6a).
 
     Args:
       kernel: conv1's weights, [height, width, RGB, maps].
@@ -74,10 +74,10 @@ def plot_first_layers(nets: Mapping[str, FirstLayers]) -> Picture:
 
 
 def _plot_counted(strength: Axes, aliasing: Axes, nets: Mapping[str, FirstLayers]) -> None:
-    for colour, (title, net) in zip(itertools.cycle(COLOURS), nets.items(), strict=False):
-        _plot_strengths(strength, net.filters, colour)
+    for color, (title, net) in zip(itertools.cycle(LINES), nets.items(), strict=False):
+        _plot_strengths(strength, net.filters, color)
         across = np.linspace(0, 1, len(net.filters.rms))
-        aliasing.plot(across, 100 * np.sort(net.filters.aliased), color=colour, label=title, linewidth=1.5)
+        aliasing.plot(across, 100 * np.sort(net.filters.aliased), color=color, label=title, linewidth=1.5)
     for level, name in ((DEAD, "dead"), (DOMINATING, "dominating")):
         strength.axhline(level, color="0.6", linewidth=1, linestyle=":")
         strength.annotate(name, (0, level), color="0.4", fontsize=7, va="bottom")
@@ -109,10 +109,10 @@ def _counts(net: FirstLayers) -> str:
     )
 
 
-def _plot_strengths(axes: Axes, filters: Filters, colour: str) -> None:
+def _plot_strengths(axes: Axes, filters: Filters, color: str) -> None:
     median = max(float(np.median(filters.rms)), 1e-12)
     relative = np.maximum(np.sort(filters.rms) / median, 1e-4)  # a filter of zeros on a logarithmic axis
-    axes.plot(np.linspace(0, 1, len(relative)), relative, color=colour, marker=".", markersize=4, linewidth=1)
+    axes.plot(np.linspace(0, 1, len(relative)), relative, color=color, marker=".", markersize=4, linewidth=1)
 
 
 def _alike(kernel: Float[np.ndarray, "kh kw 3 maps"]) -> Float[np.ndarray, "maps kh kw 3"]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from zfjax.experiments.invariance import Invariance, Response
-from zfjax.plots.colours import COLOURS
+from zfjax.plots.colors import LINES
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import sheet
 
@@ -23,7 +23,7 @@ def plot_invariance(
 ) -> Picture:
     """The paper's grid, a row a transform: images, the distance in each layer, the probability of the true class.
 
-    Each image has one colour throughout. A dashed line shows how far two different images are apart.
+    Each image has one color throughout. A dashed line shows how far two different images are apart.
 
     Args:
         found: of the images.
@@ -67,13 +67,13 @@ def shown_steps(steps: int) -> list[int]:
 
 
 def _style(image: int) -> tuple[str, str]:
-    return COLOURS[image % len(COLOURS)], DASHES[image // len(COLOURS) % len(DASHES)]
+    return LINES[image % len(LINES)], DASHES[image // len(LINES) % len(DASHES)]
 
 
 def _draw_lines(axes: Axes, one: Response, values: Float[np.ndarray, "images steps"]) -> None:
     for i, line in enumerate(values):
-        colour, dashes = _style(i)
-        axes.plot(one.parameters, line, color=colour, ls=dashes, lw=1.5)
+        color, dashes = _style(i)
+        axes.plot(one.parameters, line, color=color, ls=dashes, lw=1.5)
     axes.set_xlim(one.parameters[0], one.parameters[-1])
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
@@ -84,10 +84,10 @@ def _show_examples(axes: Axes, one: Response, pictures: Float[np.ndarray, "image
     gap = max(2, height // 16)
     axes.imshow(sheet(pictures.reshape(-1, height, width, 3), shown, gap))
     for i in range(images):
-        colour, dashes = _style(i)
+        color, dashes = _style(i)
         corner = (-0.5 - gap / 2, i * (height + gap) - 0.5 - gap / 2)
         size = (shown * (width + gap), height + gap)
-        frame = Rectangle(corner, *size, fill=False, edgecolor=colour, ls=dashes, lw=2, clip_on=False)
+        frame = Rectangle(corner, *size, fill=False, edgecolor=color, ls=dashes, lw=2, clip_on=False)
         axes.add_patch(frame)
     columns = [one.parameters[step] for step in shown_steps(len(one.parameters))]
     axes.set_xticks([(i + 0.5) * (width + gap) - gap / 2 for i in range(shown)], [f"{value:g}" for value in columns])

@@ -11,10 +11,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch, Rectangle
 
 from zfjax.experiments.occlusion import Sensitivity
+from zfjax.plots.colors import AREAS
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
-CLASSES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")  # told apart by all eyes
 REST = "#BBBBBB"
 
 
@@ -33,7 +33,7 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
     """A row an image, columns as in the paper's Fig. 7.
 
     (a) the image with the square at its first position, (b) total activation of the strongest map of layer 5 at each
-    position of the square's centre, (c) that map's projection, framed, with those of other images, (d) the
+    position of the square's center, (c) that map's projection, framed, with those of other images, (d) the
     probability of its class, (e) the most probable class.
 
     Args:
@@ -49,7 +49,7 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
         grid[0],
         (
             "(a) image and square",
-            "(b) activation of the top\nlayer's strongest map,\nsquare centred there",
+            "(b) activation of the top\nlayer's strongest map,\nsquare centered there",
             "(c) that map's projections:\nthis image, then others",
             "(d) probability of\nits class",
             "(e) most probable class",
@@ -88,18 +88,18 @@ def _draw_row(axes: Sequence[Axes], row: Occluded, classes: Sequence[str]) -> No
 
 
 def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[str]) -> None:
-    """The true class in blue, the others by how often they come first; what is beyond the colours in grey."""
+    """The true class in blue, the others by how often they come first; what is beyond the colors in gray."""
     labels, counts = np.unique(found.most_probable, return_counts=True)
     order = [label, *(int(k) for k in labels[np.argsort(-counts, kind="stable")] if k != label)]
     order = [k for k in order if k in labels]
-    colours = list(CLASSES) if label in labels else list(CLASSES[1:])
-    shown = order[: len(colours)]
+    colors = list(AREAS) if label in labels else list(AREAS[1:])
+    shown = order[: len(colors)]
     index = np.full(found.most_probable.shape, len(shown))
     for i, k in enumerate(shown):
         index[found.most_probable == k] = i
-    palette = [*colours[: len(shown)], REST]
+    palette = [*colors[: len(shown)], REST]
     axes.pcolormesh(*_edges(found), index, cmap=ListedColormap(palette), vmin=-0.5, vmax=len(shown) + 0.5)
-    handles = [Patch(color=colour, label=classes[k]) for k, colour in zip(shown, palette, strict=False)]
+    handles = [Patch(color=color, label=classes[k]) for k, color in zip(shown, palette, strict=False)]
     if len(order) > len(shown):
         handles.append(Patch(color=REST, label="others"))
     legend = axes.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
@@ -108,16 +108,16 @@ def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[
 
 
 def _edges(found: Sensitivity) -> tuple[np.ndarray, np.ndarray]:
-    """Where the cells of the positions end, across and down, in pixels: halfway between the squares' centres.
+    """Where the cells of the positions end, across and down, in pixels: halfway between the squares' centers.
 
     The last positions lie flush with the border, so they may be nearer than the others.
     """
 
     def along(starts: np.ndarray, window: int) -> np.ndarray:
-        centres = starts + (window - 1) / 2
-        if len(centres) == 1:
-            return np.array([centres[0] - window / 2, centres[0] + window / 2])
-        middles = (centres[1:] + centres[:-1]) / 2
-        return np.concatenate([[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]])
+        centers = starts + (window - 1) / 2
+        if len(centers) == 1:
+            return np.array([centers[0] - window / 2, centers[0] + window / 2])
+        middles = (centers[1:] + centers[:-1]) / 2
+        return np.concatenate([[2 * centers[0] - middles[0]], middles, [2 * centers[-1] - middles[-1]]])
 
     return along(found.lefts, found.window[1]), along(found.tops, found.window[0])

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from zfjax.plots.colors import GREEN, VERMILION
 from zfjax.plots.picture import Picture
 
-RIGHT, WRONG = "#009E73", "#D55E00"  # told apart by colour-blind eyes too
+RIGHT, WRONG = GREEN, VERMILION
 
 
 def plot_predictions(

@@ -4,9 +4,10 @@ import numpy as np
 
 from zfjax.experiments.probing import Probing
 from zfjax.experiments.transfer import mean_and_std
+from zfjax.plots.colors import BLUE, ORANGE
 from zfjax.plots.picture import Picture
 
-SVM, SOFTMAX = "#0072B2", "#E69F00"  # told apart by colour-blind eyes too
+SVM, SOFTMAX = BLUE, ORANGE
 
 
 def plot_probing(result: Probing, title: str) -> Picture:
@@ -22,9 +23,9 @@ def plot_probing(result: Probing, title: str) -> Picture:
     figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     layers = np.arange(1, len(result.layers) + 1)
-    for label, folds, colour, marker in (("SVM", result.svm, SVM, "o"), ("softmax", result.softmax, SOFTMAX, "s")):
+    for label, folds, color, marker in (("SVM", result.svm, SVM, "o"), ("softmax", result.softmax, SOFTMAX, "s")):
         means, stds = np.array([mean_and_std(row) for row in folds], float).T
-        axes.errorbar(layers, means, np.nan_to_num(stds), color=colour, marker=marker, ms=5, capsize=3, label=label)
+        axes.errorbar(layers, means, np.nan_to_num(stds), color=color, marker=marker, ms=5, capsize=3, label=label)
     axes.set_xticks(layers, [f"{number}\n{name}" for number, name in zip(layers, result.layers, strict=True)])
     axes.set(xlabel="layer", ylabel="accuracy (%)", ylim=(0, 100))
     axes.set_title(title, fontsize=10, parse_math=False)

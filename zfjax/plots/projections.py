@@ -1,4 +1,4 @@
-"""Projections as pictures: grey is zero, lighter and darker are positive and negative, per colour."""
+"""Projections as pictures: gray is zero, lighter and darker are positive and negative, per color."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ def per_image(projections: Pictures) -> Pictures:
     """Pictures in 0..1, each stretched by its own contrast: 0.5 is zero. One sees the form of each.
 
     The contrast is the 99.5th percentile of the absolute values that are not zero; what lies above it is cut off. A
-    projection has a few values far above the rest, which would leave all else grey.
+    projection has a few values far above the rest, which would leave all else gray.
     """
     return _stretched(projections, over=3)
 
@@ -36,7 +36,7 @@ def show(
     contrast: Callable[[Pictures], Pictures] = per_image,
     columns: int = 0,
 ) -> Picture:
-    """Projections in a grid, in the paper's display: grey is zero.
+    """Projections in a grid, in the paper's display: gray is zero.
 
     Args:
         projections: [H, W, C], [N, H, W, C], or [rows, columns, H, W, C], of 3 channels or 1.

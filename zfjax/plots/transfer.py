@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from zfjax.experiments.transfer import Transfer, mean_and_std
+from zfjax.plots.colors import BLUE, VERMILION
 from zfjax.plots.picture import Picture
 
-PRETRAINED, SCRATCH = "#0072B2", "#D55E00"  # told apart by colour-blind eyes too
+PRETRAINED, SCRATCH = BLUE, VERMILION
 
 
 def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, float]] | None = None) -> Picture:
@@ -16,7 +17,7 @@ def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, 
     Args:
       result: accuracies of the folds.
       name: of the dataset.
-      paper: the paper's accuracies in per cent by training images per class: (pretrained, from scratch).
+      paper: the paper's accuracies in percent by training images per class: (pretrained, from scratch).
 
     Returns:
       A figure of 5 × 3.6 inches.
@@ -24,15 +25,15 @@ def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, 
     figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
     curves = (("pretrained", result.pretrained, PRETRAINED, "o"), ("from scratch", result.scratch, SCRATCH, "s"))
-    for column, (label, folds, colour, marker) in enumerate(curves):
+    for column, (label, folds, color, marker) in enumerate(curves):
         means, stds = np.array([mean_and_std(row) for row in folds], float).reshape(-1, 2).T
         if np.any(np.isfinite(means)):
             deviation = np.nan_to_num(stds)
-            axes.errorbar(result.per_class, means, deviation, color=colour, marker=marker, ms=5, capsize=3, label=label)
+            axes.errorbar(result.per_class, means, deviation, color=color, marker=marker, ms=5, capsize=3, label=label)
         if paper:
             known = [values[column] for values in paper.values()]
             axes.plot(
-                list(paper), known, "--", color=colour, marker=marker, mfc="white", ms=5, lw=1, label=f"paper: {label}"
+                list(paper), known, "--", color=color, marker=marker, mfc="white", ms=5, lw=1, label=f"paper: {label}"
             )
     axes.set(xlabel="training images per class", ylabel="accuracy (%)", xlim=(0, None), ylim=(0, 100))
     axes.set_title(f"transfer to {name}", fontsize=10, parse_math=False)
