@@ -21,7 +21,7 @@ Tensors = Mapping[str, np.ndarray]
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 COUNT = "num_batches_tracked"  # BatchNorm2d's number of training steps
 DEEPEST = 64  # of names in names that a net may lie under
-_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|shadow)([._]|$)", re.IGNORECASE)
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|polyak|shadow)([._]|$)", re.IGNORECASE)
 
 
 class Chosen(NamedTuple):

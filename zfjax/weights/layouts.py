@@ -112,13 +112,13 @@ def _some(lines: Sequence[str]) -> str:
 
 def _fault(value: np.ndarray, leaf: str) -> str:
     """Why these cannot be weights, or nothing."""
-    finite = np.isfinite(value)
-    if not finite.all():
-        wrong = value.size - np.count_nonzero(finite)
+    low, high = value.min(initial=0), value.max(initial=0)  # NaN where one value is
+    if not np.isfinite([low, high]).all():
+        wrong = value.size - np.count_nonzero(np.isfinite(value))
         return f"has {wrong} of {value.size} values that are NaN, infinite or beyond float32"
-    if np.abs(value).max(initial=0) > LARGEST:
-        return f"has values as large as {np.abs(value).max():.2g}, which no net can multiply in float32"
-    if leaf == "var" and value.min(initial=0) < 0:
+    if max(-low, high) > LARGEST:
+        return f"has values as large as {max(-low, high):.2g}, which no net can multiply in float32"
+    if leaf == "var" and low < 0:
         return "has negative values; expected variances"
     return ""
 

@@ -14,7 +14,7 @@ import reprlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +27,8 @@ PICKLE = b"\x80"  # and one of an older PyTorch
 EXPECTED = "expected what torch.save(model.state_dict(), …) writes"
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
 DEEPEST = 32  # of containers in containers
+
+Stream = io.BytesIO | io.BufferedReader
 
 # What no checkpoint needs. All names are placeholders, these too; they are told, since such a file means harm.
 _HARMFUL = frozenset(
@@ -167,7 +169,7 @@ _KNOWN = {
 class _Reader(pickle.Unpickler):
     """Makes tensors, plain containers and placeholders."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Stream) -> None:
         super().__init__(file, encoding="latin-1")  # of strings that Python 2 wrote
         self.storages: dict[str, Storage] = {}
 
@@ -227,7 +229,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _opened_zip(path: pathlib.Path, file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes]]:
+def _opened_zip(path: pathlib.Path, file: Stream) -> tuple[Any, Callable[[Storage], bytes]]:
     """What is pickled in a file, and what gives a storage's content."""
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
@@ -253,7 +255,7 @@ def _opened_zip(path: pathlib.Path, file: BinaryIO) -> tuple[Any, Callable[[Stor
     return _unpickled(io.BytesIO(entry("data.pkl")))[0], content
 
 
-def _stored(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
+def _stored(file: Stream, info: zipfile.ZipInfo) -> bytes:
     """An entry of a zip archive, as torch.save writes it: not compressed, and without checksum (0) if that is off."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename} is compressed")
@@ -266,7 +268,7 @@ def _stored(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _opened_old(file: BinaryIO) -> tuple[Any, Callable[[Storage], bytes]]:
+def _opened_old(file: Stream) -> tuple[Any, Callable[[Storage], bytes]]:
     magic, _ = _unpickled(file)
     if magic != MAGIC:
         raise UserError(f"is a pickle, but none of torch.save's; {EXPECTED}")
@@ -294,7 +296,7 @@ def _whole(content: bytes, storage: Storage) -> bytes:
     return content
 
 
-def _unpickled(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+def _unpickled(file: Stream) -> tuple[Any, dict[str, Storage]]:
     """The next pickle of a file and the storages that it names; the file stands behind it then."""
     start = file.tell()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
