@@ -77,7 +77,7 @@ def on_photos(photos, tmp_path, monkeypatch):
     pictures = DecodedPictures(source.val, kept, SQUARE)
     subject = opened(monkeypatch, tmp_path / "run", f"folder:{folder}", pictures, 1 - source.val.labels, kept)
     file = tmp_path / "boxes.json"
-    file.write_text(json.dumps(boxes))
+    file.write_text(json.dumps(boxes), encoding="utf-8-sig")  # as Windows writes it
     return subject, file, ["compare", f"--workdir={tmp_path / 'run'}", f"--boxes={file}", "--layer=relu1"]
 
 

@@ -74,7 +74,7 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
 def _read_boxes(file: str) -> dict[str, list[float]]:
     expected = '{"CLASS/picture.jpg": [top, left, height, width], …}'
     try:
-        boxes = json.loads(epath.Path(file).expanduser().read_text())
+        boxes = json.loads(epath.Path(file).expanduser().read_bytes())  # with or without a byte-order mark
     except OSError as error:
         raise UserError(f"--boxes: cannot read {file}: {error.strerror or error}") from error
     except ValueError as error:
