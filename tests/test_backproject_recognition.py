@@ -11,6 +11,7 @@ from jax import lax
 from small_models import normal
 
 import zfjax
+from zfjax import attribution
 
 X, SEED = normal((2, 4)), normal((2, 4), 1)
 RECTIFIED = np.maximum(SEED, 0)
@@ -94,6 +95,44 @@ def test_the_warning_points_to_the_callers_line(call):
     with pytest.warns(zfjax.RuleWarning) as caught:
         call(jnp.sin, X)
     assert caught[0].filename == __file__
+
+
+HEAD = normal((4, 3), 8)
+
+WARNS_EACH_TIME = {
+    "deconvnet": lambda fun: zfjax.deconvnet(fun, X),
+    "guided": lambda fun: zfjax.backproject(fun, X, zfjax.GUIDED),
+    "guided_backprop": lambda fun: attribution.guided_backprop(fun, X, 0),
+    "deconvolution": lambda fun: attribution.deconvolution(fun, X, 0),
+    "guided_grad_cam": lambda fun: attribution.guided_grad_cam(
+        lambda images: 2 * images, lambda maps: fun(maps[:, 0, 0]), X[:, None, None], 0
+    ),
+}
+
+
+@pytest.mark.filterwarnings("default")  # Python's own, by which a line's warning is shown once
+@pytest.mark.parametrize("name", WARNS_EACH_TIME)
+@pytest.mark.parametrize("text", ["no relu found", "relu inside scan"])
+def test_each_model_and_each_call_warns(name, text):
+    def model(number):
+        if text == "no relu found":
+            return lambda x: number * jnp.sin(x) @ HEAD
+        return lambda x: lax.scan(lambda x, k: (jax.nn.relu(number * x), None), x, jnp.arange(2))[0] @ HEAD
+
+    models = model(1.0), model(2.0)
+    with warnings.catch_warnings(record=True) as caught:
+        for fun in (*models, models[0]):
+            WARNS_EACH_TIME[name](fun)
+    assert [str(one.message)[: len(text)] for one in caught] == [text] * 3
+    assert {one.filename for one in caught} == {__file__}
+
+
+@pytest.mark.filterwarnings("default")
+def test_each_model_warns_in_a_jitted_function():
+    with warnings.catch_warnings(record=True) as caught:
+        for fun in (jnp.sin, jnp.cos):
+            jax.jit(zfjax.deconvnet, static_argnums=0)(fun, X)
+    assert [one.filename for one in caught] == [__file__] * 2
 
 
 def test_without_rules_nothing_is_missed():

@@ -1,6 +1,7 @@
 """Seeds against numpy, for maps [N, H, W, C] and vectors [N, C]."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +217,15 @@ def test_traced_units_out_of_range_warn_and_give_nan(make, unit):
     with pytest.warns(RuntimeWarning, match=r"unit: expected 0 to 5, got .*; the seed is NaN"):
         seed = finished(jax.jit(make)(MAPS, jnp.array(unit)))
     assert np.isnan(seed).all()
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_same_unit_out_of_range_warns_each_time():
+    strongest = jax.jit(zfjax.strongest)
+    with warnings.catch_warnings(record=True) as caught:
+        for _ in range(2):
+            finished(strongest(MAPS, jnp.array(6)))
+    assert len(caught) == 2
 
 
 def test_traced_positions_out_of_range_warn_and_give_nan():

@@ -6,11 +6,13 @@ Backpropagation-based Visualizations"; Adebayo et al. 2018, "Sanity Checks for S
 unit's path lets through, and not to argue why the net chose a class.
 """
 
+import functools
+
 import jax
 from jaxtyping import Array, Float
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot
-from zfjax.transform.backprojection import backproject
+from zfjax.transform.backprojection import backproject, warn_of_idle_rules
 from zfjax.transform.rules import DECONVNET, GUIDED, Rules
 
 
@@ -21,7 +23,7 @@ def guided_backprop(fun: Fun, images: Float[Array, "n ..."], target: Target) -> 
 
     Paper: Springenberg et al. 2014, "Striving for Simplicity", section 3.4.
     """
-    return _guided(asked(fun, images, target))
+    return _answer(asked(fun, images, target), GUIDED)
 
 
 def deconvolution(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
@@ -31,19 +33,15 @@ def deconvolution(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Fl
 
     Paper: Zeiler & Fergus 2013, section 2.1; from a logit in Simonyan et al. 2013, section 4.
     """
-    return _deconvolved(asked(fun, images, target))
+    return _answer(asked(fun, images, target), DECONVNET)
 
 
-@jax.jit
-def _guided(question: Asked) -> Array:
-    return _sent_down(question, GUIDED)
+def _answer(question: Asked, rules: Rules) -> Array:
+    warn_of_idle_rules(question.fun, question.inputs, rules)
+    return _sent_down(question, rules=Rules(rules.named))
 
 
-@jax.jit
-def _deconvolved(question: Asked) -> Array:
-    return _sent_down(question, DECONVNET)
-
-
-def _sent_down(question: Asked, rules: Rules) -> Array:
+@functools.partial(jax.jit, static_argnames="rules")
+def _sent_down(question: Asked, *, rules: Rules) -> Array:
     logits, project = backproject(question.fun, question.inputs, rules)
     return project(one_hot(logits, question.target))

@@ -8,7 +8,6 @@ rule acts, the way down that the rule gives; for what lies between two such equa
 import dataclasses
 import functools
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from jax.tree_util import Partial, register_dataclass
 from jaxtyping import PyTree
 
+from zfjax.console.warning import warn
 from zfjax.transform import jaxprs, rectifiers
 from zfjax.transform.rules import DECONVNET, Equation, Rules
 
@@ -53,7 +53,7 @@ def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> "tuple[PyTree, Proj
     >>> project(zfjax.strongest(y, unit=12)).shape
     (1, 64, 64, 3)
     """
-    return _backproject(fun, x, DECONVNET)
+    return backproject(fun, x, DECONVNET)
 
 
 def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tuple[PyTree, Projection]":
@@ -77,12 +77,9 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop.
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop. It comes each time that
+            `fun` is traced: in a compiled function, when that is compiled.
     """
-    return _backproject(fun, x, rules)
-
-
-def _backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tuple[PyTree, Projection]":
     if not callable(fun):
         raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}")
     if not isinstance(rules, Rules):
@@ -93,20 +90,38 @@ def _backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "t
     if not any(_is_float(leaf) for leaf in leaves):
         kinds = ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves) or "nothing"
         raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
-    closed, out = jax.make_jaxpr(fun, return_shape=True)(x)
-    view = jaxprs.View(closed, map(_is_float, leaves), [True] * len(closed.jaxpr.outvars))
-    rectifiers.recognize(view)
+    view, out = _viewed(fun, x)
     _warn(view, rules)
     ascent = _Ascent(rules)
     inputs = [_Wire(leaf, ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
-    climbed = ascent.climb(view, inputs, [True] * len(closed.jaxpr.outvars))
+    climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
     outputs = [wire for wire in climbed if wire]
     y = [wire.value for wire in outputs]
-    return jax.tree.unflatten(jax.tree.structure(out), y), Projection(
+    return jax.tree.unflatten(out, y), Projection(
         tuple(ascent.steps),
-        _End(jax.tree.structure(out), tuple(map(_shape, y)), tuple(wire.slot for wire in outputs)),
+        _End(out, tuple(map(_shape, y)), tuple(wire.slot for wire in outputs)),
         _End(tree, tuple(map(_shape, leaves)), tuple(wire.slot for wire in inputs)),
     )
+
+
+def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> None:
+    """Warn as `backproject` does, and do nothing else.
+
+    It is for functions that call `backproject` under `jax.jit`: this traces them once for many calls, and a warning of
+    the trace would tell of the first call alone. They call it before, and `backproject` with rules that expect nothing,
+    `Rules(rules.named)`.
+
+    Args and warnings are those of `backproject`.
+    """
+    _warn(_viewed(fun, x)[0], rules)
+
+
+def _viewed(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[jaxprs.View, jax.tree_util.PyTreeDef]:
+    """What can be said of a function before it is evaluated, and the form of what it gives."""
+    closed, out = jax.make_jaxpr(fun, return_shape=True)(x)
+    view = jaxprs.View(closed, map(_is_float, jax.tree.leaves(x)), [True] * len(closed.jaxpr.outvars))
+    rectifiers.recognize(view)
+    return view, jax.tree.structure(out)
 
 
 class _Slot(NamedTuple):
@@ -345,10 +360,10 @@ def _warn(view: jaxprs.View, rules: Rules) -> None:
     """Says which rules find nothing. Not all are worth it: a maximum's own derivative is its unpooling."""
     acting = view.acting(rules.expected)
     for name, loop in sorted((name, loop) for name, loop in acting if loop):
-        warnings.warn(_loop_text(name, loop), RuleWarning, stacklevel=4)
+        warn(_loop_text(name, loop), RuleWarning)
     idle = rules.expected - {name for name, _ in acting}
     if idle:
-        warnings.warn(_idle_text(idle), RuleWarning, stacklevel=4)
+        warn(_idle_text(idle), RuleWarning)
 
 
 def _idle_text(names: Iterable[str]) -> str:

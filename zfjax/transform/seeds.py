@@ -1,18 +1,19 @@
 """Signals to send down: a layer's activations, all zero but for those in question.
 
 y is a layer's activations, [N, H, W, C] or [N, C]; a unit is a map (or unit) in [0, C), one for all images or one for
-each. Units and positions may be traced, as under `jax.vmap`; out of range they then give NaN, and a warning when the
-program runs (Python shows it once).
+each. Units and positions may be traced, as under `jax.vmap`; out of range they then give NaN, and a warning whenever
+the program runs.
 """
 
 import functools
-import warnings
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from zfjax.console.warning import warn
 
 Value = float | Literal["activation"]
 Index = int | Int[Array, ""] | Int[Array, " n"]
@@ -136,7 +137,7 @@ def _inside(index: Any, size: int) -> Any:
 
 def _warn(name: str, size: int, index: np.ndarray) -> None:
     if not np.all(_inside(np.asarray(index), size)):
-        warnings.warn(_text(name, size, index) + "; the seed is NaN", RuntimeWarning, stacklevel=2)
+        warn(_text(name, size, index) + "; the seed is NaN", RuntimeWarning)
 
 
 def _text(name: str, size: int, index: object) -> str:
