@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
+
+from zfjax.transform import functions
 
 Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
 Target = int | Int[Array, ""] | Int[Array, " n"]
@@ -16,7 +17,7 @@ Target = int | Int[Array, ""] | Int[Array, " n"]
 class Asked(NamedTuple):
     """A lens' arguments after they have been looked at; a pytree, so that jitted functions take it whole."""
 
-    fun: Partial
+    fun: Fun  # from `functions.live`
     inputs: Float[Array, "n ..."]
     target: Int[Array, " n"]
 
@@ -39,7 +40,7 @@ def asked(fun: Fun, inputs: Float[Array, "n ..."], target: Target, *, name: str 
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected floating-point numbers, the mean already subtracted, got {dtype}")
     inputs = jnp.asarray(inputs)
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    fun = functions.live(fun, name="fun")
     n, classes = _logits(fun, inputs, name)
     target = np.asarray(target) if isinstance(target, tuple | list) else target
     if not jnp.issubdtype(jnp.result_type(target), jnp.integer) or jnp.shape(target) not in ((), (n,)):
@@ -75,11 +76,6 @@ def one_hot(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Floa
     return jnp.where(hot.any(axis=1, keepdims=True), found, jnp.full((), jnp.nan, logits.dtype))
 
 
-def output_of(fun: Partial, inputs: Array | jax.ShapeDtypeStruct) -> PyTree[jax.ShapeDtypeStruct]:
-    """The shape of what a function gives; it is traced once for inputs of a shape."""
-    return jax.eval_shape(_call, fun, inputs)
-
-
 def at_least_one(**numbers: int) -> None:
     """Raises a ValueError that names the argument which is below 1."""
     for name, number in numbers.items():
@@ -97,18 +93,13 @@ def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> A
     return target[:, None] == jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
 
 
-def _logits(fun: Partial, inputs: Array, name: str) -> tuple[int, int]:
+def _logits(fun: Fun, inputs: Array, name: str) -> tuple[int, int]:
     """The size of what `fun` gives."""
     if inputs.ndim < 2 or not len(inputs):
         raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
-    logits = output_of(fun, inputs)
+    logits = functions.output_of(fun, inputs)
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(inputs):
         got = type(logits).__name__ if shape is None else list(shape)
         raise ValueError(f"fun: expected logits [{len(inputs)}, classes] of {len(inputs)} {name}, got {got}")
     return shape[0], shape[1]
-
-
-@jax.jit
-def _call(fun: Partial, inputs: Array) -> PyTree:
-    return fun(inputs)

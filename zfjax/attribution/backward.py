@@ -6,12 +6,10 @@ Backpropagation-based Visualizations"; Adebayo et al. 2018, "Sanity Checks for S
 unit's path lets through, and not to argue why the net chose a class.
 """
 
-import functools
-
-import jax
 from jaxtyping import Array, Float
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot
+from zfjax.transform import functions
 from zfjax.transform.backprojection import backproject, warn_of_idle_rules
 from zfjax.transform.rules import DECONVNET, GUIDED, Rules
 
@@ -41,7 +39,7 @@ def _answer(question: Asked, rules: Rules) -> Array:
     return _sent_down(question, rules=Rules(rules.named))
 
 
-@functools.partial(jax.jit, static_argnames="rules")
+@functions.jit
 def _sent_down(question: Asked, *, rules: Rules) -> Array:
     logits, project = backproject(question.fun, question.inputs, rules)
     return project(one_hot(logits, question.target))

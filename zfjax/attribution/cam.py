@@ -1,5 +1,6 @@
 """Class activation maps: a layer's maps, weighed by what they mean to a class."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -10,7 +11,9 @@ from jaxtyping import Array, Float
 from zfjax.attribution.asked import Asked, Fun, Target, asked, scores_and_gradients
 from zfjax.attribution.backward import guided_backprop
 from zfjax.ops import rectify
-from zfjax.ops.windows import Pair
+from zfjax.ops.precision import widened
+from zfjax.ops.windows import Pair, pair
+from zfjax.transform import functions
 
 Features = Float[Array, "n height width maps"]
 Cam = Float[Array, "n height width"]
@@ -65,15 +68,14 @@ def guided_grad_cam(
 
     Paper: Selvaraju et al. 2016, section 3.2.
     """
-    features_fun = features_fun if isinstance(features_fun, Partial) else Partial(features_fun)
-    head = head if isinstance(head, Partial) else Partial(head)
-    whole = Partial(_joined, features_fun, head)
+    features_fun, head = functions.live(features_fun, name="features_fun"), functions.live(head, name="head")
+    whole = Partial(_Joined(), features_fun, head)
     pixels = guided_backprop(whole, images, target)
     cam = grad_cam(head, _features(features_fun, jnp.asarray(images)), target)
-    return upsample(cam, (images.shape[1], images.shape[2]))[..., None].astype(pixels.dtype) * pixels
+    return upsample(cam, (pixels.shape[1], pixels.shape[2]))[..., None] * widened(pixels)
 
 
-def upsample(cam: Cam, size: Pair) -> Float[Array, "n H W"]:
+def upsample(cam: Cam, size: int | Pair) -> Float[Array, "n H W"]:
     """Maps stretched over whole images, bilinear; centres are at half pixels, as in PyTorch's align_corners=False.
 
     So it is done in the papers. It is not quite where cells look: of ZFNet's relu5 at 96 px the first cell's field is
@@ -81,11 +83,12 @@ def upsample(cam: Cam, size: Pair) -> Float[Array, "n H W"]:
 
     Args:
         cam: [n, height, width].
-        size: (height, width) in pixels.
+        size: in pixels, one number or (height, width).
 
     Raises:
-        ValueError: cam of another shape.
+        ValueError: cam of another shape, or another size.
     """
+    size = pair("size", size)
     if jnp.ndim(cam) != 3:
         raise ValueError(f"cam: expected maps [n, height, width], got {list(jnp.shape(cam))}")
     return jax.image.resize(cam, (cam.shape[0], *size), "bilinear", antialias=False)
@@ -110,36 +113,40 @@ def check_maps(name: str, maps: Array) -> None:
         )
 
 
-@jax.jit
+@functions.jit
 def _grad_cam(question: Asked) -> Array:
     _, gradients = scores_and_gradients(question)
-    return weighed(question.inputs, gradients.mean(axis=(1, 2)))
+    return weighed(question.inputs, widened(gradients).mean(axis=(1, 2)))
 
 
-@jax.jit
+@functions.jit
 def _grad_cam_plus_plus(question: Asked) -> Array:
-    maps = question.inputs
-    positive = rectify(scores_and_gradients(question)[1])
+    maps = widened(question.inputs)
+    positive = rectify(widened(scores_and_gradients(question)[1]))
     total = maps.sum(axis=(1, 2), keepdims=True)
     shares = positive / (jnp.asarray(2, maps.dtype) + positive * total)
     return weighed(maps, shares.sum(axis=(1, 2)))
 
 
-@jax.jit
+@functions.jit
 def _layer_cam(question: Asked) -> Array:
     _, gradients = scores_and_gradients(question)
-    return rectify((rectify(gradients) * question.inputs).sum(axis=-1))
+    return rectify((rectify(widened(gradients)) * widened(question.inputs)).sum(axis=-1))
 
 
 def weighed(maps: Features, weights: Float[Array, "n maps"]) -> Cam:
-    """The positive part of the maps' weighed sum."""
-    return rectify((maps * weights[:, None, None, :]).sum(axis=-1))
+    """The positive part of the maps' weighed sum, in float32 at least."""
+    return rectify((widened(maps) * widened(weights)[:, None, None, :]).sum(axis=-1))
 
 
-@jax.jit
-def _features(features_fun: Partial, images: Array) -> Array:
+@functions.jit
+def _features(features_fun: Fun, images: Array) -> Array:
     return features_fun(images)
 
 
-def _joined(features_fun: Partial, head: Partial, images: Array) -> Array:
-    return head(features_fun(images))
+@dataclasses.dataclass(frozen=True)
+class _Joined(functions.Fixed):
+    """The whole net, of its two parts."""
+
+    def __call__(self, features_fun: Fun, head: Fun, images: Array) -> Array:
+        return head(features_fun(images))

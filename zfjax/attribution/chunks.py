@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
 from zfjax.console.progress import Progress
+from zfjax.transform import functions
 
 
 def even(count: int, batch_size: int) -> tuple[int, int]:
@@ -26,7 +27,7 @@ def walk(step: Partial, carry: PyTree, chunks: int, size: int, what: str) -> PyT
     """Does carry = step(carry, chunk) for each chunk in turn.
 
     Args:
-        step: a pytree that compares equal when it is the same step, so that one program serves all chunks and calls.
+        step: a pytree, in which functions are those of `functions.live`.
         carry: a pytree of arrays.
         chunks: how many.
         size: images in each, for the bar.
@@ -34,7 +35,7 @@ def walk(step: Partial, carry: PyTree, chunks: int, size: int, what: str) -> PyT
     """
     with Progress(what, chunks * size) as progress:
         for chunk in range(chunks):
-            if _is_traced((step, carry)):
+            if functions.is_traced((step, carry)):
                 rest = functools.partial(_in_loop, step)
                 return jax.lax.fori_loop(jnp.int32(chunk), jnp.int32(chunks), rest, carry)
             # One chunk under way: the memory is that of one.
@@ -43,14 +44,10 @@ def walk(step: Partial, carry: PyTree, chunks: int, size: int, what: str) -> PyT
     return carry
 
 
-@jax.jit
+@functions.jit
 def _step(step: Partial, carry: PyTree, chunk: Int[Array, ""]) -> PyTree:
     return step(carry, chunk)
 
 
 def _in_loop(step: Partial, chunk: Int[Array, ""], carry: PyTree) -> PyTree:
     return step(carry, chunk)
-
-
-def _is_traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
+from zfjax.ops.precision import widened
+from zfjax.transform import functions
 
 
 def gradient(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
@@ -34,8 +36,8 @@ def gradient_times_input(fun: Fun, images: Float[Array, "n ..."], target: Target
 
     Paper: Shrikumar et al. 2016, "Not Just a Black Box", section 3.2.
     """
-    images = jnp.asarray(images)
-    return gradient(fun, images, target) * images
+    question = asked(fun, images, target)
+    return widened(_gradient(question)) * widened(question.inputs)
 
 
 def smooth_grad(
@@ -76,7 +78,8 @@ def smooth_grad(
     std = jnp.asarray(noise, images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
     count, size = chunks.even(len(images) * samples, batch_size)
     step = Partial(_NoisyGradients(samples, size), question, std, key)
-    return chunks.walk(step, jnp.zeros_like(images), count, size, "SmoothGrad") / jnp.asarray(samples, images.dtype)
+    total = chunks.walk(step, widened(jnp.zeros_like(images)), count, size, "SmoothGrad")
+    return total / jnp.asarray(samples, total.dtype)
 
 
 class IntegratedGradients(NamedTuple):
@@ -128,11 +131,11 @@ def integrated_gradients(
     start = jnp.broadcast_to(start.reshape((1,) * (images.ndim - start.ndim) + start.shape), images.shape)
 
     count, size = chunks.even(len(images) * (steps + 2), batch_size)
-    empty = jnp.zeros_like(images), jnp.zeros(len(images), jnp.float32)
+    empty = widened(jnp.zeros_like(images)), jnp.zeros(len(images), jnp.float32)
     total, gain = chunks.walk(
         Partial(_PathGradients(steps, size), question, start), empty, count, size, "Integrated gradients"
     )
-    attributions = total * (images - start)
+    attributions = total * (widened(images) - widened(start))
     total_gain = attributions.astype(jnp.float32).sum(axis=tuple(range(1, images.ndim)))
     return IntegratedGradients(attributions, total_gain - gain)
 
@@ -150,7 +153,7 @@ def per_pixel(attributions: Float[Array, "n height width channels"]) -> Float[Ar
     return jnp.abs(attributions).max(axis=-1)
 
 
-@jax.jit
+@functions.jit
 def _gradient(question: Asked) -> Array:
     return scores_and_gradients(question)[1]
 
@@ -169,7 +172,7 @@ class _NoisyGradients:
         draw = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:], x.dtype))
         noisy = x + std.reshape(-1, *(1,) * (x.ndim - 1)) * draw(sample)
         _, gradients = scores_and_gradients(Asked(question.fun, noisy, target))
-        return total.at[image].add(gradients, mode="drop")
+        return total.at[image].add(widened(gradients), mode="drop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,10 +190,12 @@ class _PathGradients:
         numbers = chunks.numbers(chunk, self.size)
         image, node = numbers // jnp.int32(self.steps + 2), numbers % jnp.int32(self.steps + 2)
         x, start, target = (part.at[image].get(mode="clip") for part in (question.inputs, start, question.target))
+        dtype, x, start = x.dtype, widened(x), widened(start)
         place, weight = (part[node].reshape(-1, *(1,) * (x.ndim - 1)) for part in (places, weights))
-        scores, gradients = scores_and_gradients(Asked(question.fun, start + place * (x - start), target))
+        between = (start + place * (x - start)).astype(dtype)
+        scores, gradients = scores_and_gradients(Asked(question.fun, between, target))
         return (
-            total.at[image].add(weight * gradients, mode="drop"),
+            total.at[image].add(weight * widened(gradients), mode="drop"),
             gain.at[image].add(ends[node].astype(gain.dtype) * scores.astype(gain.dtype), mode="drop"),
         )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import at_least_one, output_of
-from zfjax.ops.windows import Pair
+from zfjax.attribution.asked import at_least_one
+from zfjax.ops.windows import Pair, pair
+from zfjax.transform import functions
 from zfjax.transform.backprojection import backproject
 from zfjax.transform.rules import Down, Equation, Rules
 
@@ -29,11 +30,11 @@ class Basis(Protocol):
     Coefficients drawn from the unit Gaussian make a picture of root mean square 1.
     """
 
-    def shape(self, size: Pair) -> tuple[int, ...]:
+    def shape(self, size: Pair, channels: int) -> tuple[int, ...]:
         """Of the coefficients of a picture of (height, width)."""
         ...
 
-    def picture(self, coefficients: Float[Array, "..."], size: Pair) -> Float[Array, "height width 3"]:
+    def picture(self, coefficients: Float[Array, "..."], size: Pair) -> Float[Array, "height width channels"]:
         """The picture that they make."""
         ...
 
@@ -42,11 +43,11 @@ class Basis(Protocol):
 class Pixels:
     """Each pixel by itself: fine grain comes as easily as large forms (Erhan 2009, Simonyan 2013)."""
 
-    def shape(self, size: Pair) -> tuple[int, ...]:
+    def shape(self, size: Pair, channels: int) -> tuple[int, ...]:
         """The picture's own."""
-        return (*size, 3)
+        return (*size, channels)
 
-    def picture(self, coefficients: Float[Array, "height width 3"], size: Pair) -> Float[Array, "height width 3"]:
+    def picture(self, coefficients: Float[Array, "height width c"], size: Pair) -> Float[Array, "height width c"]:
         """The coefficients themselves."""
         return coefficients
 
@@ -55,13 +56,13 @@ class Pixels:
 class Fourier:
     """Waves, weaker by 1 / frequency as in photographs: large forms come first (Olah et al. 2017)."""
 
-    def shape(self, size: Pair) -> tuple[int, ...]:
+    def shape(self, size: Pair, channels: int) -> tuple[int, ...]:
         """Real and imaginary parts, and the half of the frequencies that a real picture has."""
-        return (2, size[0], size[1] // 2 + 1, 3)
+        return (2, size[0], size[1] // 2 + 1, channels)
 
     def picture(
-        self, coefficients: Float[Array, "2 height half_width 3"], size: Pair
-    ) -> Float[Array, "height width 3"]:
+        self, coefficients: Float[Array, "2 height half_width c"], size: Pair
+    ) -> Float[Array, "height width c"]:
         """The inverse transform."""
         scales = jnp.asarray(_one_over_frequency(size), coefficients.dtype)
         real, imaginary = coefficients * scales[None, :, :, None]
@@ -73,11 +74,12 @@ FOURIER = Fourier()
 
 
 def maximise(
-    fun: Callable[[Float[Array, "n height width 3"]], Float[Array, "n *grid units"]],
+    fun: Callable[[Float[Array, "n height width channels"]], Float[Array, "n *grid units"]],
     units: int | Sequence[int] | Int[Array, " k"],
     key: PRNGKeyArray,
     *,
     size: int | Pair,
+    channels: int = 3,
     basis: Basis = FOURIER,
     steps: int = 150,
     lr: float = 0.03,
@@ -86,7 +88,7 @@ def maximise(
     jitter: int = 8,
     reach: float = 127.5,
     batch_size: int = 32,
-) -> Float[Array, "k height width 3"]:
+) -> Float[Array, "k height width channels"]:
     """What some units of a layer fire for most: Adam climbs from noise, for all units at once.
 
     Each step goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation, ∇a its gradient by
@@ -102,6 +104,7 @@ def maximise(
         units: which, one or [k].
         key: draws noise and jitter. A unit's picture depends on this and its number, not on the units beside it.
         size: pixels of the pictures, one number or (height, width).
+        channels: of the pictures that `fun` takes; 1 for a net of grey pictures.
         basis: `FOURIER` or `PIXELS`.
         steps: of Adam.
         lr: how far a step goes, as a share of `reach`.
@@ -112,11 +115,11 @@ def maximise(
         batch_size: units at once.
 
     Returns:
-        Pictures as `fun` takes them, [k, H, W, 3]: add the mean to see them.
+        Pictures as `fun` takes them, [k, H, W, channels]: add the mean to see them.
 
     Raises:
-        ValueError: fun gives no activations [n, units] or [n, h, w, units], there are no such units, or a number is
-            out of range.
+        ValueError: fun gives no activations [n, units] or [n, h, w, units], takes pictures of other channels, there are
+            no such units, or a number is out of range.
 
     Paper: Erhan et al. 2009, "Visualizing Higher-Layer Features of a Deep Network"; Simonyan et al. 2013, section 2;
     the basis, jitter and their names Olah et al. 2017, "Feature Visualization".
@@ -126,21 +129,21 @@ def maximise(
     >>> maximise(zfjax.layer(net, variables, "relu3"), [0, 5], jax.random.key(0), size=64, steps=2).shape
     (2, 64, 64, 3)
     """
-    at_least_one(steps=steps, batch_size=batch_size)
+    at_least_one(steps=steps, batch_size=batch_size, channels=channels)
     for name, value in {"lr": lr, "l2": l2, "tv": tv, "jitter": jitter, "reach": reach}.items():
         if value < 0:
             raise ValueError(f"{name}: expected 0 or more, got {value}")
-    height, width = (size, size) if isinstance(size, int | np.integer) else size
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
-    units = _checked_units(units, fun, (height, width))
+    size = pair("size", size)
+    fun, picture = functions.live(fun), functions.live(basis.picture, name="basis.picture")
+    units = _checked_units(units, _activations(fun, size, channels))
 
     count, rows = chunks.even(len(units), batch_size)
-    ascent = _Ascent(basis, (height, width), steps, rows, jitter)
     strengths = _Strengths(*(jnp.asarray(value, jnp.float32) for value in (lr, l2, tv, reach)))
     keys = jax.vmap(lambda unit: jax.random.fold_in(key, unit))(units)
-    step = Partial(ascent, fun, units, keys, strengths)
-    climbed = chunks.walk(step, _started(ascent, keys), count * steps, rows, "Maximisation")
-    return _pictures(ascent, climbed.coefficients, strengths.reach)
+    step = Partial(_Ascent(size, steps, rows, jitter), fun, picture, units, keys, strengths)
+    started = _started(keys, shape=basis.shape(size, channels))
+    climbed = chunks.walk(step, started, count * steps, rows, "Maximisation")
+    return _pictures(picture, climbed.coefficients, strengths.reach, size=size)
 
 
 class _Strengths(NamedTuple):
@@ -161,18 +164,24 @@ class _Climbed(NamedTuple):
 class _Ascent:
     """One step of one chunk of units; a chunk has all its steps in turn, then the next."""
 
-    basis: Basis
     size: Pair
     steps: int
     rows: int
     jitter: int
 
     def __call__(
-        self, fun: Partial, units: Array, keys: PRNGKeyArray, by: _Strengths, climbed: _Climbed, number: Array
+        self,
+        fun: Callable,
+        picture: Callable,
+        units: Array,
+        keys: PRNGKeyArray,
+        by: _Strengths,
+        climbed: _Climbed,
+        number: Array,
     ) -> _Climbed:
         rows, step = chunks.numbers(number // jnp.int32(self.steps), self.rows), number % jnp.int32(self.steps)
         here, units, keys = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), (climbed, units, keys))
-        pictures, pull = jax.vjp(lambda coefficients: jnp.tanh(self.pictures(coefficients)), here.coefficients)
+        pictures, pull = jax.vjp(lambda rows: jnp.tanh(_unbounded(picture, rows, self.size)), here.coefficients)
 
         # Drawn by unit and step; the first key is the noise's.
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step + 1)
@@ -187,12 +196,12 @@ class _Ascent:
         found = _Climbed(here.coefficients + updates, adam)
         return jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), climbed, found)
 
-    def pictures(self, coefficients: Float[Array, "k ..."]) -> Float[Array, "k height width 3"]:
-        """Before they are bounded."""
-        return jax.vmap(lambda row: self.basis.picture(row, self.size))(coefficients)
+
+def _unbounded(picture: Callable, coefficients: Float[Array, "k ..."], size: Pair) -> Float[Array, "k height width c"]:
+    return jax.vmap(lambda row: picture(row, size))(coefficients)
 
 
-def _uphill(fun: Partial, images: Array, units: Array, linear: Array) -> Array:
+def _uphill(fun: Callable, images: Array, units: Array, linear: Array) -> Array:
     """The gradient of each image's unit, of root mean square 1; with `linear`, as if there were no ReLUs."""
 
     def relu(equation: Equation, x: Array) -> Down:
@@ -221,16 +230,16 @@ def _variation_gradient(images: Array) -> Array:
     return jax.grad(variation)(images)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _started(ascent: _Ascent, keys: PRNGKeyArray) -> _Climbed:
-    draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), ascent.basis.shape(ascent.size)))
+@functools.partial(jax.jit, static_argnames="shape")
+def _started(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> _Climbed:
+    draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))
     noise = jnp.float32(START) * draw(keys)
     return _Climbed(noise, jax.vmap(optax.adam(0.0).init)(noise))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _pictures(ascent: _Ascent, coefficients: Array, reach: Array) -> Array:
-    return reach * jnp.tanh(ascent.pictures(coefficients))
+@functions.jit
+def _pictures(picture: Callable, coefficients: Array, reach: Array, *, size: Pair) -> Array:
+    return reach * jnp.tanh(_unbounded(picture, coefficients, size))
 
 
 def _one_over_frequency(size: Pair) -> Float[np.ndarray, "height half_width"]:
@@ -244,12 +253,38 @@ def _one_over_frequency(size: Pair) -> Float[np.ndarray, "height half_width"]:
     return half
 
 
-def _checked_units(units: int | Sequence[int] | Array, fun: Partial, size: Pair) -> Int[Array, " k"]:
-    activations = output_of(fun, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
-    shape: tuple[int, ...] | None = getattr(activations, "shape", None)
+def _activations(fun: Callable, size: Pair, channels: int) -> jax.ShapeDtypeStruct:
+    """The shape of what `fun` gives for one picture."""
+
+    def of(channels: int) -> Any:
+        return functions.output_of(fun, jax.ShapeDtypeStruct((1, *size, channels), jnp.float32))
+
+    try:
+        activations = of(channels)
+    except Exception as error:  # of any library
+        for other in (1, 3, 4):
+            if other != channels and _works(of, other):
+                raise ValueError(
+                    f"channels: fun takes pictures of {other}, not of {channels}; say channels={other}"
+                ) from error
+        raise
+    shape = getattr(activations, "shape", None)
     if shape is None or len(shape) not in (2, 4) or shape[0] != 1:
         got = type(activations).__name__ if shape is None else f"{list(shape)} of one image"
         raise ValueError(f"fun: expected activations [n, units] or [n, h, w, units], got {got}")
+    return activations
+
+
+def _works(function: Callable, *args: Any) -> bool:
+    try:
+        function(*args)
+    except Exception:
+        return False
+    return True
+
+
+def _checked_units(units: int | Sequence[int] | Array, activations: jax.ShapeDtypeStruct) -> Int[Array, " k"]:
+    shape = activations.shape
     found = np.asarray(units) if isinstance(units, Sequence) else units
     if not jnp.issubdtype(jnp.result_type(found), jnp.integer) or jnp.ndim(found) > 1 or not jnp.size(found):
         raise ValueError(f"units: expected numbers of units, one or [k], got {units}")

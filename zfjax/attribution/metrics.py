@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
 from zfjax.data.boxes import Box, Boxes
+from zfjax.transform import functions
 
 Maps = Float[np.ndarray, "n height width"]
 Masks = Bool[np.ndarray, "n height width"]
@@ -157,7 +158,7 @@ def blurred(images: Float[np.ndarray, "n height width channels"], sigma: float) 
     It should leave nothing that the net can tell. Petsiuk et al. take 5 px, cut off to 11×11, on images of 224; small
     images of large objects need more.
     """
-    return ndimage.gaussian_filter(np.asarray(images), (0, sigma, sigma, 0), mode="nearest", truncate=3.0)
+    return ndimage.gaussian_filter(np.asarray(images, np.float32), (0, sigma, sigma, 0), mode="nearest", truncate=3.0)
 
 
 def insertion(
@@ -176,8 +177,7 @@ def insertion(
     the same everywhere uncovers the image from the top.
 
     Args:
-        fun: from images [n, H, W, C] to logits [n, classes] before the softmax; best a `jax.tree_util.Partial`, such as
-            `zfjax.layer(net, variables, "fc8")`: other functions are compiled anew at each call.
+        fun: as in all lenses: from images [n, H, W, C] to logits [n, classes] before the softmax.
         images: as `fun` takes them, with the mean already subtracted.
         target: a class for all, or one for each image.
         maps: one number a pixel, of the images' height and width.
@@ -252,7 +252,7 @@ def _curves(
     return Curves(curve, (curve.sum(axis=1) - (curve[:, 0] + curve[:, -1]) / 2) / steps)
 
 
-@jax.jit
+@functions.jit
 def _probabilities(
     question: Asked,
     last: Float[Array, "n h w c"],

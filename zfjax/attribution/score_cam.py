@@ -80,4 +80,4 @@ def _extremes(maps: Float[Array, "n height width"]) -> tuple[Array, Array]:
 
 @jax.jit
 def _by_scores(maps: Array, found: Array) -> Array:
-    return weighed(maps, jax.nn.softmax(found, axis=1).astype(maps.dtype))
+    return weighed(maps, jax.nn.softmax(found, axis=1))

@@ -1,5 +1,6 @@
 """Lenses side by side: how good the maps of each are, on images whose objects are known."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from zfjax.experiments import sanity
 from zfjax.experiments.occlusion import occlusion
 from zfjax.models import ConvNet, layer, layer_table, split
 from zfjax.ops.windows import Pair
+from zfjax.transform import functions
 
 
 class Grid(NamedTuple):
@@ -85,7 +87,7 @@ def _occlusion(case: Case) -> Float[Array, "n h w"]:
     window, stride = ((max(1, round(height * px / 224)), max(1, round(width * px / 224))) for px in (48, 16))
     maps = []
     for image, target in zip(case.images, case.target, strict=True):
-        found = occlusion(case.fun, image, window, stride, then=Partial(_logit, target), batch_size=case.batch_size)
+        found = occlusion(case.fun, image, window, stride, then=Partial(_Logit(), target), batch_size=case.batch_size)
         down, across = (
             (starts[:, None] <= np.arange(length)[None]) & (np.arange(length)[None] < starts[:, None] + side)
             for starts, length, side in ((found.tops, height, window[0]), (found.lefts, width, window[1]))
@@ -95,8 +97,10 @@ def _occlusion(case: Case) -> Float[Array, "n h w"]:
     return jnp.asarray(np.stack(maps))
 
 
-def _logit(target: Int[Array, ""], logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
-    return logits[:, target].astype(jnp.float32)
+@dataclasses.dataclass(frozen=True)
+class _Logit(functions.Fixed):
+    def __call__(self, target: Int[Array, ""], logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
+        return logits[:, target].astype(jnp.float32)
 
 
 def _random(case: Case) -> Float[Array, "n h w"]:

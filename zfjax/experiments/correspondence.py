@@ -7,10 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int8, PyTree
 
 from zfjax.data.boxes import Boxes, edges
+
+from zfjax.transform import functions
 
 
 class Correspondence(NamedTuple):
@@ -97,6 +98,7 @@ def correspondence(
     boxes = _checked(boxes, images)
     # One shape of batch for all, so that what is not touched is computed alike and differs by exactly 0.
     batch_size = min(batch_size, len(images))
+    features = functions.live(features, name="features")
     before = _features(features, images, batch_size)
     signs: list[PyTree] = []
     for draw in boxes:
@@ -173,7 +175,6 @@ def _checked(boxes: Boxes, images: Float[np.ndarray, "n h w c"]) -> Boxes:
 
 
 def _features(fun: Callable, images: np.ndarray, batch_size: int) -> PyTree[np.ndarray]:
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
@@ -182,7 +183,9 @@ def _features(fun: Callable, images: np.ndarray, batch_size: int) -> PyTree[np.n
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)].reshape(len(images), -1), *parts)
 
 
-_apply = jax.jit(lambda fun, images: fun(images))
+@functions.jit
+def _apply(fun: Callable, images: Array) -> PyTree:
+    return fun(images)
 
 
 def _signs(before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "n d"]) -> Int8[np.ndarray, "n d"]:

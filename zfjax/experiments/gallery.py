@@ -10,12 +10,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.models.fields import project_fields
 from zfjax.training import sharding
+from zfjax.transform import functions
 
 
 class Top(NamedTuple):
@@ -70,7 +70,7 @@ def top_activations(
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
     on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
-    fun = on_devices(fun if isinstance(fun, Partial) else Partial(fun))
+    fun = functions.live(fun, on_devices)
     top, count, rows = None, 0, 0
     for images in batches:
         rows = max(rows, len(images))
@@ -121,7 +121,6 @@ def gallery(
     values, numbers, positions = (np.asarray(part)[maps] for part in top)
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images a map, but fewer were seen")
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
     found = []
     for first in range(0, numbers.size, batch_size):
@@ -159,9 +158,8 @@ def _checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) ->
     return numbers
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _empty(fun: Partial, images: Float[Array, "n ..."], k: int) -> PyTree[Top]:
-    return jax.tree.map(lambda acts: _nothing(acts, k), jax.eval_shape(fun, images))
+def _empty(fun: Callable, images: Float[Array, "n ..."], k: int) -> PyTree[Top]:
+    return jax.tree.map(lambda acts: _nothing(acts, k), functions.output_of(fun, images))
 
 
 def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
@@ -173,8 +171,8 @@ def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
     )
 
 
-@jax.jit
-def _merge(fun: Partial, top: PyTree[Top], images: Array, first: Int[Array, ""], count: Int[Array, ""]) -> PyTree[Top]:
+@functions.jit
+def _merge(fun: Callable, top: PyTree[Top], images: Array, first: Int[Array, ""], count: Int[Array, ""]) -> PyTree[Top]:
     return jax.tree.map(
         lambda kept, acts: _merge_layer(kept, acts, first, count),
         top,

@@ -1,6 +1,5 @@
 """Figure 5: how far features and answers move when the image is shifted, scaled or rotated."""
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
+
+from zfjax.transform import functions
 
 # Where each pixel of the new image lies in the old one: a 2 × 2 matrix and a shift, in (row, column) from the centre.
 Maps = Float[np.ndarray, "steps 2 3"]
@@ -130,7 +130,7 @@ def response(
     Paper: figure 5.
     """
     _check(images, labels, parameters, maps, batch_size)
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
+    fun = functions.live(fun)
     # Chunks of one size, the last filled up with the last map: one program for all.
     count = -(-len(maps) // batch_size)
     filled = np.minimum(np.arange(count * -(-len(maps) // count)), len(maps) - 1)
@@ -141,7 +141,7 @@ def response(
         classes = still[logits].shape[-1]
         if not 0 <= label < classes:
             raise ValueError(f"labels: expected 0 to {classes - 1}, got {label}")
-        parts = [_respond(fun, hidden, logits, image, still, chunk) for chunk in chunks]
+        parts = [_respond(fun, image, still, chunk, hidden=hidden, logits=logits) for chunk in chunks]
         distances.append(np.concatenate([np.asarray(moved) for moved, _ in parts], axis=1)[:, : len(maps)])
         probabilities.append(np.concatenate([np.asarray(answers)[:, label] for _, answers in parts])[: len(maps)])
     return Response(np.asarray(parameters), np.stack(distances, axis=1), np.stack(probabilities))
@@ -175,12 +175,11 @@ def invariance(
     >>> invariance(fun, ("relu1", "relu7"), "fc8", images, np.array([3, 7]), few).rotation.distances.shape
     (2, 2, 2)
     """
-    steps = steps or paper_steps(images.shape[1])
+    fun, steps = functions.live(fun), steps or paper_steps(images.shape[1])
     maps = np.concatenate([translations(steps.translation), scalings(steps.scale), rotations(steps.rotation)])
     together = response(fun, hidden, logits, images, labels, np.concatenate(steps), maps, batch_size)
     ends = np.cumsum([len(parameters) for parameters in steps])[:2]
     translation, scale, rotation = map(Response, *(np.split(part, ends, axis=-1) for part in together))
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
     acts = [_activations(fun, image) for image in images]
     answers = [_softmax(one[logits])[0, label] for one, label in zip(acts, labels, strict=True)]
     apart = [_mean_apart([one[name] for one in acts]) for name in hidden]
@@ -223,19 +222,20 @@ def _maps(matrices: Float[np.ndarray, "#steps 2 2"], down: Float[np.ndarray, " s
     return np.concatenate([np.broadcast_to(matrices, (len(down), 2, 2)), shifts], axis=2)
 
 
-@jax.jit
-def _activations(fun: Partial, image: Float[Array, "height width c"]) -> dict[str, Array]:
+@functions.jit
+def _activations(fun: Callable, image: Float[Array, "height width c"]) -> dict[str, Array]:
     return fun(image[None])
 
 
-@functools.partial(jax.jit, static_argnames=("hidden", "logits"))
+@functions.jit
 def _respond(
-    fun: Partial,
-    hidden: tuple[str, ...],
-    logits: str,
+    fun: Callable,
     image: Float[Array, "height width c"],
     still: dict[str, Array],
     maps: Float[Array, "n 2 3"],
+    *,
+    hidden: tuple[str, ...],
+    logits: str,
 ) -> tuple[Float[Array, "layers n"], Float[Array, "n classes"]]:
     acts = fun(transformed(image, maps))
     distances = [jnp.sqrt(_square(acts[name].astype(jnp.float32) - still[name].astype(jnp.float32))) for name in hidden]

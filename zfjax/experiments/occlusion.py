@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, MaxPool, ReLU, Size
-from zfjax.ops.windows import Pair
+from zfjax.ops.windows import Pair, pair
+from zfjax.transform import functions
 
 
 class Occlusion(NamedTuple):
@@ -70,15 +71,15 @@ def occlusion(
     (7, 7, 10)
     """
     image = jnp.asarray(image)
-    window, stride = _pair("window", window), _pair("stride", stride)
+    window, stride = pair("window", window), pair("stride", stride)
     cover = _checked(image, window, fill)
     tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, stride, strict=True))
     order, chunks = _chunks(tops, lefts, window, batch_size)
-    fun = fun if isinstance(fun, Partial) else Partial(fun)
-    last = then if isinstance(then, Partial) else Partial(then or _itself)
+    fun, last = functions.live(fun), functions.live(then or Partial(_Itself()), name="then")
     # First, since it also tells whether the image is one for `fun`.
     clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
-    outputs = _recomputed(fun, last, image, cover, chunks) if _known(fun) else _plain(fun, last, image, cover, chunks)
+    sweep = _recomputed if _known(fun) else _plain
+    outputs = sweep(fun, last, image, cover, chunks)
     grid = len(tops), len(lefts)
 
     def sorted_out(*parts: np.ndarray) -> np.ndarray:
@@ -136,7 +137,7 @@ def sensitivity(
     """
     top = net.layers[-1].name
     fun = layers(net, variables, [layer, top])
-    acts = _call(Partial(_itself), fun(jnp.asarray(image)[None]))
+    acts = _call(Partial(_Itself()), fun(jnp.asarray(image)[None]))
     classes = acts[top].shape[1]
     if not 0 <= label < classes:
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
@@ -202,7 +203,7 @@ def hiding(found: Sensitivity, mask: Bool[np.ndarray, "height width"]) -> Hiding
 
 
 @dataclasses.dataclass(frozen=True)
-class _Summary:
+class _Summary(functions.Fixed):
     """What Fig. 7 keeps of a batch's outputs."""
 
     layer: str
@@ -218,7 +219,7 @@ class _Summary:
 
 
 def _recomputed(
-    fun: Partial, then: Partial, image: Array, cover: Array, chunks: list[Rectangles]
+    fun: Any, then: Callable, image: Array, cover: Array, chunks: list[Rectangles]
 ) -> list[PyTree[np.ndarray]]:
     """By one clean pass, and only what changed."""
     cut, (variables,) = fun.func, fun.args
@@ -246,7 +247,7 @@ def _clean(plan: incremental.Plan, variables: PyTree, image: Array) -> list[Arra
 
 
 def _plain(
-    fun: Partial, then: Partial, image: Array, cover: Array, chunks: list[Rectangles]
+    fun: Callable, then: Callable, image: Array, cover: Array, chunks: list[Rectangles]
 ) -> list[PyTree[np.ndarray]]:
     """Whole images, in batches."""
     return _fetched(_outputs(fun, then, _covered(image, cover, chunk)) for chunk in chunks)
@@ -262,8 +263,8 @@ def _fetched(batches: Iterable[PyTree]) -> list[PyTree[np.ndarray]]:
     return found + jax.device_get(waiting)
 
 
-@jax.jit
-def _outputs(fun: Partial, then: Partial, images: Array) -> PyTree:
+@functions.jit
+def _outputs(fun: Callable, then: Callable, images: Array) -> PyTree:
     return then(fun(images))
 
 
@@ -276,18 +277,20 @@ def _covered(image: Array, cover: Array, places: Rectangles) -> Array:
     return jnp.where(inside, cover[None], image[None])
 
 
-@jax.jit
-def _call(then: Partial, outputs: PyTree) -> PyTree:
+@functions.jit
+def _call(then: Callable, outputs: PyTree) -> PyTree:
     return then(outputs)
 
 
-def _itself(outputs: PyTree) -> PyTree:
-    return outputs
+@dataclasses.dataclass(frozen=True)
+class _Itself(functions.Fixed):
+    def __call__(self, outputs: PyTree) -> PyTree:
+        return outputs
 
 
-def _known(fun: Partial) -> bool:
+def _known(fun: Callable) -> bool:
     """Whether the layer specs of `fun` are at hand, and are such that cells can be listed: of nets like the paper's."""
-    if not isinstance(fun.func, Layer | Layers):
+    if not isinstance(fun, Partial) or not isinstance(fun.func, Layer | Layers):
         return False
     kinds = Conv | ReLU | MaxPool | LRN | Dropout | Dense
     return all(
@@ -319,13 +322,6 @@ def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " posit
     starts = np.arange(0, length - window + 1, stride, dtype=np.int32)
     last = length - window
     return starts if starts[-1] == last else np.append(starts, np.int32(last))
-
-
-def _pair(name: str, value: int | Pair) -> Pair:
-    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"{name}: expected a positive number of pixels or (height, width), got {value}")
-    return int(pair[0]), int(pair[1])
 
 
 def _checked(image: Array, window: Pair, fill: float | Array) -> Array:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.experiments.gallery import Top, filled_batch
 from zfjax.training import sharding
+from zfjax.transform import functions
 
 
 class LabelledImages(NamedTuple):
@@ -89,7 +89,7 @@ def responses(
     if bins < 1:
         raise ValueError(f"bins: expected at least 1, got {bins}")
     on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
-    fun = on_devices(fun if isinstance(fun, Partial) else Partial(fun))
+    fun = functions.live(fun, on_devices)
     tops, tree = jax.tree.flatten(top, is_leaf=lambda node: isinstance(node, Top))
     edges = [_edges(one, bins) for one in tops]
     begins = on_devices(jax.tree.unflatten(tree, [_begins(one) for one in edges]))
@@ -173,8 +173,8 @@ def _begins(edges: Float[np.ndarray, "maps bins"]) -> Float[np.ndarray, "maps bi
     return np.pad(edges[:, :-1], ((0, 0), (1, 0)))
 
 
-@jax.jit
-def _batch(fun: Partial, begins: PyTree, images: Array, count: Int[Array, ""]) -> PyTree[_Found]:
+@functions.jit
+def _batch(fun: Callable, begins: PyTree, images: Array, count: Int[Array, ""]) -> PyTree[_Found]:
     return jax.tree.map(lambda begin, acts: _layer(begin, acts, count), begins, fun(images))
 
 

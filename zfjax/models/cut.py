@@ -13,6 +13,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, flat
+from zfjax.transform.functions import Fixed
 
 
 def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
@@ -72,7 +73,7 @@ def split(net: ConvNet, variables: PyTree, name: str) -> tuple[Partial, Partial]
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class Head(Fixed):
     """What the second function of `split` is a Partial of: `fun.func`. `net` is what lies above the layer."""
 
     net: ConvNet
@@ -83,7 +84,7 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layers:
+class Layers(Fixed):
     """What `layers` returns a Partial of: `fun.func`. `net` is cut above the highest of `names`.
 
     Static, and equal for equal nets and names, so that jitted functions see the same function again.
@@ -109,7 +110,7 @@ class Layers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class Layer(Fixed):
     """What `layer` returns a Partial of: `fun.func`. `net` is cut above `name`.
 
     From it, functions that are given only `zfjax.layer(…)` know their geometry.

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -22,7 +22,7 @@ from zfjax.models.cut import Layer
 from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size
 from zfjax.models.table import layer_table
 from zfjax.ops.windows import Pair
-from zfjax.transform import seeds
+from zfjax.transform import functions, seeds
 from zfjax.transform.backprojection import deconvnet
 
 
@@ -85,12 +85,11 @@ def fields_of(fun: Callable, image: Pair) -> Fields | None:
     return Fields(image, row.receptive_field, row.total_stride, (first[0], first[1]))
 
 
-@jax.jit
 def project_units(
-    fun: Partial,
+    fun: Callable[[Array], Float[Array, "n *grid maps"]],
     images: Float[Array, "n height width channels"],
-    units: Int[Array, " n"],
-    positions: Int[Array, "n axes"],
+    units: Int[Array | np.ndarray, " n"],
+    positions: Int[Array | np.ndarray, "n axes"],
 ) -> tuple[Float[Array, " n"], Float[Array, "n height width channels"]]:
     """The projection of one unit for each image, by its own activation there, on whole images.
 
@@ -103,17 +102,14 @@ def project_units(
     Returns:
         The units' activations, and the projections.
     """
-    y, project = deconvnet(fun, images)
-    seed = seeds.at(y, units, tuple(positions.T))
-    return y[jnp.arange(len(y)), *positions.T, units], project(seed)
+    return _units(functions.live(fun), images, units, positions)
 
 
-@jax.jit
 def project_fields(
-    fun: Partial,
+    fun: Callable[[Array], Float[Array, "n *grid maps"]],
     images: Float[Array, "n height width channels"],
-    units: Int[Array, " n"],
-    positions: Int[Array, "n axes"],
+    units: Int[Array | np.ndarray, " n"],
+    positions: Int[Array | np.ndarray, "n axes"],
 ) -> Projected:
     """What `project_units` gives, cut to what each unit sees.
 
@@ -124,24 +120,37 @@ def project_fields(
 
     Paper: figure 2.
     """
+    return _fields(functions.live(fun), images, units, positions)
+
+
+@functions.jit
+def _units(fun: Callable, images: Array, units: Array, positions: Array) -> tuple[Array, Array]:
+    y, project = deconvnet(fun, images)
+    seed = seeds.at(y, units, tuple(positions.T))
+    return y[jnp.arange(len(y)), *positions.T, units], project(seed)
+
+
+@functions.jit
+def _fields(fun: Callable, images: Array, units: Array, positions: Array) -> Projected:
     height, width = images.shape[1:3]
     fields = fields_of(fun, (height, width))
     if fields is None:
-        values, projections = project_units(fun, images, units, positions)
+        values, projections = _units(fun, images, units, positions)
         whole = jnp.array([[0, 0, height, width]], jnp.int32)
         return Projected(values, projections, images, jnp.broadcast_to(whole, (len(images), 4)))
     inside = fields.inside(positions)
+    assert isinstance(fun, Partial)
     assert isinstance(fun.func, Layer)  # it has fields
     shortcuts = any(isinstance(spec, Residual) for spec in fun.func.net.layers)
     if math.prod(fields.size) < height * width and not shortcuts:
         starts = fields.starts(positions)
         on_field = Partial(_OnField(fun.func.net, (height, width)), *fun.args, starts)
         crops = _cut(images, starts, fields.size)
-        values, projections = project_units(on_field, crops, units, jnp.zeros_like(positions))
+        values, projections = _units(on_field, crops, units, jnp.zeros_like(positions))
         # Where the field was moved inside the image, so is what was found on it.
         projections = _cut(projections, inside[:, :2] - starts, fields.patch)
     else:
-        values, projections = project_units(fun, images, units, positions)
+        values, projections = _units(fun, images, units, positions)
         projections = _cut(projections, inside[:, :2], fields.patch)
     return Projected(values, projections, _cut(images, inside[:, :2], fields.patch), inside)
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from zfjax.ops.precision import widened
+
 
 def renormalize_kernel(
     kernel: Float[Array, "kh kw c_in c_out"], radius: float = 0.1
@@ -24,7 +26,7 @@ def renormalize_kernel(
     radius of 10⁻¹ to this fixed radius").
     """
     # The maximum keeps an all-zero filter from dividing by zero; radius / radius is exactly 1.
-    return kernel * (radius / jnp.maximum(_rms(kernel), radius))
+    return kernel * (radius / jnp.maximum(_rms(kernel), radius)).astype(kernel.dtype)
 
 
 def renormalize_filters(radius: float = 0.1) -> optax.GradientTransformation:
@@ -69,7 +71,7 @@ def renormalize_filters(radius: float = 0.1) -> optax.GradientTransformation:
 
 
 def _rms(kernel: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.mean(jnp.square(kernel), axis=(0, 1, 2), keepdims=True))
+    return jnp.sqrt(jnp.mean(jnp.square(widened(kernel)), axis=(0, 1, 2), keepdims=True))
 
 
 def _is_conv_kernel(path: tuple[Any, ...], leaf: jax.Array) -> bool:

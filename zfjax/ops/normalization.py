@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from zfjax.ops.precision import widened
+
 
 @functools.partial(jax.jit, static_argnames=("size", "k", "alpha", "beta"))
 def local_response_norm(
@@ -35,7 +37,7 @@ def local_response_norm(
     """
     if size < 1:
         raise ValueError(f"local_response_norm: size must be at least 1, got {size}")
-    wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+    wide = widened(x)
     # Of sums by shifted slices, by a banded matrix and by this, this has the fastest gradient on a CPU.
     ones = (1,) * (x.ndim - 1)
     edges = ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),)

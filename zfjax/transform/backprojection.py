@@ -19,7 +19,7 @@ from jax.tree_util import Partial, register_dataclass
 from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
-from zfjax.transform import jaxprs, rectifiers
+from zfjax.transform import functions, jaxprs, rectifiers
 from zfjax.transform.rules import DECONVNET, Equation, Rules
 
 
@@ -118,7 +118,9 @@ def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules)
 
 def _viewed(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[jaxprs.View, jax.tree_util.PyTreeDef]:
     """What can be said of a function before it is evaluated, and the form of what it gives."""
-    closed, out = jax.make_jaxpr(fun, return_shape=True)(x)
+    fun = functions.live(fun)
+    # A new function each time, here and for rules: JAX keeps what it has traced, by identity.
+    closed, out = jax.make_jaxpr(lambda x: fun(x), return_shape=True)(x)
     view = jaxprs.View(closed, map(_is_float, jax.tree.leaves(x)), [True] * len(closed.jaxpr.outvars))
     rectifiers.recognize(view)
     return view, jax.tree.structure(out)
@@ -272,7 +274,7 @@ class _Ascent:
             raise ValueError(
                 f"rule {name!r}: expected it to return a function of the signal, got {type(rule).__name__}"
             )
-        down = jax.make_jaxpr(rule)(y)  # of y, not of its shape: sharding counts
+        down = jax.make_jaxpr(lambda signal: rule(signal))(y)  # of y, not of its shape: sharding counts
         if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)

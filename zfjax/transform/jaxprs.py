@@ -113,6 +113,11 @@ class View:
         return views
 
 
+def is_jit(equation: Equation) -> bool:
+    """Whether it calls a function under `jax.jit`."""
+    return equation.primitive.name in _JITS
+
+
 def live(jaxpr: jex.Jaxpr, outputs: Iterable[Atom]) -> list[Equation]:
     """The equations that `outputs` need, and those with effects."""
     needed = set(variables(outputs))

@@ -125,7 +125,7 @@ def _checked(name: str, index: Index, y: jax.Array, axis: int) -> jax.Array:
             f"{name}: expected an integer, or one for each of {y.shape[0]} images; got {dtype}{list(shape)}"
         )
     if isinstance(index, jax.core.Tracer):
-        jax.debug.callback(functools.partial(_warn, name, size), index)
+        _watch(index, name=name, size=size)
     elif not np.all(_inside(np.asarray(index), size)):
         raise ValueError(_text(name, size, index))
     return jnp.asarray(index)
@@ -133,6 +133,12 @@ def _checked(name: str, index: Index, y: jax.Array, axis: int) -> jax.Array:
 
 def _inside(index: Any, size: int) -> Any:
     return (index >= 0) & (index < size)
+
+
+# Under jit, so that JAX keeps the callback: a new one would make another program of the same function.
+@functools.partial(jax.jit, static_argnames=("name", "size"))
+def _watch(index: jax.Array, name: str, size: int) -> None:
+    jax.debug.callback(functools.partial(_warn, name, size), index)
 
 
 def _warn(name: str, size: int, index: np.ndarray) -> None:
