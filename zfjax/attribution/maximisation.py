@@ -30,7 +30,7 @@ class Basis(Protocol):
     Coefficients drawn from the unit Gaussian make a picture of root mean square 1.
     """
 
-    def shape(self, size: Pair, channels: int) -> tuple[int, ...]:
+    def shape(self, size: Pair, channels: int = 3) -> tuple[int, ...]:
         """Of the coefficients of a picture of (height, width)."""
         ...
 
@@ -43,7 +43,7 @@ class Basis(Protocol):
 class Pixels:
     """Each pixel by itself: fine grain comes as easily as large forms (Erhan 2009, Simonyan 2013)."""
 
-    def shape(self, size: Pair, channels: int) -> tuple[int, ...]:
+    def shape(self, size: Pair, channels: int = 3) -> tuple[int, ...]:
         """The picture's own."""
         return (*size, channels)
 
@@ -56,7 +56,7 @@ class Pixels:
 class Fourier:
     """Waves, weaker by 1 / frequency as in photographs: large forms come first (Olah et al. 2017)."""
 
-    def shape(self, size: Pair, channels: int) -> tuple[int, ...]:
+    def shape(self, size: Pair, channels: int = 3) -> tuple[int, ...]:
         """Real and imaginary parts, and the half of the frequencies that a real picture has."""
         return (2, size[0], size[1] // 2 + 1, channels)
 

@@ -1,9 +1,9 @@
-"""Numbers in half precision are added and multiplied in single."""
+"""Half precision is for keeping numbers, not for adding many up."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """X in float32 at least, in which many numbers can be added, and squares do not overflow."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    """The same numbers in float32 at least, where sums are exact enough and squares do not overflow."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

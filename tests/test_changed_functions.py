@@ -1,0 +1,361 @@
+"""Look, change the function, look again: every public function answers for the function as it is, and compiles once."""
+
+import dataclasses
+import functools
+import gc
+import weakref
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiles import compiles
+from jax.tree_util import Partial
+from lens_nets import assert_close, draw
+from small_models import deconv_relu, guided_relu
+
+import zfjax
+from zfjax import attribution as lenses
+from zfjax.attribution import metrics
+from zfjax.experiments.correspondence import correspondence
+from zfjax.experiments.gallery import Top, gallery, top_activations
+from zfjax.experiments.invariance import invariance, paper_steps, response, translations
+from zfjax.experiments.responses import LabelledImages, responses
+from zfjax.models.fields import project_fields, project_units
+from zfjax.training.sharding import data_mesh
+
+BEFORE, AFTER = jnp.asarray(draw((3, 4), 1)), jnp.asarray(draw((3, 4), 2))
+IMAGES = draw((2, 4, 5, 3), 3)
+TARGET = 1
+KEY = jax.random.key(0)
+
+
+def net(weights, x, relu=jax.nn.relu):
+    """Logits [n, 4]; of features just as well as of images."""
+    return relu(x @ weights).mean(axis=(1, 2))
+
+
+def named(weights, x):
+    return {"hidden": jax.nn.relu(x @ weights), "logits": net(weights, x)}
+
+
+# Each kind of function: what gives it, and what changes it. `apply` is from weights and images to the outputs.
+
+
+def closure(apply):
+    weights = BEFORE
+
+    def change():
+        nonlocal weights
+        weights = AFTER
+
+    fun = lambda x: apply(weights, x)  # noqa: E731
+    return lambda: fun, change
+
+
+def closure_defined_anew(apply):
+    weights = [BEFORE]
+
+    def give():
+        (now,) = weights
+        return lambda x: apply(now, x)
+
+    return give, lambda: weights.__setitem__(0, AFTER)
+
+
+def closure_jitted_anew(apply):
+    give, change = closure_defined_anew(apply)
+    return lambda: jax.jit(give()), change
+
+
+def numpy_written_to(apply):
+    weights = np.array(BEFORE)
+    fun = lambda x: apply(weights, x)  # noqa: E731
+    return lambda: fun, lambda: weights.__setitem__(..., AFTER)
+
+
+_global = BEFORE
+
+
+def reads_a_global(apply):
+    def change():
+        global _global
+        _global = AFTER
+
+    global _global
+    _global = BEFORE
+    fun = lambda x: apply(_global, x)  # noqa: E731
+    return lambda: fun, change
+
+
+def functools_partial(apply):
+    variables = {"weights": BEFORE}
+    fun = functools.partial(lambda variables, x: apply(variables["weights"], x), variables)
+    return lambda: fun, lambda: variables.update(weights=AFTER)
+
+
+def jax_partial(apply):
+    weights = [BEFORE]
+    return lambda: Partial(apply, weights[0]), lambda: weights.__setitem__(0, AFTER)
+
+
+def jax_partial_of_a_closure(apply):
+    (give, change), scale = closure(apply), jnp.ones(())
+    fun = Partial(lambda scale, x: give()(x * scale), scale)
+    return lambda: fun, change
+
+
+def dataclass(apply):
+    @dataclasses.dataclass
+    class Net:
+        weights: jax.Array
+
+        def __call__(self, x):
+            return apply(self.weights, x)
+
+    one = Net(BEFORE)
+    return lambda: one, lambda: setattr(one, "weights", AFTER)
+
+
+def bound_method(apply):
+    give, change = dataclass(apply)
+    return lambda: give().__call__, change
+
+
+def nnx_module(apply):
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.weights = nnx.Param(BEFORE)
+
+        def __call__(self, x):
+            return apply(self.weights[...], x)
+
+        @nnx.jit
+        def jitted(self, x):
+            return self(x)
+
+    one = Net()
+    return lambda: one, lambda: nnx.update(one, {"weights": AFTER})
+
+
+def nnx_bound_method(apply):
+    give, change = nnx_module(apply)
+    return lambda: give().__call__, change
+
+
+def nnx_jitted_method(apply):
+    give, change = nnx_module(apply)
+    return lambda: give().jitted, change
+
+
+def equinox_module(apply):
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        weights: jax.Array
+
+        def __call__(self, x):
+            return apply(self.weights, x)
+
+    nets = [Net(BEFORE)]
+    return lambda: nets[0], lambda: nets.append(eqx.tree_at(lambda net: net.weights, nets.pop(), AFTER))
+
+
+def equinox_jitted(apply):
+    give, change = equinox_module(apply)
+    return lambda: pytest.importorskip("equinox").filter_jit(give()), change
+
+
+def linen_bound_module(apply):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return apply(self.param("weights", nn.initializers.zeros, BEFORE.shape), x)
+
+    nets = [Net().bind({"params": {"weights": BEFORE}})]
+    return lambda: nets[0], lambda: nets.append(nets.pop().unbind()[0].bind({"params": {"weights": AFTER}}))
+
+
+KINDS = (
+    closure,
+    closure_defined_anew,
+    closure_jitted_anew,
+    numpy_written_to,
+    reads_a_global,
+    functools_partial,
+    jax_partial,
+    jax_partial_of_a_closure,
+    dataclass,
+    bound_method,
+    nnx_module,
+    nnx_bound_method,
+    nnx_jitted_method,
+    equinox_module,
+    equinox_jitted,
+    linen_bound_module,
+)
+
+
+# What each public function is asked, and the answer for given weights by other means.
+
+
+def slope(weights, relu=jax.nn.relu, images=IMAGES):
+    return jax.grad(lambda x: net(weights, x, relu)[:, TARGET].sum())(jnp.asarray(images))
+
+
+def cam(weights, weigh):
+    return np.maximum(np.einsum("nhwk,n...k->nhw...", IMAGES, weigh(np.asarray(slope(weights)))), 0)
+
+
+def grad_cam(weights):
+    return np.maximum((IMAGES * np.asarray(slope(weights)).mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
+
+
+def grad_cam_plus_plus(weights):
+    positive = np.maximum(slope(weights), 0)
+    shares = positive / (2 + positive * IMAGES.sum(axis=(1, 2), keepdims=True))
+    return np.maximum((IMAGES * shares.sum(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
+
+
+def score_cam(weights):
+    lowest, highest = (part(IMAGES, axis=(1, 2), keepdims=True) for part in (np.min, np.max))
+    masks = (IMAGES - lowest) / (highest - lowest)
+    scores = [net(weights, IMAGES * masks[..., k : k + 1])[:, TARGET] for k in range(3)]
+    return np.maximum(np.einsum("nhwk,kn->nhw", IMAGES, jax.nn.softmax(jnp.stack(scores), axis=0)), 0)
+
+
+def said(weights):
+    return np.asarray(jax.nn.softmax(net(weights, IMAGES)))[:, TARGET]
+
+
+def hidden_corner(weights):
+    covered = IMAGES[0].copy()
+    covered[:2, :2] = 0
+    return net(weights, covered[None])[0]
+
+
+def shares_changing(weights):
+    before = net(weights, IMAGES)
+    covered = IMAGES.copy()
+    covered[:, :2, :2] = 0
+    return (np.abs(before - net(weights, covered)) > 0).mean(axis=1)
+
+
+TOP = Top(np.ones((4, 1), np.float32), np.array([[0], [1], [0], [1]]), np.zeros((4, 1, 0), np.int32))
+MAPS = np.arange(40, dtype=np.float32).reshape(2, 4, 5)
+UNITS = np.full(2, TARGET), np.zeros((2, 0), np.int32)
+BOXES = np.full((1, 2, 4), (0, 0, 2, 2))
+
+
+def down(weights):
+    """The projection of a unit's own activation."""
+    values = net(weights, IMAGES)[:, TARGET]
+    return values[:, None, None, None] * slope(weights, deconv_relu)
+
+
+ASKED = {
+    "gradient": (lambda fun: lenses.gradient(fun, IMAGES, TARGET), slope),
+    "saliency": (lambda fun: lenses.saliency(fun, IMAGES, TARGET), lambda w: jnp.abs(slope(w))),
+    "gradient_times_input": (lambda fun: lenses.gradient_times_input(fun, IMAGES, TARGET), lambda w: IMAGES * slope(w)),
+    "smooth_grad": (lambda fun: lenses.smooth_grad(fun, IMAGES, TARGET, KEY, samples=3, noise=0, batch_size=2), slope),
+    "integrated_gradients": (
+        lambda fun: lenses.integrated_gradients(fun, IMAGES, TARGET, steps=2, batch_size=3).attributions,
+        lambda w: IMAGES * slope(w),  # of a net that is linear along each ray
+    ),
+    "guided_backprop": (lambda fun: lenses.guided_backprop(fun, IMAGES, TARGET), lambda w: slope(w, guided_relu)),
+    "deconvolution": (lambda fun: lenses.deconvolution(fun, IMAGES, TARGET), lambda w: slope(w, deconv_relu)),
+    "grad_cam": (lambda fun: lenses.grad_cam(fun, IMAGES, TARGET), grad_cam),
+    "grad_cam_plus_plus": (lambda fun: lenses.grad_cam_plus_plus(fun, IMAGES, TARGET), grad_cam_plus_plus),
+    "layer_cam": (
+        lambda fun: lenses.layer_cam(fun, IMAGES, TARGET),
+        lambda w: np.maximum((np.maximum(slope(w), 0) * IMAGES).sum(axis=-1), 0),
+    ),
+    "guided_grad_cam": (
+        lambda fun: lenses.guided_grad_cam(lambda x: x, fun, IMAGES, TARGET),
+        lambda w: grad_cam(w)[..., None] * slope(w, guided_relu),
+    ),
+    "guided_grad_cam, features": (
+        lambda fun: lenses.guided_grad_cam(fun, lambda maps: maps.mean(axis=(1, 2)), IMAGES, TARGET),
+        None,
+    ),
+    "score_cam": (lambda fun: lenses.score_cam(fun, IMAGES, TARGET, IMAGES, batch_size=4), score_cam),
+    "maximise": (lambda fun: lenses.maximise(fun, [0, 1], KEY, size=(4, 5), steps=3, jitter=1), None),
+    "insertion": (lambda fun: metrics.insertion(fun, IMAGES, TARGET, MAPS, steps=3, batch_size=3).curve[:, -1], said),
+    "deletion": (lambda fun: metrics.deletion(fun, IMAGES, TARGET, MAPS, steps=3).curve[:, 0], said),
+    "deconvnet": (lambda fun: _down(zfjax.deconvnet(fun, IMAGES)), down),
+    "backproject": (
+        lambda fun: _down(zfjax.backproject(fun, IMAGES, zfjax.GRADIENT)),
+        lambda w: net(w, IMAGES)[:, TARGET, None, None, None] * slope(w),
+    ),
+    "project_units": (lambda fun: project_units(fun, IMAGES, *UNITS)[1], down),
+    "project_fields": (lambda fun: project_fields(fun, IMAGES, *UNITS).projections, down),
+    "occlusion": (lambda fun: zfjax.occlusion(fun, IMAGES[0], 2, 2).outputs[0, 0], hidden_corner),
+    "occlusion, then": (
+        lambda fun: zfjax.occlusion(lambda x: x, IMAGES[0], 2, 2, then=fun, batch_size=3).outputs[0, 0],
+        hidden_corner,
+    ),
+    "top_activations": (
+        lambda fun: top_activations(fun, [IMAGES, IMAGES[:1]], 2).values[:, 0],
+        lambda w: net(w, IMAGES).max(axis=0),
+    ),
+    "top_activations on a mesh": (
+        lambda fun: top_activations(fun, [IMAGES], 1, data_mesh()).values[:, 0],
+        lambda w: net(w, IMAGES).max(axis=0),
+    ),
+    "gallery": (
+        lambda fun: gallery(fun, TOP, [TARGET], lambda numbers: IMAGES[numbers]).projections[0],
+        lambda w: down(w)[1:],
+    ),
+    "responses": (
+        lambda fun: responses(fun, [LabelledImages(IMAGES, np.arange(2))], TOP, 2).excitation,
+        lambda w: net(w, IMAGES).T,
+    ),
+    "correspondence": (
+        lambda fun: np.diagonal(correspondence(fun, IMAGES, BOXES).changing[0]),
+        shares_changing,
+    ),
+}
+OF_NAMED = {
+    "response": (
+        lambda fun: response(
+            fun, ("hidden",), "logits", IMAGES, [TARGET] * 2, np.zeros(1), translations(np.zeros(1)), 3
+        ).probability[:, 0],
+        said,
+    ),
+    "invariance": (
+        lambda fun: invariance(fun, ("hidden",), "logits", IMAGES, [TARGET] * 2, paper_steps(16)).untransformed,
+        said,
+    ),
+    "top_activations of several layers": (
+        lambda fun: top_activations(fun, [IMAGES], 1)["logits"].values[:, 0],
+        lambda w: net(w, IMAGES).max(axis=0),
+    ),
+}
+
+
+def _down(found):
+    y, project = found
+    return project(zfjax.strongest(y, TARGET))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*ASKED, *OF_NAMED])
+def test_looking_again_sees_the_change_and_compiles_nothing(name, kind):
+    ask, expected = (ASKED | OF_NAMED)[name]
+    if name == "guided_grad_cam, features":
+        apply = lambda weights, x: jax.nn.relu(x @ weights)  # noqa: E731
+    else:
+        apply = named if name in OF_NAMED else net
+    give, change = kind(apply)
+    first = np.asarray(ask(give()))
+    change()
+    with compiles() as programs:
+        second = np.asarray(ask(give()))
+    assert not programs
+    for found, weights in ((first, BEFORE), (second, AFTER)):
+        # Where there is no formula: as a function that was never seen before.
+        assert_close(found, expected(weights) if expected else ask(Partial(apply, weights)))
+    assert np.abs(first - second).max() > 0.01 * np.abs(second).max()
