@@ -118,6 +118,11 @@ def is_jit(equation: Equation) -> bool:
     return equation.primitive.name in _JITS
 
 
+def is_custom(equation: Equation) -> bool:
+    """Whether it calls a function with a derivative of its own."""
+    return equation.primitive.name in _CUSTOM
+
+
 def live(jaxpr: jex.Jaxpr, outputs: Iterable[Atom]) -> list[Equation]:
     """The equations that `outputs` need, and those with effects."""
     needed = set(variables(outputs))

@@ -1,25 +1,24 @@
 """Compiled programs, found again by what they compute: the equations of their jaxpr, whatever function these are of."""
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
-from zfjax.transform import jaxprs
+from zfjax.transform import forms, jaxprs
 
 
 class Program:
     """A jaxpr, equal to others that compute the same of their constants and inputs."""
 
     def __init__(self, jaxpr: jex.Jaxpr, differentiable: bool):
-        """`differentiable`: derivatives may be asked of it, and so its custom derivatives count too."""
+        """`differentiable`: as in `forms.form`."""
         self.jaxpr = jaxpr
-        self._form = _form(jaxpr, differentiable)
+        self._form = forms.form(jaxpr, differentiable)
         self._hash = hash(self._form)
 
     def __hash__(self) -> int:
@@ -87,70 +86,3 @@ def _opened(closed: jex.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
             found = jaxprs.evaluate(piece, (), read(reads))
         env.update(zip(equation.outvars, found, strict=True))
     return read(jaxpr.outvars)
-
-
-def _form(jaxpr: jex.Jaxpr, differentiable: bool) -> Hashable:
-    """All that a jaxpr computes, with numbers for its variables."""
-    numbers: dict[Any, int] = {}
-
-    def name(atom: Any) -> Hashable:
-        if isinstance(atom, jex.Literal):
-            return _value(atom.val, differentiable), atom.aval
-        return numbers.setdefault(atom, len(numbers)), atom.aval
-
-    inputs = tuple(map(name, (*jaxpr.constvars, *jaxpr.invars)))
-    equations = tuple(
-        (
-            equation.primitive,
-            tuple(map(name, equation.invars)),
-            tuple(map(name, equation.outvars)),
-            tuple((key, _value(param, differentiable)) for key, param in _params(equation, differentiable)),
-            equation.ctx,
-        )
-        for equation in jaxpr.eqns
-    )
-    return inputs, equations, tuple(map(name, jaxpr.outvars))
-
-
-def _params(equation: jaxprs.Equation, differentiable: bool) -> list[tuple[str, Any]]:
-    """The parameters that matter: new functions hold a custom derivative each time."""
-    params = list(equation.params.items())
-    if equation.primitive.name in jaxprs.CALLS and not jaxprs.is_jit(equation) and not differentiable:
-        return [(key, value) for key, value in params if isinstance(value, jex.Jaxpr | jex.ClosedJaxpr)]
-    return params
-
-
-def _value(value: Any, differentiable: bool) -> Hashable:
-    """A parameter or constant, by value; by identity what cannot be hashed, or might be large and never changes."""
-    inner = functools.partial(_value, differentiable=differentiable)
-    if isinstance(value, jex.ClosedJaxpr):
-        return _form(value.jaxpr, differentiable), tuple(map(inner, value.consts))
-    if isinstance(value, jex.Jaxpr):
-        return _form(value, differentiable)
-    if isinstance(value, tuple | list):
-        return type(value), tuple(map(inner, value))
-    if isinstance(value, dict):
-        return tuple((key, inner(part)) for key, part in value.items())
-    if isinstance(value, jax.Array):
-        return _Same(value)
-    if isinstance(value, float) or hasattr(value, "__array__"):
-        array = np.asarray(value)  # of floats, NaN equals itself, and 0 not -0
-        return array.dtype, array.shape, array.tobytes()
-    try:
-        hash(value)
-    except TypeError:
-        return _Same(value)
-    return value
-
-
-class _Same:
-    """Equal to itself alone, and keeps what it holds, so that nothing else is taken for it."""
-
-    def __init__(self, value: Any):
-        self._value = value
-
-    def __hash__(self) -> int:
-        return id(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self._value is other._value

@@ -1,0 +1,235 @@
+"""Functions as arguments of compiled programs: what they hold, under which transformations, and what they refuse."""
+
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiles import compiles
+from jax.tree_util import Partial
+from lens_nets import IMAGES, NET, TARGETS, WEIGHTS, assert_close, draw, logits_of
+
+import zfjax
+from zfjax import attribution as lenses
+from zfjax.experiments.gallery import top_activations
+from zfjax.models import ConvNet, specs
+
+KEY = jax.random.key(0)
+ASKS = {
+    "gradient": lambda fun: lenses.gradient(fun, IMAGES, TARGETS),
+    "guided_backprop": lambda fun: lenses.guided_backprop(fun, IMAGES, TARGETS),
+    "score_cam": lambda fun: lenses.score_cam(fun, IMAGES, TARGETS, IMAGES[:, ::2, ::2]),
+    "guided_grad_cam": lambda fun: lenses.guided_grad_cam(lambda x: x, fun, IMAGES, TARGETS),
+    "maximise": lambda fun: lenses.maximise(fun, 0, KEY, size=(8, 10), steps=2),
+    "occlusion": lambda fun: zfjax.occlusion(fun, IMAGES[0], 4, 4),
+    "top_activations": lambda fun: top_activations(fun, [IMAGES], 1),
+    "deconvnet": lambda fun: zfjax.deconvnet(fun, IMAGES),
+}
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_weights_are_not_kept(name):
+    """A loop over checkpoints must not fill the memory with those that it has seen."""
+    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf) + 1, WEIGHTS)
+    seen = [weakref.ref(leaf) for leaf in jax.tree.leaves(weights)]
+    ASKS[name](lambda x, weights=weights: logits_of(weights, x))
+    del weights
+    gc.collect()
+    assert not any(one() is not None for one in seen)
+
+
+def test_another_layer_of_weights_is_not_compiled_again():
+    """Those of `zfjax.layer` are not even traced."""
+    net = ConvNet((specs.Conv("conv1", 4, (3, 3)), specs.ReLU("relu1"), specs.MeanPool("mean1")), 10)
+    kernel = jnp.asarray(draw((3, 3, 3, 4), 0))
+    found = []
+    for scale in (1.0, 2.0):
+        variables = {"params": {"conv1": {"kernel": scale * kernel, "bias": jnp.zeros(4)}}}
+        with compiles() as programs:
+            found.append(lenses.gradient(zfjax.layer(net, variables, "mean1"), IMAGES, 3))
+    assert not programs
+    assert_close(found[1], 2 * found[0])
+
+
+def test_weights_under_the_callers_transformations():
+    weights = jax.tree.map(jnp.asarray, WEIGHTS)
+    doubled = weights | {"last": 2 * weights["last"]}
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), weights, doubled)
+
+    def lens(weights):
+        return lenses.gradient(lambda x: logits_of(weights, x), IMAGES, TARGETS)
+
+    once = lens(weights)
+    for transformed in (jax.vmap(lens), jax.jit(jax.vmap(lens))):
+        assert_close(transformed(both), np.stack([once, 2 * once]))
+    # The gradient is linear in the last layer's weights.
+    _, along = jax.jvp(lens, (weights,), (jax.tree.map(jnp.zeros_like, weights) | {"last": weights["last"]},))
+    assert_close(along, once)
+    slopes = jax.grad(lambda weights: jnp.sum(lens(weights) ** 2))(weights)
+    assert_close(jnp.sum(slopes["last"] * weights["last"]), 2 * jnp.sum(once**2))
+
+
+def test_the_same_transformation_again_compiles_nothing():
+    fun = lambda x: logits_of(WEIGHTS, x)  # noqa: E731
+    every = [jax.vmap(lambda target: lenses.gradient(fun, IMAGES, target))(jnp.arange(4))]
+    with compiles() as programs:
+        every.append(jax.vmap(lambda target: lenses.gradient(fun, IMAGES, target))(jnp.arange(4)))
+    assert not programs
+    np.testing.assert_array_equal(*every)
+
+
+def test_derivatives_of_ones_own():
+    """They belong to the function, and what they read may change as well; also where only an outer gradient sees it."""
+    scale = 1.0
+
+    @jax.custom_jvp
+    def relu(x):
+        return jnp.maximum(x, 0)
+
+    @relu.defjvp
+    def _(primals, tangents):
+        return relu(*primals), jnp.float32(scale) * jnp.where(primals[0] > 0, tangents[0], 0.0)
+
+    def fun(x):
+        return logits_of(WEIGHTS, x, relu)
+
+    def scored(x):
+        return jnp.sum(lenses.score_cam(fun, x, TARGETS, IMAGES[:, ::2, ::2]))
+
+    before = lenses.gradient(fun, IMAGES, TARGETS), jax.grad(scored)(jnp.asarray(IMAGES))
+    scale = 0.0
+    after = lenses.gradient(fun, IMAGES, TARGETS), jax.grad(scored)(jnp.asarray(IMAGES))
+    assert all(np.any(one) for one in before)
+    assert not any(np.any(one) for one in after)
+
+
+def test_a_rule_that_has_changed():
+    scale = 1.0
+
+    def down(signal):
+        return jnp.float32(scale) * signal
+
+    rules = zfjax.GRADIENT.extend(relu=lambda equation, x: down)
+    y, project = zfjax.backproject(NET, IMAGES, rules)
+    first, scale = project(jnp.ones_like(y)), 0.0
+    y, project = zfjax.backproject(NET, IMAGES, rules)
+    assert np.any(first)
+    assert not np.any(project(jnp.ones_like(y)))
+
+
+def test_callbacks_are_those_of_the_function():
+    calls = {"one": 0, "other": 0}
+
+    def watched(name):
+        def fun(x):
+            jax.debug.callback(lambda: calls.__setitem__(name, calls[name] + 1))
+            return NET(x)
+
+        return fun
+
+    for name in ("one", "other", "other"):
+        lenses.gradient(watched(name), IMAGES, TARGETS)
+    jax.effects_barrier()
+    assert calls == {"one": 1, "other": 2}
+
+
+def test_what_a_program_takes_from_values():
+    """An array of zeros in a maximum is seen to make it a ReLU; of other numbers it makes none."""
+    bound = np.zeros((1, 4, 5, 6), np.float32)
+
+    def fun(x):
+        return NET.func(NET.args[0], x, lambda y: jnp.maximum(y, bound) if y.ndim == 4 else y)
+
+    found = lenses.guided_backprop(fun, IMAGES, TARGETS)
+    assert np.any(found)
+    bound += 0.1
+    with pytest.warns(zfjax.RuleWarning, match="no relu"):
+        other = lenses.guided_backprop(fun, IMAGES, TARGETS)
+    assert_close(other, lenses.gradient(fun, IMAGES, TARGETS))
+
+
+def test_a_basis_that_has_changed():
+    class Scaled:
+        scale = 1.0
+
+        def shape(self, size, channels):
+            return (*size, channels)
+
+        def picture(self, coefficients, size):
+            return jnp.float32(self.scale) * coefficients
+
+    basis, options = Scaled(), {"size": (8, 10), "steps": 2, "l2": 0.0, "tv": 0.0}
+    first = lenses.maximise(NET, 0, KEY, basis=basis, **options)
+    basis.scale = 0.0
+    assert np.any(first)
+    assert not np.any(lenses.maximise(NET, 0, KEY, basis=basis, **options))
+
+
+def test_modules_of_nnx():
+    """In training mode they are refused; whatever is asked, none is changed."""
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.drop(nnx.relu(self.norm(x))).mean(axis=(1, 2))
+
+        @nnx.jit
+        def jitted(self, x):
+            return self(x)
+
+    net = Net()
+    for fun in (net, net.__call__, net.jitted):
+        with pytest.raises(ValueError, match=r"fun: its (BatchNorm|Dropout) is in training mode; call \.eval\(\)"):
+            lenses.gradient(fun, IMAGES, 1)
+    net.eval()
+    before = jax.tree.leaves(nnx.state(net))
+    found = [ask(fun) for fun in (net, net.jitted) for ask in (_gradient, _deconvnet)]
+    assert_close(found[0], found[2])
+    assert_close(found[1], found[3])
+    after = jax.tree.leaves(nnx.state(net))
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    net.drop.deterministic = False
+    with pytest.raises(ValueError, match="its Dropout is in training mode"):
+        lenses.gradient(net, IMAGES, 1)
+
+
+def _gradient(fun):
+    return lenses.gradient(fun, IMAGES, 1)
+
+
+def _deconvnet(fun):
+    y, project = zfjax.deconvnet(fun, IMAGES)
+    return project(jnp.ones_like(y))
+
+
+def test_what_cannot_be_called():
+    for ask in (ASKS["gradient"], ASKS["occlusion"], ASKS["top_activations"], ASKS["maximise"]):
+        with pytest.raises(TypeError, match="fun: expected a function, got dict"):
+            ask(WEIGHTS)
+    with pytest.raises(TypeError, match="then: expected a function, got int"):
+        zfjax.occlusion(NET, IMAGES[0], 4, 4, then=3)
+    with pytest.raises(TypeError, match="head: expected a function, got int"):
+        lenses.guided_grad_cam(NET, 3, IMAGES, 1)
+
+
+def test_other_sizes_of_batches():
+    """Each size is traced by itself: what a function does may depend on it."""
+
+    def fun(x):
+        return NET(x) * jnp.float32(len(x))
+
+    found = lenses.smooth_grad(fun, IMAGES[:1], TARGETS[:1], KEY, samples=3, noise=0, batch_size=3)
+    assert_close(found, 3 * lenses.gradient(NET, IMAGES[:1], TARGETS[:1]))
+    sizes = top_activations(lambda x: jnp.full((len(x), 1), len(x), jnp.float32), [IMAGES[:1], IMAGES], 1)
+    assert sizes.values.tolist() == [[3.0]]
+
+
+def test_partials_of_functions_with_arguments_that_are_no_arrays():
+    fun = Partial(lambda scale, x: scale * x.mean(axis=(1, 2)), 2.0)
+    assert_close(lenses.gradient(fun, IMAGES, 1), 2 * lenses.gradient(lambda x: x.mean(axis=(1, 2)), IMAGES, 1))
