@@ -13,7 +13,7 @@ from zfjax.transform import forms, jaxprs
 
 
 class Program:
-    """A jaxpr, equal to others that compute the same of their constants and inputs."""
+    """A jaxpr, equal to others that compute the same of their inputs."""
 
     def __init__(self, jaxpr: jex.Jaxpr, differentiable: bool):
         """`differentiable`: as in `forms.form`."""
@@ -37,7 +37,7 @@ class Trace(NamedTuple):
 
     def __call__(self, values: Sequence[Any]) -> PyTree:
         """What it gives, by a program that is compiled once."""
-        return jax.tree.unflatten(self.out, _run(self.program, self.consts, list(values)))
+        return jax.tree.unflatten(self.out, _run(self.program, [*self.consts, *values]))
 
 
 def trace(fun: Callable, values: Sequence[Any], place: Callable[[PyTree], PyTree] = lambda arrays: arrays) -> Trace:
@@ -54,12 +54,15 @@ def trace(fun: Callable, values: Sequence[Any], place: Callable[[PyTree], PyTree
         closed = jax.make_jaxpr(lambda *values: opened(values))(*values)
     consts = place([const if isinstance(const, jax.Array) else jnp.asarray(const) for const in closed.consts])
     differentiable = any(isinstance(value, jax.core.Tracer) for value in (*values, *consts))
-    return Trace(Program(closed.jaxpr, differentiable), consts, jax.tree.structure(out))
+    jaxpr = closed.jaxpr
+    # Constants as inputs: a program that is kept must not keep them.
+    freed = jaxprs.piece(jaxpr, jaxpr.eqns, [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars)
+    return Trace(Program(freed, differentiable), consts, jax.tree.structure(out))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(program: Program, consts: list[Any], values: list[Any]) -> list[jax.Array]:
-    return jaxprs.evaluate(program.jaxpr, consts, values)
+def _run(program: Program, values: list[Any]) -> list[jax.Array]:
+    return jaxprs.evaluate(program.jaxpr, (), values)
 
 
 def _holds_constants(jaxpr: jex.Jaxpr) -> bool:
