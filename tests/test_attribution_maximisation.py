@@ -7,8 +7,10 @@ import pytest
 from jax.tree_util import Partial
 from lens_nets import FEATURES, NET, assert_close, draw
 
+import zfjax
 from zfjax import attribution as lenses
 from zfjax.attribution import PIXELS, maximise
+from zfjax.models import ConvNet, specs
 
 KEY = jax.random.key(0)
 SIZE = (8, 10)
@@ -159,3 +161,34 @@ def test_functions_without_units():
         maximise(lambda x: x.mean(axis=(1, 2, 3)), 0, KEY, size=SIZE)
     with pytest.raises(ValueError, match=r"fun: expected activations .* got dict"):
         maximise(lambda x: {"fc8": x}, 0, KEY, size=SIZE)
+
+
+@pytest.mark.parametrize("basis", [PIXELS, lenses.FOURIER])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_nets_of_other_channels(channels, basis):
+    """Each unit finds its template; pictures of three channels are refused with what to say instead."""
+    net = ConvNet((specs.Dense("fc1", 2),), 8)
+    templates = draw((8, 10, channels, 2), 0)
+    variables = {"params": {"fc1": {"kernel": jnp.asarray(templates.reshape(-1, 2)), "bias": jnp.zeros(2)}}}
+    fun = zfjax.layer(net, variables, "fc1")
+    free = {"l2": 0.0, "tv": 0.0, "jitter": 0, "lr": 0.1, "basis": basis}
+    found = np.asarray(maximise(fun, [0, 1], KEY, size=SIZE, channels=channels, steps=60, **free))
+    assert found.shape == (2, 8, 10, channels)
+    for unit in (0, 1):
+        assert signs_shared(found[unit], templates[..., unit]) > 0.9
+    with pytest.raises(
+        ValueError, match=f"channels: fun takes pictures of {channels}, not of 3; say channels={channels}$"
+    ):
+        maximise(fun, 0, KEY, size=SIZE)
+
+
+def test_what_else_is_wrong_with_a_function_is_told():
+    def broken(x):
+        raise KeyError("no such layer")
+
+    with pytest.raises(KeyError, match="no such layer"):
+        maximise(broken, 0, KEY, size=SIZE)
+    with pytest.raises(ValueError, match="channels: expected at least 1, got 0"):
+        maximise(NET, 0, KEY, size=SIZE, channels=0)
+    with pytest.raises(ValueError, match=r"size: expected a positive number of pixels or \(height, width\), got 0"):
+        maximise(NET, 0, KEY, size=0)

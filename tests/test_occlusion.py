@@ -180,6 +180,22 @@ def test_sensitivity_is_what_the_net_says_of_each_position():
         sensitivity(net, variables, image, 10, 16, 12)
 
 
+def test_images_that_are_none():
+    """Not quietly computed in whole numbers, nor an error deep inside."""
+    image = np.zeros((8, 8, 3))
+    for wrong, message in (
+        (image.astype(np.uint8), "image: expected floating-point numbers, the mean already subtracted, got uint8"),
+        ((image,), "image: expected one array, got tuple"),
+        ({"image": image}, "image: expected one array, got dict"),
+    ):
+        for fun in (
+            lambda images: images.sum(axis=(1, 2, 3)),
+            zfjax.layer(*drawn(NETS["zfnet"], (64, 64))[:2], "relu1"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                occlusion(fun, wrong, 2, 2)
+
+
 def test_covered_share_counts_the_pixels_of_the_object():
     rng = np.random.default_rng(0)
     mask = rng.random((20, 26)) < 0.3

@@ -5,11 +5,11 @@ All have one form, and say only what they add to it:
     lens(fun, inputs, target, …) -> attributions
 
 Args:
-    fun: a function of inputs [n, …] to logits [n, classes] before softmax, which treats each input alone. Best a
-        pytree, as `zfjax.layer(net, variables, "fc8")` and both functions of `zfjax.split` are: then weights are
-        arguments of the compiled program, which serves all weights. Any other function is compiled once for each
-        object, so define it outside of loops.
-    inputs: images [n, H, W, C], floating-point with the mean already subtracted; or, for `grad_cam`,
+    fun: any function from inputs [n, …] to logits [n, classes] before softmax that treats each input alone: a
+        closure, a module of Flax or Equinox or a method of one, or any object that can be called. It is looked at anew
+        at each call, and one compiled program serves all weights. Of `zfjax.layer(net, variables, "fc8")` and both
+        functions of `zfjax.split` the weights are known without tracing them.
+    inputs: one array: images [n, H, W, C], floating-point with the mean already subtracted; or, for `grad_cam`,
         `grad_cam_plus_plus` and `layer_cam`, a layer's maps [n, h, w, k], and `fun` is the head above that layer.
     target: the class asked about, one for all inputs or one for each [n].
     batch_size: of those that take it: how many images go through the net at once, counting copies, steps and masked
@@ -17,10 +17,11 @@ Args:
 
 Returns:
     Shaped as the images, signed (`saliency`: absolute); of CAMs, [n, h, w] in the size of the maps, rectified and not
-    normalised. `per_pixel` makes [n, H, W] of the former, `upsample` of the latter.
+    normalised. `per_pixel` makes [n, H, W] of the former, `upsample` of the latter. What is added up or multiplied is
+    in float32 at least, also of nets in half precision.
 
 Raises:
-    TypeError: inputs of integers.
+    TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
     ValueError: no such class, not one target for each input, fun gives no [n, classes], or maps without positions. A
         target that is traced cannot be looked at: where it is no class, the attributions are NaN.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zfjax.ops.arguments import floats
 from zfjax.transform import functions
 
 Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
@@ -32,26 +33,22 @@ def asked(fun: Fun, inputs: Float[Array, "n ..."], target: Target, *, name: str 
         name: what to call the inputs in messages.
 
     Raises:
-        TypeError: inputs that are no floating-point numbers.
+        TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
         ValueError: fun does not give logits [n, classes], or there are no such classes (seen only where `target` is
             not traced).
     """
-    dtype = jnp.result_type(inputs)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected floating-point numbers, the mean already subtracted, got {dtype}")
-    inputs = jnp.asarray(inputs)
-    fun = functions.live(fun, name="fun")
+    inputs, fun = floats(name, inputs), functions.live(fun)
     n, classes = _logits(fun, inputs, name)
-    target = np.asarray(target) if isinstance(target, tuple | list) else target
-    if not jnp.issubdtype(jnp.result_type(target), jnp.integer) or jnp.shape(target) not in ((), (n,)):
-        got = f"{jnp.result_type(target)}{list(jnp.shape(target))}"
+    numbers = target if isinstance(target, jax.Array) else np.asarray(target)
+    if not jnp.issubdtype(numbers.dtype, jnp.integer) or numbers.shape not in ((), (n,)):
+        got = f"{numbers.dtype}{list(numbers.shape)}"
         raise ValueError(f"target: expected a class, or one for each of the {n} {name}; got {got}")
-    if not isinstance(target, jax.core.Tracer):
-        numbers = np.asarray(target).reshape(-1)
+    if not isinstance(numbers, jax.core.Tracer):
+        numbers = np.asarray(numbers)
         wrong = numbers[(numbers < 0) | (numbers >= classes)]
         if wrong.size:
             raise ValueError(f"target: expected one of the {classes} classes, 0 to {classes - 1}; got {wrong[0]}")
-    return Asked(fun, inputs, jnp.broadcast_to(jnp.asarray(target, jnp.int32), (n,)))
+    return Asked(fun, inputs, jnp.broadcast_to(jnp.asarray(numbers, jnp.int32), (n,)))
 
 
 def scores(asked: Asked) -> Float[Array, " n"]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from zfjax.attribution.asked import Asked, Fun, Target, asked, scores_and_gradients
 from zfjax.attribution.backward import guided_backprop
 from zfjax.ops import rectify
+from zfjax.ops.arguments import array
 from zfjax.ops.precision import widened
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
@@ -86,11 +87,13 @@ def upsample(cam: Cam, size: int | Pair) -> Float[Array, "n H W"]:
         size: in pixels, one number or (height, width).
 
     Raises:
+        TypeError: cam is no array.
         ValueError: cam of another shape, or another size.
     """
     size = pair("size", size)
-    if jnp.ndim(cam) != 3:
-        raise ValueError(f"cam: expected maps [n, height, width], got {list(jnp.shape(cam))}")
+    cam = array("cam", cam)
+    if cam.ndim != 3:
+        raise ValueError(f"cam: expected maps [n, height, width], got {list(cam.shape)}")
     return jax.image.resize(cam, (cam.shape[0], *size), "bilinear", antialias=False)
 
 
@@ -106,9 +109,10 @@ def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
 
 def check_maps(name: str, maps: Array) -> None:
     """Raises a ValueError for anything but maps [n, height, width, maps]."""
-    if jnp.ndim(maps) != 4:
+    shape = array(name, maps).shape
+    if len(shape) != 4:
         raise ValueError(
-            f"{name}: expected maps [n, height, width, maps], got {list(jnp.shape(maps))}; take a layer below the first"
+            f"{name}: expected maps [n, height, width, maps], got {list(shape)}; take a layer below the first"
             " dense layer or mean over the map, such as the last convolution's: relu5, relu5_3, stage4"
         )
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
+from zfjax.ops.arguments import array
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
@@ -148,8 +149,9 @@ def per_pixel(attributions: Float[Array, "n height width channels"]) -> Float[Ar
 
     Paper: Simonyan et al. 2013, section 3.1.
     """
-    if jnp.ndim(attributions) != 4:
-        raise ValueError(f"attributions: expected [n, height, width, channels], got {list(jnp.shape(attributions))}")
+    attributions = array("attributions", attributions)
+    if attributions.ndim != 4:
+        raise ValueError(f"attributions: expected [n, height, width, channels], got {list(attributions.shape)}")
     return jnp.abs(attributions).max(axis=-1)
 
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
 from zfjax.data.boxes import Box, Boxes
+from zfjax.ops.arguments import floats
 from zfjax.transform import functions
 
 Maps = Float[np.ndarray, "n height width"]
@@ -286,7 +287,7 @@ def _filled(
     images: Float[Array, "n h w c"], fill: float | Float[Array, "..."]
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
     """The images, and what stands in their place."""
-    images = jnp.asarray(images)
+    images = floats("images", images)
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images: expected [n, H, W, C] with one or more, got {list(images.shape)}")
     cover = jnp.asarray(fill, images.dtype)

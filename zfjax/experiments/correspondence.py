@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int8, PyTree
 
 from zfjax.data.boxes import Boxes, edges
-
 from zfjax.transform import functions
 
 
@@ -94,7 +93,8 @@ def correspondence(
     >>> print(f"{found.sparsity:.4f}")  # all but 4 of 64 pixels are as before
     0.9375
     """
-    images = np.asarray(images, np.float32)
+    images = np.asarray(images)
+    images = images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(np.float32)
     boxes = _checked(boxes, images)
     # One shape of batch for all, so that what is not touched is computed alike and differs by exactly 0.
     batch_size = min(batch_size, len(images))
@@ -178,7 +178,7 @@ def _features(fun: Callable, images: np.ndarray, batch_size: int) -> PyTree[np.n
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        rest = np.zeros((batch_size - len(batch), *images.shape[1:]), np.float32)
+        rest = np.zeros((batch_size - len(batch), *images.shape[1:]), images.dtype)
         parts.append(jax.device_get(_apply(fun, jnp.asarray(np.concatenate([batch, rest])))))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)].reshape(len(images), -1), *parts)
 

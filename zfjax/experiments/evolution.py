@@ -101,6 +101,7 @@ def feature_distances(
     Args:
         responses: of each map at the same places of the same images, at each checkpoint.
     """
+    responses = responses.astype(np.result_type(responses, np.float32))  # in half precision, sums would not be
     centred = responses - responses.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)  # [checkpoints, maps]
     units = centred / np.where(lengths > 0, lengths, 1)[:, None]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.models.fields import project_fields
+from zfjax.ops.arguments import array
 from zfjax.training import sharding
 from zfjax.transform import functions
 
@@ -63,6 +64,7 @@ def top_activations(
         A Top, or a pytree of them like `fun`'s result.
 
     Raises:
+        TypeError: a batch is not one array, such as a pair of images and labels.
         ValueError: k is below 1, or there are no batches.
 
     Paper: section 4.1 and figure 2.
@@ -72,7 +74,8 @@ def top_activations(
     on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
     fun = functions.live(fun, on_devices)
     top, count, rows = None, 0, 0
-    for images in batches:
+    for batch in batches:
+        images = array("batches", batch)
         rows = max(rows, len(images))
         filled = filled_batch(images, rows, mesh)
         if top is None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
+from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
 # Where each pixel of the new image lies in the old one: a 2 × 2 matrix and a shift, in (row, column) from the centre.
@@ -97,9 +98,9 @@ def transformed(image: Float[Array, "height width c"], maps: Float[Array, "n 2 3
         rows, columns = pixels
         places = jnp.stack([m[0] * rows + m[1] * columns + m[2] for m in matrix]) + centre
         sample = jax.vmap(lambda channel: map_coordinates(channel, list(places), order=1, cval=0.0), -1, -1)
-        return sample(image)
+        return sample(widened(image))
 
-    return jax.vmap(one)(jnp.asarray(maps, jnp.float32))
+    return jax.vmap(one)(jnp.asarray(maps, jnp.float32)).astype(image.dtype)
 
 
 def response(

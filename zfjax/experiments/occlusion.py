@@ -15,6 +15,7 @@ from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, MaxPool, ReLU, Size
+from zfjax.ops.arguments import floats
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 
@@ -60,6 +61,7 @@ def occlusion(
         An Occlusion with `outputs` [rows, columns, ...]: of `fun` without its first axis, or of `then`.
 
     Raises:
+        TypeError: image is not one array of floating-point numbers.
         ValueError: image, window, stride or fill of another shape or size.
 
     Paper: section 4.2 and figure 7.
@@ -70,7 +72,7 @@ def occlusion(
     >>> zfjax.occlusion(zfjax.layer(net, variables, "fc8"), image, window=16, stride=8).outputs.shape
     (7, 7, 10)
     """
-    image = jnp.asarray(image)
+    image = floats("image", image)
     window, stride = pair("window", window), pair("stride", stride)
     cover = _checked(image, window, fill)
     tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, stride, strict=True))

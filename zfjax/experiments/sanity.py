@@ -144,7 +144,8 @@ def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
 
 def rank_correlation(one: Float[np.ndarray, "n ..."], other: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
     """Spearman's, between each row of two arrays; NaN where a row is the same everywhere."""
-    first, second = (stats.rankdata(np.reshape(array, (len(array), -1)), axis=1) for array in (one, other))
+    rows = (np.reshape(array, (len(array), -1)).astype(float) for array in (one, other))
+    first, second = (stats.rankdata(array, axis=1) for array in rows)
     first -= first.mean(axis=1, keepdims=True)
     second -= second.mean(axis=1, keepdims=True)
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax import ops
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import LRN, Conv, Layer, MaxPool, ReLU, Size
+from zfjax.ops.precision import widened
 
 # From this share of changed cells up the whole map is computed: a plain convolution beats gathered windows there.
 WHOLE = 0.9
@@ -156,7 +157,8 @@ def recompute(
         match layer:
             case Conv() if _adds_changes(layer, *plan.room[number : number + 2]):
                 change = values - _flat(below)[reads.cells[number]]
-                values = _flat(map_)[reads.cells[number + 1]] + _added(change, params[layer.name], windows)
+                added = _added(change, params[layer.name], windows)
+                values = (widened(_flat(map_)[reads.cells[number + 1]]) + added).astype(values.dtype)
             case Conv():
                 values = _convolved(_table(below, 0.0, values), params[layer.name], windows)
             case MaxPool():
@@ -204,10 +206,12 @@ def _convolved(table: Array, params: PyTree, windows: Array) -> Float[Array, "ro
 
 
 def _added(change: Array, params: PyTree, windows: Array) -> Float[Array, "room maps"]:
-    """What a change of the cells below changes in a convolution's output."""
+    """What a change of the cells below changes in a convolution's output, in float32 at least."""
     change = jnp.pad(change, ((0, 1), (0, 0)))
     taps = params["kernel"].astype(change.dtype).reshape(windows.shape[1], change.shape[1], -1)
-    return functools.reduce(jnp.add, (_read(change @ tap, index) for tap, index in zip(taps, windows.T, strict=True)))
+    wide = widened(change[:0]).dtype
+    products = (jnp.matmul(change, tap, preferred_element_type=wide) for tap in taps)
+    return functools.reduce(jnp.add, (_read(one, index) for one, index in zip(products, windows.T, strict=True)))
 
 
 def _cells(rectangles: Rectangles, room: int) -> tuple[Array, Array, Array]:
