@@ -183,15 +183,14 @@ def test_sensitivity_is_what_the_net_says_of_each_position():
 def test_images_that_are_none():
     """Not quietly computed in whole numbers, nor an error deep inside."""
     image = np.zeros((8, 8, 3))
+    net, variables, _ = drawn(NETS["zfnet"], (64, 64))
+    funs = lambda images: images.sum(axis=(1, 2, 3)), zfjax.layer(net, variables, "relu1")
     for wrong, message in (
         (image.astype(np.uint8), "image: expected floating-point numbers, the mean already subtracted, got uint8"),
         ((image,), "image: expected one array, got tuple"),
         ({"image": image}, "image: expected one array, got dict"),
     ):
-        for fun in (
-            lambda images: images.sum(axis=(1, 2, 3)),
-            zfjax.layer(*drawn(NETS["zfnet"], (64, 64))[:2], "relu1"),
-        ):
+        for fun in funs:
             with pytest.raises(TypeError, match=message):
                 occlusion(fun, wrong, 2, 2)
 
