@@ -1,6 +1,7 @@
 """Runs that are killed, stopped, spread over devices and processes, or find a damaged checkpoint."""
 
 import os
+import re
 import signal
 import socket
 
@@ -100,20 +101,26 @@ def test_eight_devices_train_like_one(folder, unbroken, tmp_path):
     _assert_close(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken))
 
 
-def test_two_processes_train_together(folder, unbroken, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        tiny_runs.start(
-            tiny_runs.train_command(
-                folder, tmp_path, f"--coordinator={address}", "--processes=2", f"--process={process}"
-            )
-        )
-        for process in range(2)
-    ]
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+def test_two_processes_train_together_and_a_ctrl_c_in_one_stops_both(folder, unbroken, tmp_path):
+    def started(kill):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        flags = [f"--coordinator={address}", "--processes=2"]
+        commands = [tiny_runs.train_command(folder, tmp_path, *flags, f"--process={i}") for i in range(2)]
+        if kill:
+            commands[1] = tiny_runs.killing(commands[1], signal.SIGINT, f"{STEP}:4")
+        processes = [tiny_runs.start(command) for command in commands]
+        said = [process.communicate(timeout=300) for process in processes]
+        return [process.returncode for process in processes], said
+
+    codes, said = started(kill=True)
+    assert codes == [143, 130], said
+    lines = {err.splitlines()[-1] for _, err in said}
+    assert len(lines) == 1
+    assert re.fullmatch(r"zfjax: stopped after step \d+; the same command goes on from there", lines.pop())
+    codes, said = started(kill=False)
+    assert codes == [0, 0], said
     assert "written to" in said[0][0]
     assert "written to" not in said[1][0]
     _assert_close(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken))

@@ -93,12 +93,15 @@ def start(command: list[str], devices: int = 1) -> subprocess.Popen[str]:
     )
 
 
-def killed(command: list[str], number: signal.Signals, moment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command that sends itself a signal at a moment as `killed.py` has it, and asserts that it ends by that."""
-    *_, module = command[:3]
+def killing(command: list[str], number: signal.Signals, moment: str) -> list[str]:
+    """A command that sends itself a signal at a moment, as `killed.py` has it."""
     program = str(Path(__file__).with_name("killed.py"))
-    verb = module.removeprefix("zfjax.")
-    done = run([sys.executable, program, str(int(number)), moment, verb, *command[3:]])
+    return [sys.executable, program, str(int(number)), moment, command[2].removeprefix("zfjax."), *command[3:]]
+
+
+def killed(command: list[str], number: signal.Signals, moment: str) -> subprocess.CompletedProcess[str]:
+    """Runs such a command, and asserts that it ends by its signal."""
+    done = run(killing(command, number, moment))
     expected = -number if number == signal.SIGKILL else 128 + number
     assert done.returncode == expected, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr

@@ -39,15 +39,17 @@ class Deferral:
 
     In a command the first signal still ends the process, until `begin` says that there is something to save. In other
     programs, such as a notebook, SIGTERM and the first Ctrl-C are deferred all along and a second Ctrl-C interrupts;
-    there, nothing is caught outside the main thread.
+    there, nothing is caught outside the main thread, or unless `alone`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
+        """With `alone` False this is one of many processes, and JAX's own service catches SIGTERM."""
+        self._alone = alone
         self.number: int | None = None  # of the signal; None as long as there was none
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Deferral":
-        if not _state.listening and threading.current_thread() is threading.main_thread():
+        if self._alone and not _state.listening and threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._interrupt) for number in (signal.SIGTERM, signal.SIGINT)
             }

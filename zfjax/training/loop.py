@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import signal
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -101,9 +102,7 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0
     run = describe(config, data.classes, data.mean)
-    stop = Deferral()
-    # With many processes JAX's own service catches SIGTERM. Outermost, as the wait for the last checkpoint is inside.
-    with stop if jax.process_count() == 1 else contextlib.nullcontext():
+    with Deferral(alone=jax.process_count() == 1) as stop:  # also while the last checkpoint is waited for
         state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
         with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints:
             state = checkpoints.restore_latest(state)
@@ -181,8 +180,9 @@ class Trainer:
         while step < until:
             with recorder.waiting():
                 rows = next(batches)
-            with jax.transfer_guard("disallow"):  # nothing but the batch goes to the device, and that is meant
-                state, metrics = train_step(state, sharding.place(rows, self.mesh))
+            batch = sharding.place(rows, self.mesh)  # with many processes JAX does not tell the guard that it is meant
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, batch)
             step += 1
             progress.advance(self.config.batch_size, recorder.note)
             recorder.add(step, metrics)
@@ -200,10 +200,13 @@ class Trainer:
 
     def must_stop(self, step: int) -> bool:
         """Whether a signal asked to stop; after `step`, the same answer on every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
         self.stop.begin()  # from the first step on there is something to save
-        return self.stop.number is not None
+        wanted = self.stop.number is not None
+        if jax.process_count() == 1:
+            return wanted
+        if wanted:  # Ctrl-C; JAX's service, which carries the wish to the others, knows SIGTERM alone
+            signal.raise_signal(signal.SIGTERM)
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def end_epoch(self, epoch: int, state: State) -> tuple[State, Scores]:
         """Scores the validation split, anneals, and writes what belongs to the end of an epoch."""
