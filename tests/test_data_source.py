@@ -1,15 +1,18 @@
 import io
 import json
 import logging
+import os
 import pathlib
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from zfjax.console.errors import UserError
+from zfjax.data import formats
 from zfjax.data.opening import open_source
 from zfjax.data.source import BrokenImage, held_out
 
@@ -45,11 +48,54 @@ def test_train_and_val_folders(tmp_path):
     assert len(source.val) == 2
 
 
-@pytest.mark.parametrize("name", ["validation", "test"])
-def test_other_names_of_val(tmp_path, name):
-    class_folders(tmp_path / "train", {"a": 2, "b": 2})
-    class_folders(tmp_path / name, {"a": 3, "b": 3})
-    assert len(open_source(f"folder:{tmp_path}").val) == 6
+@pytest.mark.parametrize(
+    ("folders", "train", "val", "aside"),
+    [
+        ("train valid test", "train", "valid", "test/ (8 files)"),
+        ("Train TEST Val", "Train", "Val", "TEST/ (8 files)"),
+        ("training dev testing", "training", "dev", "testing/ (8 files)"),
+        ("training_set test_set", "training_set", "test_set", ""),
+        ("train validation extra", "train", "validation", "extra/ (8 files)"),
+        ("train test", "train", "test", ""),
+        ("train val dev", "train", "val", "dev/ (8 files)"),
+        ("train Eval tests", "train", "Eval", "tests/ (8 files)"),
+    ],
+)
+def test_split_folders_by_their_usual_names(tmp_path, folders, train, val, aside):
+    for name in folders.split():
+        class_folders(tmp_path / name, {"a": 3 if name == train else 4, "b": 3 if name == train else 4})
+    source = open_source(f"folder:{tmp_path}")
+    assert source.train[0].name.endswith(f"/{train}/a/000.png")
+    assert source.val[0].name.endswith(f"/{val}/a/000.png")
+    (note,) = source.notes
+    assert f"trains on {train}/ (6 images), validates on {val}/ (8)" in note
+    assert note.endswith(f"; left aside: {aside}") if aside else "aside" not in note
+
+
+def test_a_test_folder_without_classes_does_not_validate(tmp_path):
+    """As competitions have it: nobody knows the classes of the test images."""
+    class_folders(tmp_path / "train", {"a": 20, "b": 20})
+    class_folders(tmp_path, {"test": 5})
+    source = open_source(f"folder:{tmp_path}")
+    assert (len(source.train), len(source.val)) == (36, 4)
+    assert source.notes == (
+        f"folder:{tmp_path}: trains on nine tenths of each class in train/ (36 images), validates on the rest (4);"
+        " left aside: test/ (5 files)",
+    )
+
+
+def test_an_empty_val_folder_leaves_it_to_test(tmp_path):
+    for name in ("train", "test"):
+        class_folders(tmp_path / name, {"a": 2, "b": 2})
+    (tmp_path / "val").mkdir()
+    source = open_source(f"folder:{tmp_path}")
+    assert "validates on test/ (4); left aside: val/ (0 files)" in source.notes[0]
+
+
+def test_valid_without_train_is_said(tmp_path):
+    class_folders(tmp_path / "valid", {"a": 2, "b": 2})
+    with pytest.raises(UserError, match=r"expected a split called train beside valid, found valid$"):
+        open_source(f"folder:{tmp_path}")
 
 
 def test_train_alone_is_divided(tmp_path):
@@ -61,6 +107,10 @@ def test_train_alone_is_divided(tmp_path):
 def test_a_class_may_be_called_train(tmp_path):
     class_folders(tmp_path, {"train": 10, "bus": 10, "val": 10})
     assert open_source(f"folder:{tmp_path}").classes == ("bus", "train", "val")
+    class_folders(tmp_path / "train", {"deeper": 3})
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ("bus", "train", "val")
+    assert source.notes[1].endswith("left out: 3 in deeper folders (train/deeper)")
 
 
 def test_seeded_split_is_stratified_disjoint_and_complete(tmp_path):
@@ -84,17 +134,93 @@ def test_held_out_is_the_same_everywhere():
     assert held_out([], np.zeros(0, np.int32), seed=0).shape == (0,)
 
 
-def test_hidden_and_other_files_are_not_looked_at(tmp_path):
+def test_files_that_are_left_out_are_counted_by_why(tmp_path, monkeypatch):
     class_folders(tmp_path, {"a": 12, "b": 12})
-    for name in (".DS_Store", "._000.png", "notes.txt", "Thumbs.db"):
-        (tmp_path / "a" / name).write_bytes(b"x")
-    (tmp_path / "a" / "deep").mkdir()
+    monkeypatch.setattr(formats, "available", lambda: tuple(k for k in formats.FORMATS if k.package == "pillow"))
+    monkeypatch.setattr(formats, "extensions", formats.extensions.__wrapped__)
+    for i in range(200):
+        (tmp_path / "a" / f"{i}.HEIC").write_bytes(b"")
+    (tmp_path / "a" / "photo").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    for name in (".DS_Store", "._000.png", "notes.txt", "001.png.part", "copy.png~"):
+        (tmp_path / "a" / name).write_bytes(picture(0) if "png" in name else b"BMW and Porsche")
+    (tmp_path / "b" / "nothing").touch()
+    for name in ("shot.nef", "scan"):
+        (tmp_path / "b" / name).write_bytes(picture(1, kind="TIFF"))
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    (tmp_path / "b" / "lost.png").symlink_to("nowhere")
+    class_folders(tmp_path / "a" / "deep", {"deeper": 7})
     (tmp_path / ".cache").mkdir()
     (tmp_path / "labels.csv").write_text("x")
-    (tmp_path / "b" / "UPPER.JPEG").write_bytes(picture(0, kind="JPEG"))
     source = open_source(f"folder:{tmp_path}")
     assert source.classes == ("a", "b")
-    assert len(source.train) + len(source.val) == 25
+    assert len(source.train) + len(source.val) == 25  # `scan` is a picture
+    told, left_out = source.notes
+    assert told.endswith("trains on nine tenths of each class (23 images), validates on the rest (2)")
+    assert left_out.startswith(f"folder:{tmp_path}: left out: 200 .heic: pip install pillow-heif (a/")
+    assert "; 7 in deeper folders (a/deep); 3 hidden (" in left_out
+    assert "\n" not in left_out
+    counted = {part.partition(" (")[0] for part in left_out.partition("left out: ")[2].split("; ")}
+    assert counted == {
+        *("200 .heic: pip install pillow-heif", "7 in deeper folders", "3 hidden", "2 neither files nor folders"),
+        *("1 beside the class folders", "1 HEIF: pip install pillow-heif", "1 empty", "1 backup copies"),
+        *("1 .txt", "1 .part", "1 .nef"),
+    }
+
+
+def test_pictures_are_known_by_content_where_their_names_do_not_say(tmp_path):
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    kinds = {"001": "JPEG", "1.jpg?w=640": "JPEG", "Abel.Pacheco": "PNG", "x.jpg:large": "WEBP", "UPPER.JPEG": "JPEG"}
+    for name, kind in kinds.items():
+        (tmp_path / "a" / name).write_bytes(picture(0, kind=kind))
+    (tmp_path / "b" / "page.php?id=3").write_bytes(b"<html>not found</html>")
+    source = open_source(f"folder:{tmp_path}")
+    found = {*source.train.names, *source.val.names}
+    assert {f"a/{name}" for name in kinds} <= found
+    assert len(found) == 9
+    assert all(source.train[i].square(8).shape == (8, 8, 3) for i in range(len(source.train)))
+    assert source.notes[1].endswith("left out: 1 without a picture in them (b/page.php?id=3)")
+
+
+def test_class_folders_may_end_in_a_tilde(tmp_path):
+    assert open_source(f"folder:{class_folders(tmp_path, {'a~': 2, 'b': 2})}").classes == ("a~", "b")
+
+
+def test_names_are_text_and_the_same_on_every_machine(tmp_path):
+    """Composed characters of a Mac, bytes of an old archive: files are found, names can be written."""
+    names = [os.fsencode("cafe\u0301"), b"\xff\x8d", os.fsencode("a\nb")]
+    for split in ("train", "val"):
+        class_folders(tmp_path / split, {os.fsdecode(name): 2 for name in names})
+    # In val the same class is called in Latin-1, and a picture is.
+    os.rename(os.fsencode(tmp_path) + b"/val/" + names[0], os.fsencode(tmp_path) + b"/val/caf\xe9")
+    os.rename(os.fsencode(tmp_path) + b"/val/caf\xe9/000.png", os.fsencode(tmp_path) + b"/val/caf\xe9/\xfc.png")
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ("a\\nb", "caf\u00e9", "\u00ff\\udc8d")
+    assert source.val.names[3] == "caf\u00e9/\u00fc.png"
+    for examples in (source.train, source.val):
+        for i in range(6):
+            assert examples[i].image.shape == (9, 12, 3)
+            examples[i].name.encode()
+
+
+def test_folders_of_one_name_in_two_forms_are_one_class(tmp_path):
+    class_folders(tmp_path, {"caf\u00e9": 20, "cafe\u0301": 10, "b": 20})
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ("b", "caf\u00e9")
+    assert np.bincount([*source.train.labels, *source.val.labels]).tolist() == [20, 30]
+
+
+def test_the_drawn_split_does_not_depend_on_the_form_of_names(tmp_path):
+    drawn = []
+    for i, form in enumerate(("NFC", "NFD")):
+        root = tmp_path / str(i)
+        for name in ("\u00e9t\u00e9", "\u00fcber", "z"):
+            folder = root / unicodedata.normalize(form, name)
+            folder.mkdir(parents=True)
+            for j in range(20):
+                (folder / unicodedata.normalize(form, f"\u00e9{chr(97 + j)}{j}.png")).write_bytes(picture(j))
+        source = open_source(f"folder:{root}")
+        drawn.append((source.classes, source.train.names, source.val.names))
+    assert drawn[0] == drawn[1]
 
 
 def test_data_dir_and_home(tmp_path, monkeypatch):
@@ -121,7 +247,7 @@ def test_folder_errors_are_one_clear_line(tmp_path):
         class_folders(tmp_path / "empty", {"cat": 2, "dog": 0})
     )
     (tmp_path / "empty" / "dog" / "a.txt").write_text("")
-    assert "found none among its 1 entries" in message(tmp_path / "empty")
+    assert "dog: expected images directly in it, found none, but 1 empty (dog/a.txt)" in message(tmp_path / "empty")
     class_folders(tmp_path / "both" / "train", {"cat": 2, "dog": 2})
     class_folders(tmp_path / "both" / "val", {"cat": 2, "fox": 2})
     assert "val: expected the class folders of" in message(tmp_path / "both")
@@ -173,7 +299,8 @@ def test_folder_needs_neither_tfds_nor_jax(tmp_path):
     root = pathlib.Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
-    assert done.stderr == ""
+    assert done.stderr.startswith(f"folder:{tmp_path}: trains on nine tenths of each class (2 images)")
+    assert len(done.stderr.splitlines()) == 1
 
 
 # TFDS

@@ -1,10 +1,13 @@
 """Tables, hints and last lines as plain text."""
 
+import contextlib
 import difflib
 import errno
 import os
+import re
 import reprlib
 import sys
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -70,3 +73,24 @@ def written(folder: object, names: Sequence[str]) -> str:
 def say(line: str) -> None:
     """Print a line on stderr, as commands end with one: something to know, after which the work goes on."""
     print(f"zfjax: {line}", file=sys.stderr)
+
+
+def readable(name: str) -> str:
+    r"""A file's or folder's name as text that can be printed, written and compared.
+
+    The same name is composed of other characters on a Mac than elsewhere (NFD and NFC); here it is NFC. Bytes that are
+    no UTF-8, as old archives have them, are read as Windows' Latin letters; what cannot be printed at all is escaped.
+
+    >>> readable("cafe\u0301") == readable("caf\udce9") == "caf\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", _printable, name))
+
+
+def _printable(match: re.Match[str]) -> str:
+    """A control character escaped; a byte that the file system did not understand as a letter."""
+    character = match[0]
+    if "\udc80" <= character <= "\udcff":  # how Python passes on such bytes
+        with contextlib.suppress(UnicodeDecodeError):
+            return bytes([ord(character) - 0xDC00]).decode("cp1252")
+    return character.encode("ascii", "backslashreplace").decode() if character > "~" else repr(character)[1:-1]

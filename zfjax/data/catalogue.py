@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Int
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import readable
+from zfjax.data import splits
 from zfjax.data.source import BrokenImage, Example, Source, held_out
 
 _VERSION = re.compile(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)")
@@ -71,7 +73,7 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
       name: what messages call the set.
       builder: a `tfds.core.DatasetBuilder` prepared as array_record (or parquet).
       split: a split expression, of which a tenth drawn by `seed` is kept for validation, or TRAIN,VAL. Empty:
-        `train` with `validation`, else with `test`, else `train` divided.
+        the splits that `splits.choose` takes by their names, the first divided where there is no other.
       seed: draws the division. It is not stratified, since that would mean reading every record.
 
     Raises:
@@ -85,7 +87,10 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
         out = held_out([str(i) for i in range(len(whole))], np.zeros(len(whole), np.int32), seed=seed)
         examples = [dataclasses.replace(whole, kept=np.flatnonzero(mask)) for mask in (~out, out)]
     full_name = f"{name}:{split}" if split else name
-    return Source(full_name, classes, examples[0], examples[1])
+    aside = [] if split else [other for other in builder.info.splits if other not in parts]
+    counts = (len(examples[0]), len(examples[1]))
+    note = splits.note(full_name, parts[0], parts[1] if len(parts) > 1 else "", counts, aside)
+    return Source(full_name, classes, examples[0], examples[1], (note,))
 
 
 def open_builder(name: str, data_dir: str) -> Any:
@@ -136,16 +141,19 @@ def _classes(name: str, builder: Any) -> tuple[str, ...]:
         raise UserError(f"{name}: expected the features image (Image) and label (ClassLabel); it has {has}")
     if not label.num_classes or label.num_classes < 2:
         raise UserError(f"{name}: expected two or more classes, found {label.num_classes}")
-    return tuple(label.names)
+    return tuple(map(readable, label.names))
 
 
 def split_names(name: str, split: str, builder: Any) -> tuple[str, ...]:
     """One split expression, or those of train and val. Raises a UserError where there is neither."""
-    available = list(builder.info.splits or ())
     if not split:
         _require_prepared(name, builder)
-        validation = [other for other in ("validation", "test") if other in available]
-        return ("train", *validation[:1])
+        choice = splits.choose(name, builder.info.splits)
+        if choice is None:
+            raise UserError(
+                f"{name}: expected a split called train, found {', '.join(builder.info.splits)}; choose: {name}:SPLIT"
+            )
+        return (choice.train, choice.val) if choice.val else (choice.train,)
     parts = tuple(part.strip() for part in _OUTSIDE_BRACKETS.split(split))
     if len(parts) > 2 or not all(parts):
         raise UserError(f"{name}: split {split!r}: expected one TFDS split expression, or two as TRAIN,VAL")

@@ -7,35 +7,42 @@ import dataclasses
 import functools
 import hashlib
 import os
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from zfjax.console.errors import UserError
-from zfjax.data import formats
+from zfjax.console.text import readable
+from zfjax.data import splits
+from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_picture, pick
 from zfjax.data.source import BrokenImage, Example, Source, held_out
-
-VALIDATION_FOLDERS = ("val", "validation", "test")  # the first that exists
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderExamples:
-    """The pictures `root/names[i]`, of the classes `labels[i]`."""
+    """The pictures `root/files[i]`, of the classes `labels[i]`."""
 
     root: epath.Path
-    names: tuple[str, ...]
+    files: tuple[str, ...]
     labels: Int32[np.ndarray, "n"]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        path = self.root / self.names[index]
+        path = self.root / self.files[index]
+        name = readable(os.fspath(path))
         try:
-            return Example(os.fspath(path), path.read_bytes(), int(self.labels[index]))
+            return Example(name, path.read_bytes(), int(self.labels[index]))
         except OSError as error:
-            raise BrokenImage(f"{path}: {error.strerror or error}") from error
+            raise BrokenImage(f"{name}: {error.strerror or error}") from error
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """`CLASS/picture` of each: text, and the same on every machine, where `files` is as this disk has it."""
+        return tuple(map(readable, self.files))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -45,38 +52,57 @@ class FolderExamples:
         """
         digest = hashlib.sha256(self.labels.tobytes())
         root, remote = os.fspath(self.root), "://" in os.fspath(self.root)
-        for name in self.names:
-            digest.update(f"\0{name}".encode(errors="surrogateescape"))
+        for name, file in zip(self.names, self.files, strict=True):
+            digest.update(f"\0{name}".encode())
             if not remote:
-                digest.update(_size_and_time(os.path.join(root, name)).encode())
+                digest.update(_size_and_time(os.path.join(root, file)).encode())
         return digest.hexdigest()
+
+    def where(self, mask: Bool[np.ndarray, "n"]) -> "FolderExamples":
+        """Those for which `mask` is true."""
+        numbers = np.flatnonzero(mask)
+        return FolderExamples(self.root, tuple(self.files[i] for i in numbers), self.labels[numbers])
 
 
 def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
-    """Opens class folders; classes are the sorted folder names.
+    """Open class folders; classes are the folders' names, sorted.
 
-    `train/` and `val/` (else `validation/`, else `test/`) are the two splits where they exist. With `train/`
-    alone, or neither, a tenth of each class, drawn by `seed`, is kept for validation. Hidden files, files
-    without the extension of an image and whatever lies deeper are not looked at.
+    A folder for training and one for validation (`splits.choose`) are the two splits, where they hold class folders.
+    With one for training alone, or neither, a tenth of each class, drawn by `seed`, is kept for validation. The
+    source's notes say which folder became which split, and what was left out.
 
     Raises:
       UserError: no such folder; no, one, or an empty class folder; the splits' classes differ.
     """
-    root = _existing(path, data_dir)
-    train_root = root / "train"
-    has_train = train_root.is_dir() and bool(_folders(train_root))
-    val_roots = [root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()] if has_train else []
-    train, classes = _read(train_root if has_train else root)
-    if not val_roots:
-        train, val = _split(train, seed)
+    root, left_out = find_root(path, data_dir), Leftovers()
+    top = contents(root)
+    choice = splits.choose(f"image folder {root}", [name for name in top.folders if _is_split(root, name, top)])
+    if choice and choice.val:
+        train, val = _read(root / choice.train, left_out), _read(root / choice.val, left_out)
+        _require_classes(val, train)
+        _require_classes(train, val)
+        halves = train.examples, val.examples
     else:
-        val, val_classes = _read(val_roots[0])
-        _require_classes(val_roots[0], val_classes, train_root)
-        _require_classes(train_root, classes, val_roots[0])
-    return Source(f"folder:{path}", classes, train, val)
+        train = _read(root / choice.train if choice else root, left_out)
+        out = held_out(train.examples.names, train.examples.labels, seed=seed)
+        halves = train.examples.where(~out), train.examples.where(out)
+    used, aside = ("", ""), list[str]()
+    if choice:
+        left_out.add_beside(top)
+        used = (f"{choice.train}/", f"{choice.val}/" if choice.val else "")
+        aside = [
+            f"{readable(name)}/ ({count_below(root / name):,} files)"
+            for name in sorted({*top.folders} - {choice.train, choice.val})
+        ]
+    name = readable(f"folder:{path}")
+    notes = [splits.note(name, *used, (len(halves[0]), len(halves[1])), aside, "each class")]
+    if str(left_out):
+        notes.append(f"{name}: left out: {left_out}")
+    return Source(name, train.classes, *halves, tuple(notes))
 
 
-def _existing(path: str, data_dir: str) -> epath.Path:
+def find_root(path: str, data_dir: str = "") -> epath.Path:
+    """The folder that `folder:PATH` means: where one is, else in `data_dir`. Raises a UserError where there is none."""
     candidates = [epath.Path(path).expanduser()]
     if data_dir and not candidates[0].is_absolute():
         candidates.append(epath.Path(data_dir).expanduser() / path)
@@ -88,47 +114,55 @@ def _existing(path: str, data_dir: str) -> epath.Path:
     raise UserError(f"image folder {wanted}: {what}; expected a folder that holds one folder per class")
 
 
-def _folders(root: epath.Path) -> list[str]:
-    return sorted(child.name for child in root.iterdir() if not child.name.startswith(".") and child.is_dir())
+class _Split(NamedTuple):
+    root: epath.Path
+    examples: FolderExamples
+    classes: tuple[str, ...]
 
 
-def _read(root: epath.Path) -> tuple[FolderExamples, tuple[str, ...]]:
-    classes = _folders(root)
+def _is_split(root: epath.Path, name: str, top: Contents) -> bool:
+    """Whether a folder holds the classes of a split, and is no class that happens to be called `train` or `test`."""
+    if not splits.is_split(name) or not contents(root / name).folders:
+        return False
+    # One with pictures and folders in it is a class where there are others.
+    others = (other for other in top.folders if not splits.is_split(other))
+    return not _has_pictures(root / name) or not any(_has_pictures(root / other) for other in others)
+
+
+def _has_pictures(folder: epath.Path) -> bool:
+    return any(map(is_picture, contents(folder).files))
+
+
+def _read(root: epath.Path, left_out: Leftovers) -> _Split:
+    """The class folders in `root`. Folders whose names are the same text, such as NFC and NFD, are one class."""
+    top, classes = contents(root), dict[str, list[str]]()
+    for folder in sorted(top.folders):
+        classes.setdefault(readable(folder), []).append(folder)
     if len(classes) < 2:
-        found = f"only one, {classes[0]!r}" if classes else "none"
+        found = f"only one, {next(iter(classes))!r}" if classes else "none"
         raise UserError(f"image folder {root}: expected two or more class folders in it, found {found}")
-    names: list[str] = []
+    left_out.add_beside(top)
+    files: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = [child.name for child in (root / name).iterdir()]
-        pictures = sorted(file for file in files if _is_picture(file))
+    for label, name in enumerate(sorted(classes)):
+        of_class = Leftovers()
+        pictures = [
+            f"{folder}/{picture}" for folder in classes[name] for picture in pick(root / folder, name, of_class)
+        ]
         if not pictures:
-            found = f"none among its {len(files)} entries" if files else "it empty"
-            raise UserError(f"class folder {root / name}: expected images directly in it, found {found}")
-        names += [f"{name}/{picture}" for picture in pictures]
+            found = f"none, but {of_class}" if str(of_class) else "it empty"
+            raise UserError(f"class folder {root / classes[name][0]}: expected images directly in it, found {found}")
+        files += sorted(pictures, key=readable)
         labels += [label] * len(pictures)
-    return FolderExamples(root, tuple(names), np.array(labels, np.int32)), tuple(classes)
+        left_out.add_all(of_class)
+    return _Split(root, FolderExamples(root, tuple(files), np.array(labels, np.int32)), tuple(sorted(classes)))
 
 
-def _is_picture(file: str) -> bool:
-    return not file.startswith(".") and os.path.splitext(file)[1].lower() in formats.extensions()
-
-
-def _split(examples: FolderExamples, seed: int) -> tuple[FolderExamples, FolderExamples]:
-    out = held_out(examples.names, examples.labels, seed=seed)
-
-    def part(mask: np.ndarray) -> FolderExamples:
-        kept = np.flatnonzero(mask)
-        return FolderExamples(examples.root, tuple(examples.names[i] for i in kept), examples.labels[kept])
-
-    return part(~out), part(out)
-
-
-def _require_classes(root: epath.Path, classes: tuple[str, ...], other: epath.Path) -> None:
-    missing = sorted(set(_folders(other)) - set(classes))
+def _require_classes(split: _Split, other: _Split) -> None:
+    missing = sorted(set(other.classes) - set(split.classes))
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(f"image folder {root}: expected the class folders of {other}, but it lacks {shown}")
+        raise UserError(f"image folder {split.root}: expected the class folders of {other.root}, but it lacks {shown}")
 
 
 def _size_and_time(path: str) -> str:

@@ -5,7 +5,7 @@ Formats that run another program (EPS starts Ghostscript), read other files or h
 
 import functools
 import importlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
@@ -36,6 +36,8 @@ FORMATS = (
     Format("JXL", ("jxl",), ("pillow_jxl",), "pillow-jxl-plugin"),
     Format("TGA", ("tga",), ("PIL.TgaImagePlugin",)),  # last: its files begin with nothing to know them by
 )
+# What files of formats that need a plugin begin with, after four bytes.
+_SIGNS = {b"ftyphei": "HEIF", b"ftyphev": "HEIF", b"ftypmif": "HEIF", b"ftypavi": "AVIF", b"JXL \x0d\x0a\x87": "JXL"}
 
 
 @functools.cache
@@ -54,6 +56,24 @@ def missing_package(extension: str) -> str:
     """What to install for pictures with this extension (`.heic`); empty where nothing lacks or nothing helps."""
     lacking = (kind for kind in FORMATS if kind not in available())
     return next((kind.package for kind in lacking if extension.lower().removeprefix(".") in kind.extensions), "")
+
+
+def recognized(file: BinaryIO) -> Format | None:
+    """The format of an open file by its content, whatever it is called, installed or not; None if it is none of these.
+
+    Only the header is read, which has to be whole: the first two letters alone would make a BMP of many a text.
+    """
+    head = file.read(16)
+    for kind in available():
+        factory, accepts = Image.OPEN[kind.name]
+        try:
+            if accepts is not None and accepts(head) is True:
+                file.seek(0)
+                factory(file, "")
+                return kind
+        except Exception:  # Pillow's readers raise whatever a damaged file makes them stumble over
+            continue
+    return next((kind for kind in FORMATS if kind.name == _SIGNS.get(head[4:11]) and kind not in available()), None)
 
 
 def _brought(plugin: str) -> bool:

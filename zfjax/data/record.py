@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int32, Int64
 from zfjax.console.files import damaged, write_whole
 
 FILE = "scan.npz"
+NOTES = "pictures.txt"  # the notes again, for people
 
 
 class Record(NamedTuple):
@@ -23,6 +24,7 @@ class Record(NamedTuple):
     train_broken: Int64[np.ndarray, "broken_train"]
     val_broken: Int64[np.ndarray, "broken_val"]
     messages: np.ndarray  # one line a broken picture
+    notes: np.ndarray = np.zeros(0, np.str_)  # lines on the dataset: which split is which, what is left out
 
     @property
     def train_kept(self) -> Int64[np.ndarray, "kept"]:
@@ -40,9 +42,11 @@ class Record(NamedTuple):
 
 
 def write(record: Record, folder: str | os.PathLike[str]) -> None:
-    """Keeps `record` in a folder (any epath); the file is whole or absent."""
+    """Keeps `record` in a folder (any epath), and its notes as text beside; each file is whole or absent."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **record._asdict())
+    if len(record.notes):
+        write_whole(epath.Path(folder) / NOTES, "".join(f"{line}\n" for line in record.notes))
     write_whole(epath.Path(folder) / FILE, buffer.getvalue())
 
 
@@ -91,7 +95,7 @@ def _require_whole(record: Record) -> None:
         "val_labels": (np.int32, 1),
         "train_broken": (np.int64, 1),
         "val_broken": (np.int64, 1),
-        "messages": (record.messages.dtype if record.messages.dtype.kind == "U" else np.str_, 1),
+        **{name: (_text(getattr(record, name)), 1) for name in ("messages", "notes")},
     }
     for name, (dtype, rank) in expected.items():
         array = getattr(record, name)
@@ -105,3 +109,8 @@ def _require_whole(record: Record) -> None:
             raise ValueError("labels and broken pictures do not fit each other")
     if len(record.messages) != len(record.train_broken) + len(record.val_broken):
         raise ValueError("there is not one message a broken picture")
+
+
+def _text(lines: np.ndarray) -> np.dtype:
+    """The type that an array of text has, whose lines may be of any length."""
+    return lines.dtype if lines.dtype.kind == "U" else np.dtype(np.str_)

@@ -48,7 +48,7 @@ def scan(
     cache_dir: str = "",
     threads: int = 0,
 ) -> Scanned:
-    """Decodes every picture of both splits once; with a valid cache, none.
+    """Decodes every picture of both splits once; with a valid cache, none. Says the source's notes on stderr first.
 
     Args:
       source: what to scan.
@@ -63,9 +63,16 @@ def scan(
     """
     if not 0 <= max_broken <= 1:
         raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
+    progress = Progress(source.name)
+    for note in source.notes:
+        progress.say(note)
+    return _scan(source, size, max_broken, cache_dir, threads)
+
+
+def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads: int) -> Scanned:
     job = _Job(source, size, max_broken, threads_or_cores(threads))
     if not cache_dir:
-        return _decoding(source, _look_at_all(job, None))
+        return _decoding(source, _noted(source, _look_at_all(job, None)))
     folder = cache.folder_for(cache_dir, source, size)
     found = cache.read(folder)
     if found is None:
@@ -76,7 +83,8 @@ def scan(
     if found is None:
         raise UserError(f"cache {folder}: was removed while it was written")
     _require_limit(source, found[0].messages.tolist(), max_broken)
-    return _cached(*found)
+    seen, *squares = found
+    return _cached(_noted(source, seen), *squares)
 
 
 def load(folder: str | os.PathLike[str], source: Source) -> Scanned | None:
@@ -114,17 +122,19 @@ def scan_once(
       UserError: as `scan` and `load`; the pictures are no longer those the run began with.
     """
     kept = load(folder, source)
-    if kept is not None and kept.mean.shape[0] != size:
-        raise UserError(f"{folder}: its mean image is {kept.mean.shape[0]} px; expected {size} px as configured")
-    if kept is not None and not cache_dir:
-        return kept
-    scanned = scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
     if kept is None:
+        scanned = scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
         try:
             scanned.save(folder)
         except OSError as error:
             raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
-    elif not kept.record.equals(scanned.record):
+        return scanned
+    if kept.mean.shape[0] != size:
+        raise UserError(f"{folder}: its mean image is {kept.mean.shape[0]} px; expected {size} px as configured")
+    if not cache_dir:
+        return kept
+    scanned = _scan(source, size, max_broken, cache_dir, threads)
+    if not kept.record.equals(scanned.record):
         raise UserError(f"{source.name}: its images have changed since the run in {folder} began")
     return scanned
 
@@ -246,6 +256,10 @@ def _require_limit(source: Source, messages: list[str], max_broken: float) -> No
             f"{source.name}: at least {len(messages)} of its {pictures} images are broken, more than"
             f" max_broken={max_broken:g} allows; the first: {messages[0]}"
         )
+
+
+def _noted(source: Source, record: Record) -> Record:
+    return record._replace(notes=np.array(source.notes, np.str_))
 
 
 def _decoding(source: Source, record: Record) -> Scanned:

@@ -56,6 +56,7 @@ class Source:
     classes: tuple[str, ...]
     train: Examples
     val: Examples
+    notes: tuple[str, ...] = ()  # what to say of it: which split is which, and what is left out
 
 
 def held_out(
@@ -66,7 +67,7 @@ def held_out(
     Examples are drawn in the order of a hash of their keys: the same on every machine and with every version
     of NumPy, and a file more or less does not reshuffle the others.
     """
-    drawn = [hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape")).digest()[:8] for key in keys]
+    drawn = [hashlib.blake2b(f"{seed}:{key}".encode()).digest()[:8] for key in keys]
     order = np.lexsort((np.array(drawn, dtype="S8"), labels))
     mask = np.zeros(len(keys), bool)
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
