@@ -42,7 +42,7 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
     with _aside(folder) as aside:  # before anything is computed
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
-        survey = collect.survey(run, val, checkpoint, layers or feature_layers(val.net), batch_size)
+        survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size)
         new = aside / _NEW
         sheets = _write_pictures(survey, val, new)
         with _writing():

@@ -19,7 +19,6 @@ from zfjax.models.specs import Pair
 from zfjax.models.table import layer_table
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Subject
-from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.metrics import read_metrics
 from zfjax.training.sharding import data_mesh
 
@@ -63,13 +62,12 @@ class Survey(NamedTuple):
     names: tuple[str, ...]  # of the images
 
 
-def survey(run: RunInfo, subject: Subject, checkpoint: str, names: Sequence[str], batch_size: int) -> Survey:
+def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int) -> Survey:
     """Looks at every image of a split twice: for the strongest, and for the histograms up to these.
 
     Args:
-        run: the run that `subject` was read from, at `checkpoint`.
+        run: the run that `subject` was read from.
         subject: the net before its images.
-        checkpoint: latest, best or a step, for the record of its accuracy.
         names: of layers, in any order; they are shown bottom first.
         batch_size: images at once.
 
@@ -91,7 +89,7 @@ def survey(run: RunInfo, subject: Subject, checkpoint: str, names: Sequence[str]
         Layer(name, layer_title(name), _smaller(fields[name], size), jax.device_get(tops[name]), found[name])
         for name in names
     )
-    return Survey(_facts(run, subject, checkpoint), surveyed, subject.classes, subject.labels, _names(run, subject))
+    return Survey(_facts(run, subject), surveyed, subject.classes, subject.labels, _names(run, subject))
 
 
 def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
@@ -114,7 +112,8 @@ def _smaller(field: Pair | None, size: int) -> Pair | None:
     return field if field and min(field) < size else None
 
 
-def _facts(run: RunInfo, subject: Subject, checkpoint: str) -> Facts:
+def _facts(run: RunInfo, subject: Subject) -> Facts:
+    top1 = {line["step"]: line["val_top1"] for line in read_metrics(run.folder) if "val_top1" in line}
     width = f", {run.config.width:g} × its width" if run.config.width != 1 else ""
     return Facts(
         run.folder.name,
@@ -122,20 +121,13 @@ def _facts(run: RunInfo, subject: Subject, checkpoint: str) -> Facts:
         subject.net.image_size,
         _dataset(run.config.dataset),
         len(subject.pictures),
-        _recorded_top1(run, checkpoint),
+        None if subject.step is None else top1.get(subject.step),
     )
 
 
 def _dataset(spec: str) -> str:
     kind, _, path = spec.partition(":")
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2] if kind == "folder" else spec
-
-
-def _recorded_top1(run: RunInfo, checkpoint: str) -> float | None:
-    with Checkpoints(run.folder / CHECKPOINTS, create=False) as checkpoints:
-        step = {"latest": max(checkpoints.steps(), default=None), "best": checkpoints.best_step()}.get(checkpoint)
-    scores = {str(line["step"]): line["val_top1"] for line in read_metrics(run.folder) if "val_top1" in line}
-    return scores.get(str(checkpoint if step is None else step))
 
 
 def _names(run: RunInfo, subject: Subject) -> tuple[str, ...]:

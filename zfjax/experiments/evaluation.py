@@ -65,8 +65,9 @@ def evaluate_runs(
     mesh = sharding.data_mesh()
     models = {}
     for workdir, run in zip(workdirs, runs, strict=True):
-        net, params, mean = load_model(run, checkpoint)
-        models[str(workdir)] = Model(net, *sharding.replicate((params, mean), mesh))
+        model = load_model(run, checkpoint)
+        variables, mean = sharding.replicate((model.variables, model.mean), mesh)
+        models[str(workdir)] = model._replace(variables=variables, mean=mean)
     with Progress("scoring", 2 * len(pictures)) as progress:  # a pass for each number of crops
 
         def batches() -> Iterator[Batch]:

@@ -49,6 +49,7 @@ class Subject(NamedTuple):
     kept: Int[np.ndarray, " pictures"]  # the pictures' numbers in the dataset's split, broken ones counted
     classes: tuple[str, ...]
     mean: Float[Array, "side side 3"]  # of the squares that are cropped
+    step: int | None = None  # of the checkpoint that the net was read from
 
     def load(self, numbers: Int[np.ndarray, " n"]) -> Float[Array, "n size size 3"]:
         """The images with these numbers in the split."""
@@ -156,7 +157,7 @@ def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:
     model, none = load_model(run, checkpoint), np.zeros(0, np.int64)
     # On the device once, not with each batch.
     variables, mean = jax.device_put((model.variables, model.mean))
-    return Subject(model.net, variables, _NoPictures(), none, none, run.classes, mean)
+    return Subject(model.net, variables, _NoPictures(), none, none, run.classes, mean, model.step)
 
 
 class _NoPictures:

@@ -21,6 +21,7 @@ class Model(NamedTuple):
     net: ConvNet
     variables: PyTree[Float[Array, "..."]]
     mean: Float[Array | np.ndarray, "side side 3"]
+    step: int | None = None  # of the checkpoint that it was read from
 
 
 class Scores(NamedTuple):
