@@ -4,6 +4,7 @@ Orbax's own restore needs files that say nothing about the arrays, and leaves th
 where one fails. TensorStore, with which Orbax writes, reads each array by its name.
 """
 
+import concurrent.futures
 import hashlib
 import re
 import textwrap
@@ -45,11 +46,16 @@ def layout(tree: PyTree) -> str:
 
 def digest(tree: PyTree) -> str:
     """A digest of the leaves' names and values; arrays over several devices are the same on each."""
-    total = hashlib.sha256()
-    for name, leaf in sorted(named(tree).items()):
+
+    def of_leaf(leaf: jax.Array | np.ndarray) -> bytes:
         value = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
-        total.update(f"\0{name}\0".encode())
-        total.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).digest()
+
+    leaves = sorted(named(tree).items())
+    total = hashlib.sha256()
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # the paper's net and its momentum are 500 MB
+        for (name, _), found in zip(leaves, pool.map(of_leaf, [leaf for _, leaf in leaves]), strict=True):
+            total.update(f"\0{name}\0".encode() + found)
     return total.hexdigest()[:32]
 
 
