@@ -17,7 +17,7 @@ from zfjax.console.errors import UserError
 from zfjax.experiments import ablation
 from zfjax.experiments.ablation import ROWS, Ablation, Errors, Result
 from zfjax.runs.folder import load_model, open_data, read_run
-from zfjax.training.config import default
+from zfjax.training.config import as_json, default
 from zfjax.training.state import create_net
 from zfjax.training.step import predict
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_is_named_before_any_training(capsys, folder, tmp_path, f
 
 def test_rows_of_another_configuration_are_refused_before_any_training(capsys, folder, tmp_path):
     (tmp_path / "zfnet" / "checkpoints" / "5").mkdir(parents=True)
-    (tmp_path / "zfnet" / "config.json").write_text(json.dumps({"lr": 0.5}))
+    (tmp_path / "zfnet" / "config.json").write_text(json.dumps(as_json(tiny_runs.tiny_config(folder, lr=0.5))))
     code, line = said(capsys, *words(folder, tmp_path))
     assert (code, "lr=0.5 (now 0.01)" in line) == (2, True), line
     assert not (tmp_path / "alexnet" / "checkpoints").exists()

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from zfjax.atlas import build, site, views
 from zfjax.atlas.pictures import pictures
 from zfjax.console import command
 from zfjax.console.errors import UserError
+from zfjax.console.hold import InUse
 from zfjax.runs.imported import run_config, write_run
 from zfjax.weights.preprocessing import Preprocessing
 from zfjax.weights.pretrained import Loaded
@@ -264,7 +266,8 @@ def build_site(monkeypatch, tmp_path):
     """Builds a small atlas in an `out` without a run: what is computed is made up, all else is as ever."""
     what = atlas_sites.survey(maps=4)
     net = SimpleNamespace(net=None, image_mean=np.full((7, 7, 3), 100.0))
-    monkeypatch.setattr(build, "read_run", lambda workdir: SimpleNamespace(folder=tmp_path / "run"))
+    run = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(dataset="shapes", data_dir=""))
+    monkeypatch.setattr(build, "read_run", lambda workdir: run)
     monkeypatch.setattr(build.subject, "of_run", lambda run, checkpoint: SimpleNamespace(val=net))
     monkeypatch.setattr(build.collect, "survey", lambda *_: what)
     monkeypatch.setattr(
@@ -273,21 +276,18 @@ def build_site(monkeypatch, tmp_path):
     return lambda out: build.build("run", str(out), "latest", ["relu1", "relu4"], 8)
 
 
-def test_two_builds_into_one_folder_do_not_disturb_each_other(build_site, monkeypatch, tmp_path):
-    out, galleries, inner = tmp_path / "site", build.collect.galleries, []
+def test_a_second_build_into_one_folder_is_refused_and_disturbs_nothing(build_site, monkeypatch, tmp_path):
+    out, galleries, refused = tmp_path / "site", build.collect.galleries, []
 
     def with_another(val, layer):
-        if not inner:
-            inner.append(layer)
-            build_site(out)  # all of it, while the pictures of the first are written
-            (out / "map" / "relu1" / "0.html").write_text("the other's")
+        with ThreadPoolExecutor() as threads:  # while the pictures of the first are written
+            refused.append(threads.submit(build_site, out).exception())
         return galleries(val, layer)
 
     monkeypatch.setattr(build.collect, "galleries", with_another)
     assert "7 pictures" in build_site(out)
-    pages = check(out)
-    assert len(pages) == 1 + 2 + 3 + 4 + len(CLASSES)
-    assert "the other's" not in "".join(pages[(out / "map/relu1/0.html").resolve()].text)
+    assert [type(error) for error in refused] == [InUse, InUse]
+    assert len(check(out)) == 1 + 2 + 3 + 4 + len(CLASSES)
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 

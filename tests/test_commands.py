@@ -13,7 +13,6 @@ from zfjax import compare, evaluate, export_weights, figures, probe, summary, tr
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.console.signals import Stopped
-from zfjax.runs import folder as runs
 from zfjax.training.config import default
 from zfjax.training.recipe import config_from
 
@@ -124,7 +123,7 @@ def test_a_recipe_that_fails_is_its_last_line_and_no_trace(capsys, tmp_path):
         ({"width": 0.0}, "width=0 must be positive"),
         ({"dropout": 1.0}, "dropout=1 must be at least 0 and below 1"),
         ({"batch_size": 12}, "batch_size=12 does not split over 8 devices"),
-        ({"threads": -1}, "threads -1"),
+        ({"threads": -1}, "threads=-1 must be at least 0"),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"log_steps": 0}, "log_steps=0 must be at least 1"),
         ({"image_size": 0}, "image_size=0 must be at least 1"),
@@ -285,8 +284,7 @@ def test_summary_prints_the_papers_parameters(capsys):
 def test_summary_of_a_run_is_its_nets(capsys, folder, tmp_path):
     workdir = tmp_path / "run"
     config = tiny_runs.tiny_config(folder, without=(7,))
-    runs.open_folder(workdir, config)
-    runs.open_data(config, workdir)
+    tiny_runs.begin(workdir, config)
     assert said(capsys, summary.main, f"--workdir={workdir}") == (0, "")
     assert command.run(summary.main, ["summary", f"--workdir={workdir}", "--csv"]) == 0
     layers = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]

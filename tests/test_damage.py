@@ -22,7 +22,7 @@ from zfjax.console.files import write_json
 from zfjax.data import record
 from zfjax.experiments import ablation
 from zfjax.experiments.ledger import Ledger
-from zfjax.runs.folder import load_model, open_data, open_folder, read_run
+from zfjax.runs.folder import load_model, open_data, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, _saved
@@ -312,14 +312,14 @@ def test_a_run_without_its_config_goes_on_as_it_was_or_not_at_all(trained, run):
     (run / CONFIG).unlink()
     for changes in ({"lr": 0.02}, {"seed": 1}, {"dataset": "shapes"}):
         with pytest.raises(UserError, match=f"holds a run with {next(iter(changes))}="):
-            open_folder(run, tiny_runs.tiny_config(run, **as_json(trained[1]) | changes))
+            tiny_runs.begin(run, tiny_runs.tiny_config(run, **as_json(trained[1]) | changes))
         assert not (run / CONFIG).exists()
-    open_folder(run, trained[1])
+    tiny_runs.begin(run, trained[1])
     assert (run / CONFIG).read_bytes() == (trained[0] / CONFIG).read_bytes()
     unseal(run)
     (run / CONFIG).unlink()
     with pytest.raises(UserError, match=r"holds checkpoints, but no config\.json"):
-        open_folder(run, trained[1])
+        tiny_runs.begin(run, trained[1])
 
 
 def test_a_scan_of_other_pictures_is_refused(trained, run, tmp_path):

@@ -13,7 +13,6 @@ import zfjax
 from zfjax.console.errors import UserError
 from zfjax.models.edits import resized, without
 from zfjax.models.specs import Conv, Dense, same
-from zfjax.runs.folder import open_folder
 from zfjax.runs.subject import feature_layers
 from zfjax.training.config import as_json, check, default
 from zfjax.training.recipe import config_from
@@ -144,16 +143,17 @@ def test_check_refuses_an_edit_that_cannot_be(changes, expected):
 
 def test_an_edited_net_survives_its_runs_folder(tmp_path):
     config = tiny_runs.tiny_config(tmp_path, without=(3, 4), maps3to5=(5, 6, 7))
-    folder = open_folder(tmp_path / "run", config)
+    folder = tmp_path / "run"
+    tiny_runs.begin(folder, config)
     (folder / "checkpoints" / "5").mkdir(parents=True)
-    open_folder(tmp_path / "run", config)  # the same configuration goes on
+    tiny_runs.begin(folder, config)  # the same configuration goes on
     back = default()
     back.update(json.loads((folder / "config.json").read_text()))
     assert back.to_dict() == config.to_dict()
     assert isinstance(back.without, tuple)
     config.without = (3,)
     with pytest.raises(UserError) as caught:
-        open_folder(tmp_path / "run", config)
+        tiny_runs.begin(folder, config)
     assert "holds a run with without=[3, 4] (now [3]);" in str(caught.value)
 
 
@@ -162,8 +162,8 @@ def test_a_run_from_before_there_were_edits_goes_on(tmp_path):
     older = {key: value for key, value in as_json(config).items() if key not in ("without", "fc_units", "maps3to5")}
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     (tmp_path / "config.json").write_text(json.dumps(older))
-    open_folder(tmp_path, config)
+    tiny_runs.begin(tmp_path, config)
     (tmp_path / "config.json").write_text(json.dumps(older))
     config.without = (7,)
     with pytest.raises(UserError, match=r"without=\[\] \(now \[7\]\)"):
-        open_folder(tmp_path, config)
+        tiny_runs.begin(tmp_path, config)

@@ -182,8 +182,10 @@ def test_a_build_that_is_stopped_leaves_nothing_that_counts_as_done(tmp_path, mo
         builder.prepared_builder(str(tmp_path), config())
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*.array_record*"))
+    (tmp_path / "shapes" / "few" / "incomplete.ABC_1.0.0").mkdir()  # as a killed one leaves
     built = builder.prepared_builder(str(tmp_path), config())
     assert len(built.as_data_source(split="train", decoders=SKIP)) == 30
+    assert [path.name for path in (tmp_path / "shapes" / "few").iterdir()] == ["1.0.0"]
 
 
 def _build(folder):
@@ -192,7 +194,7 @@ def _build(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_that_build_at_once_both_get_the_whole_set(tmp_path):
+def test_of_two_processes_that_build_at_once_one_draws_and_both_get_the_whole_set(tmp_path, capfd):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_build, args=(str(tmp_path),)) for _ in range(2)]
     for process in processes:
@@ -201,6 +203,7 @@ def test_two_processes_that_build_at_once_both_get_the_whole_set(tmp_path):
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
     assert not list(tmp_path.rglob("incomplete*"))
+    assert capfd.readouterr().err.count("Drawing the shapes data set") == 1
 
 
 def test_drawing_needs_neither_tfds_nor_jax():

@@ -17,7 +17,7 @@ from zfjax.console.errors import UserError
 from zfjax.data.crops import ten_crops
 from zfjax.data.pipeline import Batch
 from zfjax.experiments import evaluation
-from zfjax.runs.folder import load_model, open_folder, read_run
+from zfjax.runs.folder import load_model, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.training import loop, sharding
 from zfjax.training.checkpoints import Checkpoints
@@ -354,14 +354,14 @@ def test_a_run_that_is_no_run_says_so(tmp_path):
 
 
 def test_another_configuration_in_the_same_folder_is_refused_by_key(tmp_path):
-    open_folder(tmp_path, small_config(lr=0.1, cosine=False))
+    tiny_runs.begin(tmp_path, small_config(lr=0.1, cosine=False))
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    open_folder(tmp_path, small_config(lr=0.1, cosine=False, epochs=99, threads=7))
+    tiny_runs.begin(tmp_path, small_config(lr=0.1, cosine=False, epochs=99, threads=7))
     with pytest.raises(UserError, match=r"lr=0\.1 \(now 0\.2\)"):
-        open_folder(tmp_path, small_config(lr=0.2, cosine=False))
+        tiny_runs.begin(tmp_path, small_config(lr=0.2, cosine=False))
     (tmp_path / "config.json").write_text("")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
-        open_folder(tmp_path, small_config())
+        tiny_runs.begin(tmp_path, small_config())
 
 
 def test_a_dataset_without_its_kind_is_refused_before_the_folder_is_opened(tmp_path):

@@ -10,9 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from ml_collections import ConfigDict
 from PIL import Image
 
-from zfjax.training.config import default
+from zfjax.data.record import all_readable
+from zfjax.runs import claim
+from zfjax.training.config import default, square_size
 
 # As in conftest.py: most of a tiny run's time is LLVM's.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -59,6 +63,13 @@ def tiny_config(folder: Path, **changes: object):
     config = default()
     config.update(tiny_keys(folder) | changes)
     return config
+
+
+def begin(workdir: Path, config: ConfigDict) -> None:
+    """What a run's folder holds before its first checkpoint, of no pictures. Raises where the folder is another's."""
+    side, none = square_size(config.image_size), np.zeros(0, np.int32)
+    claim.is_begun(epath.Path(workdir), config)
+    claim.begin(epath.Path(workdir), config, CLASSES, all_readable(np.zeros((side, side, 3), np.float32), none, none))
 
 
 def train_command(folder: Path, workdir: Path, *flags: str, **changes: object) -> list[str]:

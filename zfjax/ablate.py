@@ -50,19 +50,23 @@ def main(argv: Sequence[str]) -> None:
 
     with Progress("starting JAX"):
         from zfjax.console import tables
+        from zfjax.data.outside import root_of
         from zfjax.experiments import ablation
+        from zfjax.runs import claim
 
     rows = ablation.select(values.rows)
-    workdir = values.workdir or f"{default_workdir(config)}-ablation"
     title = f"Table 3 on {config.dataset} after epoch {config.epochs}: error of nets with layers left out or resized"
+    workdir = values.workdir or f"{default_workdir(config)}-ablation"
+    with claim.held(workdir, "zfjax ablate", root_of(config.dataset, config.data_dir)) as folder:
+        ablation.require_no_other_table(folder)
 
-    def write(done: "Ablation") -> list[str]:
-        return tables.write(ablation.to_table(done, rows, title), workdir, "ablation")
+        def write(done: "Ablation") -> list[str]:
+            return tables.write(ablation.to_table(done, rows, title), folder, ablation.TABLE)
 
-    done = ablation.ablate(config, workdir, rows, after_row=write)
-    table = ablation.to_table(done, rows, title)
-    print(f"{table.text()}\n{table.note}")
-    print(written(workdir, write(done)))
+        done = ablation.ablate(config, folder, rows, after_row=write)
+        table = ablation.to_table(done, rows, title)
+        print(f"{table.text()}\n{table.note}")
+        print(written(folder, write(done)))
     if done.stopped:
         raise Stopped(f"in row {done.stopped}")
     if done.failed:

@@ -34,11 +34,13 @@ def main(argv: Sequence[str]) -> None:
     command.reject_arguments(rest, "export-weights")
 
     with Progress("exporting the weights"):
+        from zfjax.data.outside import require_outside, root_of
         from zfjax.runs import imported
         from zfjax.runs.folder import read_run
         from zfjax.weights import pretrained
 
         run = read_run(values.workdir)
+        require_outside(values.out, "--out", root_of(run.config.dataset, run.config.data_dir))
         model, loaded = imported.weights_of(run, values.checkpoint)
         out = pretrained.save(values.out, model, loaded, run.classes, run.config.width)
     for note in loaded.notes:

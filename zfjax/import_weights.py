@@ -40,7 +40,9 @@ def main(argv: Sequence[str]) -> None:
     if len(words) != 1:
         raise UserError(f"import-weights takes one file of weights, such as resnet18.pth, not {len(words)}")
     with Progress("importing the weights"):
+        from zfjax.data.outside import root_of
         from zfjax.runs import imported
+        from zfjax.runs.claim import held
         from zfjax.training.checkpoints import CHECKPOINTS
         from zfjax.weights import layouts, outputs
         from zfjax.weights.files import read
@@ -48,20 +50,24 @@ def main(argv: Sequence[str]) -> None:
 
         if values.model:
             layouts.model(values.model)  # mistakes are told before a large file is read
-        imported.require_no_run(values.workdir)
-        file = read(words[0])
-        said = usual(file)
-        model = values.model or said.model
-        if not model:
-            raise UserError(f"missing --model=MODEL: {words[0]} does not say what it is; {_among(layouts.MODELS)}")
-        width = said.width if values.width is None else values.width
-        size = said.image_size if values.image_size is None else values.image_size
-        before = _preprocessing(values, said.preprocessing)
-        loaded = from_file(file, words[0], model, preprocessing=before, width=width, image_size=size, key=values.key)
-        config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
-        named = outputs.read_names(values.classes) if values.classes else outputs.Names(said.classes)
-        fitted = imported.fit_classes(loaded, config, named.names)
-        folder = imported.write_run(values.workdir, config, fitted, {"source": words[0], "model": model}, named.names)
+        pictures = root_of(values.dataset, values.data_dir)
+        with held(values.workdir, "zfjax import-weights", pictures) as folder:
+            imported.require_no_run(folder)
+            file = read(words[0])
+            said = usual(file)
+            model = values.model or said.model
+            if not model:
+                raise UserError(f"missing --model=MODEL: {words[0]} does not say what it is; {_among(layouts.MODELS)}")
+            width = said.width if values.width is None else values.width
+            size = said.image_size if values.image_size is None else values.image_size
+            before = _preprocessing(values, said.preprocessing)
+            loaded = from_file(
+                file, words[0], model, preprocessing=before, width=width, image_size=size, key=values.key
+            )
+            config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
+            named = outputs.read_names(values.classes) if values.classes else outputs.Names(said.classes)
+            fitted = imported.fit_classes(loaded, config, named.names)
+            imported.write_run(folder, config, fitted, {"source": words[0], "model": model}, named.names)
     for note in loaded.notes + named.notes:
         print(note)
     print(f"the net takes {loaded.preprocessing}; folded into {loaded.net.layers[0].name}")

@@ -55,13 +55,17 @@ def main(argv: Sequence[str]) -> None:
 
         if values.distributed or values.coordinator:
             _join(values)
+        from zfjax.data.outside import root_of
+        from zfjax.runs.claim import held
         from zfjax.runs.training import train_and_evaluate
 
-    outcome = train_and_evaluate(config, values.workdir or default_workdir(config))
-    if not outcome.finished:
-        raise Stopped(f"after step {outcome.step}")
-    if jax.process_index() == 0:
-        _report(outcome)
+    workdir, pictures = values.workdir or default_workdir(config), root_of(config.dataset, config.data_dir)
+    with held(workdir, "zfjax train", pictures) as folder:
+        outcome = train_and_evaluate(config, folder)
+        if not outcome.finished:
+            raise Stopped(f"after step {outcome.step}")
+        if jax.process_index() == 0:
+            _report(outcome)
 
 
 def _join(values: flags.FlagValues) -> None:

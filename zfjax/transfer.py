@@ -114,6 +114,7 @@ def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.Flag
     from zfjax.console import tables
     from zfjax.experiments.multilabel import to_table, transfer
     from zfjax.experiments.transfer import folder_of
+    from zfjax.runs import claim
 
     found = transfer(
         run,
@@ -124,8 +125,8 @@ def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.Flag
         batch_size=values.batch_size,
     )
     table = to_table(found.precisions, found.present, several.source.name, found.pool.classes)
-    folder = folder_of(run, found.pool)
-    files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
+    with claim.writing(run, folder_of(run, found.pool), "zfjax transfer") as folder:
+        files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
     print(table.text())
     print(written(folder, files))
 

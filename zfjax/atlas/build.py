@@ -11,7 +11,9 @@ from zfjax.atlas.pictures import Sheet, pictures
 from zfjax.console import sealed
 from zfjax.console.errors import UserError
 from zfjax.console.files import damaged, read_json, write_json
+from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
+from zfjax.data.outside import require_outside, root_of
 from zfjax.runs import subject
 from zfjax.runs.folder import read_run
 from zfjax.runs.subject import Subject, feature_layers
@@ -38,8 +40,10 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
     """
     run = read_run(workdir)
     folder = _local(out or str(run.folder / "atlas"))
+    require_outside(folder, "--out", root_of(run.config.dataset, run.config.data_dir))
     require_free(folder)
-    with _aside(folder) as aside:  # before anything is computed
+    # Before anything is computed. What is moved as a whole is held from beside.
+    with hold(folder, "zfjax atlas", beside=True), _aside(folder) as aside:
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
         survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size)

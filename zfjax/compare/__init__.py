@@ -42,21 +42,26 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--images names the images, which are not scored: leave out --{of_the_split[0]}")
 
     request = _request_of(values)
-    if request.images:
-        with Progress("opening the run"):
-            from zfjax.compare import photographs
+    with Progress("opening the run"):
+        from zfjax.compare import photographs, scores
+        from zfjax.compare.asked import chosen
+        from zfjax.runs import claim
+        from zfjax.runs.folder import read_run
 
-            asked, chosen = photographs.open_run(request)
-        files = photographs.write(asked, chosen)
-    else:
-        with Progress("opening the run"):
-            from zfjax.compare import scores
-
-            asked, drawn = scores.open_run(request)
-        files = scores.write_scores(asked, drawn, request.rows)
-        if request.sanity_images:
-            files += scores.write_sanity(asked, drawn, request.sanity_images)
-    print(written(asked.folder, files))
+        chosen(request.only, ())  # a mistyped name comes first
+        run = read_run(request.workdir)
+    with claim.writing(run, run.folder / "compare", "zfjax compare") as folder:
+        if request.images:
+            with Progress("opening the run"):
+                asked, images = photographs.open_run(request)
+            files = photographs.write(asked, images)
+        else:
+            with Progress("opening the run"):
+                asked, drawn = scores.open_run(request)
+            files = scores.write_scores(asked, drawn, request.rows)
+            if request.sanity_images:
+                files += scores.write_sanity(asked, drawn, request.sanity_images)
+    print(written(folder, files))
 
 
 def _request_of(values: flags.FlagValues) -> Request:

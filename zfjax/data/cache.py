@@ -6,8 +6,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
-import uuid
 from collections.abc import Iterator
 from typing import IO
 
@@ -50,24 +48,22 @@ def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] |
 def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
     """A draft folder that becomes `folder` when the block ends well and vanishes when it does not.
 
-    Several processes may write at once: the first to end wins, and the others' drafts, equal to it, are
-    dropped.
+    The caller holds `folder`, or what it lies in, so that nobody else writes the same draft (`zfjax.console.hold`).
 
     Raises:
       UserError: the disk is full or not writable.
     """
-    mark = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    draft = folder.with_name(f"{folder.name}.draft.{mark}")
+    draft = folder.with_name(f"{folder.name}.draft")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder)
+        for abandoned in folder.parent.glob(f"{draft.name}*"):  # by one that was killed: as large as the dataset
+            shutil.rmtree(abandoned, ignore_errors=True)
         free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
             raise UserError(f"cache_dir {folder.parent}: expected {_size(num_bytes)} free, found {_size(free)}")
         draft.mkdir()
         yield draft
-        with contextlib.suppress(FileExistsError):
-            _publish(draft, folder)
+        draft.rename(folder)
     except OSError as error:
         raise UserError(
             f"cache_dir {folder.parent}: {error.strerror or error}; expected {_size(num_bytes)} of writable space"
@@ -93,35 +89,6 @@ def squares_file(path: pathlib.Path, count: int, size: int) -> Iterator[IO[bytes
 def square_bytes(size: int) -> int:
     """Bytes of one square."""
     return size * size * 3
-
-
-def _publish(draft: pathlib.Path, folder: pathlib.Path) -> None:
-    try:
-        draft.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-        raise FileExistsError(folder) from None
-
-
-def _remove_abandoned(folder: pathlib.Path) -> None:
-    """Removes what killed processes of this machine left behind: it can be as large as the dataset."""
-    for draft in folder.parent.glob(f"{folder.name}.draft.*"):
-        host, process, _ = draft.name.removeprefix(f"{folder.name}.draft.").rsplit(".", 2)
-        if host == socket.gethostname() and not _runs(int(process)):
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    if os.name == "nt":  # signal 0 would end it there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _size(num_bytes: int) -> str:

@@ -98,7 +98,7 @@ def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
     notes = [splits.note(name, *used, (len(halves[0]), len(halves[1])), aside, "each class")]
     if str(left_out):
         notes.append(f"{name}: left out: {left_out}")
-    return Source(name, train.classes, *halves, tuple(notes))
+    return Source(name, train.classes, *halves, tuple(notes), root)
 
 
 def find_root(path: str, data_dir: str = "") -> epath.Path:

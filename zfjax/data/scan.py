@@ -14,9 +14,11 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt32, UInt64
 
 from zfjax.console.errors import UserError
+from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.data import cache
 from zfjax.data import record as records
+from zfjax.data.outside import require_outside
 from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threads_or_cores
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
@@ -59,7 +61,7 @@ def scan(
 
     Raises:
       UserError: too many pictures are broken, a split has none left, a label is out of range, the cache
-        cannot be written.
+        cannot be written or lies among the pictures.
     """
     if not 0 <= max_broken <= 1:
         raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
@@ -73,13 +75,17 @@ def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads:
     job = _Job(source, size, max_broken, threads_or_cores(threads))
     if not cache_dir:
         return _decoding(source, _noted(source, _look_at_all(job, None)))
+    require_outside(cache_dir, "cache_dir", source.root)
     folder = cache.folder_for(cache_dir, source, size)
     found = cache.read(folder)
     if found is None:
-        pictures = len(source.train) + len(source.val)
-        with cache.writing(folder, pictures * cache.square_bytes(size)) as draft:
-            records.write(_look_at_all(job, draft), draft)
-        found = cache.read(folder)
+        with hold(folder, f"another command that reads {source.name}", beside=True, wait=True):
+            found = cache.read(folder)  # perhaps written while this one waited
+            if found is None:
+                pictures = len(source.train) + len(source.val)
+                with cache.writing(folder, pictures * cache.square_bytes(size)) as draft:
+                    records.write(_look_at_all(job, draft), draft)
+                found = cache.read(folder)
     if found is None:
         raise UserError(f"cache {folder}: was removed while it was written")
     _require_limit(source, found[0].messages.tolist(), max_broken)
@@ -108,7 +114,7 @@ def load(folder: str | os.PathLike[str], source: Source) -> Scanned | None:
 
 
 def scan_once(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
     source: Source,
     size: int,
     *,
@@ -116,19 +122,16 @@ def scan_once(
     cache_dir: str = "",
     threads: int = 0,
 ) -> Scanned:
-    """A run's scan: read back from the run's folder where it is kept, else done (as `scan`) and kept there.
+    """A run's scan: what `Scanned.save` kept in the run's folder, else done now, as by `scan`, and not kept yet.
+
+    `folder` is None for a run that begins.
 
     Raises:
       UserError: as `scan` and `load`; the pictures are no longer those the run began with.
     """
-    kept = load(folder, source)
+    kept = None if folder is None else load(folder, source)
     if kept is None:
-        scanned = scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
-        try:
-            scanned.save(folder)
-        except OSError as error:
-            raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
-        return scanned
+        return scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
     if kept.mean.shape[0] != size:
         raise UserError(f"{folder}: its mean image is {kept.mean.shape[0]} px; expected {size} px as configured")
     if not cache_dir:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from etils import epath
 from jaxtyping import Bool, Int, UInt8
 
 from zfjax.data import decode
@@ -57,6 +58,7 @@ class Source:
     train: Examples
     val: Examples
     notes: tuple[str, ...] = ()  # what to say of it: which split is which, and what is left out
+    root: epath.Path | None = None  # the folder that holds the class folders, if the dataset is one
 
 
 def held_out(

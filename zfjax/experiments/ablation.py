@@ -14,20 +14,24 @@ from zfjax.console.files import read_json, write_json
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
 from zfjax.console.text import did_you_mean
-from zfjax.data import record
+from zfjax.data.outside import root_of
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.models import layer_table
-from zfjax.runs.folder import open_data, open_folder
+from zfjax.runs import claim
+from zfjax.runs.folder import open_data
 from zfjax.runs.training import train_and_evaluate
+from zfjax.runs.written import CONFIG
 from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, default, settings
+from zfjax.training.loop import RunData, schedule_of
 from zfjax.training.scoring import Model, score
 from zfjax.training.seals import steps_in
 from zfjax.training.state import create_net
 
 RESULT = "errors.json"  # what is kept of a finished row, in its folder
+TABLE = "ablation"  # the name of the table's files, beside the rows' folders
 
 
 class Errors(NamedTuple):
@@ -144,27 +148,45 @@ def ablate(
         no row is trained then.
     """
     _check(config, rows)
-    folders = {row.slug: open_folder(epath.Path(workdir) / row.slug, row.config(config)) for row in rows}
-    root = epath.Path(workdir).expanduser()
-    results = {row.slug: found for row in ROWS if (found := _read_result(root / row.slug, row.config(config)))}
-    failed: dict[str, str] = {}
-    missing = [row for row in rows if row.slug not in results]
-    if missing:
-        _scan_once_for_all(missing[0].config(config), [folders[row.slug] for row in missing])
-    for row in missing:
-        print(f"row {ROWS.index(row) + 1} of {len(ROWS)}: {row.slug}", file=sys.stderr, flush=True)
-        try:
-            with stopping(f"in row {row.slug}"):
-                result = train_row(row.config(config), folders[row.slug])
-        except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter: out of memory
-            failed[row.slug] = str(error).splitlines()[0]
-            print(f"row {row.slug} failed: {failed[row.slug]}", file=sys.stderr, flush=True)
-        else:
-            if result is None:
-                return Ablation(results, failed, stopped=row.slug)
-            results[row.slug] = result
-        after_row(Ablation(results, failed))
-    return Ablation(results, failed)
+    with claim.held(workdir, "zfjax ablate", root_of(config.dataset, config.data_dir)) as root:
+        begun = {row.slug: claim.is_begun(root / row.slug, row.config(config)) for row in rows}
+        results = {row.slug: found for row in ROWS if (found := _read_result(root / row.slug, row.config(config)))}
+        failed: dict[str, str] = {}
+        missing = [row for row in rows if row.slug not in results]
+        if missing:  # all look at the same pictures, which are scanned once
+            first = missing[0]
+            data = open_data(first.config(config), root / first.slug if begun[first.slug] else None)
+            schedule_of(config, data)
+        for row in missing:
+            print(f"row {ROWS.index(row) + 1} of {len(ROWS)}: {row.slug}", file=sys.stderr, flush=True)
+            try:
+                with stopping(f"in row {row.slug}"):
+                    result = _train_row(row.config(config), root / row.slug, data)
+            except (UserError, jax.errors.JaxRuntimeError) as error:  # the latter: out of memory
+                failed[row.slug] = str(error).splitlines()[0]
+                print(f"row {row.slug} failed: {failed[row.slug]}", file=sys.stderr, flush=True)
+            else:
+                if result is None:
+                    return Ablation(results, failed, stopped=row.slug)
+                results[row.slug] = result
+            after_row(Ablation(results, failed))
+        return Ablation(results, failed)
+
+
+def require_no_other_table(folder: epath.Path) -> None:
+    """Raise a UserError where `folder` has files of the table's name that no ablation wrote: it has no row's run."""
+    for kind in ("md", "csv", "json"):
+        file = folder / f"{TABLE}.{kind}"
+        if file.exists() and not any((folder / row.slug / CONFIG).exists() for row in ROWS):
+            raise UserError(f"workdir {folder} holds {file.name}, but no row's run; give another --workdir")
+
+
+def _train_row(config: ConfigDict, folder: epath.Path, data: RunData) -> Result | None:
+    """`train_row`, begun with pictures that were looked at already."""
+    with claim.held(folder, "zfjax ablate", root_of(config.dataset, config.data_dir)):
+        if not claim.is_begun(folder, config):
+            claim.begin(folder, config, data.classes, data.record)
+        return train_row(config, folder)
 
 
 def train_row(config: ConfigDict, folder: epath.Path) -> Result | None:
@@ -246,15 +268,6 @@ def _check(config: ConfigDict, rows: Sequence[Row]) -> None:
             create_net(row.config(config), num_classes=1)
         except UserError as error:
             raise UserError(f"row {row.slug}: {error}") from error
-
-
-def _scan_once_for_all(config: ConfigDict, folders: Sequence[epath.Path]) -> None:
-    """Looks at the pictures for the first folder, and lets the others' runs begin with what was found there."""
-    open_data(config, folders[0])
-    found = record.read(folders[0])
-    for folder in folders[1:]:
-        if found is not None and record.read(folder) is None:
-            record.write(found, folder)
 
 
 def _top1_error(model: Model, pictures: Pictures, config: ConfigDict) -> float:

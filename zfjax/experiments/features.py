@@ -18,10 +18,12 @@ from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
+from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.data import cache
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.opening import open_source
+from zfjax.data.outside import require_outside, root_of
 from zfjax.data.pictures import JoinedPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.scan import Scanned, scan
@@ -100,9 +102,10 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     features of pictures that the net was trained on say nothing about others.
 
     Raises:
-        UserError: there is no such dataset, or it cannot be used.
+        UserError: there is no such dataset, it cannot be used, or the run, where all results go, lies in it.
     """
     config = run.config
+    require_outside(run.folder, "workdir", root_of(dataset or config.dataset, config.data_dir))
     source = open_source(dataset or config.dataset, data_dir=config.data_dir, seed=config.seed)
     scanned = scan_for(run, source)
     if dataset in ("", config.dataset) or _is_own(config, source):
@@ -185,8 +188,12 @@ def kept_features(
     found = {name: _read(place, len(pool.labels)) for name, place in places.items()}
     missing = [name for name in names if found[name] is None]
     if missing:
-        _write(model, pool, {name: places[name] for name in missing}, batch_size)
-        found |= {name: _read(places[name], len(pool.labels)) for name in missing}
+        with hold(folder, "another command that computes features", wait=True):
+            found |= {name: _read(places[name], len(pool.labels)) for name in missing}  # written while this one waited
+            missing = [name for name in names if found[name] is None]
+            if missing:
+                _write(model, pool, {name: places[name] for name in missing}, batch_size)
+                found |= {name: _read(places[name], len(pool.labels)) for name in missing}
     kept = {name: values for name, values in found.items() if values is not None}
     if len(kept) < len(found):
         raise UserError(f"features in {folder}: were removed while they were written")

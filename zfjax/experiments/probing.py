@@ -14,6 +14,7 @@ from zfjax.experiments.features import Pool, fingerprint, kept_features, numbere
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, SVM, Score, classify, draw_fold
 from zfjax.experiments.transfer import dataset_of_the_paper, mean_and_std
+from zfjax.runs import claim
 from zfjax.runs.folder import RunInfo, load_model
 
 # The paper's accuracies in per cent by layer: on an SVM, and on a softmax; and its training images per class.
@@ -78,27 +79,30 @@ def fold_by_fold(
 ) -> Iterator[Probing]:
     """What is known after each layer of each fold; arguments and errors are those of `probe`.
 
-    All layers of a fold come before the next fold, so that what an interrupted probing leaves is a whole column.
+    All layers of a fold come before the next fold, so that what an interrupted probing leaves is a whole column. The
+    results' folder is held until the last one.
     """
     require_pictures(pool, protocol.per_class)
-    ledger = Ledger(folder_of(run, pool) / "folds.json")
-    with Progress("features"):
-        model = load_model(run, checkpoint)
-        layers = numbered_layers(model.net)
-        kept = kept_features(model, pool, layers, run.folder / "features", batch_size=batch_size)
-        behind = fingerprint(model, pool)
-    svm = np.full((len(layers), protocol.folds), np.nan)
-    softmax = svm.copy()
-    kinds = (SVM, SOFTMAX)
-    with Progress("linear classifiers", svm.size, unit="layer") as progress:
-        for number in range(protocol.folds):
-            fold = draw_fold(pool.labels, protocol.per_class, protocol.max_test, (protocol.seed, number))
-            for row, layer in enumerate(layers):
-                key = fold_key(fold, *(kind.strengths for kind in kinds), layer, behind)
-                measure = functools.partial(classify, kinds, kept[layer], pool.labels, fold, seed=protocol.seed)
-                svm[row, number], softmax[row, number] = (Score(*one).accuracy for one in ledger.get_or(key, measure))
-                progress.advance(1)
-                yield Probing(layers, svm.copy(), softmax.copy())
+    with claim.writing(run, folder_of(run, pool), "zfjax probe") as folder:
+        ledger = Ledger(folder / "folds.json")
+        with Progress("features"):
+            model = load_model(run, checkpoint)
+            layers = numbered_layers(model.net)
+            kept = kept_features(model, pool, layers, run.folder / "features", batch_size=batch_size)
+            behind = fingerprint(model, pool)
+        svm = np.full((len(layers), protocol.folds), np.nan)
+        softmax = svm.copy()
+        kinds = (SVM, SOFTMAX)
+        with Progress("linear classifiers", svm.size, unit="layer") as progress:
+            for number in range(protocol.folds):
+                fold = draw_fold(pool.labels, protocol.per_class, protocol.max_test, (protocol.seed, number))
+                for row, layer in enumerate(layers):
+                    key = fold_key(fold, *(kind.strengths for kind in kinds), layer, behind)
+                    measure = functools.partial(classify, kinds, kept[layer], pool.labels, fold, seed=protocol.seed)
+                    both = (Score(*one).accuracy for one in ledger.get_or(key, measure))
+                    svm[row, number], softmax[row, number] = both
+                    progress.advance(1)
+                    yield Probing(layers, svm.copy(), softmax.copy())
 
 
 def to_table(result: Probing, dataset: str, num_classes: int, per_class: int) -> Table:

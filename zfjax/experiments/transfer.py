@@ -19,6 +19,7 @@ from zfjax.data.pipeline import eval_batches
 from zfjax.experiments.features import Pool, fingerprint, kept_features, layer_named, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
+from zfjax.runs import claim
 from zfjax.runs.folder import RunInfo, load_model
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
@@ -96,23 +97,25 @@ def fold_by_fold(
 ) -> Iterator[Transfer]:
     """What is known after each fold; arguments and errors are those of `transfer`.
 
-    All folds of the frozen features come first: they take minutes where the nets from scratch take hours.
+    All folds of the frozen features come first: they take minutes where the nets from scratch take hours. The results'
+    folder is held until the last one.
     """
     require_pictures(pool, max(protocol.per_class))
-    ledger = Ledger(folder_of(run, pool) / "folds.json")
-    measures = [_on_frozen_layers(run, pool, protocol, ledger, checkpoint, batch_size)]
-    if protocol.scratch:
-        measures.append(_from_scratch(run, pool, protocol, ledger))
-    accuracies = np.full((2, len(protocol.per_class), protocol.folds), np.nan)
-    with Progress("folds", len(measures) * accuracies[0].size, unit="fold") as progress:
-        for which, measure in enumerate(measures):
-            for number in range(protocol.folds):
-                seed = (protocol.seed, number)
-                for row, count in enumerate(protocol.per_class):
-                    fold = draw_fold(pool.labels, count, protocol.max_test, seed)
-                    accuracies[which, row, number] = measure(fold, seed)
-                    progress.advance(1)
-                    yield Transfer(np.array(protocol.per_class), *accuracies.copy())
+    with claim.writing(run, folder_of(run, pool), "zfjax transfer") as folder:
+        ledger = Ledger(folder / "folds.json")
+        measures = [_on_frozen_layers(run, pool, protocol, ledger, checkpoint, batch_size)]
+        if protocol.scratch:
+            measures.append(_from_scratch(run, pool, protocol, ledger))
+        accuracies = np.full((2, len(protocol.per_class), protocol.folds), np.nan)
+        with Progress("folds", len(measures) * accuracies[0].size, unit="fold") as progress:
+            for which, measure in enumerate(measures):
+                for number in range(protocol.folds):
+                    seed = (protocol.seed, number)
+                    for row, count in enumerate(protocol.per_class):
+                        fold = draw_fold(pool.labels, count, protocol.max_test, seed)
+                        accuracies[which, row, number] = measure(fold, seed)
+                        progress.advance(1)
+                        yield Transfer(np.array(protocol.per_class), *accuracies.copy())
 
 
 def _on_frozen_layers(

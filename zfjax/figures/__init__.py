@@ -68,8 +68,22 @@ def main(argv: Sequence[str]) -> None:
     if values.images and values.classes:
         raise UserError("give --images=FILES or --classes=NAMES, not both")
 
+    maps = None if values.maps == "all" else _number("--maps", values.maps, "a number of at least 1, or all", 1)
+    units = tuple(_number("--units", unit, "numbers of maps, with commas between") for unit in values.units)
+
     with Progress("opening the run"):
         from zfjax.figures import draw
+        from zfjax.runs import claim
+        from zfjax.runs.folder import read_run
 
-        request = draw.request_of(values)
-    draw.all_of(values.only, request)
+        run = read_run(values.workdir)
+    with claim.writing(run, run.folder / "figures", "zfjax figures"):
+        with Progress("opening the run"):
+            request = draw.request_of(run, values, maps, units)
+        draw.all_of(values.only, request)
+
+
+def _number(flag: str, text: str, expected: str, smallest: int = 0) -> int:
+    if not text.strip().isdigit() or int(text) < smallest:
+        raise UserError(f"{flag}: expected {expected}, got {text!r}")
+    return int(text)

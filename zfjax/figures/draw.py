@@ -13,7 +13,7 @@ from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
 from zfjax.runs import subject
-from zfjax.runs.folder import read_run
+from zfjax.runs.folder import RunInfo, read_run
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,
@@ -25,17 +25,12 @@ FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
 }
 
 
-def request_of(values: flags.FlagValues) -> Request:
-    """The flags' values, with the run that they name opened.
+def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: tuple[int, ...]) -> Request:
+    """The flags' values, with the net and the pictures of the run opened.
 
     Raises:
-      UserError: no such run, checkpoint, class or image, a number that is none, or a window larger than the images.
+      UserError: no such checkpoint, class or image, or a window larger than the images.
     """
-    maps = (
-        None if values.maps == "all" else _number("--maps", values.maps, "a number of at least 1, or all", smallest=1)
-    )
-    units = tuple(_number("--units", unit, "numbers of maps, with commas between") for unit in values.units)
-    run = read_run(values.workdir)
     splits = subject.of_run(run, values.checkpoint)
     # Before anything is drawn.
     for name in values.classes:
@@ -107,9 +102,3 @@ def _tables_too(files: Sequence[str]) -> str:
 def _opened(folder: str) -> Opened:
     run = read_run(folder)
     return Opened(run, subject.of_run(run))
-
-
-def _number(flag: str, text: str, expected: str, smallest: int = 0) -> int:
-    if not text.strip().isdigit() or int(text) < smallest:
-        raise UserError(f"{flag}: expected {expected}, got {text!r}")
-    return int(text)

@@ -1,26 +1,24 @@
-"""A run's folder: configuration, classes and scan beside the checkpoints, written at the start and read back."""
+"""A run's folder read back: configuration, classes and scan, its pictures, and the weights in its checkpoints."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
-from zfjax.console.files import read_json, write_json
 from zfjax.data import record
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan_once
 from zfjax.data.source import Source
-from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_classes, read_config, require_record
+from zfjax.runs.written import CLASSES, ORIGIN, read_classes, read_config, require_record
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
-from zfjax.training.config import as_json, square_size
+from zfjax.training.config import square_size
 from zfjax.training.loop import RunData
 from zfjax.training.scoring import Model
-from zfjax.training.seals import Seal, newest_seal, steps_in
+from zfjax.training.seals import Seal, newest_seal
 from zfjax.training.state import State, create_state
 
 
@@ -33,35 +31,28 @@ class RunInfo(NamedTuple):
     mean: Float[np.ndarray, "side side 3"]
 
 
-def open_folder(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
-    """Makes a run's folder, or opens it again for the same configuration; absolute, as checkpoints need it.
+def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
+    """The pictures of a run, and what is to be kept of a look at them, which `claim.begin` writes.
 
-    Raises:
-      UserError: it cannot be written, or has checkpoints of another configuration; the keys that differ are named.
-    """
-    folder = _absolute(workdir)
-    if jax.process_index() == 0:
-        try:
-            _claim(folder, as_json(config))
-        except OSError as error:
-            raise UserError(f"cannot write in workdir {folder}: {error.strerror or error}") from error
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
-    return folder
-
-
-def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
-    """The pictures of the run in `folder`; they are scanned at its first start, and what was found is kept there.
+    Args:
+      config: names the dataset.
+      folder: of a run that was begun, whose pictures they still have to be; None for a new one, which scans them.
 
     Raises:
       UserError: the dataset cannot be used, has another number of classes than configured, or is no longer the one
         that the run began with.
     """
-    if not config.dataset and (folder / record.FILE).exists():
+    if not config.dataset and folder is not None and (folder / record.FILE).exists():
         raise UserError(f"the run in {folder} has no pictures: its weights were imported without a --dataset")
     source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
-    seal = newest_seal(folder / CHECKPOINTS)
-    _check_classes(config, source, folder, seal)
+    if config.num_classes not in (0, len(source.classes)):
+        raise UserError(
+            f"num_classes={config.num_classes}, but {source.name} has {len(source.classes)} classes;"
+            " expected the same number, or 0 for as many as there are"
+        )
+    seal = None if folder is None else newest_seal(folder / CHECKPOINTS)
+    if folder is not None:
+        _require_classes(source, folder, seal)
     scanned = scan_once(
         folder,
         source,
@@ -70,7 +61,8 @@ def open_data(config: ConfigDict, folder: epath.Path) -> RunData:
         cache_dir=config.cache_dir,
         threads=config.threads,
     )
-    require_record(folder, seal, config, source.classes, scanned.record)
+    if folder is not None:
+        require_record(folder, seal, config, source.classes, scanned.record)
     return RunData(source.classes, scanned.train, scanned.val, scanned.record)
 
 
@@ -82,7 +74,7 @@ def read_run(workdir: epath.PathLike) -> RunInfo:
     Raises:
       UserError: no run was started there, or its files are damaged.
     """
-    folder = _absolute(workdir)
+    folder = absolute(workdir)
     seal = newest_seal(folder / CHECKPOINTS)
     try:
         config, classes = read_config(folder, seal), read_classes(folder, seal)
@@ -148,7 +140,8 @@ def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _absolute(workdir: epath.PathLike) -> epath.Path:
+def absolute(workdir: epath.PathLike) -> epath.Path:
+    """A run's folder by its whole path, as checkpoints need it. Raises a UserError for a user that there is not."""
     try:
         folder = epath.Path(workdir).expanduser()
     except RuntimeError as error:  # ~NAME where nobody has that name
@@ -156,49 +149,12 @@ def _absolute(workdir: epath.PathLike) -> epath.Path:
     return folder if "://" in str(workdir) else folder.resolve()
 
 
-def _check_classes(config: ConfigDict, source: Source, folder: epath.Path, seal: Seal | None) -> None:
-    if config.num_classes not in (0, len(source.classes)):
-        raise UserError(
-            f"num_classes={config.num_classes}, but {source.name} has {len(source.classes)} classes;"
-            " expected the same number, or 0 for as many as there are"
-        )
-    path = folder / CLASSES
+def _require_classes(source: Source, folder: epath.Path, seal: Seal | None) -> None:
+    """Raise a UserError where the dataset's classes are not those that the run in `folder` began with."""
     known = source.classes
     if seal:
         known = tuple(seal.run["classes"])
-    elif path.exists():
+    elif (folder / CLASSES).exists():
         known = read_classes(folder, None)
     if known != source.classes:
         raise UserError(f"the classes of {source.name} are no longer those of the run in {folder}")
-    try:
-        whole = read_json(path) == list(source.classes)
-    except UserError:
-        whole = False
-    if not whole and jax.process_index() == 0:
-        write_json(path, source.classes)
-
-
-def _claim(folder: epath.Path, config: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path, seal = folder / CONFIG, newest_seal(folder / CHECKPOINTS)
-    saved = bool(steps_in(folder / CHECKPOINTS))
-    if saved and seal is None and not path.exists():
-        raise UserError(
-            f"workdir {folder} holds checkpoints, but no {CONFIG} that says what they were trained with;"
-            " put it back, or give another --workdir"
-        )
-    changed = _changed(as_json(read_config(folder, seal)), config) if seal or path.exists() else []
-    if changed and saved:
-        raise UserError(
-            f"workdir {folder} holds a run with {', '.join(changed)};"
-            " give the same values to go on, or another --workdir"
-        )
-    if changed:  # a start that came to nothing, mended since
-        for name in (CLASSES, record.FILE):
-            (folder / name).unlink(missing_ok=True)
-    write_json(path, config)
-
-
-def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    free = free_keys(new)
-    return [f"{key}={old[key]!r} (now {new[key]!r})" for key in sorted(old) if key not in free and old[key] != new[key]]

@@ -14,9 +14,11 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import damaged, read_json, write_json
 from zfjax.data import record
 from zfjax.data.opening import open_source
+from zfjax.data.outside import root_of
 from zfjax.models.specs import Dense
-from zfjax.runs.folder import RunInfo, load_model, open_data, open_folder
-from zfjax.runs.written import CLASSES, ORIGIN
+from zfjax.runs.claim import begin, held, require_ours
+from zfjax.runs.folder import RunInfo, absolute, load_model, open_data
+from zfjax.runs.written import CONFIG, ORIGIN
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import default, square_size
 from zfjax.training.seals import describe, newest_seal
@@ -45,11 +47,16 @@ def run_config(
 
 
 def require_no_run(workdir: epath.PathLike) -> None:
-    """Raises a UserError where `workdir` holds a run; one whose import came to nothing may be written again."""
-    folder = epath.Path(workdir).expanduser()
-    started = (folder / "config.json").exists() and not (folder / ORIGIN).exists()
+    """Refuse a folder with a run, or with files that no run wrote; an import that came to nothing may be done again.
+
+    Raises:
+        UserError: it holds such.
+    """
+    folder = absolute(workdir)
+    started = (folder / CONFIG).exists() and not (folder / ORIGIN).exists()
     if started or any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
         raise UserError(f"workdir {folder} already holds a run; expected another --workdir")
+    require_ours(folder, None)
 
 
 def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loaded:
@@ -96,24 +103,23 @@ def write_run(
     Raises:
       UserError: the folder holds a run or cannot be written, or the dataset cannot be used.
     """
-    require_no_run(workdir)
-    folder = open_folder(workdir, config)
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
-    write_json(folder / ORIGIN, sealed.seal(kept))
     mean = loaded.preprocessing.mean_image(square_size(config.image_size))
-    if config.dataset:
-        data = open_data(config, folder)
-        pictures, found, classes = len(data.train), data.record._replace(mean=mean), data.classes
-    else:
-        none = np.zeros(0, np.int32)
-        pictures, found = config.batch_size, record.all_readable(mean, none, none)
-        classes = distinct(names) or tuple(str(number) for number in range(loaded.outputs))
-        write_json(folder / CLASSES, classes)
-    record.write(found, folder)
-    variables = jax.tree.map(jnp.asarray, loaded.variables)
-    state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
-    with Checkpoints(folder / CHECKPOINTS, run=describe(config, classes, mean, origin=kept)) as checkpoints:
-        checkpoints.save(state)
+    with held(workdir, "zfjax import-weights", root_of(config.dataset, config.data_dir)) as folder:
+        require_no_run(folder)
+        if config.dataset:
+            data = open_data(config, None)
+            pictures, found, classes = len(data.train), data.record._replace(mean=mean), data.classes
+        else:
+            none = np.zeros(0, np.int32)
+            pictures, found = config.batch_size, record.all_readable(mean, none, none)
+            classes = distinct(names) or tuple(str(number) for number in range(loaded.outputs))
+        variables = jax.tree.map(jnp.asarray, loaded.variables)
+        state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
+        begin(folder, config, classes, found)
+        write_json(folder / ORIGIN, sealed.seal(kept))
+        with Checkpoints(folder / CHECKPOINTS, run=describe(config, classes, mean, origin=kept)) as checkpoints:
+            checkpoints.save(state)
     return folder
 
 

@@ -4,10 +4,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from zfjax.data.opening import check_spec
-from zfjax.runs.folder import open_data, open_folder
+from zfjax.data.outside import root_of
+from zfjax.runs.claim import begin, held, is_begun
+from zfjax.runs.folder import open_data
 from zfjax.training import sharding
 from zfjax.training.config import check
-from zfjax.training.loop import Outcome, train
+from zfjax.training.loop import Outcome, schedule_of, train
 from zfjax.training.state import create_net
 
 
@@ -15,7 +17,8 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     """Trains by `config` in `workdir`, going on from the newest checkpoint there.
 
     After each epoch the validation split is scored, every example once, and a checkpoint is written. A run that was
-    killed and started again ends with the same weights, bit for bit, as one that was not.
+    killed and started again ends with the same weights, bit for bit, as one that was not. The folder is held until the
+    end: nobody else trains in it.
 
     Raises:
       UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
@@ -24,5 +27,8 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     check_spec(config.dataset)  # before its name, as a workdir, finds another run there
     create_net(config, num_classes=1)  # a net that cannot be is refused before the pictures are read
     sharding.check_batch_size(config.batch_size)
-    folder = open_folder(workdir, config)
-    return train(config, folder, open_data(config, folder))
+    with held(workdir, "zfjax train", root_of(config.dataset, config.data_dir)) as folder:
+        data = open_data(config, folder if is_begun(folder, config) else None)
+        schedule_of(config, data)
+        begin(folder, config, data.classes, data.record)  # only now, since a start that is refused changes nothing
+        return train(config, folder, data)

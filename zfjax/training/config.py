@@ -133,6 +133,7 @@ _RANGES = {
     "plateau_patience": (0, math.inf),
     "plateau_factor": (1e-6, 1),
     "filter_radius": (0, math.inf),
+    "threads": (0, math.inf),
     "log_steps": (1, math.inf),
     "checkpoint_steps": (0, math.inf),
 }
@@ -144,6 +145,8 @@ def check(config: ConfigDict) -> None:
         if not smallest <= config[key] < too_large:
             below = "" if too_large == math.inf else f" and below {too_large:g}"
             raise UserError(f"{key}={config[key]:g} must be at least {smallest:g}{below}")
+    if not 0 <= config.max_broken <= 1:
+        raise UserError(f"max_broken={config.max_broken:g} must be between 0 and 1")
     if not _whole_numbers(config.without, 1, 7):
         raise UserError(f"without={tuple(config.without)!r} must be numbers of layers, 1 to 7, such as 3,4")
     if not _whole_numbers(config.maps3to5, 1, math.inf) or len(config.maps3to5) not in (0, 3):

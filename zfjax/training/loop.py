@@ -83,6 +83,13 @@ class Schedule(NamedTuple):
         return range(over + 1, self.epochs + 1)
 
 
+def schedule_of(config: ConfigDict, data: RunData) -> Schedule:
+    """Epochs in steps. Raises a UserError where there are fewer pictures than one batch takes."""
+    if config.batch_size > len(data.train):
+        raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
+    return Schedule(len(data.train), config.batch_size, config.epochs)
+
+
 def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: Iterable[int] = FIG4_EPOCHS) -> Outcome:
     """`train_and_evaluate` on pictures given as such.
 
@@ -95,9 +102,7 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     Raises:
       UserError: as `train_and_evaluate`.
     """
-    if config.batch_size > len(data.train):
-        raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
-    schedule = Schedule(len(data.train), config.batch_size, config.epochs)
+    schedule = schedule_of(config, data)
     mesh = sharding.data_mesh()
     kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0

@@ -10,6 +10,7 @@ from etils import epath
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
+from zfjax.console.hold import hold
 from zfjax.console.text import first_line
 from zfjax.weights import pickles
 
@@ -83,7 +84,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
         raise UserError(f"cannot write weights to {target}: expected a name that ends in {SAFETENSORS}")
     try:
         content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
-        write_whole(target, content)  # not save_file, whose files only their owner can read
+        with hold(target, "zfjax export-weights", beside=True):
+            write_whole(target, content)  # not save_file, whose files only their owner can read
     except (SafetensorError, ImportError) as error:  # gs:// without gcsfs
         raise UserError(f"cannot write {target}: {first_line(error)}") from error
     return target

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from zfjax.console.errors import UserError
+from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason
 from zfjax.data.boxes import Box, edges
@@ -83,7 +84,7 @@ def prepared_builder(data_dir: str = "", config: ShapesConfig | None = None) -> 
     """The `shapes` builder, its pictures drawn if they are not there yet.
 
     `data_dir` is TFDS's folder of data sets; empty: TFDS's own default. A build that is stopped leaves
-    nothing that later counts as done, and of two processes that build at once the first to finish wins.
+    nothing that later counts as done; while one process draws, others wait.
 
     Raises: UserError where the folder cannot be read or written.
     """
@@ -94,26 +95,25 @@ def prepared_builder(data_dir: str = "", config: ShapesConfig | None = None) -> 
     try:
         builder = fresh()
         if not builder.data_path.exists():
-            _draw(builder)
+            builder.data_path.parent.mkdir(parents=True, exist_ok=True)
+            with hold(builder.data_path.parent, "another command that draws the shapes data set", wait=True):
+                if not builder.data_path.exists():
+                    _draw(builder)
     except (OSError, RuntimeError) as error:  # the latter is array_record's
         where = data_dir or str(tfds.core.constants.DATA_DIR)
         raise UserError(f"the shapes data set cannot be kept in {where}: {reason(error)}") from error
-    # Read anew: the one that drew has lost the race if another process was faster.
-    return fresh()
+    return fresh()  # what another process drew is read anew
 
 
 def _draw(builder: Shapes) -> None:
     size = builder.builder_config
     count = size.train + size.validation
     print(f"Drawing the shapes data set, once: {count} pictures into {builder.data_dir}", file=sys.stderr)
+    for abandoned in builder.data_path.parent.glob("incomplete.*"):  # by one that was killed
+        abandoned.rmtree()
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
-    try:
-        with _quiet_tfds():
-            builder.download_and_prepare(download_config=settings)
-    except OSError:
-        # TFDS renames a temporary folder at the end, which fails where another process has done so before.
-        if not builder.data_path.exists():
-            raise
+    with _quiet_tfds():
+        builder.download_and_prepare(download_config=settings)
 
 
 def _encode(drawn: Scene, label: int) -> dict[str, Any]:

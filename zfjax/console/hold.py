@@ -1,0 +1,329 @@
+"""One writer a folder: a command holds what it writes, and a second one is refused in a line that names the first.
+
+A hold is a small file, `.hold`, that says who holds (host, process, command, since when), and the operating system's
+lock on that file, which ends with the process, however that ends. Some disks have no such lock (gs://), or one that
+other machines don't see (some network disks). So the holder also renews its file every few seconds, and another
+machine's hold counts only while it is renewed.
+"""
+
+import _thread
+import contextlib
+import datetime
+import errno
+import functools
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from zfjax.console import signals
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import reason, say
+
+FILE = ".hold"
+RENEWED_EVERY = 10.0  # seconds
+WATCHED_FOR = 25.0  # seconds in which a living holder on another machine has renewed its hold
+SETTLED_AFTER = 2.0  # seconds after which two that started at once, on a disk without locks, have both written
+SURELY_DEAD = 3600.0  # seconds by the clock, not renewed for so long
+_LENGTH = 512  # bytes of the file, so that renewing it overwrites it all at once
+
+
+class InUse(UserError):
+    """Another command, or another thread of this one, writes there now."""
+
+    def __init__(self, path: epath.Path, holder: str) -> None:
+        super().__init__(f"{path} is in use by {holder}; let it end first, or write to another folder")
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def hold(path: epath.PathLike, command: str, *, beside: bool = False, wait: bool = False) -> Iterator[None]:
+    """Keep other commands from writing to a folder while the block runs; reading needs no hold.
+
+    The folder is made if it is missing, and removed again if nothing was written. The same thread may hold it again
+    inside the block, as when one command calls another. A process that a holder forks does not hold.
+
+    Args:
+        path: the folder.
+        command: who holds it, for the line that others get.
+        beside: keep the hold's file next to `path` and not in it, where `path` is a file or is moved as a whole.
+        wait: where it is held, wait until it is free, and say so.
+
+    Raises:
+        InUse: it is held, and `wait` is False.
+        UserError: the hold cannot be written there.
+    """
+    mine = _Hold(epath.Path(path), command, beside)
+    held = _held.get(mine.key)
+    if held is not None and held.thread == mine.thread:
+        yield
+        return
+    made = [] if mine.remote else [parent for parent in mine.file.parents if not parent.exists()]
+
+    def end() -> None:
+        mine.release()
+        with contextlib.suppress(OSError):
+            for folder in made:
+                os.rmdir(folder)  # where nothing else is in it
+
+    with signals.at_end(end):
+        try:
+            try:
+                if wait:
+                    mine.take_when_free()
+                else:
+                    mine.take()
+            except (OSError, ImportError) as error:  # the latter: gs:// without gcsfs
+                raise UserError(f"cannot write in {mine.file.parent}: {reason(error)}") from error
+            yield
+        finally:
+            signals.give_way()
+            end()
+
+
+class _Hold:
+    """One hold, from `take` to `release`."""
+
+    def __init__(self, path: epath.Path, command: str, beside: bool) -> None:
+        self._path, self._command = path, command
+        self.file = path.with_name(f"{FILE}.{path.name}") if beside else path / FILE
+        self.remote = "://" in str(self.file)
+        self.key = str(self.file) if self.remote else os.path.realpath(self.file)
+        self.thread = threading.get_ident()
+        self._token = uuid.uuid4().hex
+        self._since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        self._lock: int | None = None  # a descriptor; None where the disk has no locks
+        self._written = False  # whether the file is this hold's
+        self._ended = threading.Event()
+        self._renewing: threading.Thread | None = None
+
+    def take(self) -> None:
+        self._ended.clear()
+        if _held.setdefault(self.key, self) is not self:
+            raise InUse(self._path, "another thread of this process")
+        try:
+            self._take()
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if not self.remote:
+            try:
+                self._lock = _locked(self.file)
+            except BlockingIOError as error:
+                raise InUse(self._path, _holder(self._read_soon())) from error
+        found = self._read()
+        if found and not self._is_dead(found):
+            raise InUse(self._path, _holder(found))
+        self._write()
+        if self._lock is None:
+            time.sleep(SETTLED_AFTER)
+            found = self._read()
+            if not self._is_mine(found):
+                raise InUse(self._path, _holder(found))
+        self._renewing = threading.Thread(target=self._renew, daemon=True)
+        self._renewing.start()
+
+    def take_when_free(self) -> None:
+        try:
+            return self.take()
+        except InUse as error:
+            holder = error.holder
+        with Progress(f"waiting for {holder}") as progress:
+            progress.say(f"waiting for {holder}, which writes {self._path}")
+            while True:
+                time.sleep(0.5)
+                with contextlib.suppress(InUse):
+                    return self.take()
+
+    def release(self) -> None:
+        self._ended.set()
+        if self._renewing is not None:
+            self._renewing.join()
+        with contextlib.suppress(OSError):
+            if self._written and self._is_mine(self._read()):
+                self.file.unlink()  # while it is locked: who comes later makes a new one
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock, self._written = None, False
+        if _held.get(self.key) is self:
+            del _held[self.key]
+
+    def forget(self) -> None:
+        """In a child of a fork: the lock must end with the parent, which alone holds."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock, self._written, self._renewing = None, False, None
+
+    def _read(self) -> bytes:
+        try:
+            return self.file.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _read_soon(self) -> bytes:
+        """What the file says, once the one who has just locked it has written it."""
+        for _ in range(20):
+            found = self._read()
+            if found:
+                break
+            time.sleep(0.02)
+        return found
+
+    def _write(self) -> None:
+        said = {
+            "command": self._command,
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": self._since,
+            "renewed": time.time(),
+            "machine": _machine(),
+            "token": self._token,
+        }
+        content = json.dumps(said).encode().ljust(_LENGTH - 1) + b"\n"
+        if self.remote:
+            self.file.write_bytes(content)
+        else:
+            with open(self.file, "r+b") as file:  # never empty in between, nor made anew where the folder was moved
+                file.write(content)
+        self._written = True
+
+    def _is_mine(self, found: bytes) -> bool:
+        return self._token.encode() in found
+
+    def _is_dead(self, found: bytes) -> bool:
+        """Whether the holder that left this ended without a word."""
+        said = _parsed(found)
+        if said.get("machine") == _machine():
+            return self._lock is not None or not _runs(said.get("process"))
+        if isinstance(said.get("renewed"), float) and time.time() - said["renewed"] > SURELY_DEAD:
+            return True
+        deadline = time.monotonic() + WATCHED_FOR
+        with Progress(f"looking whether {_holder(found)} still runs"):
+            while time.monotonic() < deadline:
+                time.sleep(min(0.5, WATCHED_FOR))
+                now = self._read()
+                if now != found:
+                    return not now
+        return True
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWED_EVERY):
+            with contextlib.suppress(OSError):  # a network that is away for a moment
+                found = self._read()
+                if _parsed(found) and not self._is_mine(found):
+                    say(f"{self._path} was taken over by {_holder(found)}")
+                    _thread.interrupt_main()
+                    return
+                self._write()
+
+
+_held: dict[str, _Hold] = {}  # of this process, by file
+
+
+def _forget_all() -> None:
+    for one in _held.values():
+        one.forget()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def _locked(file: epath.Path) -> int | None:
+    """A descriptor of the file, locked for as long as it is open; None where the disk has no locks.
+
+    Raises:
+        BlockingIOError: another has locked it.
+        OSError: it cannot be written.
+    """
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):  # its folder was made, and removed again by one that ended
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            keep = False
+            try:
+                has_locks = _lock(descriptor)
+                # Else the one who held it has just removed it.
+                is_there = os.path.samestat(os.fstat(descriptor), os.stat(file))
+                keep = has_locks and is_there
+                if is_there:
+                    return descriptor if has_locks else None
+            finally:
+                if not keep:
+                    os.close(descriptor)
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(file))
+
+
+def _lock(descriptor: int) -> bool:
+    """Locks an open file; False where its disk has no locks. Raises a BlockingIOError where it is locked."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond what is read
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise BlockingIOError from error
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            return False
+        raise
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """What processes share that see each other by number: a host, since its start, and on Linux a namespace."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _runs(process: object) -> bool:
+    """Whether a process of this machine runs; this one, which does not hold, left its hold earlier."""
+    if not isinstance(process, int) or process == os.getpid():
+        return False
+    if os.name == "nt":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _parsed(found: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(found)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _holder(found: bytes) -> str:
+    """Who wrote a hold's file."""
+    match _parsed(found):
+        case {"command": command, "process": process, "host": host, "since": since}:
+            return f"{command} (process {process} on {host}, since {since})"
+    return "another process"

@@ -1,0 +1,80 @@
+"""Nothing is written into a dataset's folder: a folder there would be one class more, and no command could read it."""
+
+import contextlib
+import os
+import posixpath
+from collections.abc import Iterator
+
+from etils import epath
+
+from zfjax.console.errors import UserError
+from zfjax.data.folder import find_root
+from zfjax.data.splits import is_split
+
+
+def root_of(dataset: str, data_dir: str = "") -> epath.Path | None:
+    """The folder of the pictures of `folder:PATH`; None for other datasets, and where there is no such folder."""
+    kind, _, path = dataset.partition(":")
+    if kind != "folder" or not path:
+        return None
+    try:
+        return find_root(path, data_dir)
+    except (UserError, OSError):  # said when it is opened
+        return None
+
+
+def require_outside(path: epath.PathLike, what: str, root: epath.Path | None) -> None:
+    """Refuse a path to write to that lies in the folder of a dataset's pictures, however either is spelled.
+
+    Args:
+        path: the file or folder that is to be written; it need not be there.
+        what: what to call it in the error, such as `--out`.
+        root: from `root_of`; None refuses nothing.
+
+    Raises:
+        UserError: it lies in there.
+    """
+    if root is not None and _is_inside(os.fspath(path), root):
+        raise UserError(
+            f"{what} {path} lies in the dataset's folder {root}, where folders are classes; give one outside"
+        )
+
+
+def _is_inside(path: str, root: epath.Path) -> bool:
+    if "://" in path or "://" in os.fspath(root):
+        return f"{_normal(path)}/".startswith(f"{_normal(os.fspath(root))}/")
+    above = os.path.realpath(os.path.expanduser(path))
+    folders = {identity for folder in _class_roots(root) if (identity := _identity(folder)) is not None}
+    while _identity(above) not in folders:
+        above, below = os.path.dirname(above), above
+        if above == below:
+            return False
+    return True
+
+
+def _class_roots(root: epath.Path) -> Iterator[str]:
+    """The dataset's folder, and what links in it lead to: class folders may lie elsewhere."""
+    folders = [os.fspath(root)]
+    yield folders[0]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink() and entry.is_dir():
+                    yield entry.path
+                if is_split(entry.name) and entry.is_dir():
+                    folders.append(entry.path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """The same for the same folder, whatever it is called; None where there is none."""
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _normal(path: str) -> str:
+    """A remote path without `..`, doubled or last slashes."""
+    scheme, _, rest = path.rpartition("://")
+    return f"{scheme}://{posixpath.normpath(rest)}"

@@ -1,0 +1,145 @@
+"""Whose a folder is: one command writes there at a time, only over what zfjax wrote, and never among pictures."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from zfjax.console.errors import UserError
+from zfjax.console.files import read_json, write_json
+from zfjax.console.hold import hold
+from zfjax.data import record
+from zfjax.data.outside import require_outside, root_of
+from zfjax.runs.folder import RunInfo, absolute
+from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_config
+from zfjax.training.checkpoints import CHECKPOINTS
+from zfjax.training.config import as_json
+from zfjax.training.metrics import FILE
+from zfjax.training.seals import Seal, newest_seal, steps_in
+
+# What a run writes at the top of its folder, and nobody else's file may be overwritten by.
+WRITTEN = (
+    *(CHECKPOINTS, CONFIG, CLASSES, record.FILE, FILE, ORIGIN),
+    *("curves.png", "filters.png", "predictions.png"),
+)
+_OURS = {"dataset", "net", "image_size", "filter_radius", "max_broken"}  # some keys of every version's config.json
+
+
+@contextlib.contextmanager
+def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> Iterator[epath.Path]:
+    """Hold a run's folder, new or old, and give its absolute path; of many processes the first holds it for all.
+
+    Args:
+        workdir: the folder.
+        command: who holds it.
+        pictures: where no run may lie, from `zfjax.data.outside.root_of`.
+
+    Raises:
+        UserError: another command holds it, it cannot be written, or it lies among the pictures.
+    """
+    folder = absolute(workdir)
+    require_outside(folder, "workdir", pictures)
+    with contextlib.ExitStack() as stack:
+        _on_first(lambda: stack.enter_context(hold(folder, command)))
+        yield folder
+
+
+@contextlib.contextmanager
+def writing(run: RunInfo, path: epath.PathLike, command: str) -> Iterator[epath.Path]:
+    """Hold a folder inside a run's folder, for a command that writes there, and give it.
+
+    The run itself is not held: it may be trained on meanwhile, and other commands may write into other folders of it.
+
+    Raises:
+        UserError: as `held`.
+    """
+    folder = epath.Path(path)
+    require_outside(folder, "the folder", root_of(run.config.dataset, run.config.data_dir))
+    with hold(folder, command):
+        yield folder
+
+
+def is_begun(folder: epath.Path, config: ConfigDict) -> bool:
+    """Whether a run of this configuration was begun in `folder`; what is kept of it there counts only then.
+
+    Raises:
+        UserError: the folder has checkpoints of another configuration, whose keys are named, or files that no run
+            wrote.
+    """
+    seal = newest_seal(folder / CHECKPOINTS)
+    require_ours(folder, seal)
+    if not seal and not (folder / CONFIG).exists():
+        return False
+    changed = _changed(as_json(read_config(folder, seal)), as_json(config))
+    if changed and steps_in(folder / CHECKPOINTS):
+        raise UserError(
+            f"workdir {folder} holds a run with {', '.join(changed)};"
+            " give the same values to go on, or another --workdir"
+        )
+    return not changed  # else a start that came to nothing, mended since
+
+
+def require_ours(folder: epath.Path, seal: Seal | None) -> None:
+    """Raise a UserError where a run in `folder` would overwrite what no run wrote.
+
+    A checkpoint with a seal is a run's; without one config.json has to be.
+    """
+    if seal:
+        return
+    if (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG, "put back what zfjax train wrote there, or use another --workdir")
+        if not (isinstance(config, dict) and config.keys() >= _OURS):
+            raise UserError(f"workdir {folder} holds a {CONFIG} that is not of zfjax train; give another --workdir")
+        return
+    for name in WRITTEN:
+        if (folder / name).exists():
+            raise UserError(
+                f"workdir {folder} holds {name}, but no {CONFIG} that says what run it is of;"
+                " put that back, or give another --workdir"
+            )
+
+
+def begin(folder: epath.Path, config: ConfigDict, classes: Sequence[str], found: record.Record) -> None:
+    """Write what a run is known by, the configuration first; of a run that goes on, the same again.
+
+    Every process calls this, and the first one writes. Nothing is written before, so that a start which is refused, for
+    its values or its pictures, changes nothing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+
+    def write() -> None:
+        write_json(folder / CONFIG, as_json(config))
+        write_json(folder / CLASSES, classes)
+        record.write(found, folder)
+
+    _on_first(write)
+
+
+def _on_first(action: Callable[[], object]) -> None:
+    """Do something in the first of many processes, once all have come here; what it raises, all raise."""
+    if jax.process_count() == 1:
+        action()
+        return
+    multihost_utils.sync_global_devices("before the first process writes")
+    line = np.zeros(4096, np.uint8)
+    if jax.process_index() == 0:
+        try:
+            action()
+        except UserError as error:
+            text = str(error).encode()[: len(line)]
+            line[: len(text)] = np.frombuffer(text, np.uint8)
+    line = np.asarray(multihost_utils.broadcast_one_to_all(line))
+    if line.any():
+        raise UserError(bytes(line).rstrip(b"\0").decode(errors="replace"))
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    free = free_keys(new)
+    return [f"{key}={old[key]!r} (now {new[key]!r})" for key in sorted(old) if key not in free and old[key] != new[key]]
