@@ -54,15 +54,18 @@ def _is_inside(path: str, root: epath.Path) -> bool:
 
 def _class_roots(root: epath.Path) -> Iterator[str]:
     """The dataset's folder, and what links in it lead to: class folders may lie elsewhere."""
-    folders = [os.fspath(root)]
-    yield folders[0]
-    while folders:
-        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink() and entry.is_dir():
-                    yield entry.path
-                if is_split(entry.name) and entry.is_dir():
-                    folders.append(entry.path)
+    yield os.fspath(root)
+    entries = _entries(os.fspath(root))
+    for split in [entry for entry in entries if is_split(entry.name)]:
+        entries += _entries(split.path)
+    yield from (entry.path for entry in entries if entry.is_symlink())
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder; nothing where there is none."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return list(entries)
+    return []
 
 
 def _identity(path: str) -> tuple[int, int] | None:
