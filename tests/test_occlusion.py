@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import zfjax
+from zfjax import ops
 from zfjax.experiments import occlusion as experiment
 from zfjax.experiments.occlusion import Occlusion, covered_share, hiding, occlusion, sensitivity
 from zfjax.models import ConvNet, layers
@@ -178,6 +179,20 @@ def test_sensitivity_is_what_the_net_says_of_each_position():
     assert found.clean_probability == pytest.approx(float(jax.nn.softmax(clean["fc8"])[0, 4]), rel=1e-3)
     with pytest.raises(ValueError, match="label: expected one of the net's 10 classes, got 10"):
         sensitivity(net, variables, image, 10, 16, 12)
+
+
+def test_sensitivity_runs_the_net_compiled_alone(monkeypatch):
+    """Nothing of the net is computed outside of compiled programs, where each operation would be sent by itself."""
+    net, variables, image = drawn(NETS["zfnet"].clone(image_size=72), (72, 72))
+    conv, eager = ops.conv, []
+
+    def watched(x, *args, **options):
+        eager.extend([] if isinstance(x, jax.core.Tracer) else [x.shape])
+        return conv(x, *args, **options)
+
+    monkeypatch.setattr(ops, "conv", watched)
+    sensitivity(net, variables, image, 4, 36, 36, batch_size=7)
+    assert not eager
 
 
 def test_images_that_are_none():

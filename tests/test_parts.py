@@ -19,7 +19,8 @@ from zfjax.data.record import Record, write
 from zfjax.data.shapes import builder as builders
 from zfjax.data.shapes.parts import in_crop, part_boxes
 from zfjax.data.source import Example
-from zfjax.figures import draw
+from zfjax.experiments.occlusion import sensitivity
+from zfjax.figures import draw, fig7
 from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
@@ -159,6 +160,24 @@ def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monk
     ]
     assert rows[1]["Δ"] == pytest.approx(expected)
     assert (rows[1]["paper's Δ"], rows[3]["paper's Δ"], rows[3]["Δ - random"]) == (6.9, 10.7, None)
+
+
+def test_figure_7_of_ones_own_picture_sweeps_over_that_alone(tiny, built, records, tmp_path, monkeypatch):
+    """Not over fifty others, whose masks are known; these belong to the run's own images."""
+    monkeypatch.setattr(shapes, "prepared_builder", lambda data_dir: built)
+    file = tmp_path / "mine.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)).save(file)
+    request = request_for(tiny, records, tmp_path)
+    swept = []
+    monkeypatch.setattr(fig7, "SCORED", 2)
+    monkeypatch.setattr(
+        fig7, "sensitivity", lambda *args, **options: swept.append(args) or sensitivity(*args, **options)
+    )
+    (drawing,) = fig7.draw(request._replace(files=request.subject.of_files([file])))
+    assert (len(swept), drawing.table) == (1, None)
+    (drawing,) = fig7.draw(request._replace(classes=("car",)))
+    assert len(swept) == 2 + 2 * 2  # and two squares for each scored image
+    assert drawing.table
 
 
 def test_figures_that_a_run_cannot_have_are_passed_over_unless_named(

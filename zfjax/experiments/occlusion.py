@@ -139,21 +139,22 @@ def sensitivity(
     """
     top = net.layers[-1].name
     fun = layers(net, variables, [layer, top])
-    acts = _call(Partial(_Itself()), fun(jnp.asarray(image)[None]))
-    classes = acts[top].shape[1]
+    classes = jax.eval_shape(fun, jnp.asarray(image)[None])[top].shape[1]
     if not 0 <= label < classes:
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
-    unit = int(jnp.argmax(acts[layer].astype(jnp.float32).sum(axis=(0, 1, 2))))
-    summary = Partial(_Summary(layer, top), jnp.asarray(unit), jnp.asarray(label))
+    # Of all maps, since which one is wanted is known only when the image has been seen whole.
+    summary = Partial(_Summary(layer, top), jnp.asarray(label))
     found = occlusion(fun, image, window, stride, fill, then=summary, batch_size=batch_size)
-    activation, probability, most_probable = found.outputs
+    activations, probability, most_probable = found.outputs
+    clean_activations, clean_probability, _ = found.clean
+    unit = int(np.argmax(clean_activations))
     return Sensitivity(
         unit,
-        activation,
+        activations[..., unit],
         probability,
         most_probable,
-        float(found.clean[0]),
-        float(found.clean[1]),
+        float(clean_activations[unit]),
+        float(clean_probability),
         found.tops,
         found.lefts,
         found.window,
@@ -211,10 +212,10 @@ class _Summary(functions.Fixed):
     layer: str
     top: str
 
-    def __call__(self, unit: Array, label: Array, acts: dict[str, Array]) -> tuple[Array, Array, Array]:
+    def __call__(self, label: Array, acts: dict[str, Array]) -> tuple[Array, Array, Array]:
         logits = acts[self.top].astype(jnp.float32)
         return (
-            jnp.take(acts[self.layer], unit, axis=-1).astype(jnp.float32).sum(axis=(1, 2)),
+            acts[self.layer].astype(jnp.float32).sum(axis=(1, 2)),
             jnp.take(jax.nn.softmax(logits), label, axis=1),
             jnp.argmax(logits, axis=1),
         )

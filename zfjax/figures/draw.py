@@ -35,15 +35,14 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
     # Before anything is drawn.
     for name in values.classes:
         splits.val.label_of(name)
-    if values.images:
-        splits.val.of_files(values.images)
+    files = splits.val.of_files(values.images) if values.images else None
     size = splits.val.net.image_size
     if values.window > size:
         raise UserError(f"--window={values.window} is larger than the run's images of {size}×{size} px")
     return Request(
         run,
         splits,
-        tuple(values.images),
+        files,
         tuple(values.classes),
         tuple(values.layers),
         maps,

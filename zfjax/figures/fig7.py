@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
@@ -18,13 +19,15 @@ from zfjax.models.fields import project_units
 from zfjax.plots.occlusion import Occluded, plot_occlusion
 from zfjax.runs.subject import Subject, feature_layers
 from zfjax.training.sharding import data_mesh
+from zfjax.transform.backprojection import deconvnet
+from zfjax.transform.seeds import strongest
 
 OTHERS = 3  # images of the same map beside the projection
 SCORED = 50  # images whose masks are compared
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, a row an image; for `shapes` a table too, of how the probability goes with what is hidden."""
+    """One picture, a row for each image; for images of `shapes` also a table, of how hiding the object matters."""
     window, stride = _square(request)
     rows, labels = _rows(request, window, stride)
     arrays = {"labels": labels}
@@ -32,7 +35,8 @@ def draw(request: Request) -> Iterator[Drawing]:
         arrays[name] = np.stack([getattr(row, name) for row in rows])
     for name in rows[0].found._fields:
         arrays[name] = np.stack([np.asarray(getattr(row.found, name)) for row in rows])
-    table = _against_masks(request, window, 2 * stride) if request.run.config.dataset == "shapes" else None
+    has_masks = request.run.config.dataset == "shapes" and request.files is None
+    table = _against_masks(request, window, 2 * stride) if has_masks else None
     yield Drawing(
         "fig7_occlusion", plot_occlusion(rows, request.subject.classes), arrays, table and ("fig7_masks", table)
     )
@@ -56,9 +60,7 @@ def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], n
         titles = chosen.titles(subject.classes)
         for image, label, number, title in zip(chosen.images, chosen.labels, chosen.numbers, titles, strict=True):
             found = _sweep(request, image, int(label), window, stride)
-            on_map = np.asarray(fun(image[None])[0, ..., found.unit])
-            cell = np.unravel_index(np.argmax(on_map), on_map.shape)
-            projection = _projected(fun, image[None], found.unit, np.array([cell]))[0]
+            projection = np.asarray(_strongest_projected(fun, image[None], found.unit)[0])
             others = _others(subject, fun, winners, found.unit, int(number))
             shown = np.asarray(image) + subject.image_mean
             rows.append(Occluded(shown, int(label), projection, others, found, title))
@@ -77,6 +79,13 @@ def _others(subject: Subject, fun: Partial, winners: Top, unit: int, number: int
     numbers, positions = np.asarray(winners.images)[unit], np.asarray(winners.positions)[unit]
     kept = [i for i, winner in enumerate(numbers) if winner not in (number, -1)][:OTHERS]
     return _projected(fun, subject.load(numbers[kept]), unit, positions[kept])
+
+
+@jax.jit
+def _strongest_projected(fun: Partial, images: Array, unit: Array) -> Float[Array, "n h w c"]:
+    """The unit's strongest activation on each image, projected down to pixels."""
+    y, project = deconvnet(fun, images)
+    return project(strongest(y, unit))
 
 
 def _projected(fun: Partial, images: Array, unit: int, cells: np.ndarray) -> Float[np.ndarray, "n h w c"]:

@@ -28,7 +28,7 @@ class Request(NamedTuple):
 
     run: RunInfo
     splits: Splits
-    images: tuple[str, ...] = ()  # files; none: one image of each of `classes`
+    files: Chosen | None = None  # images to look at; None: one image of each of `classes`
     classes: tuple[str, ...] = ()  # none: the first five that there are
     layers: tuple[str, ...] = ()  # of the gallery and the evolution; none: the paper's 1 to 5
     maps: int | None = 8  # how many of each layer; None: all
@@ -52,10 +52,10 @@ class Request(NamedTuple):
         """The single images to look at.
 
         Raises:
-          UserError: a file is no image, or the dataset lacks a class.
+          UserError: the dataset lacks a class.
         """
-        if self.images:
-            return self.subject.of_files(self.images)
+        if self.files is not None:
+            return self.files
         if self.classes:
             labels = [self.subject.label_of(name) for name in self.classes]
         else:
