@@ -1,5 +1,6 @@
 """What all commands share: flags, `--help` without JAX, whatever goes wrong as one line and an exit code."""
 
+import atexit
 import contextlib
 import logging
 import os
@@ -30,13 +31,17 @@ def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a command as this process, and end with its exit code."""
     if not _traces():
         _silence()
-    code = run(main)
-    if code in (MISTAKE, FAULT):
-        # Without Python's own end, in which threads that failed to save a checkpoint may be waited for, or complain.
+    try:
+        code = run(main)
+    except SystemExit as end:  # after --help
+        code = int(end.code or 0)
+    if code not in (MISTAKE, FAULT):
+        atexit._run_exitfuncs()  # after a failure they may wait for other processes, which wait for this one
+    # Python's own end would take its time, in which signals are no longer heard, and wait for threads of libraries.
+    for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(code)
-    raise SystemExit(code)
+            stream.flush()
+    os._exit(code)
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
