@@ -9,6 +9,7 @@ from etils import epath
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import readable
 from zfjax.data import shapes
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
@@ -84,7 +85,7 @@ def _read_boxes(file: str) -> dict[str, list[float]]:
     for name, box in boxes.items():
         if not (isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)):
             raise UserError(f"--boxes: expected [top, left, height, width] for {name!r} in {file}, got {box!r}")
-    return boxes
+    return {readable(name): box for name, box in boxes.items()}
 
 
 def _inside(file: str, name: str, box: list[float], height: int, width: int) -> np.ndarray:

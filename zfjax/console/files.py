@@ -25,7 +25,7 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
     with signals.held():
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             part.replace(target)
         except OSError as error:
             raise UserError(f"cannot write {target}: {reason(error)}") from error

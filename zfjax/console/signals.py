@@ -239,7 +239,7 @@ def _tidy(number: int, where: str | None) -> None:
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):
         before = "\r\x1b[K" if os.isatty(2) else ""  # in place of a bar
-        os.write(2, f"{before}zfjax: {line}\n".encode())
+        os.write(2, f"{before}zfjax: {line}\n".encode(errors="backslashreplace"))
 
 
 def _leave_terminal() -> None:

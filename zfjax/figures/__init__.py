@@ -48,7 +48,10 @@ def main(argv: Sequence[str]) -> None:
         "images", [], "Image files for fig5 and fig7; default images of the val split.", flag_values=values
     )
     flags.DEFINE_list(
-        "classes", [], "Classes for fig5 and fig7, one val image each; default the first five.", flag_values=values
+        "classes",
+        [],
+        "Classes for fig5 and fig7, one val image each; a name with a comma in quotes; default the first five.",
+        flag_values=values,
     )
     flags.DEFINE_list("layers", [], "For fig2 and fig4, like relu5; default the paper's 1 to 5.", flag_values=values)
     flags.DEFINE_string("maps", "8", "fig2, fig4: how many of each layer, drawn by --seed; or all.", flag_values=values)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import readable
 from zfjax.data import record
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan_once
@@ -146,14 +147,20 @@ def absolute(workdir: epath.PathLike) -> epath.Path:
         folder = epath.Path(workdir).expanduser()
     except RuntimeError as error:  # ~NAME where nobody has that name
         raise UserError(f"workdir {workdir}: {error}") from error
-    return folder if "://" in str(workdir) else folder.resolve()
+    folder = folder if "://" in str(workdir) else folder.resolve()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        shown = readable(str(folder))
+        raise UserError(f"workdir {shown}: expected a path in UTF-8, which checkpoints need; rename it") from error
+    return folder
 
 
 def _require_classes(source: Source, folder: epath.Path, seal: Seal | None) -> None:
     """Raise a UserError where the dataset's classes are not those that the run in `folder` began with."""
     known = source.classes
     if seal:
-        known = tuple(seal.run["classes"])
+        known = tuple(map(readable, seal.run["classes"]))
     elif (folder / CLASSES).exists():
         known = read_classes(folder, None)
     if known != source.classes:

@@ -11,7 +11,7 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean, listed
+from zfjax.console.text import did_you_mean, listed, readable
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
@@ -68,9 +68,13 @@ class Subject(NamedTuple):
 
     def label_of(self, name: str) -> int:
         """The number of the class called `name`. Raises a UserError where there is none."""
+        name = readable(name)
         if name not in self.classes:
             several = [known for known in self.classes if known.startswith(f"{name} (")]  # told apart by their numbers
             hint = f"; expected one of {listed(several)}" if several else did_you_mean(name, self.classes)
+            in_parts = [known for known in self.classes if name in map(str.strip, known.split(","))]
+            if in_parts:  # cut where a list of names is
+                hint = f"; a name with a comma needs quotes: --classes='\"{in_parts[0]}\"'"
             hint = hint or f"; there are {', '.join(self.classes[:20])}"
             raise UserError(f"no class {name!r} in the run's {len(self.classes)}{hint}")
         return self.classes.index(name)
@@ -106,7 +110,7 @@ class Subject(NamedTuple):
         """
         squares = np.stack([_square(path, self.mean.shape[0]) for path in paths])
         said = np.asarray(jnp.argmax(self._predict(squares), axis=1))
-        folders = [epath.Path(path).parent.name for path in paths]
+        folders = [readable(epath.Path(path).parent.name) for path in paths]
         labels = [
             self.classes.index(folder) if folder in self.classes else int(first)
             for folder, first in zip(folders, said, strict=True)
@@ -114,7 +118,7 @@ class Subject(NamedTuple):
         return Chosen(
             _images(squares, self.mean, self.net.image_size),
             np.array(labels, np.int32),
-            tuple(epath.Path(path).stem for path in paths),
+            tuple(readable(epath.Path(path).stem) for path in paths),
             np.full(len(paths), -1),
             np.array([folder not in self.classes for folder in folders]),
         )

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import damaged, read_json
-from zfjax.console.text import did_you_mean, say
+from zfjax.console.text import did_you_mean, readable, say
 from zfjax.data.record import FILE, Record
 from zfjax.training import stored
 from zfjax.training.config import FREE_KEYS, as_json, check, default, square_size
@@ -72,8 +72,8 @@ def read_classes(folder: epath.Path, seal: Seal | None) -> tuple[str, ...]:
         if kept is None:
             raise UserError(f"{error}; without it, the command that began the run writes it anew") from error
         say(f"{error}; its checkpoints say what was in it")
-        return kept
-    return tuple(names)
+        return tuple(map(readable, kept))
+    return tuple(map(readable, names))  # older runs have them as their disk had them
 
 
 def require_record(
