@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import io
 import logging
 import os
 import re
@@ -53,7 +54,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
       0; 2 for a mistake of the user's, 1 for a fault of zfjax's; 128 and the signal's number where one stopped it.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a notebook's streams take everything
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's streams take everything
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text that a terminal knows
     try:
         main(sys.argv if argv is None else argv)

@@ -24,7 +24,7 @@ from zfjax.training.seals import Seal, newest_seal, steps_in
 
 # What a run writes at the top of its folder, and nobody else's file may be overwritten by.
 WRITTEN = (
-    *(CHECKPOINTS, CONFIG, CLASSES, record.FILE, FILE, ORIGIN),
+    *(CHECKPOINTS, CONFIG, CLASSES, record.FILE, record.NOTES, FILE, ORIGIN),
     *("curves.png", "filters.png", "predictions.png"),
 )
 _OURS = {"dataset", "net", "image_size", "filter_radius", "max_broken"}  # some keys of every version's config.json
@@ -133,7 +133,7 @@ def _on_first(action: Callable[[], object]) -> None:
         try:
             action()
         except UserError as error:
-            text = str(error).encode()[: len(line)]
+            text = str(error).encode(errors="backslashreplace")[: len(line)]
             line[: len(text)] = np.frombuffer(text, np.uint8)
     line = np.asarray(multihost_utils.broadcast_one_to_all(line))
     if line.any():
