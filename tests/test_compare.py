@@ -14,11 +14,11 @@ from test_comparison import REDDEST, WEIGHTS
 from zfjax import compare, train
 from zfjax.compare import objects
 from zfjax.console import command
-from zfjax.data import shapes
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import DecodedPictures
+from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.runs import folder as runs
 from zfjax.runs import subject as subjects
 from zfjax.runs.folder import RunInfo
@@ -56,7 +56,7 @@ def photos(tmp_path_factory):
     return folder, boxes
 
 
-def opened(monkeypatch, workdir, dataset, pictures, labels, kept):
+def opened(monkeypatch, workdir, dataset, pictures, labels, kept, annotations=None):
     """A run that was never trained, of the net that looks for red and green."""
     monkeypatch.setattr(runs, "read_run", lambda _: run)
     monkeypatch.setattr(subjects, "of_run", lambda *_: Splits(subject, subject))
@@ -65,6 +65,7 @@ def opened(monkeypatch, workdir, dataset, pictures, labels, kept):
     mean = np.full((SQUARE, SQUARE, 3), 90, np.float32)
     run = RunInfo(workdir, config, CLASSES, mean)
     subject = Subject(REDDEST, WEIGHTS, pictures, labels[kept], kept, CLASSES, jax.numpy.asarray(mean))
+    subject = subject._replace(annotations=annotations)
     return subject
 
 
@@ -248,7 +249,8 @@ def test_a_layer_that_cams_cannot_use_is_named(on_photos, capsys, layer, expecte
     ],
 )
 def test_what_a_dataset_needs_is_said(monkeypatch, tmp_path, capsys, dataset, boxes, expected):
-    opened(monkeypatch, tmp_path, dataset, None, np.zeros(1, int), np.arange(1))
+    drawn = DrawnObjects(None, "validation") if dataset == "shapes" else None
+    opened(monkeypatch, tmp_path, dataset, None, np.zeros(1, int), np.arange(1), drawn)
     assert command.run(compare.main, ["compare", f"--workdir={tmp_path}", *boxes]) == 2
     assert expected in capsys.readouterr().err
 
@@ -264,7 +266,6 @@ def test_shapes_know_their_pixels(monkeypatch, tmp_path, capsys):
         for array, file in zip((pixels, mask), files, strict=True):
             Image.fromarray(array).save(file, format="PNG")
         records.append({"image": files[0].getvalue(), "mask": files[1].getvalue()})
-    monkeypatch.setattr(shapes, "prepared_builder", lambda _: None)
     monkeypatch.setattr("zfjax.data.shapes.masks.encoded_records", lambda *_: records)
 
     class Pictures:
@@ -275,7 +276,8 @@ def test_shapes_know_their_pixels(monkeypatch, tmp_path, capsys):
             squares = np.stack([decode_square(records[number + 1]["image"], SQUARE) for number in numbers])
             return squares, np.zeros(len(numbers), np.int32)
 
-    subject = opened(monkeypatch, tmp_path, "shapes", Pictures(), np.zeros(3, int), np.array([1, 2]))
+    drawn = DrawnObjects(None, "validation")
+    subject = opened(monkeypatch, tmp_path, "shapes", Pictures(), np.zeros(3, int), np.array([1, 2]), drawn)
     flags = ["compare", f"--workdir={tmp_path}", "--layer=relu1", "--only=grad_cam", "--sanity_images=0", "--rows=2"]
     assert command.run(compare.main, flags) == 0
     with np.load(tmp_path / "compare" / "lenses.npz") as arrays:

@@ -17,6 +17,7 @@ from zfjax.data.decode import decode_square
 from zfjax.data.pictures import DecodedPictures
 from zfjax.data.record import Record, write
 from zfjax.data.shapes import builder as builders
+from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.shapes.parts import in_crop, part_boxes
 from zfjax.data.source import Example
 from zfjax.experiments.occlusion import sensitivity
@@ -114,7 +115,7 @@ def tiny():
     return net, variables
 
 
-def request_for(tiny, records, folder, dataset="shapes"):
+def request_for(tiny, records, folder, built=None, dataset="shapes"):
     """A run that was never trained, of a tiny net; its first picture is broken."""
     net, variables = tiny
     labels = np.array([record["label"] for record in records], np.int32)
@@ -130,6 +131,7 @@ def request_for(tiny, records, folder, dataset="shapes"):
         seen.val_kept,
         shapes.CLASSES,
         jax.numpy.asarray(mean),
+        annotations=DrawnObjects(built, "validation") if built else None,
     )
     config = default()
     config.dataset, config.image_size = dataset, 64
@@ -137,8 +139,7 @@ def request_for(tiny, records, folder, dataset="shapes"):
 
 
 def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shapes, "prepared_builder", lambda data_dir: built)
-    draw.all_of(["fig8"], request_for(tiny, records, tmp_path))
+    draw.all_of(["fig8"], request_for(tiny, records, tmp_path, built))
     assert "fig8: fig8.png, table1.md" in capsys.readouterr().out
     with np.load(tmp_path / "figures" / "fig8.npz") as arrays:
         # Numbers are of the readable pictures; the first was not.
@@ -164,10 +165,9 @@ def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monk
 
 def test_figure_7_of_ones_own_picture_sweeps_over_that_alone(tiny, built, records, tmp_path, monkeypatch):
     """Not over fifty others, whose masks are known; these belong to the run's own images."""
-    monkeypatch.setattr(shapes, "prepared_builder", lambda data_dir: built)
     file = tmp_path / "mine.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)).save(file)
-    request = request_for(tiny, records, tmp_path)
+    request = request_for(tiny, records, tmp_path, built)
     swept = []
     monkeypatch.setattr(fig7, "SCORED", 2)
     monkeypatch.setattr(

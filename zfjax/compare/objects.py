@@ -10,10 +10,8 @@ from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import readable
-from zfjax.data import shapes
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
-from zfjax.data.shapes.masks import masks
 from zfjax.data.shapes.parts import in_crop
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Subject
@@ -26,25 +24,23 @@ class Known(NamedTuple):
     masks: Callable[[Int[np.ndarray, " some"]], Bool[np.ndarray, "some size size"]]  # of pictures by their numbers
 
 
-def require_objects(run: RunInfo, boxes: str) -> None:
-    """Raises a UserError where neither the dataset nor a file of boxes tells where the objects are."""
-    dataset = run.config.dataset
-    if dataset == "shapes" and boxes:
-        raise UserError("--boxes: the dataset shapes has its objects' pixels; boxes are for folder:PATH")
-    if dataset != "shapes" and not (boxes and dataset.startswith("folder:")):
+def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
+    """The pictures whose objects a file of boxes or, without one, the dataset itself knows.
+
+    Raises:
+      UserError: neither knows them, or both do.
+    """
+    dataset, annotations = run.config.dataset, subject.annotations
+    if annotations is not None and boxes:
+        raise UserError(f"--boxes: the dataset {dataset} has its objects' pixels; boxes are for folder:PATH")
+    if annotations is not None:
+        return Known(np.arange(len(subject.pictures)), subject.masks)
+    if not (boxes and dataset.startswith("folder:")):
         raise UserError(
             f"compare needs to know where the objects are: the dataset shapes has masks, folder:PATH needs"
             f" --boxes=FILE.json (see --help); the run's dataset is {dataset}"
         )
-
-
-def of_shapes(run: RunInfo, subject: Subject) -> Known:
-    """All pictures, and the masks that were drawn with them."""
-    builder = shapes.prepared_builder(run.config.data_dir)
-    size = {"square": subject.mean.shape[0], "size": subject.net.image_size}
-    return Known(
-        np.arange(len(subject.pictures)), lambda some: masks(builder, "validation", subject.kept[some], **size)
-    )
+    return of_boxes(run, subject, boxes)
 
 
 def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:

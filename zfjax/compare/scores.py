@@ -38,10 +38,9 @@ def open_run(request: Request) -> tuple[Asked, Drawn]:
     """
     lenses = chosen(request.only, LENSES + BASELINES)
     run = runs.read_run(request.workdir)
-    objects.require_objects(run, request.boxes)
     subject = subjects.of_run(run, request.checkpoint).val
+    known = objects.known_objects(run, subject, request.boxes)
     asked = ask(run, subject, lenses, request)
-    known = objects.of_boxes(run, subject, request.boxes) if request.boxes else objects.of_shapes(run, subject)
     drawn = np.random.default_rng(request.seed).permutation(known.numbers)[: request.drawn]
     masks = known.masks(drawn)
     seen = masks.any(axis=(1, 2))

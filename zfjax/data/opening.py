@@ -1,9 +1,11 @@
 """A dataset by its name: `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`."""
 
+import dataclasses
 import os
 
 from zfjax.console.errors import UserError
 from zfjax.data import catalogue, folder, shapes
+from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.source import Source
 
 
@@ -41,4 +43,6 @@ def _open(spec: str, data_dir: str, seed: int) -> Source:
         return folder.open_folder(rest, data_dir=data_dir, seed=seed)
     if kind == "tfds":
         return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
-    return catalogue.from_builder("shapes", shapes.prepared_builder(data_dir), seed=seed)
+    builder = shapes.prepared_builder(data_dir)
+    source = catalogue.from_builder("shapes", builder, seed=seed)
+    return dataclasses.replace(source, annotations=DrawnObjects(builder, "validation"))

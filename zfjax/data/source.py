@@ -10,6 +10,7 @@ from etils import epath
 from jaxtyping import Bool, Int, UInt8
 
 from zfjax.data import decode
+from zfjax.data.annotations import Annotations
 
 BrokenImage = decode.BrokenImage
 
@@ -58,6 +59,7 @@ class Source:
     train: Examples
     val: Examples
     notes: tuple[str, ...] = ()  # what to say of it: which split is which, and what is left out
+    annotations: Annotations | None = None  # of val, where the dataset knows more than classes
     root: epath.Path | None = None  # the folder that holds the class folders, if the dataset is one
 
 

@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
-from zfjax.data import shapes
-from zfjax.data.shapes.masks import masks
 from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivity
 from zfjax.figures.request import Drawing, Request
@@ -27,7 +25,7 @@ SCORED = 50  # images whose masks are compared
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, a row for each image; for images of `shapes` also a table, of how hiding the object matters."""
+    """One picture, a row for each image; a table too, of how hiding the object matters, where the run has masks."""
     window, stride = _square(request)
     rows, labels = _rows(request, window, stride)
     arrays = {"labels": labels}
@@ -35,7 +33,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         arrays[name] = np.stack([getattr(row, name) for row in rows])
     for name in rows[0].found._fields:
         arrays[name] = np.stack([np.asarray(getattr(row.found, name)) for row in rows])
-    has_masks = request.run.config.dataset == "shapes" and request.files is None
+    has_masks = request.subject.annotations is not None and request.files is None
     table = _against_masks(request, window, 2 * stride) if has_masks else None
     yield Drawing(
         "fig7_occlusion", plot_occlusion(rows, request.subject.classes), arrays, table and ("fig7_masks", table)
@@ -93,13 +91,12 @@ def _projected(fun: Partial, images: Array, unit: int, cells: np.ndarray) -> Flo
 
 
 def _against_masks(request: Request, window: int, stride: int) -> Table:
-    """Whether the probability falls where the object is hidden: `shapes` knows which pixels those are."""
-    subject, run = request.subject, request.run
+    """Whether the probability falls where the object is hidden."""
+    subject = request.subject
     numbers = request.rng(7).choice(len(subject.pictures), min(SCORED, len(subject.pictures)), replace=False)
-    builder, size = shapes.prepared_builder(run.config.data_dir), subject.net.image_size
-    objects = masks(builder, "validation", subject.kept[numbers], square=subject.mean.shape[0], size=size)
+    objects = subject.masks(numbers)
     images, rows = subject.load(numbers), list[tuple[Cell, ...]]()
-    sides = [side for side in (window, 2 * window) if side <= size]
+    sides = [side for side in (window, 2 * window) if side <= subject.net.image_size]
     with Progress("occluded images with masks", len(numbers) * len(sides)) as progress:
         for side in sides:
             scores = []

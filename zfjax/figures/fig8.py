@@ -8,8 +8,7 @@ from jaxtyping import Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.tables import Cell, Table
-from zfjax.data import shapes
-from zfjax.data.shapes.parts import PartBoxes, part_boxes
+from zfjax.data.annotations import PartBoxes
 from zfjax.experiments.correspondence import Correspondence, correspondence, difference, hidden, random_boxes
 from zfjax.figures.request import Drawing, NotForThisRun, Request
 from zfjax.models import layers
@@ -84,26 +83,19 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
     """Up to MOST faces of the val split that show all parts, drawn by `rng`."""
-    run, subject = request.run, request.subject
-    if run.config.dataset != "shapes":
+    subject = request.subject
+    if subject.annotations is None:
         raise NotForThisRun(
-            f"fig8 needs boxes of parts, which the dataset shapes has and {run.config.dataset} has not;"
+            f"fig8 needs boxes of parts, which the dataset shapes has and {request.run.config.dataset} has not;"
             " the function in zfjax.experiments.correspondence takes your own"
         )
     of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))
-    found = part_boxes(
-        shapes.prepared_builder(run.config.data_dir),
-        "validation",
-        subject.kept[of_class],
-        tuple(PARTS.values()),
-        square=subject.mean.shape[0],
-        size=subject.net.image_size,
-    )
+    found = subject.part_boxes(of_class, tuple(PARTS.values()))
     if len(found.numbers) < 3:
         raise UserError(f"fig8 needs three or more pictures of class {CLASS} with {', '.join(PARTS)}; found too few")
     drawn = np.sort(rng.permutation(len(found.numbers))[:MOST])
     return PartBoxes(
-        of_class[found.numbers[drawn]],
+        found.numbers[drawn],
         found.objects[drawn],
         {name: boxes[drawn] for name, boxes in found.parts.items()},
     )

@@ -64,7 +64,7 @@ def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
     )
     if folder is not None:
         require_record(folder, seal, config, source.classes, scanned.record)
-    return RunData(source.classes, scanned.train, scanned.val, scanned.record)
+    return RunData(source.classes, scanned.train, scanned.val, scanned.record, source.annotations)
 
 
 def read_run(workdir: epath.PathLike) -> RunInfo:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean, listed, readable
+from zfjax.data.annotations import Annotations, PartBoxes
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
@@ -50,6 +51,7 @@ class Subject(NamedTuple):
     classes: tuple[str, ...]
     mean: Float[Array, "side side 3"]  # of the squares that are cropped
     step: int | None = None  # of the checkpoint that the net was read from
+    annotations: Annotations | None = None  # where the dataset knows more of the split than classes
 
     def load(self, numbers: Int[np.ndarray, " n"]) -> Float[Array, "n size size 3"]:
         """The images with these numbers in the split."""
@@ -65,6 +67,22 @@ class Subject(NamedTuple):
     def image_mean(self) -> Float[np.ndarray, "size size 3"]:
         """What was subtracted from the images."""
         return np.asarray(center_crop(self.mean[None], self.net.image_size)[0])
+
+    def masks(self, numbers: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n size size"]:
+        """The objects' pixels in the images with these numbers in the split; there must be annotations."""
+        assert self.annotations is not None
+        return self.annotations.masks(self.kept[numbers], square=self.mean.shape[0], size=self.net.image_size)
+
+    def part_boxes(self, numbers: Int[np.ndarray, " n"], names: Sequence[str]) -> PartBoxes:
+        """The parts' boxes in those of some images that show all the named ones; there must be annotations.
+
+        `numbers` of the result are numbers in the split.
+        """
+        assert self.annotations is not None
+        found = self.annotations.part_boxes(
+            self.kept[numbers], names, square=self.mean.shape[0], size=self.net.image_size
+        )
+        return found._replace(numbers=numbers[found.numbers])
 
     def label_of(self, name: str) -> int:
         """The number of the class called `name`. Raises a UserError where there is none."""
@@ -147,9 +165,8 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     def subject(pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
         return bare._replace(pictures=pictures, labels=labels[kept], kept=kept)
 
-    return Splits(
-        subject(data.train, seen.train_labels, seen.train_kept), subject(data.val, seen.val_labels, seen.val_kept)
-    )
+    val = subject(data.val, seen.val_labels, seen.val_kept)
+    return Splits(subject(data.train, seen.train_labels, seen.train_kept), val._replace(annotations=data.annotations))
 
 
 def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:

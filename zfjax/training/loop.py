@@ -19,6 +19,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Deferral
 from zfjax.console.text import say
+from zfjax.data.annotations import Annotations
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches, train_batches
 from zfjax.data.record import Record
@@ -38,6 +39,7 @@ class RunData(NamedTuple):
     train: Pictures
     val: Pictures
     record: Record  # what was found when they were looked at
+    annotations: Annotations | None = None  # of val, where the dataset knows more than classes
 
     @property
     def mean(self) -> Float[np.ndarray, "side side 3"]:

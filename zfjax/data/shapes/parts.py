@@ -1,20 +1,13 @@
 """The parts of the drawn things in the pictures of a run, in pixels of what the net sees."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from zfjax.data.boxes import Boxes, from_edges
-
-
-class PartBoxes(NamedTuple):
-    """Pictures of one class with the boxes of their parts, (top, left, height, width) in pixels."""
-
-    numbers: Int[np.ndarray, " n"]  # in the split
-    objects: Boxes  # [n, 4], what is seen of the whole object
-    parts: dict[str, Boxes]  # [n, 4], by name; left is the picture's left
+from zfjax.data.annotations import PartBoxes
+from zfjax.data.boxes import from_edges
 
 
 def part_boxes(
