@@ -59,8 +59,8 @@ class Source:
     train: Examples
     val: Examples
     notes: tuple[str, ...] = ()  # what to say of it: which split is which, and what is left out
-    annotations: Annotations | None = None  # of val, where the dataset knows more than classes
     root: epath.Path | None = None  # the folder that holds the class folders, if the dataset is one
+    annotations: Annotations | None = None  # of val, where the dataset knows more than classes
 
 
 def held_out(
