@@ -154,7 +154,7 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
     for more, expected in (
         ([*words, "--rows=2"], "--images names the images, which are not scored: leave out --rows"),
         ([*words[:-1], f"--images={tmp_path / 'none.png'}"], "cannot read the image"),
-        ([*words[:-1], f"--images={on_photos[1]}"], "expected an image"),
+        ([*words[:-1], f"--images={on_photos[1]}"], "cannot read the image"),
     ):
         assert command.run(compare.main, more) == 2
         assert expected in capsys.readouterr().err

@@ -44,6 +44,7 @@ def test_nothing_starts_another_program(monkeypatch, tmp_path):
     assert not started
 
 
+@pytest.mark.filterwarnings("ignore:IM image format:DeprecationWarning")
 def test_formats_that_are_not_listed_stay_closed():
     Image.init()
     tried = 0

@@ -69,7 +69,7 @@ def test_the_class_of_a_file_is_its_folder_or_what_the_net_says(tmp_path):
     Image.fromarray(pixels[..., 0]).save(grey)
     assert colours(1.0).of_files([grey]).images.shape == (1, 8, 8, 3)
     grey.write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match=r"expected an image: .*grey.png"):
+    with pytest.raises(UserError, match=r"cannot read the image .*grey.png"):
         colours(1.0).of_files([grey])
     with pytest.raises(UserError, match=r"cannot read the image .*none.png"):
         colours(1.0).of_files([tmp_path / "none.png"])

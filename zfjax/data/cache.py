@@ -15,7 +15,7 @@ from zfjax.console.errors import UserError
 from zfjax.data import record
 from zfjax.data.source import Source
 
-_FORMAT = "1"  # changes whenever decoding does, so that older caches are not read
+_FORMAT = "2"  # changes whenever decoding does, so that older caches are not read
 
 
 def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:

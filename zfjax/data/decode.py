@@ -1,36 +1,33 @@
 """Image files to RGB: every mode Pillow knows comes out as uint8, a broken file as one clear error.
 
-Grey is repeated, palettes are looked up, CMYK is converted without colour profiles, 16 bits keep their high
-byte, what is transparent lies on white, EXIF rotation is applied, and an animation gives its first frame.
+Grey is repeated, palettes are looked up, CMYK is converted without color profiles, 16 bits keep their high byte (or
+their low bits, where only those are used: `images.depth`), what is transparent lies on white, EXIF rotation is applied,
+and an animation gives its first frame. A file that lacks its last bytes, and with them at most a twentieth of its rows,
+is a picture; these rows are black, or of a JPEG's last color. `images.bounds` says how much memory a picture may take.
 """
 
 import contextlib
-import io
-import warnings
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from zfjax.data import formats
-
-try:  # the extra `fast`: the same pixels from colour JPEGs, sooner
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
+from zfjax.data.images.depth import Box
+from zfjax.data.images.loading import Picture, read
 
 _WHITE = (255, 255, 255, 255)
-_ORIENTATION = 0x0112  # EXIF's tag, and how to undo each of its values
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_BAND = 1_000_000  # pixels of a large picture that are converted at once
+_LARGE = 4_000_000  # pixels
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # how to undo each of EXIF's orientations
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).swapaxes(0, 1),
+    8: np.rot90,
 }
 
 
@@ -38,96 +35,99 @@ class BrokenImage(Exception):
     """A picture that cannot be read; the message names it and says why."""
 
 
-def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+def decode(data: bytes, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
     """The picture in `data`, an image file's bytes, in its own size.
 
+    Args:
+      data: the file.
+      name: what messages call it.
+
     Raises:
-      BrokenImage: it is no image, is cut short, or is too large to be meant.
+      BrokenImage: it is no image, is cut short, or would take more memory than a picture may.
     """
-    return _pixels(_open(data))
+    with _as_broken(name):
+        return read(data, name, 0, _whole)
 
 
-def decode_square(data: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The picture with its smallest side brought to `size` pixels, and of that the centre square.
+def decode_square(data: bytes, size: int, name: str = "") -> UInt8[np.ndarray, "size size 3"]:
+    """The picture with its smallest side brought to `size` pixels, and of that the center square.
 
-    One antialiased bilinear resize of the largest centred square: both sides by the same factor. A large JPEG
-    is first decoded at a half, quarter or eighth, never below `size`.
+    One antialiased bilinear resize of the largest centered square: both sides by the same factor. A large JPEG or
+    JPEG 2000 file is first decoded at a half, quarter or eighth, never below `size`.
+
+    Args:
+      data: the file.
+      size: pixels of the square's side.
+      name: what messages call it.
 
     Raises:
       BrokenImage: as `decode`.
     """
-    image = _open(data, size)
-    width, height = image.size
-    side = min(width, height)
-    if (width, height) == (size, size):
-        return _pixels(image)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return _pixels(image.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=2.0))
+    with _as_broken(name):
+        return read(data, name, size, lambda picture: _square(picture, size))
 
 
-def named(name: str, read: Callable[..., Any], *args: Any) -> Any:
-    """`read(*args)`, where a `BrokenImage` gets the picture's name in front."""
+@contextlib.contextmanager
+def _as_broken(name: str) -> Iterator[None]:
+    """Whatever damaged files make their readers stumble over, as a `BrokenImage`."""
     try:
-        return read(*args)
-    except BrokenImage as error:
-        raise BrokenImage(f"{name}: {error}") from error
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BrokenImage(f"{name}: {reason}" if name else reason) from error
 
 
-def _open(data: bytes, smallest: int = 0) -> Image.Image:
-    _quiet_pillow()
-    try:
-        image = Image.open(io.BytesIO(data), formats=[kind.name for kind in formats.available()])
-        size = image.size
-        if smallest:
-            image.draft(None, (smallest, smallest))
-        if simplejpeg and image.format == "JPEG" and image.mode == "RGB" and image.size == size:
-            with contextlib.suppress(ValueError):  # stricter than Pillow, which then has the last word
-                return _upright(Image.fromarray(simplejpeg.decode_jpeg(data, "RGB")), image)
-        image.load()
-        return _to_rgb(_upright(image, image))
-    except Image.UnidentifiedImageError as error:
-        raise BrokenImage("no picture of a known format" if data else "empty file") from error
-    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
-        raise BrokenImage(f"{error}" or type(error).__name__) from error
+def _whole(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+    width, height = picture.size
+    upright = np.empty((width, height, 3) if picture.orientation in (5, 6, 7, 8) else (height, width, 3), np.uint8)
+    as_stored = _TURNS.get({6: 8, 8: 6}.get(picture.orientation, picture.orientation), np.asarray)(upright)
+    for box in _bands((0, 0, width, height)):
+        as_stored[box[1] : box[3]] = np.asarray(_rgb(picture.part(box)))
+    return upright
 
 
-def _upright(image: Image.Image, file: Image.Image) -> Image.Image:
-    try:
-        orientation = file.getexif().get(_ORIENTATION)
-    except Exception:  # damaged metadata of a picture whose pixels are whole
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+def _square(picture: Picture, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    turn = _TURNS.get(picture.orientation)
+    if math.prod(picture.size) > _LARGE:
+        pixels = np.asarray(_resized(_reduced_square(picture, size), size))
+        return np.ascontiguousarray(turn(pixels)) if turn else pixels
+    image = _rgb(picture.part((0, 0, *picture.size)))
+    if turn:
+        image = Image.fromarray(np.ascontiguousarray(turn(np.asarray(image))))
+    return np.asarray(_resized(image, size))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    """The centered square of an RGB picture."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side), reducing_gap=2.0)
+
+
+def _reduced_square(picture: Picture, size: int) -> Image.Image:
+    """The centered square of a large picture, a whole number of times smaller; it is RGB band by band."""
+    side = min(picture.size)
+    factor = max(1, side // (2 * size))
+    left, top = ((length - side) // 2 for length in picture.size)
+    small = Image.new("RGB", (-(-side // factor), -(-side // factor)))
+    for box in _bands((left, top, left + side, top + side), factor):
+        small.paste(_rgb(picture.part(box)).reduce(factor), (0, (box[1] - top) // factor))
+    return small
+
+
+def _bands(box: Box, rows: int = 1) -> Iterator[Box]:
+    """`box` in pieces from top to bottom, each of a multiple of `rows` rows but the last."""
+    left, top, right, bottom = box
+    step = rows * max(1, _BAND // ((right - left) * rows))
+    return ((left, start, right, min(start + step, bottom)) for start in range(top, bottom, step))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        image = Image.fromarray(_high_byte(np.asarray(image)))
     if image.mode == "F":
         raise BrokenImage("floating-point pixels have no defined white; expected 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _high_byte(pixels: np.ndarray) -> UInt8[np.ndarray, "height width"]:
-    if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
-        raise BrokenImage("32-bit pixels have no defined white; expected 8 or 16 bits")
-    return (pixels >> 8).astype(np.uint8)
-
-
-def _pixels(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    return np.asarray(image, np.uint8)
-
-
-def _quiet_pillow() -> None:
-    """Silences Pillow's warnings on damaged metadata: what matters about a file is whether it decodes.
-
-    `warnings.catch_warnings` is not safe among threads; a filter set once is, and is set again where it was
-    undone.
-    """
-    if not any(getattr(entry[3], "pattern", None) == r"PIL\b" for entry in warnings.filters):
-        warnings.filterwarnings("ignore", module=r"PIL\b")

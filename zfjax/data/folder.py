@@ -17,7 +17,8 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import readable
 from zfjax.data import splits
 from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_picture, pick
-from zfjax.data.source import BrokenImage, Example, Source, held_out
+from zfjax.data.reading import read_picture
+from zfjax.data.source import Example, Source, held_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,7 @@ class FolderExamples:
 
     def __getitem__(self, index: int) -> Example:
         path = self.root / self.files[index]
-        name = readable(os.fspath(path))
-        try:
-            return Example(name, path.read_bytes(), int(self.labels[index]))
-        except OSError as error:
-            raise BrokenImage(f"{name}: {error.strerror or error}") from error
+        return Example(readable(os.fspath(path)), read_picture(path), int(self.labels[index]))
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

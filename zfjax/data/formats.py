@@ -5,9 +5,11 @@ Formats that run another program (EPS starts Ghostscript), read other files or h
 
 import functools
 import importlib
-from typing import BinaryIO, NamedTuple
+import io
+import struct
+from typing import Any, BinaryIO, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 class Format(NamedTuple):
@@ -15,9 +17,7 @@ class Format(NamedTuple):
 
     name: str
     extensions: tuple[str, ...]  # lower case, without the dot
-    plugins: tuple[
-        str, ...
-    ]  # modules that bring the decoder, MODULE or MODULE:FUNCTION to call; the first that imports
+    plugins: tuple[str, ...]  # what brings the decoder, the first that imports: MODULE, or MODULE:FUNCTION to call
     package: str = "pillow"  # what pip installs for it
 
 
@@ -36,6 +36,7 @@ FORMATS = (
     Format("JXL", ("jxl",), ("pillow_jxl",), "pillow-jxl-plugin"),
     Format("TGA", ("tga",), ("PIL.TgaImagePlugin",)),  # last: its files begin with nothing to know them by
 )
+_SHORT_SIGNS = {"BMP", "DIB", "PPM"}
 # What files of formats that need a plugin begin with, after four bytes.
 _SIGNS = {b"ftyphei": "HEIF", b"ftyphev": "HEIF", b"ftypmif": "HEIF", b"ftypavi": "AVIF", b"JXL \x0d\x0a\x87": "JXL"}
 
@@ -61,19 +62,48 @@ def missing_package(extension: str) -> str:
 def recognized(file: BinaryIO) -> Format | None:
     """The format of an open file by its content, whatever it is called, installed or not; None if it is none of these.
 
-    Only the header is read, which has to be whole: the first two letters alone would make a BMP of many a text.
+    Where that is two letters, as in many a text, the header has to be whole too.
     """
     head = file.read(16)
     for kind in available():
         factory, accepts = Image.OPEN[kind.name]
         try:
             if accepts is not None and accepts(head) is True:
-                file.seek(0)
-                factory(file, "")
+                if kind.name in _SHORT_SIGNS:
+                    file.seek(0)
+                    factory(file, "")
                 return kind
         except Exception:  # Pillow's readers raise whatever a damaged file makes them stumble over
             continue
     return next((kind for kind in FORMATS if kind.name == _SIGNS.get(head[4:11]) and kind not in available()), None)
+
+
+def open_lazily(data: bytes) -> Any:
+    """Open a picture without decoding it, as `PIL.Image.open` does, but only in one of `FORMATS` and of any size.
+
+    Pillow's limit on pixels (`Image.MAX_IMAGE_PIXELS`) belongs to the program that runs; see `bounds` for ours.
+
+    Raises:
+        UnidentifiedImageError: the file is in none of the formats, or its header is damaged; it says which.
+    """
+    damaged = ""
+    for kind in available():
+        factory, accepts = Image.OPEN[kind.name]
+        try:
+            if accepts is None or accepts(data[:16]) is True:
+                damaged = damaged or (f"damaged {kind.name} file" if accepts else "")
+                return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # what Pillow's readers say "not mine" with
+            continue
+    raise UnidentifiedImageError(damaged or _unknown(data))
+
+
+def _unknown(data: bytes) -> str:
+    """Why a file cannot be opened at all."""
+    lacking = recognized(io.BytesIO(data))
+    if lacking and lacking not in available():
+        return f"its format is {lacking.name}: pip install {lacking.package}"
+    return "no picture of a known format" if data else "empty file"
 
 
 def _brought(plugin: str) -> bool:

@@ -26,11 +26,11 @@ class Example:
     @property
     def image(self) -> UInt8[np.ndarray, "height width 3"]:
         """The whole picture, RGB. Raises `BrokenImage`."""
-        return decode.named(self.name, decode.decode, self.data)
+        return decode.decode(self.data, self.name)
 
     def square(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """Smallest side brought to `size` pixels, its centre square. Raises `BrokenImage`."""
-        return decode.named(self.name, decode.decode_square, self.data, size)
+        return decode.decode_square(self.data, size, self.name)
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """What experiments look at: a trained net, and images as it wants them."""
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean, listed, readable
 from zfjax.data.annotations import Annotations, PartBoxes
 from zfjax.data.crops import center_crop, subtract_mean
+from zfjax.data.decode import BrokenImage, decode_square
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import eval_batches
-from zfjax.data.source import BrokenImage, Example
+from zfjax.data.reading import read_picture
 from zfjax.models import ConvNet
 from zfjax.models.specs import Dropout, ReLU, Residual
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
@@ -225,13 +227,10 @@ def last_hidden_layer(net: ConvNet) -> str:
 
 
 def _square(path: epath.PathLike, size: int) -> np.ndarray:
-    file = epath.Path(path).expanduser()
     try:
-        return Example(str(path), file.read_bytes(), 0).square(size)
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror or error}") from error
+        return decode_square(read_picture(os.path.expanduser(path)), size, readable(os.fspath(path)))
     except BrokenImage as error:
-        raise UserError(f"expected an image: {error}") from error
+        raise UserError(f"cannot read the image {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames="size")
