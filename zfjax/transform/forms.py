@@ -41,12 +41,17 @@ def form(jaxpr: jex.Jaxpr, differentiable: bool) -> Hashable:
 
 
 def _params(jaxpr: jex.Jaxpr, equation: jaxprs.Equation, differentiable: bool) -> Hashable:
-    """An equation's parameters. Custom derivatives are functions in them, and these are new ones in each trace."""
+    """An equation's parameters.
+
+    Functions beside a jaxpr say how to transform it: custom derivatives, a policy of `jax.checkpoint`. They are new
+    ones in each trace, and nothing is computed with them unless it is transformed again.
+    """
     params = equation.params
-    if not jaxprs.is_custom(equation):
-        return tuple((key, _value(param, differentiable)) for key, param in params.items())
-    inside = tuple(_value(param, differentiable) for param in params.values() if _is_jaxpr(param))
-    return inside, _derivative(jaxpr, equation) if differentiable else None
+    if jaxprs.is_custom(equation):
+        inside = tuple(_value(param, differentiable) for param in params.values() if _is_jaxpr(param))
+        return inside, _derivative(jaxpr, equation) if differentiable else None
+    aside = callable if not differentiable and any(map(_is_jaxpr, params.values())) else lambda param: False
+    return tuple((key, _value(param, differentiable)) for key, param in params.items() if not aside(param))
 
 
 def _derivative(jaxpr: jex.Jaxpr, equation: jaxprs.Equation) -> Hashable:
