@@ -325,7 +325,8 @@ def test_what_is_stopped_while_it_is_put_in_place_leaves_the_old_atlas(build_sit
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
-def test_an_old_atlas_that_cannot_be_put_back_is_kept(build_site, monkeypatch, tmp_path):
+def test_an_old_atlas_that_cannot_be_put_back_is_put_back_by_the_next_start(build_site, monkeypatch, tmp_path):
+    """As after a kill between the two renames."""
     out = tmp_path / "site"
     build_site(out)
     before = contents(out)
@@ -340,9 +341,27 @@ def test_an_old_atlas_that_cannot_be_put_back_is_kept(build_site, monkeypatch, t
         patch.setattr(Path, "rename", stopped)
         with pytest.raises(KeyboardInterrupt):
             build_site(out)
+    assert not out.exists()
     (aside,) = tmp_path.iterdir()
-    build_site(out)  # nor does the next start delete it
-    assert contents(aside / "old") == before == contents(out)
+    assert contents(aside / "old") == before
+    monkeypatch.setattr(site, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_site(out)
+    assert contents(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_killed_build_is_cleared_away_by_the_next(build_site, tmp_path):
+    left = tmp_path / ".site.draft"
+    (left / "new" / "pictures").mkdir(parents=True)
+    (left / "new" / "pictures" / "a.webp").write_bytes(b"half")
+    build_site(tmp_path / "site")
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    left.mkdir()
+    (left / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"\.site\.draft holds what no atlas wrote"):
+        build_site(tmp_path / "site")
+    assert (left / "mine.txt").read_text() == "mine"
 
 
 def test_what_lies_beside_is_left_alone(build_site, tmp_path):

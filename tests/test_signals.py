@@ -15,9 +15,9 @@ if os.name == "nt":
     pytest.skip("signals as POSIX has them", allow_module_level=True)
 
 START = """
-import gc, hashlib, os, signal, sys, threading, time
+import gc, hashlib, os, pathlib, signal, sys, threading, time
 from zfjax.console import command, signals
-from zfjax.console.files import write_whole
+from zfjax.console.files import draft, write_whole
 
 def send(number, pause=0.3):
     os.kill(os.getpid(), number)
@@ -165,6 +165,17 @@ def test_what_goes_wrong_in_the_main_thread_while_the_process_ends_is_not_its_en
         command.execute(main)
     """
     assert ended(code) == (143, "", "")
+
+
+def test_a_draft_goes_with_the_process_also_while_it_is_written(tmp_path):
+    code = """
+        with draft(pathlib.Path(sys.argv[1]) / "draft") as path:
+            threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+            for number in range(10**9):
+                (path / str(number)).write_text("half")
+    """
+    assert ended(code, tmp_path) == (143, "", "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_signal_to_a_forked_child_is_not_its_parents():

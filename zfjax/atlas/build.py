@@ -1,18 +1,18 @@
 """Joins a run, the experiments, the pictures and the pages; the folder is put in place when all is written."""
 
 import contextlib
-import shutil
-import tempfile
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zfjax.atlas import collect, site
 from zfjax.atlas.pictures import Sheet, pictures
-from zfjax.console import sealed
+from zfjax.console import sealed, signals
 from zfjax.console.errors import UserError
-from zfjax.console.files import damaged, read_json, write_json
+from zfjax.console.files import damaged, read_json, remove, write_json
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
+from zfjax.console.text import reason
 from zfjax.data.outside import require_outside, root_of
 from zfjax.runs import subject
 from zfjax.runs.folder import read_run
@@ -21,7 +21,7 @@ from zfjax.version import __version__
 
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
 _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file managers leave behind
-_NEW, _OLD = "new", "old"  # folders of a build, in one that no other build has
+_NEW, _OLD = "new", "old"  # in the folder beside the atlas in which it is built
 
 
 def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int) -> str:
@@ -48,8 +48,8 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
             val = subject.of_run(run, checkpoint).val
         survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size)
         new = aside / _NEW
-        sheets = _write_pictures(survey, val, new)
-        with _writing():
+        sheets = _write_pictures(survey, val, new, folder)
+        with _writing(folder):
             pages = site.write(new, survey, sheets)
             files = [path for path in new.rglob("*") if path.is_file()]
             size = sum(path.stat().st_size for path in files)
@@ -114,54 +114,63 @@ def _local(out: str) -> Path:
 
 
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    """Around what writes only: what is read has errors of its own."""
+def _writing(folder: Path) -> Iterator[None]:
+    """Around what writes only, for `folder`: what is read has errors of its own."""
     try:
         yield
     except OSError as error:
-        where = f" {error.filename}" if error.filename is not None else ""
-        raise UserError(f"cannot write{where}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {error.filename or folder}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that is this build's alone, with an empty one in it for the new atlas.
+    """A folder beside `folder`, which is held, with an empty one in it for the new atlas; gone after the block.
 
     The inner one has the modes that the user's folders have; that of the outer keeps others out.
     """
-    with _writing():
+    aside = folder.with_name(f".{folder.name}.draft")
+    with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with _writing():
-            (aside / _NEW).mkdir()
-        yield aside
-    finally:
-        shutil.rmtree(aside / _NEW, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(aside / _OLD, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            aside.rmdir()  # not where an old atlas is in it that could not be put back
+        _clear(aside, folder)  # what a killed build left behind
+        aside.mkdir(mode=0o700)
+    with signals.at_end(functools.partial(_clear, aside, folder)):
+        try:
+            with _writing(folder):
+                (aside / _NEW).mkdir()
+            yield aside
+        finally:
+            with contextlib.suppress(OSError):
+                _clear(aside, folder)
 
 
-def _write_pictures(survey: collect.Survey, val: Subject, folder: Path) -> tuple[Sheet, ...]:
-    """The pictures of all maps; of each layer how they are laid out."""
+def _clear(aside: Path, folder: Path) -> None:
+    """Remove what a build wrote beside `folder`; an old atlas that it moved there is put back first."""
+    if not aside.exists():
+        return
+    if not {path.name for path in aside.iterdir()} <= {_NEW, _OLD}:
+        raise UserError(f"--out={folder}: {aside} holds what no atlas wrote; move it away, or give another folder")
+    if (aside / _OLD).exists() and not folder.exists():
+        (aside / _OLD).rename(folder)
+    remove(aside)
+
+
+def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Path) -> tuple[Sheet, ...]:
+    """The pictures of all maps, into the `new` atlas of `folder`; of each layer how they are laid out."""
     with Progress("projections", sum(layer.maps for layer in survey.layers), unit="map") as progress:
-        return tuple(_write_layer(layer, val, folder, progress) for layer in survey.layers)
+        return tuple(_write_layer(layer, val, new, folder, progress) for layer in survey.layers)
 
 
-def _write_layer(layer: collect.Layer, val: Subject, folder: Path, progress: Progress) -> Sheet:
+def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, progress: Progress) -> Sheet:
     """The pictures of a layer's maps; how all of them are laid out."""
-    with _writing():
-        (folder / site.PICTURES).mkdir(exist_ok=True)
-        (folder / site.PICTURES / layer.name).mkdir()
+    with _writing(folder):
+        (new / site.PICTURES / layer.name).mkdir(parents=True)
     sheets = set()
     for found in collect.galleries(val, layer):
         for picture in pictures(found, val.image_mean):
-            with _writing():
-                (folder / site.picture_path(layer.name, picture.map)).write_bytes(picture.full)
+            with _writing(folder):
+                (new / site.picture_path(layer.name, picture.map)).write_bytes(picture.full)
                 if picture.thumbnail:
-                    (folder / site.thumbnail_path(layer.name, picture.map)).write_bytes(picture.thumbnail)
+                    (new / site.thumbnail_path(layer.name, picture.map)).write_bytes(picture.thumbnail)
             sheets.add(picture.sheet)
         progress.advance(len(found.maps), layer.name)
     (sheet,) = sheets
@@ -172,11 +181,12 @@ def _put_in_place(aside: Path, folder: Path, files: Sequence[str]) -> None:
     new, old = aside / _NEW, aside / _OLD
     write_json(new / MARK, sealed.seal({"zfjax": __version__, "files": files}))
     require_free(folder)  # again: minutes have passed
-    try:
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
+    with signals.held():
+        try:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise

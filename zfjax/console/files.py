@@ -1,8 +1,13 @@
 """Files that are whole at any moment: what is written appears under its name all at once."""
 
 import contextlib
+import functools
 import json
+import pathlib
+import shutil
 import textwrap
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -32,6 +37,31 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Remove a local folder with all that is in it, also while another thread still writes there."""
+    until = time.monotonic() + 5
+    while folder.exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def draft(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new local folder, gone after the block however that ends, unless it was moved to where it belongs.
+
+    The caller holds the place: what lies there already was left behind by a command that was killed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    remove(path)
+    with signals.at_end(functools.partial(remove, path)):
+        try:
+            path.mkdir()
+            yield path
+        finally:
+            remove(path)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -12,6 +12,7 @@ from typing import IO
 import numpy as np
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import draft, remove
 from zfjax.data import record
 from zfjax.data.source import Source
 
@@ -53,23 +54,20 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
     Raises:
       UserError: the disk is full or not writable.
     """
-    draft = folder.with_name(f"{folder.name}.draft")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(f"{draft.name}*"):  # by one that was killed: as large as the dataset
-            shutil.rmtree(abandoned, ignore_errors=True)
+        for abandoned in folder.parent.glob(f"{folder.name}.draft*"):  # by one that was killed: as large as the dataset
+            remove(abandoned)
         free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
             raise UserError(f"cache_dir {folder.parent}: expected {_size(num_bytes)} free, found {_size(free)}")
-        draft.mkdir()
-        yield draft
-        draft.rename(folder)
+        with draft(folder.with_name(f"{folder.name}.draft")) as unfinished:
+            yield unfinished
+            unfinished.rename(folder)
     except OSError as error:
         raise UserError(
             f"cache_dir {folder.parent}: {error.strerror or error}; expected {_size(num_bytes)} of writable space"
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextlib.contextmanager
