@@ -1,5 +1,6 @@
 """`zfjax import-weights` and `export-weights` as users type them, on tiny nets and a folder of pictures."""
 
+import functools
 import json
 import shutil
 
@@ -211,13 +212,40 @@ def test_a_run_whose_weights_are_not_finite_is_not_shown(capsys, source, tmp_pat
     assert line.endswith("run holds NaN or infinity in params/fc/bias; expected finite weights")
 
 
+@pytest.mark.parametrize("moment", ["begin", "Checkpoints.save", "Checkpoints.__exit__", None])
+def test_an_import_that_was_stopped_goes_on_and_one_that_is_done_is_left_alone(
+    capsys, source, tmp_path, monkeypatch, moment
+):
+    words = (source, "--model=resnet18", f"--workdir={tmp_path / 'run'}", *SIZES)
+
+    def stopped(*args):
+        if moment == "Checkpoints.__exit__":
+            function(*args)
+        raise KeyboardInterrupt
+
+    if moment:
+        *owner, name = moment.split(".")
+        owner = functools.reduce(getattr, owner, imported_runs)
+        function = getattr(owner, name)
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, stopped)
+            assert command.run(import_weights.main, ["import-weights", *map(str, words)]) == 130
+    for _ in range(2):
+        code, out, line = run(capsys, import_weights.main, *words)
+        assert code == 0, line
+        assert f"written to {tmp_path / 'run'}: config.json" in out
+    code, _, line = run(capsys, import_weights.main, *words, "--bgr")
+    assert (code, line) == (2, f"zfjax: workdir {tmp_path / 'run'} already holds a run; expected another --workdir")
+
+
 def test_a_workdir_with_a_run_is_not_written(capsys, imported, folder, source, tmp_path):
     trained = tmp_path / "trained"  # a run that has not got so far as a checkpoint
     trained.mkdir()
     (trained / "config.json").write_text("{}")
+    other = shutil.copy(source, tmp_path / "other.pth")
     for workdir in (imported, trained):
         before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-        words = (source, "--model=resnet18", f"--workdir={workdir}", f"--dataset=folder:{folder}", *SIZES)
+        words = (other, "--model=resnet18", f"--workdir={workdir}", f"--dataset=folder:{folder}", *SIZES)
         code, _, line = run(capsys, import_weights.main, *words)
         assert code == 2
         assert line == f"zfjax: workdir {workdir} already holds a run; expected another --workdir"

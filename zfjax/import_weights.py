@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             layouts.model(values.model)  # mistakes are told before a large file is read
         pictures = root_of(values.dataset, values.data_dir)
         with held(values.workdir, "zfjax import-weights", pictures) as folder:
-            imported.require_no_run(folder)
+            imported.require_no_run(folder, words[0])
             file = read(words[0])
             said = usual(file)
             model = values.model or said.model
@@ -76,8 +76,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"{last} was cut from {loaded.outputs} outputs to the {fitted.outputs} classes of {values.dataset}")
     elif values.dataset and not named.names:
         print(f"its {loaded.outputs} outputs are taken for the classes of {values.dataset} in their order")
-    files = ["config.json", "classes.json", "scan.npz", imported.ORIGIN, f"{CHECKPOINTS}/"]
-    print(written(folder, files))
+    names = ("config.json", "classes.json", "scan.npz", "pictures.txt", imported.ORIGIN)
+    print(written(folder, [name for name in names if (folder / name).exists()] + [f"{CHECKPOINTS}/"]))
 
 
 def _among(names: Iterable[str]) -> str:

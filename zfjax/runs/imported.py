@@ -1,5 +1,6 @@
 """Imported weights as a run's folder, on which all commands work, and a run's weights for PyTorch."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +20,9 @@ from zfjax.models.specs import Dense
 from zfjax.runs.claim import begin, held, require_ours
 from zfjax.runs.folder import RunInfo, absolute, load_model, open_data
 from zfjax.runs.written import CONFIG, ORIGIN
-from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
+from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, is_saved
 from zfjax.training.config import default, square_size
-from zfjax.training.seals import describe, newest_seal
+from zfjax.training.seals import describe, newest_seal, steps_in
 from zfjax.training.state import create_net, create_state
 from zfjax.weights import layouts, preprocessing
 from zfjax.weights.outputs import distinct, require_one_each, with_outputs
@@ -46,17 +47,33 @@ def run_config(
     return config
 
 
-def require_no_run(workdir: epath.PathLike) -> None:
-    """Refuse a folder with a run, or with files that no run wrote; an import that came to nothing may be done again.
+def require_no_run(workdir: epath.PathLike, source: str) -> None:
+    """Refuse a folder with a run, or with files that no run wrote.
+
+    The import of the same file may be given again: it may have been stopped before its end, or just after it.
 
     Raises:
         UserError: it holds such.
     """
     folder = absolute(workdir)
-    started = (folder / CONFIG).exists() and not (folder / ORIGIN).exists()
-    if started or any(step.name.isdigit() for step in (folder / CHECKPOINTS).glob("*")):
-        raise UserError(f"workdir {folder} already holds a run; expected another --workdir")
-    require_ours(folder, None)
+    steps, imported = steps_in(folder / CHECKPOINTS), _imported_from(folder)
+    if imported is None:
+        if steps or (folder / CONFIG).exists():
+            raise _already(folder)
+        require_ours(folder, None)
+    elif steps and (steps != [0] or imported != source):
+        raise _already(folder)
+
+
+def _imported_from(folder: epath.Path) -> str | None:
+    """The file whose weights a folder holds, or was to hold; None where nothing was imported there."""
+    with contextlib.suppress(UserError, ValueError):
+        return str(sealed.unseal(read_json(folder / ORIGIN)).get("source"))
+    return None
+
+
+def _already(folder: epath.Path) -> UserError:
+    return UserError(f"workdir {folder} already holds a run; expected another --workdir")
 
 
 def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loaded:
@@ -91,7 +108,7 @@ def write_run(
     """Writes configuration, classes, scan and one checkpoint of step 0, as training does; returns the folder.
 
     The dataset is scanned, and its mean image replaced by the mean that the weights want. Without a dataset the run has
-    no pictures: commands that look at some say so.
+    no pictures: commands that look at some say so. Where just this was imported before, nothing is written.
 
     Args:
       workdir: the run's folder.
@@ -106,7 +123,7 @@ def write_run(
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
     mean = loaded.preprocessing.mean_image(square_size(config.image_size))
     with held(workdir, "zfjax import-weights", root_of(config.dataset, config.data_dir)) as folder:
-        require_no_run(folder)
+        require_no_run(folder, kept.get("source", ""))
         if config.dataset:
             data = open_data(config, None)
             pictures, found, classes = len(data.train), data.record._replace(mean=mean), data.classes
@@ -116,9 +133,14 @@ def write_run(
             classes = distinct(names) or tuple(str(number) for number in range(loaded.outputs))
         variables = jax.tree.map(jnp.asarray, loaded.variables)
         state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
+        run = describe(config, classes, mean, origin=kept)
+        if steps_in(folder / CHECKPOINTS):
+            if not is_saved(folder / CHECKPOINTS, state, run):
+                raise _already(folder)
+            return folder  # just this was imported before
+        write_json(folder / ORIGIN, sealed.seal(kept))  # first: it says that what follows is an import's
         begin(folder, config, classes, found)
-        write_json(folder / ORIGIN, sealed.seal(kept))
-        with Checkpoints(folder / CHECKPOINTS, run=describe(config, classes, mean, origin=kept)) as checkpoints:
+        with Checkpoints(folder / CHECKPOINTS, run=run) as checkpoints:
             checkpoints.save(state)
     return folder
 

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
+from zfjax.console import sealed
 from zfjax.console.errors import UserError
 from zfjax.console.text import reason, say
 from zfjax.training import stored
@@ -205,6 +206,15 @@ class Checkpoints:
             f"cannot save a checkpoint in {self.folder}: {reason(error)};"
             " what was saved before is kept, so the same command goes on from there once this is mended"
         )
+
+
+def is_saved(folder: epath.Path, state: State, run: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint of the state's step in a folder of them is sealed as of just this state and run."""
+    with contextlib.suppress(UserError):  # no such checkpoint, or a damaged one
+        seal = read_seal(folder / str(int(state.step)))
+        made_of = stored.digest(_saved(state)), sealed.digest_of(run)
+        return seal is not None and (seal.arrays, sealed.digest_of(seal.run)) == made_of
+    return False
 
 
 class _Best(NamedTuple):
