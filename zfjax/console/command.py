@@ -18,7 +18,7 @@ from absl import flags
 
 from zfjax.console import signals
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean, first_line, is_full, reason, say
+from zfjax.console.text import brief, did_you_mean, first_line, is_full, reason, say
 
 WIDTH = 112  # columns of the help
 FAULT, MISTAKE = 1, 2  # exit codes: of zfjax's, of the user's
@@ -118,20 +118,18 @@ def parse(
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [name for name in values if not _is_absls(name)]
-        hint = did_you_mean(error.flagname, known, "--")
-        if error.flagname in keys:
-            hint = f"; did you mean --config.{error.flagname}?"
-        raise UserError(f"unknown flag --{error.flagname}{hint}") from error
-    except (flags.Error, OSError) as error:
-        text = str(error).strip()
-        # A recipe that fails comes with its whole trace; its last line says what is wrong.
-        line = f"--config: {text.splitlines()[-1]}" if "Traceback" in text else " ".join(text.split())
-        raise UserError(line) from error
+        raise UserError(_unknown(error.flagname, values, keys)) from error
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_illegal(error, values)) from error
+    except (flags.Error, OSError, ValueError) as error:  # the latter two: of --flagfile
+        raise UserError(" ".join(str(error).split())) from error
     missing = [name for name in required if not _given(values[name].value)]
     if missing:
         needed = (f"--{name}={required[name]}, {_inside(values[name].help)}" for name in missing)
         raise UserError(f"missing {'; '.join(needed)} (see --help)")
+    for name in values:
+        if values[name].present and values[name].value in ("", []) and not name.startswith("config."):
+            raise UserError(f"--{name}= is empty; leave it out for the default")
     return rest
 
 
@@ -145,6 +143,25 @@ def reject_arguments(rest: Sequence[str], command: str) -> None:
     """Raises a UserError where words that are no flags were given."""
     if rest:
         raise UserError(f"{command} takes only flags, not {rest[0]!r} (see --help)")
+
+
+def _unknown(name: str, values: flags.FlagValues, keys: Mapping[str, object]) -> str:
+    """The line for a flag that there is not, with the likely one."""
+    if keys and name.startswith("config."):
+        key = name.removeprefix("config.")
+        return f"unknown configuration key {key!r}{did_you_mean(key, list(keys))}"
+    if name in keys:
+        return f"unknown flag --{name}; did you mean --config.{name}?"
+    known = [flag for flag in values if not _is_absls(flag) and not flag.startswith("config.")]
+    return f"unknown flag --{name}{did_you_mean(name, known, '--')}"
+
+
+def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> str:
+    """The line for a value that a flag does not take, with what it takes."""
+    name, _, said = str(error).removeprefix("flag --").partition("=")
+    flag, why = values[name], str(error.__context__)
+    expected = "true or false" if flag.boolean else flag.parser.syntactic_help
+    return f"--{name}={brief(said.removesuffix(f': {why}'))}: expected {expected}"
 
 
 def _given(value: object) -> bool:

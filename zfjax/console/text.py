@@ -35,6 +35,13 @@ def brief(value: object) -> str:
     return str(value) if plain else reprlib.repr(value)
 
 
+def whole_number(text: str) -> int:
+    """The number that some digits are, 18 of them at most. Raises a ValueError for any other text."""
+    if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
+        raise ValueError(f"{brief(text)!r} is no whole number")
+    return int(text)
+
+
 def listed(names: Sequence[str], shown: int = 3) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
@@ -72,7 +79,13 @@ def written(folder: object, names: Sequence[str]) -> str:
 
 def say(line: str) -> None:
     """Print a line on stderr, as commands end with one: something to know, after which the work goes on."""
-    print(f"zfjax: {line}", file=sys.stderr)
+    print(f"zfjax: {one_line(line)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Text as `readable` makes it, and of what is very long the middle left out."""
+    line = readable(text)
+    return line if len(line) <= 1000 else f"{line[:600]} … {line[-300:]}"
 
 
 def readable(name: str) -> str:

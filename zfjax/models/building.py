@@ -1,23 +1,21 @@
 """What the presets share: scaled numbers of maps, and a look whether the windows fit the images."""
 
-import math
-
 from zfjax.console.errors import UserError
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import ImageTooSmall, Layer, Size
 
 
 def scaled(features: int, width: float) -> int:
-    """A number of maps or units at `width`. Raises a UserError where that is not positive."""
-    if not 0 < width < math.inf:
-        raise UserError(f"width={width:g} must be positive")
+    """A number of maps or units at `width`. Raises a UserError where that is not positive, or beyond all use."""
+    if not 0 < width <= 1000:
+        raise UserError(f"width={width:g} must be positive and at most 1000")
     return max(1, round(features * width))
 
 
 def fitted(layers: tuple[Layer, ...], image_size: int) -> ConvNet:
     """The net of these layers. Raises a UserError, which names the layer, where a window does not fit."""
-    if image_size < 1:
-        raise UserError(f"image_size={image_size} must be positive")
+    if not 1 <= image_size < 2**16:
+        raise UserError(f"image_size={image_size} must be positive and below {2**16}")
     size = Size(image_size, image_size, 3)
     for layer in layers:
         try:

@@ -8,13 +8,14 @@ The recipes in `configs/` are edits of this.
 
 import importlib.util
 import json
-import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import brief, did_you_mean
 
 
 def default() -> ConfigDict:
@@ -118,39 +119,47 @@ def square_size(image_size: int) -> int:
     return round(image_size * 256 / 224)
 
 
-# What a key may be: the smallest value, and the first that is too large.
+_COUNT = 2**31  # too large for any count: arrays and steps are numbered by 32 bits
+_LARGE = 1e38  # too large for float32
+
+# The allowed range of each number: [low, high).
 _RANGES = {
-    "image_size": (1, math.inf),
+    "image_size": (1, 2**16),
+    "threads": (0, 1025),
+    "num_classes": (0, _COUNT),
     "dropout": (0, 1),
-    "init_std": (0, math.inf),
-    "fc_units": (0, math.inf),
-    "epochs": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "lr": (0, math.inf),
+    "init_std": (0, 1000),
+    "fc_units": (0, _COUNT),
+    "seed": (0, 2**32),
+    "epochs": (1, _COUNT),
+    "batch_size": (1, _COUNT),
+    "lr": (0, _LARGE),
     "momentum": (0, 1),
-    "weight_decay": (0, math.inf),
-    "warmup_epochs": (0, math.inf),
-    "plateau_patience": (0, math.inf),
+    "weight_decay": (0, _LARGE),
+    "warmup_epochs": (0, _COUNT),
+    "plateau_patience": (0, _COUNT),
     "plateau_factor": (1e-6, 1),
-    "filter_radius": (0, math.inf),
-    "threads": (0, math.inf),
-    "log_steps": (1, math.inf),
-    "checkpoint_steps": (0, math.inf),
+    "filter_radius": (0, _LARGE),
+    "log_steps": (1, _COUNT),
+    "checkpoint_steps": (0, _COUNT),
 }
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "whole numbers"}
 
 
 def check(config: ConfigDict) -> None:
     """Raises a UserError for the first value that no run can have, before any work is done."""
-    for key, (smallest, too_large) in _RANGES.items():
-        if not smallest <= config[key] < too_large:
-            below = "" if too_large == math.inf else f" and below {too_large:g}"
-            raise UserError(f"{key}={config[key]:g} must be at least {smallest:g}{below}")
+    _check_kinds(config)
+    for key, (low, high) in _RANGES.items():
+        value = config[key]
+        if not low <= value < high:
+            most = f"below {high:g}" if isinstance(value, float) else f"at most {high - 1}"
+            raise UserError(f"{key}={_shown(value)} must be at least {low:g}{'' if value < low else f' and {most}'}")
     if not 0 <= config.max_broken <= 1:
-        raise UserError(f"max_broken={config.max_broken:g} must be between 0 and 1")
+        raise UserError(f"max_broken={_shown(config.max_broken)} must be between 0 and 1")
     if not _whole_numbers(config.without, 1, 7):
-        raise UserError(f"without={tuple(config.without)!r} must be numbers of layers, 1 to 7, such as 3,4")
-    if not _whole_numbers(config.maps3to5, 1, math.inf) or len(config.maps3to5) not in (0, 3):
-        raise UserError(f"maps3to5={tuple(config.maps3to5)!r} must be three numbers of maps, such as 512,1024,512")
+        raise UserError(f"without={_shown(config.without)} must be numbers of layers, 1 to 7, such as 3,4")
+    if not _whole_numbers(config.maps3to5, 1, _COUNT - 1) or len(config.maps3to5) not in (0, 3):
+        raise UserError(f"maps3to5={_shown(config.maps3to5)} must be three numbers of maps, such as 512,1024,512")
     if config.cosine and config.warmup_epochs >= config.epochs:
         raise UserError(
             f"warmup_epochs={config.warmup_epochs:g} must be less than epochs={config.epochs}: the cosine follows it"
@@ -159,10 +168,34 @@ def check(config: ConfigDict) -> None:
         raise UserError("tensorboard=True needs tensorboardX: pip install 'zfjax[tensorboard]'")
 
 
-def _whole_numbers(values: Sequence[object], smallest: float, largest: float) -> bool:
-    return all(isinstance(value, int) and smallest <= value <= largest for value in values)
+def _check_kinds(config: ConfigDict) -> None:
+    """Raises a UserError where a key is missing, unknown, or holds something else than its default's kind of value."""
+    usual = default()
+    for key in {**usual, **config}:
+        if key not in usual:
+            raise unknown_key(key)
+        if key not in config:
+            raise UserError(f"the configuration has no {key!r}; expected all keys of zfjax.training.config.default()")
+        kind, value = type(usual[key]), config[key]
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+            raise wrong_kind(key, value)
+        if kind is str and "\0" in value:
+            raise UserError(f"{key}={_shown(value)} holds a NUL character")
 
 
-def get_config() -> ConfigDict:
-    """What `--config` reads when it is not given."""
-    return default()
+def unknown_key(key: object) -> UserError:
+    """The error for a key that there is not."""
+    return UserError(f"unknown configuration key {brief(key)!r}{did_you_mean(str(key), list(default()))}")
+
+
+def wrong_kind(key: str, value: object) -> UserError:
+    """The error for a value of another kind than its key has."""
+    return UserError(f"{key}={_shown(value)} must be {_KINDS[type(default()[key])]}")
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else reprlib.repr(value)
+
+
+def _whole_numbers(values: Sequence[object], smallest: int, largest: int) -> bool:
+    return all(type(value) is int and smallest <= value <= largest for value in values)

@@ -1,66 +1,111 @@
 """`--config=FILE.py[:ARG]` and `--config.KEY=VALUE`: a command's words as a configuration."""
 
-import itertools
+import importlib.machinery
+import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from zfjax.console import command
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean
-from zfjax.training import config
-from zfjax.training.config import default
+from zfjax.console.text import first_line, reason, whole_number
+from zfjax.training import config as defaults
+from zfjax.training.config import check, default, unknown_key, wrong_kind
 
-_KEYS = Path(config.__file__)
 _HELP = (
     "FILE.py[:ARG] with the recipe; --config.KEY=VALUE changes one key; default the keys below, which are explained in"
-    f" {_KEYS}."
+    f" {defaults.__file__}."
 )
 
 
 def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tuple[ConfigDict, list[str]]:
     """Parses `argv` with `--config=FILE.py[:ARG]` and `--config.KEY=VALUE` beside the flags in `values`.
 
+    Returns:
+      The configuration, checked, and the words that are no flags.
+
     Raises:
-      UserError: as in `parse`, or a configuration file that is missing or fails.
+      UserError: as in `parse`; a recipe that is missing or fails; a value that no run can have.
     """
-    _check_config_words(argv)
+    flags.DEFINE_string("config", "", _HELP, flag_values=values)
+    for key, usual in default().items():
+        _DEFINE[type(usual)](f"config.{key}", None, "", flag_values=values)
+    rest = command.parse(argv, usage, values, keys=default())
+    config = _recipe(values.config) if values.config else default()
+    for key in default():
+        if values[f"config.{key}"].present:
+            config[key] = values[f"config.{key}"].value
+    check(config)
+    return config, rest
+
+
+class _WholeNumbers(flags.ArgumentParser):
+    """`3,4`, `(3, 4)` or `[3, 4]` as a tuple; nothing, or empty brackets, as an empty one."""
+
+    syntactic_help = "whole numbers with commas between"
+
+    def parse(self, argument: str) -> tuple[int, ...]:
+        bare = re.fullmatch(r"\s*[\[(]?([0-9,\s]*)[\])]?\s*", argument)
+        words = bare[1].split(",") if bare else [argument]
+        return tuple(whole_number(word) for word in words if word.strip())
+
+
+def _define_whole_numbers(name: str, default: None, text: str, flag_values: flags.FlagValues) -> None:
+    flags.DEFINE(_WholeNumbers(), name, default, text, flag_values, flags.ArgumentSerializer())
+
+
+_DEFINE: Mapping[type, Callable[..., object]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    tuple: _define_whole_numbers,
+}
+
+
+def _recipe(words: str) -> ConfigDict:
+    """The default configuration with the keys that the recipe FILE.py[:ARG] sets."""
+    with_arg = re.fullmatch(r"(.*?\.py)(?::(.*))?", words, re.DOTALL)  # up to .py: a drive's letter has a colon too
+    file, arg = with_arg.groups() if with_arg else (words, None)
+    config = default()
+    for key, value in _called(file, () if arg is None else (arg,)).items():
+        if key not in tuple(config):
+            raise UserError(f"--config: {unknown_key(key)}")
+        try:
+            config[key] = value
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"--config: {wrong_kind(key, value)}") from error
+    return config
+
+
+def _called(file: str, args: Sequence[str]) -> dict[str, Any]:
+    """What the function `get_config` in a file returns."""
+    path = Path(file)
     try:
-        config_flags.DEFINE_config_file(
-            "config", str(_KEYS), _HELP, flag_values=values, lock_config=True, sys_argv=list(argv)
-        )
-        rest = command.parse(argv, usage, values, keys=default())
-        return values.config, rest
-    except (UserError, OSError):
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise UserError(f"--config: {what}: '{file}'; expected a path like configs/folder.py[:ARG]")
+        loader = importlib.machinery.SourceFileLoader("recipe", str(path))
+        spec = importlib.util.spec_from_loader(loader.name, loader)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        returned = module.get_config(*args)
+        if isinstance(returned, Mapping | ConfigDict):
+            return dict(returned.items())
+    except UserError:
         raise
-    except Exception as error:  # a recipe is a program, and the user's
+    except OSError as error:
+        raise UserError(f"--config: {error.filename or file}: {reason(error)}") from error
+    except (Exception, SystemExit) as error:  # a recipe is a program, and the user's
         unknown = re.search(r'Key "(\w+)" does not exist', str(error))
-        if unknown:
-            raise UserError(f"--config: {_unknown_key(unknown[1])}") from error
-        raise UserError(f"--config: {' '.join(str(error).split())}") from error
-
-
-def _check_config_words(argv: Sequence[str]) -> None:
-    for word, following in itertools.pairwise([*argv[1:], ""]):
-        recipe = re.fullmatch(r"--?config=(.*)", word)
-        if recipe or (following and re.fullmatch(r"--?config", word)):  # --config=FILE.py or --config FILE.py
-            _check_recipe(recipe[1] if recipe else following)
-        key = re.match(r"--?config\.([^=]*)", word)
-        if key and key[1] not in default():
-            raise UserError(_unknown_key(key[1]))
-
-
-def _check_recipe(recipe: str) -> None:
-    with_arg = re.fullmatch(r"(.*?\.py)(:.*)?", recipe)  # up to .py: a drive's letter has a colon too
-    file = with_arg[1] if with_arg else recipe
-    if not Path(file).is_file():
-        raise UserError(f"--config: no such file: '{file}'; expected a path like configs/folder.py[:ARG]")
-    if ":" in file:  # where ml_collections would cut it
-        raise UserError(f"--config: '{file}': expected a path without a colon, such as one from the current folder")
-
-
-def _unknown_key(key: str) -> str:
-    return f"unknown configuration key {key!r}{did_you_mean(key, list(default()))}"
+        said = unknown_key(unknown[1]) if unknown else f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"--config: {said}") from error
+    raise UserError(
+        f"--config: get_config() of {file} returned {type(returned).__name__}; expected an edit of"
+        " zfjax.training.config.default()"
+    )
