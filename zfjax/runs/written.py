@@ -11,7 +11,7 @@ from zfjax.console.files import damaged, read_json
 from zfjax.console.text import did_you_mean, readable, say
 from zfjax.data.record import FILE, Record
 from zfjax.training import stored
-from zfjax.training.config import FREE_KEYS, as_json, check, default, square_size
+from zfjax.training.config import FREE_KEYS, check, default, square_size
 from zfjax.training.seals import Seal
 from zfjax.training.state import create_net
 
@@ -38,19 +38,19 @@ def read_config(folder: epath.Path, seal: Seal | None) -> ConfigDict:
     path = folder / CONFIG
     kept = seal.run.get("config") if seal else None
     try:
-        config = _as_config(read_json(path), path)
+        written = read_json(path)
+        config = _as_config(written, path)
     except UserError as error:
         if kept is None:
             raise UserError(f"{error}; put back what zfjax train wrote there, or use another --workdir") from error
         say(f"{error}; its checkpoints say what was in it")
         return _as_config(kept, path)
     if kept is not None:
-        found, loose = as_json(config), free_keys(kept) | {"dataset"}
-        changed = {key: value for key, value in kept.items() if key not in loose and found[key] != value}
+        loose = free_keys(kept) | {"dataset"}
+        changed = [key for key in kept if key not in loose and written.get(key) != kept[key]]
         if changed:
-            keys = ", ".join(f"{key}={found[key]!r}" for key in changed)
-            say(f"{damaged(path, keys)}; its checkpoints say {', '.join(f'{k}={v!r}' for k, v in changed.items())}")
-            config.update(changed)
+            say(f"{damaged(path, ', '.join(changed) + ' changed')}; its checkpoints say what was in it")
+        config.update({key: value for key, value in kept.items() if key in changed or key not in written})
     return config
 
 

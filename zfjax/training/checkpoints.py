@@ -17,7 +17,7 @@ from zfjax.console import sealed
 from zfjax.console.errors import UserError
 from zfjax.console.text import reason, say
 from zfjax.training import stored
-from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal
+from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal, steps_in
 from zfjax.training.state import State
 
 CHECKPOINTS = "checkpoints"
@@ -132,7 +132,9 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, and all are damaged or one is of another net.
         """
-        steps = self.steps()
+        # A file that is called like one stands where one was.
+        files = [step for step in steps_in(self.folder) if (self.folder / str(step)).is_file()]
+        steps = sorted({*self.steps(), *files})
         for step in reversed(steps):
             try:
                 restored = self._restore(state, step)

@@ -54,7 +54,7 @@ def metadata_of(seal: Seal) -> dict[str, Any]:
 
 def steps_in(folder: epath.Path) -> list[int]:
     """The steps that have checkpoints in a folder of them, oldest first."""
-    names = (path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
 
 
