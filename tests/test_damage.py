@@ -225,6 +225,16 @@ def test_a_newest_checkpoint_without_its_folders_leaves_the_older_ones_whole(run
     assert f"checkpoint {run / CHECKPOINTS / '9'} is damaged" in said_by(capfd)
 
 
+def test_a_file_in_place_of_all_checkpoints_is_named(run):
+    shutil.rmtree(run / CHECKPOINTS)
+    (run / CHECKPOINTS).write_text("")
+    for create in (True, False):
+        with pytest.raises(UserError, match=f"{run / CHECKPOINTS} is no folder"):
+            Checkpoints(run / CHECKPOINTS, create=create)
+    with pytest.raises(UserError, match="is no folder"):
+        load_model(read_run(run))
+
+
 def test_what_else_lies_among_checkpoints_is_left_alone(run, states, capfd):
     for name in ("007", "²", "x", "14.damaged"):
         (run / CHECKPOINTS / name).mkdir()

@@ -73,7 +73,7 @@ def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan th
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as arrays:  # checks each array's CRC-32
+        with np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes())) as arrays:  # checks each array's CRC-32
             record = Record(**arrays)
         _require_whole(record)
     except Exception as error:  # zipfile, zlib and NumPy fail in as many ways as there are bytes

@@ -102,7 +102,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     Raises:
       UserError: there is no such checkpoint; those that there are are named. Its weights are not finite.
     """
-    if not (run.folder / CHECKPOINTS).is_dir():
+    if not (run.folder / CHECKPOINTS).exists():
         raise UserError(f"the run in {run.folder} has no checkpoint yet")
     state = _blank_state(run)
     with Checkpoints(run.folder / CHECKPOINTS, create=False) as checkpoints:

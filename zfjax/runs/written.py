@@ -49,7 +49,7 @@ def read_config(folder: epath.Path, seal: Seal | None) -> ConfigDict:
         loose = free_keys(kept) | {"dataset"}
         changed = [key for key in kept if key not in loose and written.get(key) != kept[key]]
         if changed:
-            say(f"{damaged(path, ', '.join(changed) + ' changed')}; its checkpoints say what was in it")
+            say(f"{damaged(path, 'changed: ' + ', '.join(changed))}; its checkpoints say what was in it")
         config.update({key: value for key, value in kept.items() if key in changed or key not in written})
     return config
 

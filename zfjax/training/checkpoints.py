@@ -47,9 +47,11 @@ class Checkpoints:
           create: make the folder where it is not there.
 
         Raises:
-          UserError: the folder cannot be made or read.
+          UserError: it is no folder.
         """
         self.folder = epath.Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is no folder; it should hold the run's checkpoints")
         self._run = dict(run or {})
         self._scores: dict[int, float] = {}
         self._damaged: list[int] = []
