@@ -152,9 +152,6 @@ def test_upsample(size):
 def test_upsample_to_a_square():
     cam = jnp.asarray(draw((1, 3, 4), 0))
     np.testing.assert_array_equal(lenses.upsample(cam, 9), lenses.upsample(cam, (9, 9)))
-    for size in (0, (8,), (8, 8, 3), 8.5, "96"):
-        with pytest.raises(ValueError, match=r"size: expected a positive number of pixels or \(height, width\), got"):
-            lenses.upsample(cam, size)
 
 
 def test_upsample_of_another_shape():

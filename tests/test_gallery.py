@@ -113,12 +113,6 @@ def test_a_smaller_last_batch_needs_no_other_program():
     assert not [program for program in programs if "jit(_run)" in program]
 
 
-def test_batches_of_images_and_labels_are_named():
-    for batch, kind in (((jnp.ones((2, 1, 1, 1)), np.zeros(2)), "tuple"), ({"image": jnp.ones((2, 1, 1, 1))}, "dict")):
-        with pytest.raises(TypeError, match=f"batches: expected one array, got {kind}"):
-            top_activations(lambda x: x, [batch], 1)
-
-
 @pytest.mark.parametrize(("batches", "k", "message"), [([], 9, "batches: .* got none"), ([None], 0, "k: .* got 0")])
 def test_nothing_to_look_at_is_named(batches, k, message):
     with pytest.raises(ValueError, match=message):

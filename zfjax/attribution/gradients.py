@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
-from zfjax.ops.arguments import array
+from zfjax.ops.arguments import array, filling
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
@@ -125,12 +125,7 @@ def integrated_gradients(
     at_least_one(steps=steps, batch_size=batch_size)
     question = asked(fun, images, target)
     images = question.inputs
-    start = jnp.asarray(baseline, images.dtype)
-    if start.shape not in ((), images.shape[1:], images.shape):
-        shapes = f"a number, {list(images.shape[1:])} or {list(images.shape)}"
-        raise ValueError(f"baseline: expected {shapes}, got {list(start.shape)}")
-    start = jnp.broadcast_to(start.reshape((1,) * (images.ndim - start.ndim) + start.shape), images.shape)
-
+    start = filling("baseline", baseline, images, (images.ndim - 1, images.ndim))
     count, size = chunks.even(len(images) * (steps + 2), batch_size)
     empty = widened(jnp.zeros_like(images)), jnp.zeros(len(images), jnp.float32)
     total, gain = chunks.walk(

@@ -285,9 +285,9 @@ def _works(function: Callable, *args: Any) -> bool:
 
 def _checked_units(units: int | Sequence[int] | Array, activations: jax.ShapeDtypeStruct) -> Int[Array, " k"]:
     shape = activations.shape
-    found = np.asarray(units) if isinstance(units, Sequence) else units
-    if not jnp.issubdtype(jnp.result_type(found), jnp.integer) or jnp.ndim(found) > 1 or not jnp.size(found):
-        raise ValueError(f"units: expected numbers of units, one or [k], got {units}")
+    found = units if isinstance(units, jax.Array) else np.asarray(units)
+    if not jnp.issubdtype(found.dtype, jnp.integer) or found.ndim > 1 or not found.size:
+        raise ValueError(f"units: expected numbers of units, one or [k], got {found.dtype}{list(found.shape)}")
     if not isinstance(found, jax.core.Tracer):
         wrong = [int(number) for number in np.atleast_1d(found) if not 0 <= number < shape[-1]]
         if wrong:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
 from zfjax.data.boxes import Box, Boxes
-from zfjax.ops.arguments import floats
+from zfjax.ops.arguments import array, filling, floats
 from zfjax.transform import functions
 
 Maps = Float[np.ndarray, "n height width"]
@@ -290,13 +290,7 @@ def _filled(
     images = floats("images", images)
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images: expected [n, H, W, C] with one or more, got {list(images.shape)}")
-    cover = jnp.asarray(fill, images.dtype)
-    if cover.shape != images.shape[4 - cover.ndim :] or cover.ndim == 2:
-        raise ValueError(
-            f"fill: expected a number, {[images.shape[3]]}, {list(images.shape[1:])} or {list(images.shape)},"
-            f" got {list(cover.shape)}"
-        )
-    return images, jnp.broadcast_to(cover.reshape((1,) * (4 - cover.ndim) + cover.shape), images.shape)
+    return images, filling("fill", fill, images, (1, 3, 4))
 
 
 def _checked(maps: Maps, masks: Masks) -> tuple[Maps, Masks]:
@@ -307,6 +301,8 @@ def _checked(maps: Maps, masks: Masks) -> tuple[Maps, Masks]:
 
 
 def _checked_maps(maps: Maps) -> Maps:
+    if not isinstance(maps, list):
+        array("maps", maps)
     maps = np.asarray(maps, np.float32)
     if maps.ndim != 3 or not maps.size:
         raise ValueError(f"maps: expected [n, H, W] with one or more, got {list(maps.shape)}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int8, PyTree
 
 from zfjax.data.boxes import Boxes, edges
+from zfjax.ops.arguments import array
 from zfjax.transform import functions
 
 
@@ -93,7 +94,7 @@ def correspondence(
     >>> print(f"{found.sparsity:.4f}")  # all but 4 of 64 pixels are as before
     0.9375
     """
-    images = np.asarray(images)
+    images = np.asarray(array("images", images))
     images = images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(np.float32)
     boxes = _checked(boxes, images)
     # One shape of batch for all, so that what is not touched is computed alike and differs by exactly 0.

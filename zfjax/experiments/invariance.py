@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
+from zfjax.ops.arguments import floats
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
@@ -89,6 +90,7 @@ def transformed(image: Float[Array, "height width c"], maps: Float[Array, "n 2 3
      [0. 1. 2.]
      [3. 4. 5.]]
     """
+    image = floats("image", image)
     height, width, _ = image.shape
     centre = jnp.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], jnp.float32)
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(jnp.float32) - centre
@@ -126,6 +128,7 @@ def response(
         batch_size: transformed images at once.
 
     Raises:
+        TypeError: images are not one array of floating-point numbers.
         ValueError: not as many labels as images or maps as parameters, or none of them; a label that is no class.
 
     Paper: figure 5.
@@ -261,6 +264,8 @@ def _mean_apart(acts: Sequence[Float[Array, "1 ..."]]) -> float:
 
 
 def _check(images: Array, labels: np.ndarray, parameters: np.ndarray, maps: Maps, batch_size: int) -> None:
+    if floats("images", images).ndim != 4:
+        raise ValueError(f"images: expected [n, H, W, C], got {list(images.shape)}")
     if not len(images) or len(images) != len(labels):
         raise ValueError(f"labels: expected one for each of at least one image, got {len(labels)} for {len(images)}")
     if not len(maps) or np.shape(maps) != (len(parameters), 2, 3):

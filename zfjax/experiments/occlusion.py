@@ -15,7 +15,7 @@ from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, MaxPool, ReLU, Size
-from zfjax.ops.arguments import floats
+from zfjax.ops.arguments import filling, floats
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 
@@ -335,7 +335,4 @@ def _checked(image: Array, window: Pair, fill: float | Array) -> Array:
         raise ValueError(
             f"window: expected at most the image's {image.shape[0]}×{image.shape[1]} px, got {window[0]}×{window[1]}"
         )
-    cover = jnp.asarray(fill, image.dtype)
-    if cover.shape not in ((), image.shape[2:], image.shape):
-        raise ValueError(f"fill: expected a number, [{image.shape[2]}] or {list(image.shape)}, got {list(cover.shape)}")
-    return jnp.broadcast_to(cover.reshape((1,) * (3 - cover.ndim) + cover.shape), image.shape)
+    return filling("fill", fill, image, (1, 3))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.experiments.gallery import Top, filled_batch
+from zfjax.ops.arguments import array
 from zfjax.training import sharding
 from zfjax.transform import functions
 
@@ -100,7 +101,8 @@ def responses(
         if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise ValueError(f"labels: expected 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}")
         rows = max(rows, len(labels))
-        found = jax.device_get(_batch(fun, begins, filled_batch(batch.images, rows, mesh), np.int32(len(labels))))
+        filled = filled_batch(array("batches", batch.images), rows, mesh)
+        found = jax.device_get(_batch(fun, begins, filled, np.int32(len(labels))))
         for kept, new in zip(sums, jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, _Found)), strict=True):
             kept.add(new, labels)
         images += np.bincount(labels, minlength=num_classes)

@@ -21,6 +21,7 @@ from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
 from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size
 from zfjax.models.table import layer_table
+from zfjax.ops.arguments import floats
 from zfjax.ops.windows import Pair
 from zfjax.transform import functions, seeds
 from zfjax.transform.backprojection import deconvnet
@@ -102,7 +103,7 @@ def project_units(
     Returns:
         The units' activations, and the projections.
     """
-    return _units(functions.live(fun), images, units, positions)
+    return _units(functions.live(fun), floats("images", images), units, positions)
 
 
 def project_fields(
@@ -120,7 +121,7 @@ def project_fields(
 
     Paper: figure 2.
     """
-    return _fields(functions.live(fun), images, units, positions)
+    return _fields(functions.live(fun), floats("images", images), units, positions)
 
 
 @functions.jit

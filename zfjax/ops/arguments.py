@@ -1,5 +1,6 @@
 """What functions are given, as the arrays that they take, or one line that names what else it was."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,3 +32,28 @@ def floats(name: str, value: Any) -> Float[Array, "..."]:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected floating-point numbers, the mean already subtracted, got {dtype}")
     return array(name, value)
+
+
+def filling(name: str, value: Any, like: Array, axes: Sequence[int]) -> Float[Array, "..."]:
+    """A number, or an array of some of the last axes of `like`, in its shape and type.
+
+    Args:
+        name: of the argument.
+        value: what was given for it.
+        like: what it fills.
+        axes: how many of these axes an array may have.
+
+    Raises:
+        TypeError: it cannot be read as numbers.
+        ValueError: an array of another shape.
+    """
+    shapes = [like.shape[like.ndim - count :] for count in axes]
+    *first, last = ["a number", *(str(list(shape)) for shape in shapes)]
+    expected = f"{name}: expected {', '.join(first)} or {last}"
+    try:
+        found = jnp.asarray(value, like.dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{expected}, got {type(value).__name__}") from error
+    if found.shape not in ((), *shapes):
+        raise ValueError(f"{expected}, got {list(found.shape)}")
+    return jnp.broadcast_to(found.reshape((1,) * (like.ndim - found.ndim) + found.shape), like.shape)

@@ -1,5 +1,6 @@
 """Windows that slide over maps, as convolutions and pools have them; pairs are (height, width)."""
 
+import reprlib
 from collections.abc import Iterable
 from numbers import Integral
 
@@ -19,7 +20,7 @@ def pair(name: str, value: int | Pair) -> Pair:
     """
     both = [value, value] if isinstance(value, Integral) else list(value) if isinstance(value, Iterable) else []
     if len(both) != 2 or not all(isinstance(one, Integral) and one >= 1 for one in both):
-        raise ValueError(f"{name}: expected a positive number of pixels or (height, width), got {value}")
+        raise ValueError(f"{name}: expected a positive number of pixels or (height, width), got {reprlib.repr(value)}")
     return int(both[0]), int(both[1])
 
 

@@ -1,0 +1,111 @@
+"""Arguments that are no arrays, or of other numbers: one line that names them, from whatever takes images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import zfjax
+from zfjax import attribution as lenses
+from zfjax.attribution import metrics
+from zfjax.experiments.correspondence import correspondence
+from zfjax.experiments.gallery import Top, top_activations
+from zfjax.experiments.invariance import invariance, paper_steps, transformed, translations
+from zfjax.experiments.responses import LabelledImages, responses
+from zfjax.models.fields import project_fields, project_units
+from zfjax.ops.windows import pair
+
+KEY = jax.random.key(0)
+IMAGES = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+MAPS = np.zeros((2, 4, 5), np.float32)
+TOP = Top(np.ones((3, 1), np.float32), np.zeros((3, 1), int), np.zeros((3, 1, 0), int))
+UNITS = np.zeros(2, int), np.zeros((2, 0), int)
+
+
+def fun(x):
+    return jax.nn.relu(x).mean(axis=(1, 2))
+
+
+def named(x):
+    return {"fc": fun(x)}
+
+
+IMAGES_TAKEN = {
+    "gradient": ("images", lambda x: lenses.gradient(fun, x, 1)),
+    "smooth_grad": ("images", lambda x: lenses.smooth_grad(fun, x, 1, KEY)),
+    "guided_grad_cam": ("images", lambda x: lenses.guided_grad_cam(lambda x: x, fun, x, 1)),
+    "grad_cam": ("features", lambda x: lenses.grad_cam(fun, x, 1)),
+    "insertion": ("images", lambda x: metrics.insertion(fun, x, 1, MAPS)),
+    "occlusion": ("image", lambda x: zfjax.occlusion(fun, x, 2, 2)),
+    "project_units": ("images", lambda x: project_units(fun, x, *UNITS)),
+    "project_fields": ("images", lambda x: project_fields(fun, x, *UNITS)),
+    "transformed": ("image", lambda x: transformed(x, translations(np.ones(1)))),
+    "invariance": ("images", lambda x: invariance(named, ("fc",), "fc", x, np.ones(2, int), paper_steps(16))),
+}
+ARRAYS_TAKEN = {
+    "score_cam": ("maps", lambda x: lenses.score_cam(fun, IMAGES, 1, x)),
+    "upsample": ("cam", lambda x: lenses.upsample(x, 8)),
+    "per_pixel": ("attributions", lenses.per_pixel),
+    "pointing_game": ("maps", lambda x: metrics.pointing_game(x, MAPS == 0)),
+    "top_activations": ("batches", lambda x: top_activations(fun, [x], 1)),
+    "responses": ("batches", lambda x: responses(fun, [LabelledImages(x, np.zeros(2, int))], TOP, 2)),
+    "correspondence": ("images", lambda x: correspondence(fun, x, np.full((1, 2, 4), (0, 0, 2, 2)))),
+}
+
+
+@pytest.mark.parametrize("name", [*IMAGES_TAKEN, *ARRAYS_TAKEN])
+def test_tuples_and_dicts(name):
+    """As data sets give them: images with their labels, or under a name."""
+    argument, take = (IMAGES_TAKEN | ARRAYS_TAKEN)[name]
+    for value in ((IMAGES, IMAGES), {"image": IMAGES}):
+        with pytest.raises(TypeError, match=f"^{argument}: expected one array, got {type(value).__name__}"):
+            take(value)
+
+
+@pytest.mark.parametrize("name", IMAGES_TAKEN)
+def test_whole_numbers(name):
+    argument, take = IMAGES_TAKEN[name]
+    expected = f"{argument}: expected floating-point numbers, the mean already subtracted, got uint8"
+    with pytest.raises(TypeError, match=f"^{expected}"):
+        take(IMAGES.astype(np.uint8))
+
+
+@pytest.mark.parametrize("value", [{"mean": 3.0}, "mean", None])
+def test_what_fills(value):
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=rf"^baseline: expected a number, \[4, 5, 3\] or \[2, 4, 5, 3\], got {kind}$"):
+        lenses.integrated_gradients(fun, IMAGES, 1, value)
+    with pytest.raises(TypeError, match=rf"^fill: expected a number, \[3\], \[4, 5, 3\] or .* got {kind}$"):
+        metrics.deletion(fun, IMAGES, 1, MAPS, fill=value)
+    with pytest.raises(TypeError, match=rf"^fill: expected a number, \[3\] or \[4, 5, 3\], got {kind}$"):
+        zfjax.occlusion(fun, IMAGES[0], 2, 2, value)
+
+
+def test_what_fills_as_it_should():
+    """A number, a colour, a picture, and of baselines one for each image, as lists or whole numbers too."""
+    images, cover = jnp.ones((2, 4, 5, 3)), [1, 2, 3]
+    found = zfjax.occlusion(lambda x: x, images[0], 4, 1, cover).outputs
+    np.testing.assert_array_equal(found[0, 0, :, :4], np.broadcast_to(cover, (4, 4, 3)))
+    for baseline in (1, np.ones((4, 5, 3), np.uint8), np.ones((2, 4, 5, 3))):
+        assert not np.any(lenses.integrated_gradients(fun, images, 1, baseline, steps=2).attributions)
+
+
+@pytest.mark.parametrize("value", [{"class": 1}, "cat", None, 1.0])
+def test_targets_and_units(value):
+    with pytest.raises(ValueError, match=r"^target: expected a class, or one for each of the 2 images; got "):
+        lenses.gradient(fun, IMAGES, value)
+    with pytest.raises(ValueError, match=r"^units: expected numbers of units, one or "):
+        lenses.maximise(fun, value, KEY, size=8)
+
+
+@pytest.mark.parametrize("value", [0, (8,), (8, 0), (8, 8, 3), 8.5, "96", None, {"height": 8}])
+def test_sizes_in_pixels(value):
+    for name, take in {
+        "size": lambda x: lenses.upsample(MAPS, x),
+        "window": lambda x: zfjax.occlusion(fun, IMAGES[0], x, 2),
+    }.items():
+        with pytest.raises(
+            ValueError, match=rf"^{name}: expected a positive number of pixels or \(height, width\), got "
+        ):
+            take(value)
+    assert pair("size", np.int32(8)) == pair("size", [8, np.int64(8)]) == (8, 8)
