@@ -4,10 +4,15 @@ import os
 import re
 import signal
 import socket
+import time
 
+import holders
 import numpy as np
 import pytest
 import tiny_runs
+
+from zfjax import train
+from zfjax.console import command
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +100,21 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(folder, unbroken
     assert (tmp_path / "checkpoints" / f"{steps[-1]}.damaged").exists()
 
 
+def test_a_second_training_is_refused_while_the_first_runs_and_changes_nothing(folder, tmp_path, capsys):
+    with tiny_runs.start(tiny_runs.train_command(folder, tmp_path)) as first:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "config.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        config = (tmp_path / "config.json").read_bytes()
+        for changes in ({}, {"lr": 0.5, "threads": 1}):
+            assert command.run(train.main, tiny_runs.train_command(folder, tmp_path, **changes)[2:]) == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert line.startswith(f"zfjax: {tmp_path} is in use by zfjax train (process {first.pid} on ")
+            assert (tmp_path / "config.json").read_bytes() == config
+        first.kill()
+
+
 def test_eight_devices_train_like_one(folder, unbroken, tmp_path):
     done = tiny_runs.run(tiny_runs.train_command(folder, tmp_path), devices=8)
     assert done.returncode == 0, done.stderr
@@ -114,6 +134,10 @@ def test_two_processes_train_together_and_a_ctrl_c_in_one_stops_both(folder, unb
         said = [process.communicate(timeout=300) for process in processes]
         return [process.returncode for process in processes], said
 
+    with holders.holding(tmp_path) as holder:  # the first alone holds, and is refused for both
+        codes, said = started(kill=False)
+    assert codes == [2, 2], said
+    assert all(f"{tmp_path} is in use by zfjax train (process {holder} on " in err.splitlines()[-1] for _, err in said)
     codes, said = started(kill=True)
     assert codes == [143, 130], said
     lines = {err.splitlines()[-1] for _, err in said}
