@@ -159,7 +159,7 @@ def test_a_run_of_the_first_version_is_known(tmp_path):
     keys += " seed tensorboard threads warmup_epochs width"
     config = {key: as_json(default())[key] for key in keys.split()}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert claim.is_begun(tmp_path, default())
+    assert claim.is_begun(epath.Path(tmp_path), default())
 
 
 @pytest.mark.parametrize("kind", ["new", "begun", "trained"])
@@ -237,7 +237,7 @@ def test_a_dataset_that_is_found_in_data_dir_or_in_a_bucket(photos, tmp_path, mo
         require_outside("../PHOTOS/run", "workdir", root_of("folder:PHOTOS", ".."))
     for dataset in ("shapes", "tfds:cars", "folder:", "folder:gone"):
         assert root_of(dataset) is None
-    monkeypatch.setattr("zfjax.data.outside.find_root", lambda path, data_dir: path)
+    monkeypatch.setattr("zfjax.data.outside.find_root", lambda path, data_dir: epath.Path(path))
     for path in ("gs://b/PHOTOS", "gs://b/PHOTOS/run", "gs://b/x/../PHOTOS//run/"):
         with pytest.raises(UserError, match="lies in the dataset's folder"):
             require_outside(path, "workdir", root_of("folder:gs://b/PHOTOS/"))

@@ -205,10 +205,10 @@ class _Hold:
     def _is_dead(self, found: bytes) -> bool:
         """Whether the holder that left this ended without a word."""
         said = _parsed(found)
-        if said.get("machine") == _machine():
-            return self._lock is not None or not _runs(said.get("process"))
         if isinstance(said.get("renewed"), float) and time.time() - said["renewed"] > SURELY_DEAD:
             return True
+        if said.get("machine") == _machine():
+            return self._lock is not None or not _runs(said.get("process"))
         deadline = time.monotonic() + WATCHED_FOR
         with Progress(f"looking whether {_holder(found)} still runs"):
             while time.monotonic() < deadline:

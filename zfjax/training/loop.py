@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
+from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Deferral
 from zfjax.console.text import say
@@ -97,7 +98,7 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
 
     Args:
       config: what it says of the dataset is not looked at.
-      folder: absolute; checkpoints and metrics go there.
+      folder: absolute; checkpoints and metrics go there. It is held meanwhile.
       data: the pictures.
       kept_epochs: the epochs whose checkpoints are kept, beside the latest two and the best.
 
@@ -109,7 +110,8 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0
     run = describe(config, data.classes, data.mean)
-    with Deferral(alone=jax.process_count() == 1) as stop:  # also while the last checkpoint is waited for
+    held = hold(folder, "zfjax train") if first else contextlib.nullcontext()
+    with held, Deferral(alone=jax.process_count() == 1) as stop:  # also while the last checkpoint is waited for
         state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
         with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints:
             state = checkpoints.restore_latest(state)
