@@ -61,14 +61,18 @@ def require_no_run(workdir: epath.PathLike, source: str) -> None:
         if steps or (folder / CONFIG).exists():
             raise _already(folder)
         require_ours(folder, None)
-    elif steps and (steps != [0] or imported != source):
+        return
+    if (folder / CONFIG).exists():
+        require_ours(folder, newest_seal(folder / CHECKPOINTS))
+    if steps and (steps != [0] or imported != source):
         raise _already(folder)
 
 
 def _imported_from(folder: epath.Path) -> str | None:
     """The file whose weights a folder holds, or was to hold; None where nothing was imported there."""
     with contextlib.suppress(UserError, ValueError):
-        return str(sealed.unseal(read_json(folder / ORIGIN)).get("source"))
+        kept = sealed.unseal(read_json(folder / ORIGIN))
+        return str(kept.get("source", "")) if {"preprocessing", "modules"} <= kept.keys() else None
     return None
 
 
