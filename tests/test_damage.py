@@ -5,7 +5,6 @@ One tiny run is trained; each case damages a copy of it, and reads it in this pr
 
 import dataclasses
 import json
-import random
 import shutil
 
 import jax
@@ -13,59 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from damages import KINDS, attempt, damage
 from etils import epath
 
-from zfjax.atlas import build
-from zfjax.console import sealed
 from zfjax.console.errors import UserError
-from zfjax.console.files import write_json
 from zfjax.data import record
-from zfjax.experiments import ablation
-from zfjax.experiments.ledger import Ledger
 from zfjax.runs.folder import load_model, open_data, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, _saved
-from zfjax.training.config import FREE_KEYS, as_json, default
+from zfjax.training.config import FREE_KEYS, as_json
 from zfjax.training.metrics import FILE, read_metrics
 
 pytestmark = pytest.mark.slow
 
 NEWEST = 9  # steps of the run's checkpoints: 5 (the best), 6, 9
-CONTENTS = {
-    "empty": b"",
-    "nothing": b"null",
-    "list": b"[1]",
-    "number": b"7",
-    "text": b'"x"',
-    "no object": b"{}",
-    "latin": b'{"lr": "\xe9"}',
-    "zeros": bytes(64),
-    "deep": b"[" * 100_000,
-    "huge": b'{"lr": 1' + b"0" * 5000 + b"}",
-    "infinite": b'{"lr": 1e999, "step": 1e999, "val_top1": 1e999}',
-    "other types": b'{"lr": "fast", "without": 3, "net": 1, "step": "one", "val_top1": [], "custom_metadata": []}',
-    "other names": b'["circles", "noise", "stripe"]',
-    "fewer names": b'["circles", "noise"]',
-    "no names": b'["circles", "noise", 3]',
-}
-KINDS = (*CONTENTS, "cut", "flipped", "deleted", "folder")
-
-
-def damage(path, kind, seed=0):
-    """Does to a file what `kind` says."""
-    content = path.read_bytes()
-    if kind == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    elif kind == "flipped":
-        at = random.Random(seed).randrange(8 * len(content))
-        path.write_bytes(content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :])
-    elif kind in CONTENTS:
-        path.write_bytes(CONTENTS[kind])
-    else:
-        path.unlink()
-        if kind == "folder":
-            path.mkdir()
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +51,6 @@ def everything(workdir):
     found = read_run(workdir)
     config = {key: value for key, value in as_json(found.config).items() if key not in {"dataset", *FREE_KEYS}}
     return config, found.classes, found.mean, jax.tree.leaves(load_model(found).variables)
-
-
-def attempt(read, workdir):
-    """What `read` gives, and an empty line; or None, and the line of its error."""
-    try:
-        return read(workdir), ""
-    except UserError as error:
-        return None, str(error)
 
 
 def equal(one, two):
@@ -355,118 +308,3 @@ def test_metrics_that_changed_are_said_and_do_not_stop_a_run(trained, run, capfd
     (run / FILE).mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged \(Is a directory\); move it away"):
         train_and_evaluate(trained[1], run)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        *("", "\0\0", "[1]", "7", "null", "{}", '{"step": 1', '{"step": "1"}', '{"step": 1.5}', '{"step": true}'),
-        *('{"step": 1, "loss": "x"}', '{"step": 1, "loss": [1]}', '{"step": 1, "loss": 1e999}', "[" * 100_000),
-        *('{"step": 1' + "0" * 5000 + "}", '{"step": 1' + "0" * 30 + "}", "\xe9", '{"loss": 1}'),
-    ],
-    ids=range(18),
-)
-def test_a_line_that_is_no_record_is_left_out_and_counted(tmp_path, capsys, line):
-    good = [b'{"step": 1, "loss": 0.5}', b'{"step": 2, "loss": null}']
-    (tmp_path / FILE).write_bytes(b"\n".join([good[0], line.encode("latin-1"), good[1]]) + b"\n")
-    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
-    assert f"{tmp_path / FILE}: 1 of its 3 lines are damaged and left out" in capsys.readouterr().err
-
-
-def test_a_damaged_scan_is_equal_or_named(trained, tmp_path):
-    whole = (trained[0] / record.FILE).read_bytes()
-    wanted = record.read(trained[0])
-    refused = 0
-    for seed in range(1500):
-        rng = random.Random(seed)
-        content = bytearray(whole)
-        for _ in range(rng.choice((1, 1, 1, 4))):
-            content[rng.randrange(len(content))] = rng.randrange(256)
-        (tmp_path / record.FILE).write_bytes(content[: rng.choice((len(content), len(content), rng.randrange(1, 999)))])
-        found, error = attempt(record.read, tmp_path)
-        assert error.startswith(f"{tmp_path / record.FILE} is damaged (") if error else found.equals(wanted)
-        refused += bool(error)
-    assert refused > 700
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mean": np.zeros((4, 5, 3), np.float32)},
-        {"mean": np.zeros((4, 4, 1), np.float32)},
-        {"mean": np.zeros((4, 4, 3), np.float64)},
-        {"mean": np.full((4, 4, 3), np.nan, np.float32)},
-        {"mean": np.float32(3)},
-        {"train_labels": np.zeros((2, 2), np.int32)},
-        {"train_labels": np.array([0, -1], np.int32)},
-        {"train_labels": np.array([0.0, 1.0])},
-        {"train_labels": np.array(["a", "b"])},
-        {"train_labels": np.array([{}, 1], object)},
-        {"val_broken": np.array([2], np.int64)},
-        {"train_broken": np.array([1, 0], np.int64)},
-        {"train_broken": np.array([-1], np.int64)},
-        {"messages": np.array(["one", "two"])},
-        {"messages": np.array([1])},
-        {"more": np.zeros(1)},
-        {"val_labels": None},
-    ],
-    ids=str,
-)
-def test_a_scan_that_no_scan_finds_is_refused(tmp_path, changes):
-    whole = record.Record(
-        np.zeros((4, 4, 3), np.float32),
-        *(np.array([0, 1], np.int32), np.array([1, 0], np.int32)),
-        *(np.array([1], np.int64), np.zeros(0, np.int64)),
-        np.array(["b.png: broken"]),
-    )
-    record.write(whole, tmp_path)
-    assert record.read(tmp_path).equals(whole)
-    arrays = {name: value for name, value in {**whole._asdict(), **changes}.items() if value is not None}
-    np.savez(tmp_path / record.FILE, **arrays)
-    with pytest.raises(UserError, match=r"scan\.npz is damaged .*; remove it to scan the dataset again"):
-        record.read(tmp_path)
-
-
-@pytest.mark.parametrize(("kind", "seed"), [*((kind, 0) for kind in KINDS), *(("flipped", seed) for seed in range(9))])
-def test_damaged_results_are_equal_or_made_again_or_named(tmp_path, kind, seed):
-    """Of transfer and probe, of ablate, and the list of an atlas' files."""
-    ledger = tmp_path / "folds.json"
-    Ledger(ledger).put("scratch", 0.1 + 0.2)
-    Ledger(ledger).put("probe", [[0.5, 1.0]])
-    damage(ledger, kind, seed)
-    found, error = attempt(Ledger, ledger)
-    if error:
-        assert error.startswith(f"{ledger} is damaged (")
-        assert error.endswith("; remove it to measure its folds again")
-    else:
-        assert found.get("scratch") in (0.1 + 0.2, None)
-        assert found.get("probe") in ([[0.5, 1.0]], None)
-        assert found.get_or("probe", lambda: [[0.5, 1.0]]) == [[0.5, 1.0]]
-
-    result = ablation.Result(3, ablation.Errors(1.0, 2.0, 3.0))
-    ablation._write_result(epath.Path(tmp_path), default(), -1, result)
-    assert ablation._read_result(epath.Path(tmp_path), default()) == result
-    damage(tmp_path / ablation.RESULT, kind, seed)
-    assert ablation._read_result(epath.Path(tmp_path), default()) in (result, None)
-
-    atlas = tmp_path / "atlas"
-    write_json(atlas / build.MARK, sealed.seal({"zfjax": "0.1.0", "files": ["index.html"]}))
-    (atlas / "index.html").touch()
-    build.require_free(atlas)
-    damage(atlas / build.MARK, kind, seed)
-    _, error = attempt(build.require_free, atlas)
-    assert not error or str(atlas / build.MARK) in error
-
-
-def test_results_from_before_they_were_sealed_are_kept(tmp_path):
-    (tmp_path / "folds.json").write_text('{"scratch": 0.25, "probe": [["x"]], "digest": {}}')
-    old = Ledger(tmp_path / "folds.json")
-    assert (old.get("scratch"), old.get("probe"), old.get("digest")) == (0.25, None, None)
-
-
-@pytest.mark.parametrize(
-    "value", [None, [1], 7, "x", sealed.seal({"a": 1}) | {"a": 2}, sealed.seal({"a": 1}) | {"b": 2}]
-)
-def test_what_was_not_sealed_so_is_refused(value):
-    with pytest.raises(ValueError, match=r"expected an object|not what was written"):
-        sealed.unseal(value)
