@@ -147,12 +147,6 @@ def test_damaged_exif_is_ignored_without_a_word(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_first_frame_of_an_animation():
-    frames = [Image.new("RGB", (4, 4), (value, 0, 0)) for value in (250, 10)]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_allclose(decode(data)[0, 0], [250, 0, 0], atol=3)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_truncated_file_is_broken(kind, share):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
 from zfjax.data.decode import BrokenImage, decode, decode_square
-from zfjax.data.images import bounds, depth
+from zfjax.data.images import bounds, notes
 from zfjax.data.reading import read_picture
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -100,9 +100,11 @@ def test_a_jpeg_of_200_megapixels_is_decoded_small():
 
 @pytest.mark.parametrize("lacking", [1, 2, 3, 20, 100])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
-def test_a_jpeg_that_lacks_its_last_bytes_is_a_picture(lacking, options):
+def test_a_jpeg_that_lacks_its_last_bytes_is_a_picture(lacking, options, caplog):
     data = encoded(smooth(320, 240), "JPEG", **options)
-    whole, found = (decode(file).astype(int) for file in (data, data[:-lacking]))
+    whole, found = (decode(file, "cut.jpg").astype(int) for file in (data, data[:-lacking]))
+    said = {record.getMessage() for record in caplog.records}
+    assert lacking < 3 or said == {"cut.jpg: it lacks its end, and is used as far as it goes; so are others like it"}
     np.testing.assert_array_equal(found[:200], whole[:200])
     assert np.abs(whole - found).mean() < (0.01 if lacking < 3 else 2)
     assert np.abs(decode_square(data, 32).astype(int) - decode_square(data[:-lacking], 32)).mean() < 2
@@ -125,6 +127,13 @@ def test_a_progressive_jpeg_is_a_picture_once_all_of_it_has_come_roughly():
     for cut in (scans[0] + 50, scans[1] - 4, scans[1] + 50, scans[3]):  # colors or most of the detail are missing
         with pytest.raises(BrokenImage, match=r"cut short|Truncated"):
             decode(data[:cut])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO", "AVIF"])
+def test_of_several_pictures_the_first_counts(kind):
+    first, second = Image.new("RGB", (64, 48), (200, 30, 60)), Image.new("RGB", (64, 48), (10, 90, 250))
+    data = encoded(first, kind, save_all=True, append_images=[second])
+    np.testing.assert_allclose(decode(data), np.broadcast_to([200, 30, 60], (48, 64, 3)), atol=4)
 
 
 # --- more than 8 bits
@@ -167,7 +176,7 @@ def color(kind: str, samples: np.ndarray) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(depth, "_said", set())
+    monkeypatch.setattr(notes, "_said", set())
 
 
 @pytest.mark.parametrize(("bits", "shift"), [(8, 0), (12, 4), (16, 8)])

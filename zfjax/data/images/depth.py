@@ -5,7 +5,6 @@ Where a file does not say what its white is, its largest sample tells: below 256
 for 12.
 """
 
-import logging
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +15,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from zfjax.data import formats
+from zfjax.data.images.notes import say_once
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Part = Callable[[Box], np.ndarray]  # samples of a part: [height, width] or [height, width, channels], whole numbers
 _BITS = 258  # TIFF's tag BitsPerSample
-_log = logging.getLogger(__name__)
-_said: set[int] = set()  # the whites that were told of
 
 
 def view(image: Any, tile: Any, data: bytes, name: str = "") -> Callable[[Box], Image.Image] | None:
@@ -64,12 +62,9 @@ def _whites(part: Part, size: tuple[int, int], white: int, name: str) -> np.ndar
         raise ValueError("32-bit pixels have no defined white; expected 8 or 16 bits")
     colors = most[: 3 if len(most) > 2 else 1]
     found = white or _guessed(int(colors.max()))
-    if not white and found < 65535 and found not in _said:
-        _said.add(found)
-        _log.warning(
-            "%s: its 16-bit samples end at %d, so it is shown as %d-bit, as are others like it",
-            *(name or "a picture", colors.max(), found.bit_length()),
-        )
+    if not white and found < 65535:
+        bits = found.bit_length()
+        say_once(f"{bits} bits", name, f"its 16-bit samples end at {colors.max()}, so it is shown as {bits}-bit")
     return np.array([found] * len(colors) + [_guessed(int(alpha)) for alpha in most[len(colors) :]])
 
 

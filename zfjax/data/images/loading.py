@@ -12,6 +12,7 @@ from PIL import Image
 
 from zfjax.data import formats
 from zfjax.data.images import bounds, depth, jpegs, pngs
+from zfjax.data.images.notes import say_once
 
 try:  # the extra `fast`: the same pixels from color JPEGs, sooner
     import simplejpeg
@@ -69,9 +70,9 @@ def _picture(image: Any, data: bytes, name: str, smallest: int, is_small: bool) 
     if tile and tile[0] == "ppm":
         pixels = image  # `depth` takes its samples from the file
     elif simplejpeg and image.format == "JPEG" and image.mode == "RGB" and not is_small:
-        pixels = _fast(data) or _loaded(image, data, smallest)
+        pixels = _fast(data) or _loaded(image, data, name, smallest)
     else:
-        pixels = _loaded(image, data, smallest)
+        pixels = _loaded(image, data, name, smallest)
     part = tile and depth.view(pixels, tile, data, name)
 
     def stored(box: depth.Box) -> Image.Image:
@@ -105,7 +106,7 @@ def _fast(data: bytes) -> Image.Image | None:
         return None
 
 
-def _loaded(image: Any, data: bytes, smallest: int) -> Any:
+def _loaded(image: Any, data: bytes, name: str, smallest: int) -> Any:
     """The picture with its pixels read; of a file that lacks its end, with what there is, if that is nearly all."""
     try:
         image.load()
@@ -122,6 +123,7 @@ def _loaded(image: Any, data: bytes, smallest: int) -> Any:
         lost = 1 - _filled_rows(image) / image.height
     if lost > _LOST:
         raise OSError(f"cut short: {math.ceil(100 * lost)} % of it is missing")
+    say_once("cut", name, "it lacks its end, and is used as far as it goes")
     return pixels
 
 
