@@ -7,10 +7,12 @@ import pkgutil
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import FontEntry, findfont
 from PIL import Image
 
 import zfjax.plots
 from zfjax.experiments.gallery import Gallery
+from zfjax.plots import lettering
 from zfjax.plots.curves import plot_curves
 from zfjax.plots.files import save_png
 from zfjax.plots.filters import plot_filters
@@ -24,6 +26,37 @@ def pixels(figure):
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return np.asarray(Image.open(file).convert("RGB"))
+
+
+NAMES = ["猫の子", "\U0001f3f4\u200d cat", "고양이", "Кошка", "cafe\u0301", "a\U00020000b", "\ue123"]
+
+
+def test_letters_that_the_font_lacks_are_spelled(tmp_path, monkeypatch):
+    """Matplotlib warns of each as it draws, and warnings are errors here."""
+    monkeypatch.setattr(lettering, "_family_with", lambda letter: None)
+    figure = Picture(figsize=(6, 4), layout="constrained")
+    figure.suptitle(NAMES[0])
+    axes = figure.subplots()
+    axes.bar(range(len(NAMES)), 1, label=NAMES[1])
+    axes.set_xticks(range(len(NAMES)), NAMES)
+    axes.set_title(NAMES[2], parse_math=False)
+    axes.set_ylabel(NAMES[3])
+    axes.legend()
+    save_png(figure, tmp_path / "a.png")
+    figure.savefig(tmp_path / "a.pdf")
+    shown = ["U+732B no U+5B50", "[waving black flag]\u200d cat", "goyangi", "Кошка", "cafe\u0301", "a U+20000 b", ""]
+    assert [label.get_text() for label in axes.get_xticklabels()] == shown
+    assert [figure._suptitle.get_text(), axes.get_title(), axes.get_ylabel()] == [shown[0], shown[2], shown[3]]
+    assert axes.get_legend().get_texts()[0].get_text() == shown[1]
+
+
+def test_another_installed_font_is_taken_where_it_has_the_letter(monkeypatch):
+    monkeypatch.setattr(lettering, "_has", lambda letter, families: letter.isascii())
+    monkeypatch.setattr(lettering, "_fonts", lambda: (FontEntry(fname=findfont("DejaVu Serif"), name="DejaVu Serif"),))
+    lettering._family_with.cache_clear()
+    assert lettering.drawable("я", ("sans-serif",)) == ("я", ("sans-serif", "DejaVu Serif"))
+    assert lettering.drawable("x я 猫", ("serif",)) == ("x я U+732B", ("serif", "DejaVu Serif"))
+    lettering._family_with.cache_clear()
 
 
 def test_filters_are_scaled_alike_and_zero_is_grey():
