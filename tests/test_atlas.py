@@ -267,7 +267,7 @@ def build_site(monkeypatch, tmp_path):
     what = atlas_sites.survey(maps=4)
     net = SimpleNamespace(net=None, image_mean=np.full((7, 7, 3), 100.0))
     run = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(dataset="shapes", data_dir=""))
-    monkeypatch.setattr(build, "read_run", lambda workdir: run)
+    monkeypatch.setattr(build, "read_run", lambda *_: run)
     monkeypatch.setattr(build.subject, "of_run", lambda run, checkpoint: SimpleNamespace(val=net))
     monkeypatch.setattr(build.collect, "survey", lambda *_: what)
     monkeypatch.setattr(

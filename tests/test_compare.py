@@ -58,7 +58,7 @@ def photos(tmp_path_factory):
 
 def opened(monkeypatch, workdir, dataset, pictures, labels, kept, annotations=None):
     """A run that was never trained, of the net that looks for red and green."""
-    monkeypatch.setattr(runs, "read_run", lambda _: run)
+    monkeypatch.setattr(runs, "read_run", lambda *_: run)
     monkeypatch.setattr(subjects, "of_run", lambda *_: Splits(subject, subject))
     config = default()
     config.dataset, config.image_size = dataset, 16

@@ -2,10 +2,12 @@ import multiprocessing
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -27,6 +29,11 @@ class Memory:
     def __init__(self, pictures, labels, fingerprint="memory"):
         self.pictures, self.labels, self.fingerprint = pictures, labels, fingerprint
         self.reads = 0
+
+    @property
+    def stamps(self):
+        numbers = np.arange(len(self)) + 1 + 1000 * zlib.crc32(self.fingerprint.encode())
+        return np.stack([np.zeros(len(self), np.int64), numbers], axis=1)
 
     def __len__(self):
         return len(self.pictures)
@@ -174,10 +181,15 @@ def test_scan_once_scans_once(tmp_path):
         scan_once(tmp_path, source, 20)
     cached = scan_once(tmp_path, memory_source(), SIZE, cache_dir=str(tmp_path / "cache"))
     same(cached, first)
+    moved = memory_source(fingerprint="elsewhere")
+    same(scan_once(tmp_path, moved, SIZE), first)
+    assert moved.train.reads == 40 + 40  # compared, and by `same`
     changed = memory_source(fingerprint="changed")
     changed.train.pictures[0] = drawn(1, seed=9)[0]
-    with pytest.raises(UserError, match=r"have changed since the run in"):
-        scan_once(tmp_path, changed, SIZE, cache_dir=str(tmp_path / "cache"))
+    first = r"have changed since the run in .* began; the first that differs is picture 0$"
+    for cache_dir in ("", str(tmp_path / "cache")):
+        with pytest.raises(UserError, match=first):
+            scan_once(tmp_path, changed, SIZE, cache_dir=cache_dir)
 
 
 def test_picture_that_breaks_after_the_scan(tmp_path):
@@ -316,3 +328,100 @@ def test_damaged_cache_is_said(tmp_path):
     (folder / "train.npy").write_bytes(data[:-10])
     with pytest.raises(UserError, match=f"cache {folder}: damaged .*; remove this folder"):
         scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+
+
+# The same pictures, or others
+
+
+def bitmaps(folder, per_class=4):
+    """Class folders of pictures that all have one size, and one time, as an archive's."""
+    for label, name in enumerate(("a", "b")):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            path = folder / name / f"{i}.bmp"
+            Image.fromarray(np.full((8, 8, 3), 10 * i + 100 * label, np.uint8)).save(path)
+            os.utime(path, (10**9, 10**9))
+    return folder
+
+
+def swap(one, two):
+    one.rename(one.with_suffix(".x"))
+    two.rename(one)
+    one.with_suffix(".x").rename(two)
+
+
+CHANGES = {
+    "overwritten": lambda folder: Image.new("RGB", (8, 8)).save(folder / "a" / "2.bmp"),
+    "another size": lambda folder: Image.new("RGB", (9, 8)).save(folder / "a" / "2.bmp"),
+    "swapped": lambda folder: swap(folder / "a" / "1.bmp", folder / "a" / "2.bmp"),
+    "swapped between classes": lambda folder: swap(folder / "a" / "1.bmp", folder / "b" / "2.bmp"),
+    "in another order": lambda folder: (folder / "a" / "1.bmp").rename(folder / "a" / "9.bmp"),
+    "a class more": lambda folder: [(folder / name / "3.bmp").rename(folder / name / "0a.bmp") for name in "ab"],
+    "broken": lambda folder: (folder / "a" / "2.bmp").write_bytes(b"BM"),
+}
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["decoded", "cached"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_pictures_under_the_names_of_a_run_are_refused(tmp_path, change, cached):
+    folder, run, cache_dir = bitmaps(tmp_path / "set"), tmp_path / "run", str(tmp_path / "cache") if cached else ""
+    first = scan_once(None, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir)
+    first.save(run)
+    same(scan_once(run, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir), first)
+    CHANGES[change](folder)
+    for path in folder.rglob("*.bmp"):
+        os.utime(path, (10**9, 10**9))
+    with pytest.raises(
+        UserError, match=r"set: its images have changed since the run in .*run began; the first that diff"
+    ):
+        scan_once(run, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir, max_broken=1)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["decoded", "cached"])
+def test_the_same_pictures_in_another_place_are_those_of_the_run(tmp_path, cached, monkeypatch):
+    folder, run, cache_dir = bitmaps(tmp_path / "set"), tmp_path / "run", str(tmp_path / "cache") if cached else ""
+    first = scan_once(None, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir)
+    first.save(run)
+    squares = first.train.load(np.arange(len(first.train)))[0]
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    folder.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    for spec in ("folder:moved", "folder:./moved/", f"folder:{tmp_path}/moved", f"folder:{copied}"):
+        found = scan_once(run, open_source(spec), SIZE, cache_dir=cache_dir)
+        np.testing.assert_array_equal(found.train.load(np.arange(len(squares)))[0], squares)
+    if cached:
+        names = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir())
+        assert names == ["copied", "moved", "set"]  # however the path was spelled
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(copied / "b" / "2.bmp")
+    with pytest.raises(UserError, match=r"copied: its images have changed .*first that differs is .*copied/b/2.bmp"):
+        scan_once(run, open_source("folder:copied"), SIZE, cache_dir=cache_dir)
+
+
+def test_of_very_many_copied_pictures_some_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfjax.data.prints.MOST_READ", 10)
+    scan(memory_source(), SIZE).save(tmp_path)
+    moved = memory_source(fingerprint="elsewhere")
+    load(tmp_path, moved)
+    assert (moved.train.reads, moved.val.reads) == (10, 0)
+
+
+def test_a_scan_of_an_older_zfjax_is_read_and_knows_nothing_of_the_pictures(tmp_path):
+    found = scan(memory_source(), SIZE)
+    kept = found.record._asdict()
+    for name in ("notes", "train_prints", "val_prints"):
+        del kept[name]
+    np.savez_compressed(tmp_path / "scan.npz", **kept)
+    changed = memory_source()
+    changed.train.pictures[0] = drawn(1, seed=9)[0]
+    back = load(tmp_path, changed)
+    assert not back.record.known
+    assert changed.train.reads == 0
+    same(scan_once(tmp_path, memory_source(), SIZE, cache_dir=str(tmp_path / "cache")), found)
+    with pytest.raises(UserError, match=r"have changed since the run in .* began$"):  # by the mean image
+        scan_once(
+            tmp_path,
+            memory_source(train=40, fingerprint="x", broken=[2]),
+            SIZE,
+            max_broken=1,
+            cache_dir=str(tmp_path / "c"),
+        )

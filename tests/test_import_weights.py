@@ -74,6 +74,15 @@ def test_the_run_is_a_run(imported, folder):
     np.testing.assert_array_equal(val.image_mean, preprocessing.TORCHVISION.mean_image(SIZE))
 
 
+def test_other_pictures_are_refused(imported, folder, tmp_path):
+    """Which its mean image, that of the weights, does not tell apart."""
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    assert zfjax.open_run(imported, dataset=f"folder:{copied}").val.classes == tiny_runs.CLASSES
+    shutil.copy(copied / "noise" / "000.png", copied / "noise" / "001.png")
+    with pytest.raises(UserError, match=r"have changed since the run .* the first that differs is .*noise/001.png"):
+        zfjax.open_run(imported, dataset=f"folder:{copied}")
+
+
 def test_its_answers_are_pytorchs(imported):
     torch = pytest.importorskip("torch")
     val = zfjax.open_run(imported).val

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the imports, which take time
 
     signals.listen()
 
+import posixpath
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -82,7 +83,9 @@ def _join(values: flags.FlagValues) -> None:
 
 def default_workdir(config: ConfigDict) -> str:
     """runs/ and the dataset's name, as a file name."""
-    return "runs/" + re.sub(r"[^\w.-]+", "-", config.dataset).strip("-")
+    kind, _, path = config.dataset.partition(":")
+    name = f"folder:{posixpath.normpath(path)}" if kind == "folder" else config.dataset
+    return "runs/" + re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
 def _report(outcome: "Outcome") -> None:

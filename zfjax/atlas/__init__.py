@@ -27,7 +27,7 @@ from zfjax.console.progress import Progress
 def main(argv: Sequence[str]) -> None:
     """Writes the atlas that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=64)
+    command.run_flags(values, batch_size=64, pictures=True)
     flags.DEFINE_string("out", "", "Folder to write, on this disk; default atlas in the run.", flag_values=values)
     flags.DEFINE_list("layers", [], "Like relu5; default the paper's 1 to 5.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
@@ -35,4 +35,4 @@ def main(argv: Sequence[str]) -> None:
     with Progress("starting JAX"):
         from zfjax.atlas import build
 
-    print(build.build(values.workdir, values.out, values.checkpoint, values.layers, values.batch_size))
+    print(build.build(values.workdir, values.out, values.checkpoint, values.layers, values.batch_size, values.dataset))

@@ -24,7 +24,7 @@ _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file mana
 _NEW, _OLD = "new", "old"  # in the folder beside the atlas in which it is built
 
 
-def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int) -> str:
+def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int, dataset: str = "") -> str:
     """Writes the atlas of a run into a folder, and says what was written.
 
     Args:
@@ -33,12 +33,13 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
         checkpoint: latest, best or a step.
         layers: names of layers, in any order; none for the paper's layers 1 to 5.
         batch_size: images at once.
+        dataset: where the run's pictures are now; empty for where they were.
 
     Raises:
         UserError: no such run, checkpoint or layer; `out` holds something else than an atlas or cannot be written.
         OSError: the run or its images cannot be read.
     """
-    run = read_run(workdir)
+    run = read_run(workdir, dataset)
     folder = _local(out or str(run.folder / "atlas"))
     require_outside(folder, "--out", root_of(run.config.dataset, run.config.data_dir))
     require_free(folder)

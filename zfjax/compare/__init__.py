@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.runs.folder import read_run
 
         chosen(request.only, ())  # a mistyped name comes first
-        run = read_run(request.workdir)
+        run = read_run(request.workdir, request.dataset)
     with claim.writing(run, run.folder / "compare", "zfjax compare") as folder:
         if request.images:
             with Progress("opening the run"):
@@ -68,6 +68,7 @@ def _request_of(values: flags.FlagValues) -> Request:
     return Request(
         workdir=values.workdir,
         checkpoint=values.checkpoint,
+        dataset=values.dataset,
         batch_size=values.batch_size,
         layer=values.layer,
         only=tuple(values.only),
@@ -82,7 +83,7 @@ def _request_of(values: flags.FlagValues) -> Request:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=32)
+    command.run_flags(values, batch_size=32, pictures=True)
     flags.DEFINE_string("layer", "", "Whose maps the CAMs weigh; default the highest.", flag_values=values)
     flags.DEFINE_list("only", [], "Some lenses by name, such as grad_cam; default all.", flag_values=values)
     flags.DEFINE_list("images", [], "Image files; default images of the val split.", flag_values=values)

@@ -8,6 +8,7 @@ class Request(NamedTuple):
 
     workdir: str
     checkpoint: str
+    dataset: str  # where the run's pictures are now; none: where they were
     batch_size: int
     layer: str  # whose maps the CAMs weigh; none: the highest
     only: tuple[str, ...]  # lenses by name; none: all

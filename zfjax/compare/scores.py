@@ -37,7 +37,7 @@ def open_run(request: Request) -> tuple[Asked, Drawn]:
       UserError: no such run, checkpoint, lens or layer, or nobody knows where the objects are.
     """
     lenses = chosen(request.only, LENSES + BASELINES)
-    run = runs.read_run(request.workdir)
+    run = runs.read_run(request.workdir, request.dataset)
     subject = subjects.of_run(run, request.checkpoint).val
     known = objects.known_objects(run, subject, request.boxes)
     asked = ask(run, subject, lenses, request)

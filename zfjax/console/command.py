@@ -81,12 +81,22 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     return 0
 
 
-def run_flags(values: flags.FlagValues, batch_size: int = 0) -> None:
-    """Defines what most commands take: a run, one of its checkpoints and, where that is given, a batch size."""
+def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool = False) -> None:
+    """Define what most commands take: a run and one of its checkpoints.
+
+    Args:
+      values: the flags.
+      batch_size: its default; 0: there is none.
+      pictures: whether the command looks at the run's pictures, which may have moved.
+    """
     flags.DEFINE_string("workdir", "", "The folder that zfjax train wrote.", flag_values=values)
     flags.DEFINE_string(
         "checkpoint", "latest", "Of the run: latest, best (on the val split) or a step.", flag_values=values
     )
+    if pictures:
+        flags.DEFINE_string(
+            "dataset", "", "Where the run's pictures are now; default where they were.", flag_values=values
+        )
     if batch_size:
         flags.DEFINE_integer("batch_size", batch_size, "Pictures at once.", lower_bound=1, flag_values=values)
 

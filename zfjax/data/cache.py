@@ -16,7 +16,7 @@ from zfjax.console.files import draft, remove
 from zfjax.data import record
 from zfjax.data.source import Source
 
-_FORMAT = "2"  # changes whenever decoding does, so that older caches are not read
+_FORMAT = "3"  # changes whenever decoding or the record does, so that older caches are not read
 
 
 def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
@@ -24,7 +24,8 @@ def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
     if "://" in cache_dir:
         raise UserError(f"cache_dir {cache_dir}: expected a local folder, since the cache is memory-mapped")
     digest = hashlib.sha256("\0".join((_FORMAT, source.train.fingerprint, source.val.fingerprint)).encode())
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[-60:]
+    name = source.name if source.root is None else source.root.absolute().name  # however the path is spelled
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[-60:]
     return pathlib.Path(cache_dir).expanduser().absolute() / f"{slug}-{size}-{digest.hexdigest()[:16]}"
 
 

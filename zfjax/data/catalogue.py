@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import readable
@@ -40,6 +40,13 @@ class RecordExamples:
         except (OSError, RuntimeError, ValueError) as error:
             raise BrokenImage(f"{name}: {error}") from error
         return Example(name, bytes(record["image"]), int(record["label"]))
+
+    @functools.cached_property
+    def stamps(self) -> Int64[np.ndarray, "n 2"]:
+        """The sizes are not known; the numbers change with the set's files, and from record to record."""
+        of_set = int.from_bytes(hashlib.sha256(f"{self.name}\0{self.stored}".encode()).digest()[:4], "big")
+        numbers = (of_set << 24) + np.asarray(self.kept, np.int64) + 1
+        return np.stack([np.zeros_like(numbers), numbers], axis=1)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import readable
@@ -19,6 +19,10 @@ from zfjax.data import splits
 from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_picture, pick
 from zfjax.data.reading import read_picture
 from zfjax.data.source import Example, Source, held_out
+
+
+class NotThere(UserError):
+    """There is no such folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +46,24 @@ class FolderExamples:
         return tuple(map(readable, self.files))
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of names, labels, sizes and times of change.
+    def stamps(self) -> Int64[np.ndarray, "n 2"]:
+        """Each file's size, and a hash of its name and times; 0 where the folder is remote.
 
-        Of names and labels alone where the folder is remote, since each size would be one request.
+        There, each would be one request.
         """
-        digest = hashlib.sha256(self.labels.tobytes())
-        root, remote = os.fspath(self.root), "://" in os.fspath(self.root)
-        for name, file in zip(self.names, self.files, strict=True):
-            digest.update(f"\0{name}".encode())
-            if not remote:
-                digest.update(_size_and_time(os.path.join(root, file)).encode())
+        found = np.zeros((len(self.files), 2), np.int64)
+        root = os.fspath(self.root)
+        if "://" not in root:
+            for number, (name, file) in enumerate(zip(self.names, self.files, strict=True)):
+                found[number] = _stamp(name, os.path.join(root, file))
+        return found
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of names, labels and stamps."""
+        digest = hashlib.sha256("\0".join(self.names).encode())
+        digest.update(self.labels.tobytes())
+        digest.update(self.stamps.tobytes())
         return digest.hexdigest()
 
     def where(self, mask: Bool[np.ndarray, "n"]) -> "FolderExamples":
@@ -99,7 +110,7 @@ def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
 
 
 def find_root(path: str, data_dir: str = "") -> epath.Path:
-    """The folder that `folder:PATH` means: where one is, else in `data_dir`. Raises a UserError where there is none."""
+    """The folder that `folder:PATH` means: where one is, else in `data_dir`. Raises `NotThere` where there is none."""
     candidates = [epath.Path(path).expanduser()]
     if data_dir and not candidates[0].is_absolute():
         candidates.append(epath.Path(data_dir).expanduser() / path)
@@ -108,7 +119,7 @@ def find_root(path: str, data_dir: str = "") -> epath.Path:
             return candidate
     wanted = " or ".join(map(os.fspath, candidates))
     what = "a file" if candidates[0].exists() else "not there"
-    raise UserError(f"image folder {wanted}: {what}; expected a folder that holds one folder per class")
+    raise NotThere(f"image folder {wanted}: {what}; expected a folder that holds one folder per class")
 
 
 class _Split(NamedTuple):
@@ -162,9 +173,11 @@ def _require_classes(split: _Split, other: _Split) -> None:
         raise UserError(f"image folder {split.root}: expected the class folders of {other.root}, but it lacks {shown}")
 
 
-def _size_and_time(path: str) -> str:
+def _stamp(name: str, path: str) -> tuple[int, int]:
     try:
         stat = os.stat(path)
     except OSError:
-        return "unreadable"
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+        return 0, 0
+    # Archives give all their files one time; the time of the last change of the entry (ctime) knows of renamings too.
+    told = f"{name}\0{stat.st_mtime_ns} {stat.st_ctime_ns}".encode()
+    return stat.st_size, int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "big", signed=True)

@@ -1,5 +1,6 @@
 """What a scan found, as one file: the mean image, every label, and which pictures are broken."""
 
+import hashlib
 import io
 import os
 from typing import NamedTuple
@@ -24,6 +25,9 @@ class Record(NamedTuple):
     val_broken: Int64[np.ndarray, "broken_val"]
     messages: np.ndarray  # one line a broken picture
     notes: np.ndarray = np.zeros(0, np.str_)  # lines on the dataset: which split is which, what is left out
+    # Size, stamp and digest of each picture (`prints`); none where an older zfjax looked at them.
+    train_prints: Int64[np.ndarray, "train_known 3"] = np.zeros((0, 3), np.int64)
+    val_prints: Int64[np.ndarray, "val_known 3"] = np.zeros((0, 3), np.int64)
 
     @property
     def train_kept(self) -> Int64[np.ndarray, "kept"]:
@@ -35,9 +39,43 @@ class Record(NamedTuple):
         """Numbers of the readable validation pictures."""
         return np.delete(np.arange(len(self.val_labels)), self.val_broken)
 
+    @property
+    def known(self) -> bool:
+        """Whether it says what each picture was."""
+        return bool(len(self.train_prints) or len(self.val_prints))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the pictures and their labels are, wherever they lie; only of a record that is `known`."""
+        digest = hashlib.sha256()
+        for array in (self.train_labels, self.train_prints[:, 2], self.val_labels, self.val_prints[:, 2]):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def equals(self, other: "Record") -> bool:
-        """Whether both describe the same pictures."""
-        return all(np.array_equal(mine, its) for mine, its in zip(self[:5], other[:5], strict=True))
+        """Whether both describe the same pictures: as they are kept on disk, else as their mean image says."""
+        if not np.array_equal(self.train_broken, other.train_broken):
+            return False
+        if not np.array_equal(self.val_broken, other.val_broken):
+            return False
+        if self.known and other.known:
+            return self.fingerprint == other.fingerprint
+        return all(np.array_equal(mine, its) for mine, its in zip(self[:3], other[:3], strict=True))
+
+    def first_difference(self, other: "Record") -> tuple[str, int] | None:
+        """The split (`train` or `val`) and the number of the first picture that is another; None where it's not known.
+
+        Both have as many pictures.
+        """
+        if self.known and other.known:
+            for split in ("train", "val"):
+                (mine, my_prints), (its, its_prints) = (
+                    (getattr(record, f"{split}_labels"), getattr(record, f"{split}_prints")) for record in (self, other)
+                )
+                differ = np.flatnonzero((mine != its) | (my_prints[:, 2] != its_prints[:, 2]))
+                if len(differ):
+                    return split, int(differ[0])
+        return None
 
 
 def write(record: Record, folder: str | os.PathLike[str]) -> None:
@@ -89,6 +127,8 @@ def _require_whole(record: Record) -> None:
         "val_labels": (np.int32, 1),
         "train_broken": (np.int64, 1),
         "val_broken": (np.int64, 1),
+        "train_prints": (np.int64, 2),
+        "val_prints": (np.int64, 2),
         **{name: (_text(getattr(record, name)), 1) for name in ("messages", "notes")},
     }
     for name, (dtype, rank) in expected.items():
@@ -101,6 +141,9 @@ def _require_whole(record: Record) -> None:
     for labels, broken in ((record.train_labels, record.train_broken), (record.val_labels, record.val_broken)):
         if (labels < 0).any() or (np.diff(broken) <= 0).any() or not np.isin(broken, np.arange(len(labels))).all():
             raise ValueError("labels and broken pictures do not fit each other")
+    for labels, prints in ((record.train_labels, record.train_prints), (record.val_labels, record.val_prints)):
+        if record.known and prints.shape != (len(labels), 3):
+            raise ValueError("labels and what is known of the pictures do not fit each other")
     if len(record.messages) != len(record.train_broken) + len(record.val_broken):
         raise ValueError("there is not one message a broken picture")
 

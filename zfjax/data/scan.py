@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8, UInt32, UInt64
+from jaxtyping import Float32, Int32, Int64, UInt8, UInt32, UInt64
 
 from zfjax.console.errors import UserError
 from zfjax.console.hold import hold
@@ -20,6 +20,7 @@ from zfjax.data import cache
 from zfjax.data import record as records
 from zfjax.data.outside import require_outside
 from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threads_or_cores
+from zfjax.data.prints import DIGEST, SIZE, STAMP, digest_of, first_changed
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
 
@@ -93,24 +94,19 @@ def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads:
     return _cached(_noted(source, seen), *squares)
 
 
-def load(folder: str | os.PathLike[str], source: Source) -> Scanned | None:
+def load(folder: str | os.PathLike[str], source: Source, threads: int = 0) -> Scanned | None:
     """What `Scanned.save` kept in a folder, or None where there is nothing.
 
+    Args:
+      folder: a run's.
+      source: where its pictures are now. Those that may have changed are read and compared.
+      threads: readers; 0 for one a core.
+
     Raises:
-      UserError: `source` has another number of pictures than the one scanned, or the file is damaged.
+      UserError: `source` has other pictures than those scanned, or the file is damaged.
     """
-    found = records.read(folder)
-    if found is None:
-        return None
-    for split, labels, examples in (
-        ("train", found.train_labels, source.train),
-        ("val", found.val_labels, source.val),
-    ):
-        if len(labels) != len(examples):
-            raise UserError(
-                f"{source.name}: expected {len(labels)} {split} images, as when the run began, found {len(examples)}"
-            )
-    return _decoding(source, found)
+    kept = _kept(folder, source)
+    return None if kept is None else _compared(folder, source, kept, threads)
 
 
 def scan_once(
@@ -129,17 +125,64 @@ def scan_once(
     Raises:
       UserError: as `scan` and `load`; the pictures are no longer those the run began with.
     """
-    kept = None if folder is None else load(folder, source)
-    if kept is None:
+    kept = None if folder is None else _kept(folder, source)
+    if folder is None or kept is None:
         return scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
     if kept.mean.shape[0] != size:
         raise UserError(f"{folder}: its mean image is {kept.mean.shape[0]} px; expected {size} px as configured")
     if not cache_dir:
-        return kept
+        return _compared(folder, source, kept, threads)
     scanned = _scan(source, size, max_broken, cache_dir, threads)
-    if not kept.record.equals(scanned.record):
-        raise UserError(f"{source.name}: its images have changed since the run in {folder} began")
-    return scanned
+    now = scanned.record
+    require_same(folder, source, kept, now)
+    record = kept._replace(train_prints=now.train_prints, val_prints=now.val_prints)  # the stamps may be new
+    return dataclasses.replace(scanned, mean=kept.mean, record=record)
+
+
+def require_same(folder: str | os.PathLike[str], source: Source, kept: Record, now: Record) -> None:
+    """Raise a UserError where `source`, as it was scanned now, has not the pictures that the run in `folder` kept."""
+    if not kept.equals(now):
+        raise _changed(folder, source, kept.first_difference(now))
+
+
+def _kept(folder: str | os.PathLike[str], source: Source) -> Record | None:
+    found = records.read(folder)
+    if found is None:
+        return None
+    for split, labels, examples in (
+        ("train", found.train_labels, source.train),
+        ("val", found.val_labels, source.val),
+    ):
+        if len(labels) != len(examples):
+            raise UserError(
+                f"{source.name}: expected {len(labels)} {split} images, as when the run began, found {len(examples)}"
+            )
+    return found
+
+
+def _compared(folder: str | os.PathLike[str], source: Source, kept: Record, threads: int) -> Scanned:
+    """What was kept, where the pictures are still those; an older record does not know which they were."""
+    if kept.known:
+        for split, examples, labels, prints, numbers in (
+            ("train", source.train, kept.train_labels, kept.train_prints, kept.train_kept),
+            ("val", source.val, kept.val_labels, kept.val_prints, kept.val_kept),
+        ):
+            number = first_changed(examples, labels, prints, numbers, threads)
+            if number is not None:
+                raise _changed(folder, source, (split, number))
+    return _decoding(source, kept)
+
+
+def _changed(folder: str | os.PathLike[str], source: Source, first: tuple[str, int] | None) -> UserError:
+    """The error for pictures that are not those of a run; `first` is the split and the number of one, if known."""
+    which = ""
+    if first:
+        split, number = first
+        try:
+            which = f"; the first that differs is {getattr(source, split)[number].name}"
+        except BrokenImage as error:
+            which = f"; the first that differs is {error}"
+    return UserError(f"{source.name}: its images have changed since the run in {folder} began{which}")
 
 
 class _Job(NamedTuple):
@@ -156,10 +199,12 @@ class _Chunk(NamedTuple):
     labels: Int32[np.ndarray, "k"]
     total: UInt32[np.ndarray, "size size 3"]
     broken: list[tuple[int, str]]
+    prints: Int64[np.ndarray, "k 3"]  # without stamps; of what cannot be read 0
 
 
 class _Seen(NamedTuple):
     labels: Int32[np.ndarray, "n"]
+    prints: Int64[np.ndarray, "n 3"]
     total: UInt64[np.ndarray, "size size 3"]
     broken: list[tuple[int, str]]
 
@@ -188,6 +233,8 @@ def _look_at_all(job: _Job, draft: pathlib.Path | None) -> Record:
         train_broken=np.array([number for number, _ in train.broken], np.int64),
         val_broken=np.array([number for number, _ in val.broken], np.int64),
         messages=np.array(messages, np.str_),
+        train_prints=train.prints,
+        val_prints=val.prints,
     )
 
 
@@ -200,7 +247,8 @@ def _look_at(
     progress: Progress,
 ) -> _Seen:
     """Sums are of integers, so that the mean depends on neither the order nor the number of threads."""
-    labels = []
+    labels, prints = [], []
+    stamps = examples.stamps[:, 1]  # taken first: what changes from now on differs
     total = np.zeros((job.size, job.size, 3), np.uint64)
     broken: list[tuple[int, str]] = []
     with contextlib.ExitStack() as stack:
@@ -212,11 +260,14 @@ def _look_at(
                 note(message)
             broken += chunk.broken
             labels.append(chunk.labels)
+            prints.append(chunk.prints)
             total += chunk.total
             if file is not None:
                 file.write(chunk.squares.data)
             progress.advance(len(chunk.labels))
-    return _Seen(np.concatenate([np.zeros(0, np.int32), *labels]), total, broken)
+    seen = np.concatenate([np.zeros((0, 3), np.int64), *prints])
+    seen[:, STAMP] = stamps
+    return _Seen(np.concatenate([np.zeros(0, np.int32), *labels]), seen, total, broken)
 
 
 def _chunks(job: _Job, split: str, examples: Examples) -> Iterator[_Chunk]:
@@ -239,17 +290,19 @@ def _chunks(job: _Job, split: str, examples: Examples) -> Iterator[_Chunk]:
 def _decode_chunk(job: _Job, split: str, examples: Examples, start: int, stop: int) -> _Chunk:
     squares = np.zeros((stop - start, job.size, job.size, 3), np.uint8)
     labels = np.zeros(stop - start, np.int32)
+    prints = np.zeros((stop - start, 3), np.int64)
     broken = []
     classes = len(job.source.classes)
     for row, number in enumerate(range(start, stop)):
         try:
             example = examples[number]
+            prints[row, [SIZE, DIGEST]] = len(example.data), digest_of(example.data)
             if not 0 <= example.label < classes:
                 raise UserError(f"{example.name}: expected a label in 0..{classes - 1}, found {example.label}")
             squares[row], labels[row] = example.square(job.size), example.label
         except BrokenImage as error:
             broken.append((number, str(error)))
-    return _Chunk(squares, labels, squares.sum(axis=0, dtype=np.uint32), broken)
+    return _Chunk(squares, labels, squares.sum(axis=0, dtype=np.uint32), broken, prints)
 
 
 def _require_limit(source: Source, messages: list[str], max_broken: float) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Int64, UInt8
 
 from zfjax.data import decode
 from zfjax.data.annotations import Annotations
@@ -43,6 +43,14 @@ class Examples(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes whenever the pictures do, so that a cache of them is known to be stale."""
+        ...
+
+    @property
+    def stamps(self) -> Int64[np.ndarray, "n 2"]:
+        """Of each picture, without reading it, its size in bytes and a number that changes when the file does.
+
+        0 for what is not known.
+        """
         ...
 
     def __len__(self) -> int: ...

@@ -15,23 +15,22 @@ import numpy as np
 from etils import epath
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
-from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
-from zfjax.data import cache
+from zfjax.data import cache, record
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.opening import open_source
 from zfjax.data.outside import require_outside, root_of
 from zfjax.data.pictures import JoinedPictures, Pictures
 from zfjax.data.pipeline import eval_batches
-from zfjax.data.scan import Scanned, scan
+from zfjax.data.scan import Scanned, require_same, scan
 from zfjax.data.source import Source
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
-from zfjax.runs.folder import RunInfo
+from zfjax.runs.folder import RunInfo, open_own
 from zfjax.training import sharding
 from zfjax.training.config import square_size
 from zfjax.training.scoring import Model
@@ -106,21 +105,19 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     """
     config = run.config
     require_outside(run.folder, "workdir", root_of(dataset or config.dataset, config.data_dir))
-    source = open_source(dataset or config.dataset, data_dir=config.data_dir, seed=config.seed)
-    scanned = scan_for(run, source)
-    if dataset in ("", config.dataset) or _is_own(config, source):
+    if dataset:
+        source = open_source(dataset, data_dir=config.data_dir, seed=config.seed)
+    else:
+        source = open_own(config, run.folder)
+    scanned, kept = scan_for(run, source), record.read(run.folder)
+    named = dataset in ("", config.dataset)
+    if kept is not None and kept.known and named:
+        require_same(run.folder, source, kept, scanned.record)
+    if named or (kept is not None and kept.equals(scanned.record)):
         labels = scanned.record.val_labels[scanned.record.val_kept]
-        return Pool(f"{short_name(source.name)}-val", source.classes, scanned.val, labels, source.val.fingerprint)
+        pictures_are = f"val of {scanned.record.fingerprint}"
+        return Pool(f"{short_name(source.name)}-val", source.classes, scanned.val, labels, pictures_are)
     return join_splits(source, scanned)
-
-
-def _is_own(config: ConfigDict, source: Source) -> bool:
-    """Whether `source` has the pictures that the run was trained on."""
-    try:
-        own = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
-    except UserError:  # it is no longer there, and need not be
-        return False
-    return (own.train.fingerprint, own.val.fingerprint) == (source.train.fingerprint, source.val.fingerprint)
 
 
 def scan_for(run: RunInfo, source: Source) -> Scanned:
@@ -134,8 +131,7 @@ def join_splits(source: Source, scanned: Scanned) -> Pool:
     found = scanned.record
     labels = np.concatenate([found.train_labels[found.train_kept], found.val_labels[found.val_kept]])
     pictures = JoinedPictures(scanned.train, scanned.val)
-    pictures_are = f"{source.train.fingerprint} {source.val.fingerprint}"
-    return Pool(short_name(source.name), source.classes, pictures, labels, pictures_are)
+    return Pool(short_name(source.name), source.classes, pictures, labels, found.fingerprint)
 
 
 def features(

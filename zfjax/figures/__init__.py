@@ -42,7 +42,7 @@ NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
 def main(argv: Sequence[str]) -> None:
     """Draws the figures that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=64)
+    command.run_flags(values, batch_size=64, pictures=True)
     flags.DEFINE_list("only", [], f"Some of {', '.join(NAMES)}; default all.", flag_values=values)
     flags.DEFINE_list(
         "images", [], "Image files for fig5 and fig7; default images of the val split.", flag_values=values
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.runs import claim
         from zfjax.runs.folder import read_run
 
-        run = read_run(values.workdir)
+        run = read_run(values.workdir, values.dataset)
     with claim.writing(run, run.folder / "figures", "zfjax figures"):
         with Progress("opening the run"):
             request = draw.request_of(run, values, maps, units)

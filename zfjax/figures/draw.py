@@ -51,7 +51,7 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
         values.stride,
         values.seed,
         values.batch_size,
-        tuple(_opened(folder) for folder in values.compare),
+        tuple(_opened(folder, run) for folder in values.compare),
     )
 
 
@@ -98,6 +98,9 @@ def _tables_too(files: Sequence[str]) -> str:
     return ", each table as .csv and .json" if any(name.endswith(".md") for name in files) else ""
 
 
-def _opened(folder: str) -> Opened:
-    run = read_run(folder)
+def _opened(folder: str, beside: RunInfo) -> Opened:
+    """Another run, whose pictures have moved with those of the first if they were the same."""
+    run, first = read_run(folder), read_run(beside.folder)
+    if run.config.dataset == first.config.dataset:
+        run.config.dataset = beside.config.dataset
     return Opened(run, subject.of_run(run))

@@ -75,13 +75,16 @@ def is_begun(folder: epath.Path, config: ConfigDict) -> bool:
     require_ours(folder, seal)
     if not seal and not (folder / CONFIG).exists():
         return False
-    changed = _changed(as_json(read_config(folder, seal)), as_json(config))
-    if changed and steps_in(folder / CHECKPOINTS):
-        raise UserError(
-            f"workdir {folder} holds a run with {', '.join(changed)};"
-            " give the same values to go on, or another --workdir"
-        )
-    return not changed  # else a start that came to nothing, mended since
+    before = read_config(folder, seal)
+    changed = _changed(as_json(before), as_json(config))
+    if not changed or not steps_in(folder / CHECKPOINTS):
+        return not changed  # else a start that came to nothing, mended since
+    if changed.keys() == {"dataset"} and _may_be_moved(folder, before, config):
+        return True
+    raise UserError(
+        f"workdir {folder} holds a run with {', '.join(changed.values())};"
+        " give the same values to go on, or another --workdir"
+    )
 
 
 def require_ours(folder: epath.Path, seal: Seal | None) -> None:
@@ -140,6 +143,19 @@ def _on_first(action: Callable[[], object]) -> None:
         raise UserError(bytes(line).rstrip(b"\0").decode(errors="replace"))
 
 
-def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    free = free_keys(new)
-    return [f"{key}={old[key]!r} (now {new[key]!r})" for key in sorted(old) if key not in free and old[key] != new[key]]
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """The keys that differ, with what to say of each."""
+    keys = [key for key in sorted(old) if key not in free_keys(new) and old[key] != new[key]]
+    return {key: f"{key}={old[key]!r} (now {new[key]!r})" for key in keys}
+
+
+def _may_be_moved(folder: epath.Path, old: ConfigDict, new: ConfigDict) -> bool:
+    """Whether two datasets can be of the same pictures, which are compared when they are opened.
+
+    Of an older run it is not known what they were: only the same folder, spelled otherwise, is.
+    """
+    kept = record.read(folder)
+    if kept is None or kept.known:
+        return True
+    one, two = root_of(old.dataset, old.data_dir), root_of(new.dataset, new.data_dir)
+    return one is not None and two is not None and one.resolve() == two.resolve()

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from zfjax.console.errors import UserError
 from zfjax.console.text import readable
 from zfjax.data import record
+from zfjax.data.folder import NotThere
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan_once
 from zfjax.data.source import Source
@@ -21,6 +22,8 @@ from zfjax.training.loop import RunData
 from zfjax.training.scoring import Model
 from zfjax.training.seals import Seal, newest_seal
 from zfjax.training.state import State, create_state
+
+_NO_PICTURES = "the run in {folder} has no pictures: its weights were imported without a --dataset"
 
 
 class RunInfo(NamedTuple):
@@ -44,8 +47,8 @@ def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
         that the run began with.
     """
     if not config.dataset and folder is not None and (folder / record.FILE).exists():
-        raise UserError(f"the run in {folder} has no pictures: its weights were imported without a --dataset")
-    source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
+        raise UserError(_NO_PICTURES.format(folder=folder))
+    source = open_own(config, folder)
     if config.num_classes not in (0, len(source.classes)):
         raise UserError(
             f"num_classes={config.num_classes}, but {source.name} has {len(source.classes)} classes;"
@@ -67,10 +70,30 @@ def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
     return RunData(source.classes, scanned.train, scanned.val, scanned.record, source.annotations)
 
 
-def read_run(workdir: epath.PathLike) -> RunInfo:
+def open_own(config: ConfigDict, folder: epath.Path | None) -> Source:
+    """The dataset of a configuration, which is that of the run in `folder`, if there is one.
+
+    Raises:
+      UserError: there is no such dataset.
+    """
+    try:
+        return open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
+    except NotThere as error:
+        if folder is None:
+            raise
+        raise UserError(
+            f"{error}; if the pictures of the run in {folder} have moved, say where: --dataset=folder:PATH"
+        ) from error
+
+
+def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
     """What is known of the run in `workdir`.
 
     A damaged config.json or classes.json is named on stderr where the run's checkpoints say what was in it.
+
+    Args:
+      workdir: the run's folder.
+      dataset: where its pictures are now; default where they were.
 
     Raises:
       UserError: no run was started there, or its files are damaged.
@@ -91,6 +114,10 @@ def read_run(workdir: epath.PathLike) -> RunInfo:
     if found is None:
         raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing; {again}")
     require_record(folder, seal, config, classes, found)
+    if dataset:
+        if not config.dataset:
+            raise UserError(_NO_PICTURES.format(folder=folder))
+        config.dataset = dataset
     return RunInfo(folder, config, classes, found.mean)
 
 

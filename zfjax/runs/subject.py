@@ -191,17 +191,19 @@ class _NoPictures:
         raise IndexError(f"indices: expected none, got {indices}")
 
 
-def open_run(workdir: epath.PathLike, checkpoint: str = "latest") -> Splits:
+def open_run(workdir: epath.PathLike, checkpoint: str = "latest", dataset: str = "") -> Splits:
     """The net of the run in `workdir`, and its pictures: `zfjax.open_run("runs/shapes").val.net`.
 
     Args:
         workdir: what `zfjax train` wrote, or `zfjax import-weights`.
         checkpoint: latest, best (on the validation split) or a step.
+        dataset: where the run's pictures are now, such as folder:PATH; default where they were.
 
     Raises:
-        UserError: no run was started there, there is no such checkpoint, or the run's dataset is no longer there.
+        UserError: no run was started there, there is no such checkpoint, or the run's dataset is no longer there, or
+            other pictures are.
     """
-    return of_run(read_run(workdir), checkpoint)
+    return of_run(read_run(workdir, dataset), checkpoint)
 
 
 def feature_layers(net: ConvNet) -> list[str]:

@@ -1,0 +1,65 @@
+"""What tells pictures from others: sizes, times and digests, so that a run goes on with those that it began with."""
+
+import concurrent.futures
+import hashlib
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+from zfjax.console.progress import Progress
+from zfjax.data.pictures import threads_or_cores
+from zfjax.data.source import BrokenImage, Examples
+
+SIZE, STAMP, DIGEST = range(3)  # the columns of prints: bytes, what changes with the file, what its bytes are
+MOST_READ = 10_000  # pictures, where all stamps differ: those of a folder that was copied
+
+
+def digest_of(data: bytes) -> int:
+    """A number that tells a file's bytes from others."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+
+
+def first_changed(
+    examples: Examples,
+    labels: Int[np.ndarray, "n"],
+    prints: Int64[np.ndarray, "n 3"],
+    kept: Int[np.ndarray, "kept"],
+    threads: int = 0,
+) -> int | None:
+    """The number of the first picture that is not the one of which `prints` were taken; None where all are.
+
+    Sizes and stamps are compared, and read are only pictures whose stamp differs; of more than MOST_READ that many,
+    spread evenly over all.
+
+    Args:
+        examples: the pictures as they are now.
+        labels: their labels as they were.
+        prints: their sizes, stamps and digests as they were.
+        kept: the numbers to look at.
+        threads: readers; 0 for one a core.
+    """
+    now = examples.stamps
+    resized = kept[(now[kept, SIZE] != prints[kept, SIZE]) & (now[kept, SIZE] > 0)]
+    if len(resized):
+        return int(resized[0])
+    doubtful = kept[(now[kept, STAMP] != prints[kept, STAMP]) | (now[kept, STAMP] == 0)]
+    if len(doubtful) > MOST_READ:
+        doubtful = doubtful[np.linspace(0, len(doubtful) - 1, MOST_READ).astype(int)]
+
+    def is_same(number: int) -> bool:
+        try:
+            example = examples[number]
+        except BrokenImage:
+            return False
+        return example.label == labels[number] and digest_of(example.data) == prints[number, DIGEST]
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(threads_or_cores(threads)) as pool,
+        Progress("comparing images with those that the run began with", len(doubtful)) as progress,
+    ):
+        for number, same in zip(doubtful.tolist(), pool.map(is_same, doubtful.tolist()), strict=True):
+            progress.advance(1)
+            if not same:
+                pool.shutdown(cancel_futures=True)
+                return number
+    return None
