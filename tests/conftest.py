@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("zfjax")
 # The modules whose tests another version of JAX, Flax, Orbax, Grain or Python can break: CI runs them, and only them,
 # on Colab's versions and on the newest ones too (`-m versions`).
 VERSIONED = (
-    *("attribution", "backproject", "checkpoints", "crops", "data_pipeline", "data_source", "deconvnet", "fields"),
-    *("functions", "gallery", "layer", "models", "notebooks", "occlusion", "ops", "resnet", "rules", "seeds"),
+    *("attribution", "backproject", "checkpoints", "crops", "damage", "data_pipeline", "data_source", "deconvnet"),
+    *("fields", "functions", "gallery", "layer", "models", "notebooks", "occlusion", "ops", "resnet", "rules", "seeds"),
     "training",
 )
 

@@ -323,10 +323,22 @@ def test_cache_dirs_that_cannot_be(tmp_path):
 
 def test_damaged_cache_is_said(tmp_path):
     scan(memory_source(), SIZE, cache_dir=str(tmp_path))
-    (folder,) = tmp_path.iterdir()
-    data = (folder / "train.npy").read_bytes()
-    (folder / "train.npy").write_bytes(data[:-10])
-    with pytest.raises(UserError, match=f"cache {folder}: damaged .*; remove this folder"):
+    (folder,) = tmp_path.glob("memory-*[0-9a-f]")
+    whole = (folder / "train.npy").read_bytes()
+    for damage in (
+        whole[:-10],
+        whole[:7],
+        b"",
+        b"x" * 99,
+        whole.replace(b"|u1", b"<u2"),
+        whole.replace(b"(40,", b"(39,"),
+    ):
+        (folder / "train.npy").write_bytes(damage)
+        with pytest.raises(UserError, match=f"cache {folder}: (damaged .*|incomplete); remove this folder"):
+            scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+    (folder / "train.npy").write_bytes(whole)
+    (folder / "scan.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"scan\.npz is damaged .*; remove the folder {folder}"):
         scan(memory_source(), SIZE, cache_dir=str(tmp_path))
 
 
