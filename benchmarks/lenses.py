@@ -7,7 +7,7 @@ tests/torch_nets.py's with a ReLU module in each place, since Captum sees no oth
 that is faster for it, by one run of each. `gap` is how far the results are apart, as a share of the largest value, in
 the layout where it is smaller; `layouts` is how far PyTorch's two are apart, where rounding switches a ReLU. SmoothGrad
 has none, since the noise is each library's own, nor occlusion, which Captum spreads over pixels and ours keeps by
-position. Gradient × input is saliency's work, and activation maximisation has no peer with the same objective. The
+position. Gradient × input is saliency's work, and activation maximization has no peer with the same objective. The
 contenders run in turns, so that a busy machine slows both.
 """
 
@@ -49,10 +49,12 @@ def our_lenses(net: zfjax.ConvNet, variables: Any, images: jax.Array, work: Work
     key, one, batch_size = jax.random.key(0), images[:1], work.batch_size
 
     def path() -> jax.Array:
-        return attribution.integrated_gradients(fun, one, TARGET, steps=work.steps, batch_size=batch_size).attributions
+        return attribution.integrated_gradients(
+            fun, one, TARGET, n_steps=work.steps, batch_size=batch_size
+        ).attributions
 
     def noisy() -> jax.Array:
-        return attribution.smooth_grad(fun, one, TARGET, key, samples=work.samples, batch_size=batch_size)
+        return attribution.smooth_grad(fun, one, TARGET, key, n_samples=work.samples, batch_size=batch_size)
 
     def scored() -> jax.Array:
         maps = jitted(features, one)[..., : work.maps]

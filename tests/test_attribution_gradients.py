@@ -47,7 +47,7 @@ def test_function_without_relus_is_said_to_have_none():
 
 
 def test_smooth_grad_without_noise_is_the_gradient():
-    found = lenses.smooth_grad(NET, IMAGES, TARGETS, KEY, samples=3, noise=0)
+    found = lenses.smooth_grad(NET, IMAGES, TARGETS, KEY, n_samples=3, noise=0)
     assert_close(found, lenses.gradient(NET, IMAGES, TARGETS))
 
 
@@ -59,16 +59,16 @@ def test_noise_of_smooth_grad():
     def square(x):
         return (x**2).sum(axis=(1, 2, 3))[:, None] / 2
 
-    found = lenses.smooth_grad(square, images, 0, KEY, samples=4, noise=0.2) - images
+    found = lenses.smooth_grad(square, images, 0, KEY, n_samples=4, noise=0.2) - images
     np.testing.assert_allclose(found.std(axis=(1, 2, 3)) * 2, [0.2 * 4, 0.2 * 50], rtol=0.05)
     np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), 0, atol=0.5)
-    other = lenses.smooth_grad(square, images, 0, jax.random.key(4), samples=4, noise=0.2) - images
+    other = lenses.smooth_grad(square, images, 0, jax.random.key(4), n_samples=4, noise=0.2) - images
     assert abs(np.corrcoef(found[0].ravel(), other[0].ravel())[0, 1]) < 0.1
 
 
 def test_samples_differ_and_the_first_stay():
     """Of 2 samples the first is that of 1, and the second another."""
-    one, two = (lenses.smooth_grad(NET, IMAGES, TARGETS, KEY, samples=count) for count in (1, 2))
+    one, two = (lenses.smooth_grad(NET, IMAGES, TARGETS, KEY, n_samples=count) for count in (1, 2))
     draws = [jax.random.normal(jax.random.fold_in(KEY, sample), IMAGES.shape[1:]) for sample in (0, 1)]
     std = 0.15 * (IMAGES.max(axis=(1, 2, 3)) - IMAGES.min(axis=(1, 2, 3))).reshape(-1, 1, 1, 1)
     first, second = (lenses.gradient(NET, IMAGES + std * draw[None], TARGETS) for draw in draws)
@@ -86,7 +86,7 @@ def test_integrated_gradients_of_a_quadratic_are_exact(steps):
         return jnp.stack([(x**2 * weights[None]).sum(axis=(1, 2, 3)), x.sum(axis=(1, 2, 3))], axis=1)
 
     for baseline in (0.0, 1.5, start, np.stack([start, 2 * start, 0 * start])):
-        found = lenses.integrated_gradients(quadratic, IMAGES, [0, 0, 1], baseline, steps=steps)
+        found = lenses.integrated_gradients(quadratic, IMAGES, [0, 0, 1], baseline, n_steps=steps)
         there = np.broadcast_to(baseline, IMAGES.shape)
         assert_close(found.attributions[:2], (weights * (IMAGES**2 - there**2))[:2])
         assert_close(found.attributions[2], (IMAGES - there)[2])
@@ -97,10 +97,10 @@ def test_completeness():
     """The error is what is missing, by the NumPy net's scores; it shrinks with steps."""
     rest = (1, 2, 3)
     gains = (numpy_logits(IMAGES) - numpy_logits(IMAGES - IMAGES + 0.5))[ROWS, TARGETS]
-    coarse = lenses.integrated_gradients(NET, IMAGES, TARGETS, 0.5, steps=2)
+    coarse = lenses.integrated_gradients(NET, IMAGES, TARGETS, 0.5, n_steps=2)
     np.testing.assert_allclose(coarse.error, coarse.attributions.sum(axis=rest) - gains, atol=1e-4)
     assert np.abs(coarse.error).max() > 0.01 * np.abs(gains).max()
-    fine = lenses.integrated_gradients(NET, IMAGES, TARGETS, 0.5, steps=200)
+    fine = lenses.integrated_gradients(NET, IMAGES, TARGETS, 0.5, n_steps=200)
     assert np.abs(fine.error).max() < 0.1 * np.abs(coarse.error).max()
 
 
@@ -118,5 +118,5 @@ def test_integral_by_hand():
         moved[:, *place] = step
         ways = places.reshape(-1, 1, 1, 1) * image
         mean = ((score(ways + moved) - score(ways - moved)) / (2 * step)).mean()
-        found = lenses.integrated_gradients(NET, image, target, steps=100).attributions[0, *place]
+        found = lenses.integrated_gradients(NET, image, target, n_steps=100).attributions[0, *place]
         np.testing.assert_allclose(found, mean * image[0, *place], rtol=0.02, atol=0.01)

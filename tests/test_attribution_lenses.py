@@ -15,11 +15,11 @@ MAPS = np.asarray(FEATURES(IMAGES))
 
 
 def path(x, target, **options):
-    return lenses.integrated_gradients(NET, x, target, steps=3, **options).attributions
+    return lenses.integrated_gradients(NET, x, target, n_steps=3, **options).attributions
 
 
 def noisy(x, target, **options):
-    return lenses.smooth_grad(NET, x, target, KEY, samples=3, **options)
+    return lenses.smooth_grad(NET, x, target, KEY, n_samples=3, **options)
 
 
 def scored(x, target, **options):
@@ -136,7 +136,7 @@ def test_weights_that_are_traced():
     """A plain function, closed over what an outer jit traces."""
 
     def lens(weights, x):
-        return lenses.integrated_gradients(lambda x: logits_of(weights, x), x, TARGETS, steps=3, batch_size=2)[0]
+        return lenses.integrated_gradients(lambda x: logits_of(weights, x), x, TARGETS, n_steps=3, batch_size=2)[0]
 
     assert_close(jax.jit(lens)(NET.args[0], IMAGES), path(IMAGES, TARGETS))
     # Here the images are not traced, and it is only seen after the first chunk.
@@ -211,9 +211,9 @@ def test_numbers_below_one():
         with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
             lens(IMAGES, TARGETS, batch_size=0)
     with pytest.raises(ValueError, match="samples: expected at least 1, got 0"):
-        lenses.smooth_grad(NET, IMAGES, 0, KEY, samples=0)
+        lenses.smooth_grad(NET, IMAGES, 0, KEY, n_samples=0)
     with pytest.raises(ValueError, match="steps: expected at least 1, got -1"):
-        lenses.integrated_gradients(NET, IMAGES, 0, steps=-1)
+        lenses.integrated_gradients(NET, IMAGES, 0, n_steps=-1)
     with pytest.raises(ValueError, match="noise: expected a share"):
         lenses.smooth_grad(NET, IMAGES, 0, KEY, noise=-0.1)
     with pytest.raises(

@@ -187,7 +187,7 @@ def test_occlusion():
         there().detach(), sliding_window_shapes=(3, 6, 4), strides=(3, 2, 4), target=TARGETS
     )
     for image, target, one in zip(IMAGES, TARGETS, nhwc(expected), strict=True):
-        found = zfjax.occlusion(ours()[0], image, window=(6, 4), stride=(2, 4))
+        found = zfjax.occlusion(ours()[0], image, window=(6, 4), strides=(2, 4))
         fall, windows = np.zeros(image.shape[:2]), np.zeros(image.shape[:2])
         for i, top in enumerate(found.tops):
             for j, left in enumerate(found.lefts):

@@ -264,9 +264,12 @@ ASKED = {
     "gradient": (lambda fun: lenses.gradient(fun, IMAGES, TARGET), slope),
     "saliency": (lambda fun: lenses.saliency(fun, IMAGES, TARGET), lambda w: jnp.abs(slope(w))),
     "gradient_times_input": (lambda fun: lenses.gradient_times_input(fun, IMAGES, TARGET), lambda w: IMAGES * slope(w)),
-    "smooth_grad": (lambda fun: lenses.smooth_grad(fun, IMAGES, TARGET, KEY, samples=3, noise=0, batch_size=2), slope),
+    "smooth_grad": (
+        lambda fun: lenses.smooth_grad(fun, IMAGES, TARGET, KEY, n_samples=3, noise=0, batch_size=2),
+        slope,
+    ),
     "integrated_gradients": (
-        lambda fun: lenses.integrated_gradients(fun, IMAGES, TARGET, steps=2, batch_size=3).attributions,
+        lambda fun: lenses.integrated_gradients(fun, IMAGES, TARGET, n_steps=2, batch_size=3).attributions,
         lambda w: IMAGES * slope(w),  # of a net that is linear along each ray
     ),
     "guided_backprop": (lambda fun: lenses.guided_backprop(fun, IMAGES, TARGET), lambda w: slope(w, guided_relu)),
@@ -286,9 +289,9 @@ ASKED = {
         None,
     ),
     "score_cam": (lambda fun: lenses.score_cam(fun, IMAGES, TARGET, IMAGES, batch_size=4), score_cam),
-    "maximise": (lambda fun: lenses.maximise(fun, [0, 1], KEY, size=(4, 5), steps=3, jitter=1), None),
-    "insertion": (lambda fun: metrics.insertion(fun, IMAGES, TARGET, MAPS, steps=3, batch_size=3).curve[:, -1], said),
-    "deletion": (lambda fun: metrics.deletion(fun, IMAGES, TARGET, MAPS, steps=3).curve[:, 0], said),
+    "maximize": (lambda fun: lenses.maximize(fun, [0, 1], KEY, size=(4, 5), n_steps=3, jitter=1), None),
+    "insertion": (lambda fun: metrics.insertion(fun, IMAGES, TARGET, MAPS, n_steps=3, batch_size=3).curve[:, -1], said),
+    "deletion": (lambda fun: metrics.deletion(fun, IMAGES, TARGET, MAPS, n_steps=3).curve[:, 0], said),
     "deconvnet": (lambda fun: _down(zfjax.deconvnet(fun, IMAGES)), down),
     "backproject": (
         lambda fun: _down(zfjax.backproject(fun, IMAGES, zfjax.GRADIENT)),

@@ -94,7 +94,7 @@ def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
     rows = {row["lens"]: row for row in json.loads((folder / "lenses.json").read_text())["rows"]}
     assert list(rows) == ["Grad-CAM", "saliency", "random map"]
     # The net looks at colours only: boxes that were not carried to the crops would be missed.
-    for measure in ("pointing", "localised"):
+    for measure in ("pointing", "localized"):
         assert rows["Grad-CAM"][measure] == 100
     assert rows["Grad-CAM"]["IoU"] > 80
     assert rows["Grad-CAM"]["energy"] > 90

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from test_plots import pixels
 
 import zfjax
-from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localisation, pointing_game
+from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localization, pointing_game
 from zfjax.console.errors import UserError
 from zfjax.experiments.comparison import (
     BASELINES,
@@ -71,7 +71,7 @@ def reddest(images, labels, layer="relu1", **options):
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare(REDDEST, WEIGHTS, batches(6, 6), ALL, layer="relu1", key=KEY, steps=8)
+    return compare(REDDEST, WEIGHTS, batches(6, 6), ALL, layer="relu1", key=KEY, n_steps=8)
 
 
 def test_lenses_find_what_the_net_looks_at_and_baselines_do_not(compared):
@@ -103,18 +103,20 @@ def test_scores_are_those_of_the_metrics(compared):
     row = list(BY_NAME).index("gradient_times_input")
     maps = np.abs(np.asarray(BY_NAME["gradient_times_input"].of(case))).max(axis=-1)
     np.testing.assert_array_equal(compared.pointing[row], pointing_game(maps, masks))
-    np.testing.assert_allclose(compared.iou[row], localisation(maps, masks).iou)
+    np.testing.assert_allclose(compared.iou[row], localization(maps, masks).iou)
     np.testing.assert_allclose(compared.energy[row], energy_inside(maps, masks), rtol=1e-5)
-    np.testing.assert_allclose(compared.deletion[row], deletion(case.fun, images, labels, maps, steps=8).auc, rtol=1e-5)
+    np.testing.assert_allclose(
+        compared.deletion[row], deletion(case.fun, images, labels, maps, n_steps=8).auc, rtol=1e-5
+    )
     # From a blurred image, so above what comes of the mean.
-    assert (compared.insertion[row] > insertion(case.fun, images, labels, maps, steps=8).auc).all()
+    assert (compared.insertion[row] > insertion(case.fun, images, labels, maps, n_steps=8).auc).all()
 
 
 def test_the_box_holds_more_than_the_object():
     images, labels, _ = squares(1)
     ring = box_masks(np.array([[2, 2, 6, 6]]), SIZE, SIZE) & ~box_masks(np.array([[3, 3, 4, 4]]), SIZE, SIZE)
     middle = Lens("middle", "middle", lambda case: box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32))
-    found = compare(REDDEST, WEIGHTS, [Labelled(images, labels, ring)], [middle], layer="relu1", key=KEY, steps=2)
+    found = compare(REDDEST, WEIGHTS, [Labelled(images, labels, ring)], [middle], layer="relu1", key=KEY, n_steps=2)
     assert (found.pointing.tolist(), found.in_box.tolist()) == ([[False]], [[True]])
 
 
@@ -123,7 +125,7 @@ def test_results_do_not_depend_on_the_batches(compared):
     sizes = []
     watching = Lens("watching", "watching", lambda case: sizes.append(len(case.images)) or BY_NAME["grad_cam"].of(case))
     lenses = [*(BY_NAME[name] for name in ("smooth_grad", "grad_cam", "occlusion", "random")), watching]
-    found = compare(REDDEST, WEIGHTS, batches(6, 4, 2), lenses, layer="relu1", key=KEY, steps=8, batch_size=5)
+    found = compare(REDDEST, WEIGHTS, batches(6, 4, 2), lenses, layer="relu1", key=KEY, n_steps=8, batch_size=5)
     assert sizes == [4, 4]  # the first batch compiles and is not timed
     for field in Comparison._fields[:-1]:
         expected = getattr(compared, field)[[list(BY_NAME).index(lens.name) for lens in lenses[:-1]]]
@@ -261,7 +263,7 @@ def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):
     assert len(table.header) == len(table.rows[0]) == 9
     row = dict(zip(table.header, table.rows[6], strict=True))
     assert row["lens"] == "Grad-CAM"
-    assert row["pointing"] == row["in box"] == row["localised"] == 100
+    assert row["pointing"] == row["in box"] == row["localized"] == 100
     assert row["deletion"] == pytest.approx(100 * compared.deletion[6].mean())
     assert row["ms an image"] == pytest.approx(1000 * compared.seconds[6])
     assert "CAMs are of relu1" in table.note

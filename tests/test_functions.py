@@ -22,7 +22,7 @@ ASKS = {
     "guided_backprop": lambda fun: lenses.guided_backprop(fun, IMAGES, TARGETS),
     "score_cam": lambda fun: lenses.score_cam(fun, IMAGES, TARGETS, IMAGES[:, ::2, ::2]),
     "guided_grad_cam": lambda fun: lenses.guided_grad_cam(lambda x: x, fun, IMAGES, TARGETS),
-    "maximise": lambda fun: lenses.maximise(fun, 0, KEY, size=(8, 10), steps=2),
+    "maximize": lambda fun: lenses.maximize(fun, 0, KEY, size=(8, 10), n_steps=2),
     "occlusion": lambda fun: zfjax.occlusion(fun, IMAGES[0], 4, 4),
     "top_activations": lambda fun: top_activations(fun, [IMAGES], 1),
     "deconvnet": lambda fun: zfjax.deconvnet(fun, IMAGES),
@@ -161,10 +161,10 @@ def test_a_basis_that_has_changed():
             return jnp.float32(self.scale) * coefficients
 
     basis, options = Scaled(), {"size": (8, 10), "steps": 2, "l2": 0.0, "tv": 0.0}
-    first = lenses.maximise(NET, 0, KEY, basis=basis, **options)
+    first = lenses.maximize(NET, 0, KEY, basis=basis, **options)
     basis.scale = 0.0
     assert np.any(first)
-    assert not np.any(lenses.maximise(NET, 0, KEY, basis=basis, **options))
+    assert not np.any(lenses.maximize(NET, 0, KEY, basis=basis, **options))
 
 
 def test_modules_of_nnx():
@@ -209,7 +209,7 @@ def _deconvnet(fun):
 
 
 def test_what_cannot_be_called():
-    for ask in (ASKS["gradient"], ASKS["occlusion"], ASKS["top_activations"], ASKS["maximise"]):
+    for ask in (ASKS["gradient"], ASKS["occlusion"], ASKS["top_activations"], ASKS["maximize"]):
         with pytest.raises(TypeError, match="fun: expected a function, got dict"):
             ask(WEIGHTS)
     with pytest.raises(TypeError, match="then: expected a function, got int"):
@@ -224,7 +224,7 @@ def test_other_sizes_of_batches():
     def fun(x):
         return NET(x) * jnp.float32(len(x))
 
-    found = lenses.smooth_grad(fun, IMAGES[:1], TARGETS[:1], KEY, samples=3, noise=0, batch_size=3)
+    found = lenses.smooth_grad(fun, IMAGES[:1], TARGETS[:1], KEY, n_samples=3, noise=0, batch_size=3)
     assert_close(found, 3 * lenses.gradient(NET, IMAGES[:1], TARGETS[:1]))
     sizes = top_activations(lambda x: jnp.full((len(x), 1), len(x), jnp.float32), [IMAGES[:1], IMAGES], 1)
     assert sizes.values.tolist() == [[3.0]]

@@ -13,7 +13,7 @@ from zfjax.attribution.metrics import (
     deletion,
     energy_inside,
     insertion,
-    localisation,
+    localization,
     pointing_game,
 )
 from zfjax.data.boxes import Box, edges, from_edges
@@ -85,7 +85,7 @@ def test_a_map_that_says_nothing_misses_even_where_its_first_pixel_is_the_object
     masks = masks_of(*[(0, 0, 6, 6)] * 3)
     assert not pointing_game(maps, masks).any()
     assert not pointing_game(maps, masks, tolerance=3).any()
-    found = localisation(maps, masks)
+    found = localization(maps, masks)
     assert not found.boxes.any()
     assert not found.iou.any()
     np.testing.assert_allclose(energy_inside(maps, masks), [0, 0.25, 0])
@@ -104,16 +104,16 @@ def test_the_box_goes_round_the_largest_segment_above_the_threshold():
     one[0, 3:8, 4:10] = 0.15  # the object, just at the threshold
     one[0, 0, 0] = 1.0  # the maximum, apart from it
     one[0, 2, :] = 0.14  # below
-    found = localisation(one, masks_of(BOX))
+    found = localization(one, masks_of(BOX))
     assert found.boxes.tolist() == [list(BOX)]
     np.testing.assert_allclose(found.iou, 1)
-    assert found.localised.all()
-    assert localisation(one, masks_of(BOX), threshold=0.2).boxes.tolist() == [[0, 0, 1, 1]]
+    assert found.localized.all()
+    assert localization(one, masks_of(BOX), threshold=0.2).boxes.tolist() == [[0, 0, 1, 1]]
 
 
 def test_pixels_that_touch_at_a_corner_are_one_segment_and_of_equal_ones_the_first_counts():
     one = bright((2, 2), (3, 3), (4, 4), (9, 9), (10, 9), (11, 9))
-    assert localisation(one, masks_of(BOX)).boxes.tolist() == [[2, 2, 3, 3]]
+    assert localization(one, masks_of(BOX)).boxes.tolist() == [[2, 2, 3, 3]]
 
 
 def test_iou_is_of_boxes_as_defined_by_pixels():
@@ -121,10 +121,10 @@ def test_iou_is_of_boxes_as_defined_by_pixels():
     maps = rng.normal(size=(20, SIZE, SIZE)).astype(np.float32)
     masks = rng.random((20, SIZE, SIZE)) < 0.05
     masks[:, 5, 5] = True
-    found = localisation(maps, masks)
+    found = localization(maps, masks)
     drawn, given = (box_masks(boxes, SIZE, SIZE) for boxes in (found.boxes, boxes_of(masks)))
     np.testing.assert_allclose(found.iou, (drawn & given).sum(axis=(1, 2)) / (drawn | given).sum(axis=(1, 2)))
-    assert (found.localised == (found.iou >= 0.5)).all()
+    assert (found.localized == (found.iou >= 0.5)).all()
     assert 0 < found.iou.min() < found.iou.max()
 
 
@@ -136,7 +136,7 @@ def test_energy_is_the_share_of_what_is_positive():
     np.testing.assert_allclose(energy_inside(bright((5, 5)), masks_of(BOX)), 1)
 
 
-@pytest.mark.parametrize("measure", [pointing_game, localisation, energy_inside])
+@pytest.mark.parametrize("measure", [pointing_game, localization, energy_inside])
 def test_an_empty_mask_and_maps_that_are_none_are_named(measure):
     maps, masks = np.ones((2, SIZE, SIZE)), masks_of(BOX, BOX)
     empty = masks & (np.arange(2) == 0)[:, None, None]
@@ -159,7 +159,7 @@ def test_thresholds_and_tolerances_out_of_range_are_named():
         pointing_game(maps, masks, tolerance=-1)
     for threshold in (0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="threshold: expected a share"):
-            localisation(maps, masks, threshold=threshold)
+            localization(maps, masks, threshold=threshold)
 
 
 def test_blurring_is_a_gaussian_over_rows_and_columns_and_leaves_flat_images():
@@ -215,18 +215,21 @@ def test_curves_are_those_of_the_definition(steps, fill):
     labels = np.array([0, 1, 1])
     fills = {"number": 0.5, "colour": np.arange(3.0), "picture": images[1], "pictures": images[::-1]}
     cover = np.broadcast_to(np.asarray(fills[fill], np.float32), images.shape)
-    found = deletion(NET, images, labels, maps, steps=steps, fill=fills[fill])
+    found = deletion(NET, images, labels, maps, n_steps=steps, fill=fills[fill])
     expected = by_loops(images, cover, labels, maps, steps)
     np.testing.assert_allclose(found.curve, expected, rtol=1e-5)
     area = [sum((one[i] + one[i + 1]) / 2 / steps for i in range(steps)) for one in expected]
     np.testing.assert_allclose(found.auc, area, rtol=1e-5)
-    back = insertion(NET, images, labels, maps, steps=steps, fill=fills[fill])
+    back = insertion(NET, images, labels, maps, n_steps=steps, fill=fills[fill])
     np.testing.assert_allclose(back.curve, by_loops(cover, images, labels, maps, steps), rtol=1e-5)
 
 
 def test_curves_run_from_the_whole_image_to_the_filled_one_and_back():
     images, maps = drawn()
-    away, back = deletion(NET, images, 0, maps, fill=1.0, steps=5), insertion(NET, images, 0, maps, fill=1.0, steps=5)
+    away, back = (
+        deletion(NET, images, 0, maps, fill=1.0, n_steps=5),
+        insertion(NET, images, 0, maps, fill=1.0, n_steps=5),
+    )
     whole = jax.nn.softmax(logits(WEIGHTS, jnp.asarray(images)))[:, 0]
     np.testing.assert_allclose(away.curve[:, 0], whole, rtol=1e-5)
     np.testing.assert_allclose(back.curve[:, -1], whole, rtol=1e-5)
@@ -238,7 +241,7 @@ def test_a_map_that_finds_what_the_net_looks_at_has_the_better_areas():
     right, wrong = np.zeros((1, 6, 6)), np.ones((1, 6, 6))
     right[0, 1, 2], wrong[0, 1, 2] = 1, 0
     areas = {
-        measure: [measure(NET, images, 0, one, steps=36).auc[0] for one in (right, wrong)]
+        measure: [measure(NET, images, 0, one, n_steps=36).auc[0] for one in (right, wrong)]
         for measure in (insertion, deletion)
     }
     assert areas[insertion][0] > areas[insertion][1] + 0.2
@@ -253,19 +256,19 @@ def test_no_more_pictures_at_once_than_the_batch_size_and_the_same_result():
         sizes.append(len(batch))
         return NET(batch)
 
-    whole = insertion(NET, images, 1, maps, steps=10, batch_size=1000)
+    whole = insertion(NET, images, 1, maps, n_steps=10, batch_size=1000)
     for batch_size in (1, 7, 33):
         sizes.clear()
-        found = insertion(watched, images, 1, maps, steps=10, batch_size=batch_size)
+        found = insertion(watched, images, 1, maps, n_steps=10, batch_size=batch_size)
         assert set(sizes) <= {batch_size, len(images)}  # the images alone are only asked for their shape
         np.testing.assert_allclose(found.curve, whole.curve, rtol=1e-6)
 
 
 def test_bfloat16_logits_give_float32_probabilities():
     images, maps = drawn()
-    found = deletion(lambda x: NET(x).astype(jnp.bfloat16), images, 0, maps, steps=4)
+    found = deletion(lambda x: NET(x).astype(jnp.bfloat16), images, 0, maps, n_steps=4)
     assert found.curve.dtype == np.float32
-    np.testing.assert_allclose(found.curve, deletion(NET, images, 0, maps, steps=4).curve, atol=0.02)
+    np.testing.assert_allclose(found.curve, deletion(NET, images, 0, maps, n_steps=4).curve, atol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ def linear(x):
 def test_many_samples_and_steps_of_a_linear_model(dtype):
     """Each has the same gradient, and so has their mean; that of 1,000 in bfloat16 was half of it."""
     images, slope = jnp.asarray(IMAGES, dtype), WEIGHTS[:, 1].reshape(4, 5, 3)
-    found = lenses.smooth_grad(linear, images, 1, KEY, samples=1000, batch_size=500)
+    found = lenses.smooth_grad(linear, images, 1, KEY, n_samples=1000, batch_size=500)
     assert_close(found, np.stack([slope, slope]), 0.005)
-    path = lenses.integrated_gradients(linear, images, 1, steps=1000, batch_size=500)
+    path = lenses.integrated_gradients(linear, images, 1, n_steps=1000, batch_size=500)
     assert_close(path.attributions, IMAGES * slope, 0.01)
     # The score itself is in half precision.
     np.testing.assert_allclose(path.error, 0, atol=0.01 * np.abs(IMAGES * slope).sum(axis=(1, 2, 3)).max())

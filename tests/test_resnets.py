@@ -198,7 +198,7 @@ def test_fields_of_blocks_are_cut_from_whole_images(small):
 
 def test_occlusion_of_a_resnet_is_the_plain_sweep(small):
     net, variables, images = small
-    found = occlusion(zfjax.layer(net, variables, "fc"), images[0], window=16, stride=12)
+    found = occlusion(zfjax.layer(net, variables, "fc"), images[0], window=16, strides=12)
     covered = images[0].copy()
     covered[12:28, :16] = 0
     expected = net.apply(variables, covered[None])[0][0]

@@ -50,8 +50,9 @@ from zfjax.attribution.gradients import (
     saliency,
     smooth_grad,
 )
-from zfjax.attribution.maximisation import FOURIER, PIXELS, Basis, Fourier, Pixels, maximise
+from zfjax.attribution.maximization import FOURIER, PIXELS, Basis, Fourier, Pixels, maximize
 from zfjax.attribution.score_cam import score_cam
+from zfjax.console.deprecation import renamed
 
 __all__ = [
     "FOURIER",
@@ -69,10 +70,12 @@ __all__ = [
     "guided_grad_cam",
     "integrated_gradients",
     "layer_cam",
-    "maximise",
+    "maximize",
     "per_pixel",
     "saliency",
     "score_cam",
     "smooth_grad",
     "upsample",
 ]
+
+__getattr__ = renamed(__name__, maximise="maximize")

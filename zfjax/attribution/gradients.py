@@ -11,7 +11,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
+<<<<<<< HEAD
 from zfjax.ops.arguments import array, filling
+=======
+from zfjax.console.deprecation import renamed_arguments
+from zfjax.ops.arguments import array
+>>>>>>> c513ca5 (The field's terms: n_samples, n_steps, strides; maximize and localization spelled as Americans do)
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
@@ -41,19 +46,20 @@ def gradient_times_input(fun: Fun, images: Float[Array, "n ..."], target: Target
     return widened(_gradient(question)) * widened(question.inputs)
 
 
+@renamed_arguments(samples="n_samples")
 def smooth_grad(
     fun: Fun,
     images: Float[Array, "n ..."],
     target: Target,
     key: PRNGKeyArray,
     *,
-    samples: int = 50,
+    n_samples: int = 50,
     noise: float = 0.15,
     batch_size: int = 32,
 ) -> Float[Array, "n ..."]:
     """The mean gradient over noisy copies of each image, signed.
 
-    Every image gets the same draws, scaled by its own range: its map depends on the key and the samples, and not on
+    Every image gets the same draws, scaled by its own range: its map depends on the key and `n_samples`, and not on
     `batch_size` or the images beside it.
 
     Args:
@@ -61,26 +67,26 @@ def smooth_grad(
         images: likewise.
         target: likewise.
         key: draws the Gaussian noise.
-        samples: copies of each image.
+        n_samples: copies of each image.
         noise: their noise's standard deviation, as a share of max − min of the image.
         batch_size: copies at once.
 
     Raises:
-        ValueError: `samples` or `batch_size` below 1, a negative `noise`, and as all lenses.
+        ValueError: `n_samples` or `batch_size` below 1, a negative `noise`, and as all lenses.
 
     Paper: Smilkov et al. 2017, "SmoothGrad", section 3; 10-20 % of noise and 50 samples are theirs.
     """
-    at_least_one(samples=samples, batch_size=batch_size)
+    at_least_one(n_samples=n_samples, batch_size=batch_size)
     if noise < 0:
         raise ValueError(f"noise: expected a share of the image's range, 0 or more, got {noise}")
     question = asked(fun, images, target)
     images = question.inputs
     rest = tuple(range(1, images.ndim))
     std = jnp.asarray(noise, images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
-    count, size = chunks.even(len(images) * samples, batch_size)
-    step = Partial(_NoisyGradients(samples, size), question, std, key)
+    count, size = chunks.even(len(images) * n_samples, batch_size)
+    step = Partial(_NoisyGradients(n_samples, size), question, std, key)
     total = chunks.walk(step, widened(jnp.zeros_like(images)), count, size, "SmoothGrad")
-    return total / jnp.asarray(samples, total.dtype)
+    return total / jnp.asarray(n_samples, total.dtype)
 
 
 class IntegratedGradients(NamedTuple):
@@ -90,13 +96,14 @@ class IntegratedGradients(NamedTuple):
     error: Float[Array, " n"]  # their sum − (score of the image − score of the baseline)
 
 
+@renamed_arguments(steps="n_steps")
 def integrated_gradients(
     fun: Fun,
     images: Float[Array, "n ..."],
     target: Target,
     baseline: float | Float[Array, "..."] = 0.0,
     *,
-    steps: int = 50,
+    n_steps: int = 50,
     batch_size: int = 32,
 ) -> IntegratedGradients:
     """(image − baseline) · the mean gradient on the straight way from the baseline to the image.
@@ -109,11 +116,11 @@ def integrated_gradients(
         images: likewise.
         target: likewise.
         baseline: a number, one image, or one for each. 0 is the mean image.
-        steps: nodes of the integral.
+        n_steps: nodes of the integral.
         batch_size: images at once.
 
     Raises:
-        ValueError: `steps` or `batch_size` below 1, a baseline of another shape, and as all lenses.
+        ValueError: `n_steps` or `batch_size` below 1, a baseline of another shape, and as all lenses.
 
     Paper: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", sections 3 and 5.
 
@@ -122,14 +129,24 @@ def integrated_gradients(
     >>> [round(float(part)) for part in found.attributions[0]]
     [0, 10]
     """
-    at_least_one(steps=steps, batch_size=batch_size)
+    at_least_one(n_steps=n_steps, batch_size=batch_size)
     question = asked(fun, images, target)
     images = question.inputs
+<<<<<<< HEAD
     start = filling("baseline", baseline, images, (images.ndim - 1, images.ndim))
     count, size = chunks.even(len(images) * (steps + 2), batch_size)
+=======
+    start = jnp.asarray(baseline, images.dtype)
+    if start.shape not in ((), images.shape[1:], images.shape):
+        shapes = f"a number, {list(images.shape[1:])} or {list(images.shape)}"
+        raise ValueError(f"baseline: expected {shapes}, got {list(start.shape)}")
+    start = jnp.broadcast_to(start.reshape((1,) * (images.ndim - start.ndim) + start.shape), images.shape)
+
+    count, size = chunks.even(len(images) * (n_steps + 2), batch_size)
+>>>>>>> c513ca5 (The field's terms: n_samples, n_steps, strides; maximize and localization spelled as Americans do)
     empty = widened(jnp.zeros_like(images)), jnp.zeros(len(images), jnp.float32)
     total, gain = chunks.walk(
-        Partial(_PathGradients(steps, size), question, start), empty, count, size, "Integrated gradients"
+        Partial(_PathGradients(n_steps, size), question, start), empty, count, size, "Integrated gradients"
     )
     attributions = total * (widened(images) - widened(start))
     total_gain = attributions.astype(jnp.float32).sum(axis=tuple(range(1, images.ndim)))

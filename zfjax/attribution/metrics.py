@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
+from zfjax.console.deprecation import renamed, renamed_arguments
 from zfjax.data.boxes import Box, Boxes
 from zfjax.ops.arguments import array, filling, floats
 from zfjax.transform import functions
@@ -23,25 +24,27 @@ Masks = Bool[np.ndarray, "n height width"]
 _EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong together, as in OpenCV's contours
 
 
-LOCALISED = 0.5  # the IoU from which a box counts as right
+__getattr__ = renamed(__name__, localisation="localization", Localisation="Localization", LOCALISED="LOCALIZED")
+
+LOCALIZED = 0.5  # the IoU from which a box counts as right
 
 
-class Localisation(NamedTuple):
+class Localization(NamedTuple):
     """The box that each map draws, and how well it fits."""
 
     boxes: Boxes  # (top, left, height, width) in pixels; of a map that says nothing all 0
     iou: Float[np.ndarray, " n"]  # with the object's box, 0..1
 
     @property
-    def localised(self) -> Bool[np.ndarray, " n"]:
+    def localized(self) -> Bool[np.ndarray, " n"]:
         """Whether box and object's box share half of what they cover together."""
-        return self.iou >= LOCALISED
+        return self.iou >= LOCALIZED
 
 
 class Curves(NamedTuple):
     """What the net says of each image's class while pixels come or go."""
 
-    curve: Float[np.ndarray, "n steps_and_first"]  # probability after 0, 1, … steps
+    curve: Float[np.ndarray, "n steps_and_first"]  # probability after 0, 1, … n_steps
     auc: Float[np.ndarray, " n"]  # area under it, over shares of pixels from 0 to 1
 
 
@@ -109,7 +112,7 @@ def pointing_game(maps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Bool[n
     return hit & (values.max(axis=1) > values.min(axis=1))
 
 
-def localisation(maps: Maps, masks: Masks, *, threshold: float = 0.15) -> Localisation:
+def localization(maps: Maps, masks: Masks, *, threshold: float = 0.15) -> Localization:
     """The box round the largest segment of each map, against the object's box.
 
     A segment is what hangs together, also over corners, of the pixels from `threshold` times the map's maximum up; of
@@ -134,7 +137,7 @@ def localisation(maps: Maps, masks: Masks, *, threshold: float = 0.15) -> Locali
     starts = np.maximum(found[:, :2], objects[:, :2])
     ends = np.minimum(found[:, :2] + found[:, 2:], objects[:, :2] + objects[:, 2:])
     shared = np.prod(np.maximum(ends - starts, 0), axis=1)
-    return Localisation(found, shared / (np.prod(found[:, 2:], axis=1) + np.prod(objects[:, 2:], axis=1) - shared))
+    return Localization(found, shared / (np.prod(found[:, 2:], axis=1) + np.prod(objects[:, 2:], axis=1) - shared))
 
 
 def energy_inside(maps: Maps, masks: Masks) -> Float[np.ndarray, " n"]:
@@ -162,19 +165,20 @@ def blurred(images: Float[np.ndarray, "n height width channels"], sigma: float) 
     return ndimage.gaussian_filter(np.asarray(images, np.float32), (0, sigma, sigma, 0), mode="nearest", truncate=3.0)
 
 
+@renamed_arguments(steps="n_steps")
 def insertion(
     fun: Fun,
     images: Float[Array, "n height width channels"],
     target: Target,
     maps: Maps,
     *,
-    steps: int = 50,
+    n_steps: int = 50,
     fill: float | Float[Array, "..."] = 0.0,
     batch_size: int = 32,
 ) -> Curves:
     """The class's probability while the pixels come back, the most important first; a larger area is better.
 
-    At step s, round(s · H · W / steps) pixels are there. Equal pixels come in row-major order, so that a map that is
+    At step s, round(s · H · W / n_steps) pixels are there. Equal pixels come in row-major order, so that a map that is
     the same everywhere uncovers the image from the top.
 
     Args:
@@ -182,29 +186,30 @@ def insertion(
         images: as `fun` takes them, with the mean already subtracted.
         target: a class for all, or one for each image.
         maps: one number a pixel, of the images' height and width.
-        steps: points of the curve besides the first.
+        n_steps: points of the curve besides the first.
         fill: what stands where no pixel is yet: a number, a colour [C], a picture [H, W, C], or one for each image,
             such as `blurred(images, 5)`, which the paper takes. 0 is the mean.
         batch_size: at most so many pictures go through `fun` at once.
 
     Raises:
         TypeError: images that are no floating-point numbers.
-        ValueError: shapes that do not fit, maps that are not finite, a class that `fun` has not, steps or a batch size
-            out of range.
+        ValueError: shapes that do not fit, maps that are not finite, a class that `fun` does not have, n_steps or
+            a batch size out of range.
 
     Paper: Petsiuk et al. 2018, "RISE", the insertion metric.
     """
     images, cover = _filled(images, fill)
-    return _curves(fun, cover, images, target, maps, steps, batch_size)
+    return _curves(fun, cover, images, target, maps, n_steps, batch_size)
 
 
+@renamed_arguments(steps="n_steps")
 def deletion(
     fun: Fun,
     images: Float[Array, "n height width channels"],
     target: Target,
     maps: Maps,
     *,
-    steps: int = 50,
+    n_steps: int = 50,
     fill: float | Float[Array, "..."] = 0.0,
     batch_size: int = 32,
 ) -> Curves:
@@ -215,7 +220,7 @@ def deletion(
     Paper: Petsiuk et al. 2018, "RISE", the deletion metric.
     """
     images, cover = _filled(images, fill)
-    return _curves(fun, images, cover, target, maps, steps, batch_size)
+    return _curves(fun, images, cover, target, maps, n_steps, batch_size)
 
 
 def _curves(
@@ -224,7 +229,7 @@ def _curves(
     last: Float[Array, "n h w c"],
     target: Target,
     maps: Maps,
-    steps: int,
+    n_steps: int,
     batch_size: int,
 ) -> Curves:
     """From the pictures `first` to the pictures `last`, in the maps' order."""
@@ -232,25 +237,25 @@ def _curves(
     maps = _checked_maps(maps)
     if maps.shape != (n, height, width):
         raise ValueError(f"maps: expected {[n, height, width]} as the images, got {list(maps.shape)}")
-    if not 1 <= steps <= height * width:
-        raise ValueError(f"steps: expected 1 to the {height * width} pixels of an image, got {steps}")
+    if not 1 <= n_steps <= height * width:
+        raise ValueError(f"n_steps: expected 1 to the {height * width} pixels of an image, got {n_steps}")
     at_least_one(batch_size=batch_size)
     question = asked(fun, first, target)
     ranks = jnp.asarray(_ranks(maps))
-    counts = np.round(np.arange(steps + 1) * (height * width / steps)).astype(np.int32)
+    counts = np.round(np.arange(n_steps + 1) * (height * width / n_steps)).astype(np.int32)
 
-    total = n * (steps + 1)
+    total = n * (n_steps + 1)
     batch_size = min(batch_size, total)
     found = []
     for start in range(0, total, batch_size):
         # The last batch is filled up with its last picture: one program for all.
         numbers = np.minimum(np.arange(start, start + batch_size), total - 1)
-        rows, step = np.divmod(numbers, steps + 1)
+        rows, step = np.divmod(numbers, n_steps + 1)
         found.append(_probabilities(question, last, ranks, rows.astype(np.int32), counts[step]))
         if len(found) > 1:  # so that no more than two batches are under way
             jax.block_until_ready(found[-2])
-    curve = np.concatenate(jax.device_get(found))[:total].reshape(n, steps + 1)
-    return Curves(curve, (curve.sum(axis=1) - (curve[:, 0] + curve[:, -1]) / 2) / steps)
+    curve = np.concatenate(jax.device_get(found))[:total].reshape(n, n_steps + 1)
+    return Curves(curve, (curve.sum(axis=1) - (curve[:, 0] + curve[:, -1]) / 2) / n_steps)
 
 
 @functions.jit

@@ -1,9 +1,13 @@
 """Public names that were renamed: the old ones work for one more version, with a DeprecationWarning."""
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def renamed(module: str, **names: str) -> Callable[[str], Any]:
@@ -33,3 +37,36 @@ def renamed(module: str, **names: str) -> Callable[[str], Any]:
         return getattr(sys.modules[module], names[name])
 
     return __getattr__
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function answer to old names of its keyword arguments.
+
+    Args:
+        names: old name = new name.
+
+    Returns:
+        A decorator. What it decorates raises a TypeError where both names are given.
+
+    Warns:
+        DeprecationWarning: at the line that calls with an old name.
+    """
+
+    def decorate(fun: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(fun)
+        def call(*args: P.args, **keywords: P.kwargs) -> R:
+            for old in names.keys() & keywords.keys():
+                new = names[old]
+                if new in keywords:
+                    raise TypeError(f"{fun.__name__}: {old} is the old name of {new}; expected one of the two")
+                warnings.warn(
+                    f"{fun.__name__}: {old} is now called {new}; the old name will be gone in the next version",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                keywords[new] = keywords.pop(old)
+            return fun(*args, **keywords)
+
+        return call
+
+    return decorate

@@ -177,7 +177,7 @@ def compare(
     *,
     layer: str,
     key: Key[Array, ""],
-    steps: int = 20,
+    n_steps: int = 20,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -191,7 +191,7 @@ def compare(
         lenses: some of `LENSES` and `BASELINES`, or your own.
         layer: whose maps the CAMs weigh, such as the highest: `feature_layers(net)[-1]`.
         key: draws SmoothGrad's noise and the random maps; the results do not depend on how images are batched.
-        steps: of the insertion and deletion curves.
+        n_steps: of the insertion and deletion curves.
         batch_size: pictures at once through the net, for the curves and for lenses of many passes.
         progress: advanced by one for each lens and image.
 
@@ -215,7 +215,7 @@ def compare(
                 progress.advance(0, lens.title)
             attributions, elapsed = _timed(lens, case)
             seconds.append(elapsed / len(images))
-            scores.append(_scored(case.fun, batch, heat(case, attributions)[: len(batch.images)], steps, batch_size))
+            scores.append(_scored(case.fun, batch, heat(case, attributions)[: len(batch.images)], n_steps, batch_size))
             if progress:
                 progress.advance(len(batch.images), lens.title)
         parts.append(scores)
@@ -315,15 +315,15 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
     """
     rows: list[tuple[Cell, ...]] = []
     for lens, pointing, in_box, iou, energy, insertion, deletion, seconds in zip(lenses, *found, strict=True):
-        shares = (pointing, in_box, iou, iou >= metrics.LOCALISED, energy, insertion, deletion)
+        shares = (pointing, in_box, iou, iou >= metrics.LOCALIZED, energy, insertion, deletion)
         rows.append((lens.title, *(100 * float(np.mean(share)) for share in shares), 1000 * float(seconds)))
     return Table(
         f"Lenses on {found.pointing.shape[1]} images of {dataset}",
-        ("lens", "pointing", "in box", "IoU", "localised", "energy", "insertion", "deletion", "ms an image"),
+        ("lens", "pointing", "in box", "IoU", "localized", "energy", "insertion", "deletion", "ms an image"),
         rows,
         "All but the time in percent, for the true class's logit. pointing: the map's maximum lies on the object; in"
         " box: in the object's box. IoU: with that, of the box round the largest segment above 15 % of the maximum;"
-        " localised: where it is 50 or more. energy: the share of the map's positive sum that lies on the object."
+        " localized: where it is 50 or more. energy: the share of the map's positive sum that lies on the object."
         " insertion, deletion: area under the class's probability while pixels come back to a blurred image (more is"
         f" better), or go to the mean (less is better), in the map's order. CAMs are of {layer_name}. Random map and"
         " centre Gaussian know nothing of the net.",
@@ -347,7 +347,7 @@ class _Scores(NamedTuple):
     deletion: np.ndarray
 
 
-def _scored(fun: Partial, batch: Labelled, maps: Float[np.ndarray, "n h w"], steps: int, batch_size: int) -> _Scores:
+def _scored(fun: Partial, batch: Labelled, maps: Float[np.ndarray, "n h w"], n_steps: int, batch_size: int) -> _Scores:
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     boxes = metrics.box_masks(metrics.boxes_of(batch.masks), images.shape[1], images.shape[2])
     # The paper's blur would leave 9 of 10 images of `shapes` to be recognised.
@@ -355,10 +355,10 @@ def _scored(fun: Partial, batch: Labelled, maps: Float[np.ndarray, "n h w"], ste
     return _Scores(
         metrics.pointing_game(maps, batch.masks),
         metrics.pointing_game(maps, boxes),
-        metrics.localisation(maps, batch.masks).iou,
+        metrics.localization(maps, batch.masks).iou,
         metrics.energy_inside(maps, batch.masks),
-        metrics.insertion(fun, images, labels, maps, steps=steps, fill=soft, batch_size=batch_size).auc,
-        metrics.deletion(fun, images, labels, maps, steps=steps, batch_size=batch_size).auc,
+        metrics.insertion(fun, images, labels, maps, n_steps=n_steps, fill=soft, batch_size=batch_size).auc,
+        metrics.deletion(fun, images, labels, maps, n_steps=n_steps, batch_size=batch_size).auc,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from zfjax.console.deprecation import renamed_arguments
 from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
@@ -30,11 +31,12 @@ class Occlusion(NamedTuple):
     window: Pair  # its height and width
 
 
+@renamed_arguments(stride="strides")
 def occlusion(
     fun: Callable[[Array], PyTree[Float[Array, "n ..."]]],
     image: Float[Array, "height width channels"],
     window: int | Pair,
-    stride: int | Pair,
+    strides: int | Pair,
     fill: float | Float[Array, "..."] = 0.0,
     *,
     then: Callable[[PyTree], PyTree] | None = None,
@@ -50,8 +52,8 @@ def occlusion(
         fun: from images [n, H, W, C] to an array with n rows, or a pytree of them.
         image: [H, W, C] as `fun` takes it, with the mean already subtracted; need not be square.
         window: pixels, one number or (height, width).
-        stride: pixels between positions, likewise. The last row and column of positions lie flush with the border, so
-            that all pixels are covered where the stride is at most the window.
+        strides: pixels between positions, likewise. The last row and column of positions lie flush with the border, so
+            that all pixels are covered where strides are at most the window.
         fill: what covers: a number, a colour [C], or a picture like the image. 0 is the mean.
         then: applied to the outputs of each batch on the device, for outputs too large to be kept: a jittable function
             that keeps the first axis.
@@ -62,20 +64,20 @@ def occlusion(
 
     Raises:
         TypeError: image is not one array of floating-point numbers.
-        ValueError: image, window, stride or fill of another shape or size.
+        ValueError: image, window, strides or fill of another shape or size.
 
     Paper: section 4.2 and figure 7.
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> image = jax.random.normal(jax.random.key(0), (64, 64, 3))
     >>> variables = net.init(jax.random.key(1), image[None])
-    >>> zfjax.occlusion(zfjax.layer(net, variables, "fc8"), image, window=16, stride=8).outputs.shape
+    >>> zfjax.occlusion(zfjax.layer(net, variables, "fc8"), image, window=16, strides=8).outputs.shape
     (7, 7, 10)
     """
     image = floats("image", image)
-    window, stride = pair("window", window), pair("stride", stride)
+    window, strides = pair("window", window), pair("strides", strides)
     cover = _checked(image, window, fill)
-    tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, stride, strict=True))
+    tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, strides, strict=True))
     order, chunks = _chunks(tops, lefts, window, batch_size)
     fun, last = functions.live(fun), functions.live(then or Partial(_Itself()), name="then")
     # First, since it also tells whether the image is one for `fun`.
@@ -107,13 +109,14 @@ class Sensitivity(NamedTuple):
     window: Pair  # its height and width
 
 
+@renamed_arguments(stride="strides")
 def sensitivity(
     net: ConvNet,
     variables: PyTree,
     image: Float[Array, "size size channels"],
     label: int,
     window: int | Pair,
-    stride: int | Pair,
+    strides: int | Pair,
     fill: float | Float[Array, "..."] = 0.0,
     *,
     layer: str = "relu5",
@@ -127,7 +130,7 @@ def sensitivity(
         image: [H, W, C] with the mean already subtracted.
         label: the true class.
         window: as in `occlusion`.
-        stride: likewise.
+        strides: likewise.
         fill: likewise.
         layer: the highest convolutional layer.
         batch_size: as in `occlusion`.
@@ -144,7 +147,7 @@ def sensitivity(
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
     # Of all maps, since which one is wanted is known only when the image has been seen whole.
     summary = Partial(_Summary(layer, top), jnp.asarray(label))
-    found = occlusion(fun, image, window, stride, fill, then=summary, batch_size=batch_size)
+    found = occlusion(fun, image, window, strides, fill, then=summary, batch_size=batch_size)
     activations, probability, most_probable = found.outputs
     clean_activations, clean_probability, _ = found.clean
     unit = int(np.argmax(clean_activations))

@@ -1,4 +1,4 @@
-"""Activation maximisation: a picture that a unit fires for, found by climbing its gradient from noise."""
+"""Activation maximization: a picture that a unit fires for, found by climbing its gradient from noise."""
 
 import dataclasses
 import functools
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import at_least_one
+from zfjax.console.deprecation import renamed_arguments
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 from zfjax.transform.backprojection import backproject
@@ -73,7 +74,8 @@ PIXELS = Pixels()
 FOURIER = Fourier()
 
 
-def maximise(
+@renamed_arguments(steps="n_steps")
+def maximize(
     fun: Callable[[Float[Array, "n height width channels"]], Float[Array, "n *grid units"]],
     units: int | Sequence[int] | Int[Array, " k"],
     key: PRNGKeyArray,
@@ -81,7 +83,7 @@ def maximise(
     size: int | Pair,
     channels: int = 3,
     basis: Basis = FOURIER,
-    steps: int = 150,
+    n_steps: int = 150,
     lr: float = 0.03,
     l2: float = 0.6,
     tv: float = 0.3,
@@ -106,7 +108,7 @@ def maximise(
         size: pixels of the pictures, one number or (height, width).
         channels: of the pictures that `fun` takes; 1 for a net of grey pictures.
         basis: `FOURIER` or `PIXELS`.
-        steps: of Adam.
+        n_steps: of Adam.
         lr: how far a step goes, as a share of `reach`.
         l2: pulls pixels to 0, the mean.
         tv: smooths.
@@ -126,10 +128,10 @@ def maximise(
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> variables = net.init(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
-    >>> maximise(zfjax.layer(net, variables, "relu3"), [0, 5], jax.random.key(0), size=64, steps=2).shape
+    >>> maximize(zfjax.layer(net, variables, "relu3"), [0, 5], jax.random.key(0), size=64, n_steps=2).shape
     (2, 64, 64, 3)
     """
-    at_least_one(steps=steps, batch_size=batch_size, channels=channels)
+    at_least_one(n_steps=n_steps, batch_size=batch_size, channels=channels)
     for name, value in {"lr": lr, "l2": l2, "tv": tv, "jitter": jitter, "reach": reach}.items():
         if value < 0:
             raise ValueError(f"{name}: expected 0 or more, got {value}")
@@ -140,9 +142,9 @@ def maximise(
     count, rows = chunks.even(len(units), batch_size)
     strengths = _Strengths(*(jnp.asarray(value, jnp.float32) for value in (lr, l2, tv, reach)))
     keys = jax.vmap(lambda unit: jax.random.fold_in(key, unit))(units)
-    step = Partial(_Ascent(size, steps, rows, jitter), fun, picture, units, keys, strengths)
+    step = Partial(_Ascent(size, n_steps, rows, jitter), fun, picture, units, keys, strengths)
     started = _started(keys, shape=basis.shape(size, channels))
-    climbed = chunks.walk(step, started, count * steps, rows, "Maximisation")
+    climbed = chunks.walk(step, started, count * n_steps, rows, "Maximization")
     return _pictures(picture, climbed.coefficients, strengths.reach, size=size)
 
 

@@ -1,4 +1,4 @@
-"""Activation maximisation: where the optimum is known, and what its numbers mean."""
+"""Activation maximization: where the optimum is known, and what its numbers mean."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from lens_nets import FEATURES, NET, assert_close, draw
 
 import zfjax
 from zfjax import attribution as lenses
-from zfjax.attribution import PIXELS, maximise
+from zfjax.attribution import PIXELS, maximize
 from zfjax.models import ConvNet, specs
 
 KEY = jax.random.key(0)
@@ -33,7 +33,7 @@ def signs_shared(picture, template):
 def test_finds_the_template(basis):
     """Without L2, TV and jitter a linear unit's best picture is at the bounds, with its template's signs."""
     free = {"l2": 0.0, "tv": 0.0, "jitter": 0, "lr": 0.1, "basis": basis}
-    found = maximise(LINEAR, [2, 0], KEY, size=SIZE, steps=60, reach=50.0, **free)
+    found = maximize(LINEAR, [2, 0], KEY, size=SIZE, n_steps=60, reach=50.0, **free)
     assert found.shape == (2, 8, 10, 3)
     assert np.abs(found).max() <= 50
     for picture, unit in zip(np.asarray(found), (2, 0), strict=True):
@@ -49,7 +49,7 @@ def test_l2_and_tv():
         return float(sum(jnp.abs(jnp.diff(x, axis=axis)).sum() for axis in (1, 2)))
 
     def found(fun=LINEAR, **options):
-        return maximise(
+        return maximize(
             fun, 1, KEY, size=SIZE, **{"steps": 40, "jitter": 0, "l2": 0.1, "tv": 0.05, "basis": PIXELS} | options
         )
 
@@ -62,7 +62,7 @@ def test_l2_and_tv():
 
 def test_a_cell_of_a_map():
     """Of a map it is the centre cell; where that does not look nothing but L2 acts, and the noise dies out."""
-    found = np.asarray(maximise(FEATURES, 3, KEY, size=(16, 16), steps=100, jitter=0, l2=3.0, tv=0.0, basis=PIXELS))
+    found = np.asarray(maximize(FEATURES, 3, KEY, size=(16, 16), n_steps=100, jitter=0, l2=3.0, tv=0.0, basis=PIXELS))
     # Cell 4 of 8: of stride 2, through 3×3 windows twice.
     seen = np.zeros((16, 16), bool)
     seen[5:12, 5:12] = True
@@ -78,19 +78,19 @@ def silent(x):
 
 def test_silent_units_start():
     assert not np.any(silent(draw((100, 8, 10, 3), 0, 10.0)))
-    found = maximise(silent, [0, 1, 2, 3], KEY, size=SIZE, steps=60, jitter=0, lr=0.1, l2=0.1, tv=0.0)
+    found = maximize(silent, [0, 1, 2, 3], KEY, size=SIZE, n_steps=60, jitter=0, lr=0.1, l2=0.1, tv=0.0)
     assert (np.diag(silent(found)) > 1000).all()
 
 
 def test_a_picture_depends_on_its_unit_alone():
     """Not on the units beside it, their order, or the batch size; but on the key."""
     options = {"size": SIZE, "steps": 3}
-    three = maximise(LINEAR, [3, 0, 2], KEY, batch_size=2, **options)
-    one = maximise(LINEAR, 0, KEY, **options)[0]
+    three = maximize(LINEAR, [3, 0, 2], KEY, batch_size=2, **options)
+    one = maximize(LINEAR, 0, KEY, **options)[0]
     assert_close(one, three[1], 1e-4)
-    jitted = jax.jit(lambda units: maximise(LINEAR, units, KEY, **options))
+    jitted = jax.jit(lambda units: maximize(LINEAR, units, KEY, **options))
     assert_close(jitted(jnp.array([3, 0, 2])), three, 1e-4)
-    other = maximise(LINEAR, 0, jax.random.key(1), **options)[0]
+    other = maximize(LINEAR, 0, jax.random.key(1), **options)[0]
     assert np.abs(np.corrcoef(other.ravel(), one.ravel())[0, 1]) < 0.5
 
 
@@ -103,7 +103,7 @@ def test_jitter_shifts_what_the_net_sees():
 
     def run(jitter):
         seen.clear()
-        maximise(watched, 0, KEY, size=SIZE, steps=6, jitter=jitter, lr=0.0)
+        maximize(watched, 0, KEY, size=SIZE, n_steps=6, jitter=jitter, lr=0.0)
         jax.effects_barrier()
         return list(seen)
 
@@ -153,14 +153,14 @@ def test_fourier_basis(size):
 )
 def test_bad_arguments(units, options, message):
     with pytest.raises(ValueError, match=message):
-        maximise(NET, units, KEY, **{"size": SIZE} | options)
+        maximize(NET, units, KEY, **{"size": SIZE} | options)
 
 
 def test_functions_without_units():
     with pytest.raises(ValueError, match=r"fun: expected activations \[n, units\] or \[n, h, w, units\], got \[1\]"):
-        maximise(lambda x: x.mean(axis=(1, 2, 3)), 0, KEY, size=SIZE)
+        maximize(lambda x: x.mean(axis=(1, 2, 3)), 0, KEY, size=SIZE)
     with pytest.raises(ValueError, match=r"fun: expected activations .* got dict"):
-        maximise(lambda x: {"fc8": x}, 0, KEY, size=SIZE)
+        maximize(lambda x: {"fc8": x}, 0, KEY, size=SIZE)
 
 
 @pytest.mark.parametrize("basis", [PIXELS, lenses.FOURIER])
@@ -172,14 +172,14 @@ def test_nets_of_other_channels(channels, basis):
     variables = {"params": {"fc1": {"kernel": jnp.asarray(templates.reshape(-1, 2)), "bias": jnp.zeros(2)}}}
     fun = zfjax.layer(net, variables, "fc1")
     free = {"l2": 0.0, "tv": 0.0, "jitter": 0, "lr": 0.1, "basis": basis}
-    found = np.asarray(maximise(fun, [0, 1], KEY, size=SIZE, channels=channels, steps=60, **free))
+    found = np.asarray(maximize(fun, [0, 1], KEY, size=SIZE, channels=channels, n_steps=60, **free))
     assert found.shape == (2, 8, 10, channels)
     for unit in (0, 1):
         assert signs_shared(found[unit], templates[..., unit]) > 0.9
     with pytest.raises(
         ValueError, match=f"channels: fun takes pictures of {channels}, not of 3; say channels={channels}$"
     ):
-        maximise(fun, 0, KEY, size=SIZE)
+        maximize(fun, 0, KEY, size=SIZE)
 
 
 def test_what_else_is_wrong_with_a_function_is_told():
@@ -187,8 +187,8 @@ def test_what_else_is_wrong_with_a_function_is_told():
         raise KeyError("no such layer")
 
     with pytest.raises(KeyError, match="no such layer"):
-        maximise(broken, 0, KEY, size=SIZE)
+        maximize(broken, 0, KEY, size=SIZE)
     with pytest.raises(ValueError, match="channels: expected at least 1, got 0"):
-        maximise(NET, 0, KEY, size=SIZE, channels=0)
+        maximize(NET, 0, KEY, size=SIZE, channels=0)
     with pytest.raises(ValueError, match=r"size: expected a positive number of pixels or \(height, width\), got 0"):
-        maximise(NET, 0, KEY, size=0)
+        maximize(NET, 0, KEY, size=0)
