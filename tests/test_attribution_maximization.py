@@ -50,7 +50,7 @@ def test_l2_and_tv():
 
     def found(fun=LINEAR, **options):
         return maximize(
-            fun, 1, KEY, size=SIZE, **{"steps": 40, "jitter": 0, "l2": 0.1, "tv": 0.05, "basis": PIXELS} | options
+            fun, 1, KEY, size=SIZE, **{"n_steps": 40, "jitter": 0, "l2": 0.1, "tv": 0.05, "basis": PIXELS} | options
         )
 
     plain = found()
@@ -84,7 +84,7 @@ def test_silent_units_start():
 
 def test_a_picture_depends_on_its_unit_alone():
     """Not on the units beside it, their order, or the batch size; but on the key."""
-    options = {"size": SIZE, "steps": 3}
+    options = {"size": SIZE, "n_steps": 3}
     three = maximize(LINEAR, [3, 0, 2], KEY, batch_size=2, **options)
     one = maximize(LINEAR, 0, KEY, **options)[0]
     assert_close(one, three[1], 1e-4)
@@ -145,7 +145,7 @@ def test_fourier_basis(size):
         ([], {}, "units: expected numbers of units"),
         (1.5, {}, "units: expected numbers of units"),
         ([[1]], {}, "units: expected numbers of units"),
-        (0, {"steps": 0}, "steps: expected at least 1, got 0"),
+        (0, {"n_steps": 0}, "n_steps: expected at least 1, got 0"),
         (0, {"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         (0, {"jitter": -1}, "jitter: expected 0 or more, got -1"),
         (0, {"tv": -0.1}, "tv: expected 0 or more"),

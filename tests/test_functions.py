@@ -160,7 +160,7 @@ def test_a_basis_that_has_changed():
         def picture(self, coefficients, size):
             return jnp.float32(self.scale) * coefficients
 
-    basis, options = Scaled(), {"size": (8, 10), "steps": 2, "l2": 0.0, "tv": 0.0}
+    basis, options = Scaled(), {"size": (8, 10), "n_steps": 2, "l2": 0.0, "tv": 0.0}
     first = lenses.maximize(NET, 0, KEY, basis=basis, **options)
     basis.scale = 0.0
     assert np.any(first)

@@ -280,8 +280,8 @@ def test_bfloat16_logits_give_float32_probabilities():
         ({"target": 0.5}, "target: expected a class"),
         ({"maps": np.ones((3, 6, 5))}, r"maps: expected \[3, 6, 6\] as the images, got \[3, 6, 5\]"),
         ({"maps": np.full((3, 6, 6), np.inf)}, "maps: expected finite numbers"),
-        ({"steps": 0}, "steps: expected 1 to the 36 pixels"),
-        ({"steps": 37}, "steps: expected 1 to the 36 pixels"),
+        ({"n_steps": 0}, "n_steps: expected 1 to the 36 pixels"),
+        ({"n_steps": 37}, "n_steps: expected 1 to the 36 pixels"),
         ({"batch_size": 0}, "batch_size: expected at least 1"),
         ({"fill": np.ones(2)}, r"fill: expected a number, \[3\], \[6, 6, 3\] or \[3, 6, 6, 3\], got \[2\]"),
         ({"fill": np.ones((6, 3))}, "fill: expected a number"),
@@ -291,7 +291,7 @@ def test_bfloat16_logits_give_float32_probabilities():
 )
 def test_what_curves_cannot_use_is_named(changes, expected):
     images, maps = drawn()
-    given = {"fun": NET, "images": images, "target": 0, "maps": maps, "steps": 9} | changes
+    given = {"fun": NET, "images": images, "target": 0, "maps": maps, "n_steps": 9} | changes
     for measure in (insertion, deletion):
         with pytest.raises(ValueError, match=expected):
             measure(**given)

@@ -237,14 +237,14 @@ def test_hiding_tells_a_net_that_looks_at_the_object_from_one_that_does_not():
         ({"window": 33}, "window: expected at most the image's 32×40 px, got 33×33"),
         ({"window": (8, 41)}, "got 8×41"),
         ({"window": 0}, "window: expected a positive number of pixels"),
-        ({"stride": 0}, "stride: expected a positive number"),
-        ({"stride": (1, 2, 3)}, "stride: expected"),
+        ({"strides": 0}, "strides: expected a positive number"),
+        ({"strides": (1, 2, 3)}, "strides: expected"),
         ({"fill": np.zeros(4)}, r"fill: expected a number, \[3\] or \[32, 40, 3\], got \[4\]"),
         ({"image": np.zeros((1, 32, 40, 3), np.float32)}, r"image: expected \[H, W, C\], got \[1, 32, 40, 3\]"),
         ({"batch_size": 0}, "batch_size: expected at least 1"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, expected):
-    usual = {"image": np.zeros((32, 40, 3), np.float32), "window": 8, "stride": 8}
+    usual = {"image": np.zeros((32, 40, 3), np.float32), "window": 8, "strides": 8}
     with pytest.raises(ValueError, match=expected):
         occlusion(lambda images: images, **usual | arguments)
