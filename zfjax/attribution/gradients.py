@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
-<<<<<<< HEAD
-from zfjax.ops.arguments import array, filling
-=======
 from zfjax.console.deprecation import renamed_arguments
-from zfjax.ops.arguments import array
->>>>>>> c513ca5 (The field's terms: n_samples, n_steps, strides; maximize and localization spelled as Americans do)
+from zfjax.ops.arguments import array, filling
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
@@ -132,18 +128,8 @@ def integrated_gradients(
     at_least_one(n_steps=n_steps, batch_size=batch_size)
     question = asked(fun, images, target)
     images = question.inputs
-<<<<<<< HEAD
     start = filling("baseline", baseline, images, (images.ndim - 1, images.ndim))
-    count, size = chunks.even(len(images) * (steps + 2), batch_size)
-=======
-    start = jnp.asarray(baseline, images.dtype)
-    if start.shape not in ((), images.shape[1:], images.shape):
-        shapes = f"a number, {list(images.shape[1:])} or {list(images.shape)}"
-        raise ValueError(f"baseline: expected {shapes}, got {list(start.shape)}")
-    start = jnp.broadcast_to(start.reshape((1,) * (images.ndim - start.ndim) + start.shape), images.shape)
-
     count, size = chunks.even(len(images) * (n_steps + 2), batch_size)
->>>>>>> c513ca5 (The field's terms: n_samples, n_steps, strides; maximize and localization spelled as Americans do)
     empty = widened(jnp.zeros_like(images)), jnp.zeros(len(images), jnp.float32)
     total, gain = chunks.walk(
         Partial(_PathGradients(n_steps, size), question, start), empty, count, size, "Integrated gradients"
