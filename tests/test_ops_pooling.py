@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 from zfjax import ops
-from zfjax.ops import pooling
+from zfjax.ops import unpooling
+from zfjax.ops.windows import Windows
 
 FIG3 = ((3, 3), (2, 2), ((0, 1), (0, 1)))
 
@@ -72,8 +73,8 @@ def test_both_forms_agree_bit_for_bit(pool, dtype):
     kinds = np.random.default_rng(1).choice([-np.inf, -1.0, 0.0, 0.5, np.inf, np.nan], shape, p=[0.5, *[0.1] * 5])
     x = jnp.asarray(kinds, dtype)
     forms = [
-        jax.jit(form, static_argnums=(1, 2, 3))(x, *geometry)
-        for form in (pooling._switches_by_slices, pooling._switches_by_reduce_window)
+        jax.jit(form, static_argnums=1)(x, Windows.over_maps(*geometry))
+        for form in (unpooling.by_slices, unpooling.by_reduce_window)
     ]
     for a, b in zip(*forms, strict=True):
         assert a.dtype == b.dtype
@@ -94,7 +95,7 @@ def test_padding_never_wins():
 
 def test_large_windows_have_wide_switches():
     x = normal((1, 17, 17, 1)).at[0, 16, 16, 0].set(9.0)
-    _, switches = pooling._switches_by_reduce_window(x, (17, 17), (1, 1), ((0, 0), (0, 0)))
+    _, switches = unpooling.by_reduce_window(x, Windows.over_maps((17, 17), (1, 1), ((0, 0), (0, 0))))
     assert switches.item() == 288
     # Only the type of the other form: 289 slices take long to compile.
     _, by_slices = jax.eval_shape(lambda x: ops.max_pool_with_switches(x, (17, 17), (1, 1)), x)

@@ -1,5 +1,6 @@
 """The ways down through a maximum, in any layout, against loops in numpy."""
 
+import functools
 import itertools
 import math
 
@@ -15,6 +16,8 @@ from small_models import close, normal
 
 import zfjax
 from zfjax import ops
+from zfjax.ops import unpooling
+from zfjax.ops.windows import Windows
 from zfjax.transform import rules
 
 ONLY_POOLS = zfjax.rules.Rules((("reduce_window_max", rules.unpool), ("reduce_max", rules.unpool_whole)))
@@ -23,7 +26,7 @@ CENTERS = ONLY_POOLS.extend(reduce_window_max=rules.unpool_at_centers)
 
 
 def signal(fun, x, seed, chosen):
-    return zfjax.backproject(fun, x, chosen)[1](seed)
+    return jax.jit(lambda x, seed: zfjax.backproject(fun, x, chosen)[1](seed))(x, seed)
 
 
 def integers(shape, seed=0):
@@ -36,44 +39,66 @@ def numbered(shape):
     return jnp.asarray(np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape))
 
 
-def pool(window, strides, padding, dilation=None):
-    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding, window_dilation=dilation)
+def pool(window, strides, padding, dilation=None, base_dilation=None):
+    return lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding, base_dilation, dilation)
 
 
-def cells(shape, window, strides, padding):
-    """For each window in row-major order: its place in the output, and its cells inside the input in order."""
-    steps = zip(shape, window, strides, padding, strict=True)
-    counts = [(size + sum(pad) - k) // s + 1 for size, k, s, pad in steps]
+def cells(shape, window, strides, padding, dilation=None, base_dilation=None):
+    """For each window in row-major order: its place in the output, and its cells on the input: (offset, cell)."""
+    ones = (1,) * len(shape)
+    dilation, base = dilation or ones, base_dilation or ones
+    sides = [(size - 1) * b + 1 for size, b in zip(shape, base, strict=True)]
+    reach = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    steps = zip(sides, reach, strides, padding, strict=True)
+    counts = [(side + sum(pad) - k) // s + 1 for side, k, s, pad in steps]
     for place in np.ndindex(*counts):
         start = [p * s - pad[0] for p, s, pad in zip(place, strides, padding, strict=True)]
-        offsets = [tuple(np.add(start, offset)) for offset in np.ndindex(*window)]
-        inside = [at for at in offsets if all(0 <= a < size for a, size in zip(at, shape, strict=True))]
-        yield place, start, inside
+        offsets = [(offset, np.add(start, np.multiply(offset, dilation))) for offset in np.ndindex(*window)]
+        yield (
+            place,
+            [
+                (offset, tuple(at // base))
+                for offset, at in offsets
+                if all(0 <= a < side and a % b == 0 for a, side, b in zip(at, sides, base, strict=True))
+            ],
+        )
 
 
 def unpooled(x, seed, geometry, how):
     """Unpooling in one loop over windows. `how`: sum, overwrite or center."""
     x, seed, down = np.asarray(x), np.asarray(seed), np.zeros(x.shape, np.float32)
-    for place, start, inside in cells(x.shape, *geometry):
-        target = max(inside, key=lambda at: x[at])  # the first of equals
+    center = [(k - 1) // 2 for k in geometry[0]]
+    for place, inside in cells(x.shape, *geometry):
+        if not inside:
+            continue
+        _, target = max(inside, key=lambda cell: x[cell[1]])  # the first of equals
         if how == "center":
-            center = np.add(start, [(k - 1) // 2 for k in geometry[0]])
-            target = tuple(np.clip(center, 0, np.subtract(x.shape, 1)))
+            _, target = min(inside, key=lambda cell: np.abs(np.subtract(cell[0], center)).sum())
         down[target] = seed[place] if how == "overwrite" else down[target] + seed[place]
     return down
 
 
+NONE = (0, 0)
 LAYOUTS = {
-    "NHWC": ((2, 5, 6, 2), (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 1), (0, 0))),
-    "NCHW": ((2, 2, 5, 6), (1, 1, 3, 3), (1, 1, 2, 2), ((0, 0), (0, 0), (0, 1), (1, 0))),
-    "CHW": ((2, 6, 5), (1, 2, 2), (1, 2, 2), ((0, 0), (0, 0), (0, 0))),
+    "NHWC": ((2, 5, 6, 2), (1, 3, 2, 1), (1, 2, 1, 1), (NONE, (1, 1), (0, 1), NONE)),
+    "NCHW": ((2, 2, 5, 6), (1, 1, 3, 3), (1, 1, 2, 2), (NONE, NONE, (0, 1), (1, 0))),
+    "CHW": ((2, 6, 5), (1, 2, 2), (1, 2, 2), (NONE,) * 3),
     "HW": ((5, 6), (3, 3), (1, 2), ((1, 1), (1, 1))),
-    "NLC": ((2, 7, 3), (1, 3, 1), (1, 2, 1), ((0, 0), (1, 0), (0, 0))),
-    "NCL": ((2, 3, 7), (1, 1, 3), (1, 1, 1), ((0, 0), (0, 0), (1, 1))),
+    "NLC": ((2, 7, 3), (1, 3, 1), (1, 2, 1), (NONE, (1, 0), NONE)),
+    "NCL": ((2, 3, 7), (1, 1, 3), (1, 1, 1), (NONE, NONE, (1, 1))),
     "L": ((9,), (4,), (3,), ((2, 1),)),
-    "gaps": ((1, 7, 8, 1), (1, 2, 2, 1), (1, 3, 4, 1), ((0, 0), (0, 0), (0, 0), (0, 0))),
-    "strides alone": ((1, 5, 4, 2), (1, 1, 1, 1), (1, 2, 1, 1), ((0, 0), (0, 0), (0, 0), (0, 0))),
-    "nothing": ((1, 3, 3, 2), (1, 1, 1, 1), (1, 1, 1, 1), ((0, 0), (0, 0), (0, 0), (0, 0))),
+    "gaps": ((1, 7, 8, 1), (1, 2, 2, 1), (1, 3, 4, 1), (NONE,) * 4),
+    "strides alone": ((1, 5, 4, 2), (1, 1, 1, 1), (1, 2, 1, 1), (NONE,) * 4),
+    "nothing": ((1, 3, 3, 2), (1, 1, 1, 1), (1, 1, 1, 1), (NONE,) * 4),
+    "three axes": ((1, 4, 5, 4, 2), (1, 2, 3, 2, 1), (1, 2, 1, 2, 1), (NONE, NONE, (1, 1), NONE, NONE)),
+    "axes apart": ((4, 2, 5), (2, 1, 3), (2, 1, 2), (NONE, NONE, (1, 1))),
+    "maps too": ((2, 4, 4, 4), (1, 2, 2, 2), (1, 2, 2, 2), (NONE,) * 4),
+    "images too": ((4, 3, 3, 1), (3, 2, 1, 1), (1, 1, 1, 1), (NONE,) * 4),
+    "padded beyond": ((1, 6, 5, 2), (1, 2, 2, 1), (1, 2, 2, 1), (NONE, (5, 4), (0, 3), NONE)),
+    "cut": ((1, 6, 5, 2), (1, 2, 2, 1), (1, 1, 2, 1), (NONE, (-1, 0), (1, -2), NONE)),
+    "dilated": ((1, 7, 8, 2), (1, 2, 3, 1), (1, 1, 2, 1), (NONE, (1, 2), (2, 1), NONE), (1, 3, 2, 1)),
+    "dilated below": ((1, 4, 5, 2), (1, 2, 2, 1), (1, 1, 3, 1), (NONE, (1, 0), NONE, NONE), None, (1, 2, 3, 1)),
+    "dilated both": ((2, 5, 4), (1, 3, 2), (1, 2, 1), (NONE, (2, 1), (0, 2)), (1, 2, 3), (1, 1, 2)),
 }
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
@@ -86,23 +111,18 @@ def of(layout):
 
 
 @each_layout
-def test_unpool_sums_at_first_maxima(layout):
+def test_the_three_ways_to_unpool(layout):
     fun, x, seed, geometry = of(layout)
-    np.testing.assert_array_equal(signal(fun, x, seed, ONLY_POOLS), unpooled(x, seed, geometry, "sum"))
+    numbers = numbered(seed.shape)
 
+    @jax.jit
+    def signals(x):
+        seeds = {"sum": (seed, ONLY_POOLS), "overwrite": (numbers, OVERWRITING), "center": (seed, CENTERS)}
+        return {how: (signal(fun, x, down, rules), down) for how, (down, rules) in seeds.items()}
 
-@each_layout
-def test_unpool_overwriting_keeps_the_last_window(layout):
-    fun, x, seed, geometry = of(layout)
-    seed = numbered(seed.shape)
-    np.testing.assert_array_equal(signal(fun, x, seed, OVERWRITING), unpooled(x, seed, geometry, "overwrite"))
-
-
-@each_layout
-def test_unpool_at_centers_needs_no_switches(layout):
-    fun, x, seed, geometry = of(layout)
-    np.testing.assert_array_equal(signal(fun, x, seed, CENTERS), unpooled(x, seed, geometry, "center"))
-    np.testing.assert_array_equal(signal(fun, -x, seed, CENTERS), signal(fun, x, seed, CENTERS))
+    for how, (got, down) in signals(x).items():
+        np.testing.assert_array_equal(got, unpooled(x, down, geometry, how), how)
+    np.testing.assert_array_equal(signals(-x)["center"][0], signals(x)["center"][0])  # needs no switches
 
 
 def test_overlapping_windows_tell_the_three_apart():
@@ -112,44 +132,43 @@ def test_overlapping_windows_tell_the_three_apart():
         assert jnp.any(a != b)
 
 
-VOLUMES = {
-    "three axes": ((1, 4, 5, 4, 2), (1, 2, 3, 2, 1), (1, 2, 1, 2, 1), ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0))),
-    "axes apart": ((4, 2, 5), (2, 1, 3), (2, 1, 2), ((0, 0), (0, 0), (1, 1))),
-    "maps too": ((2, 4, 4, 4), (1, 2, 2, 2), (1, 2, 2, 2), ((0, 0),) * 4),
-}
+@pytest.mark.parametrize("layout", ["three axes", "padded beyond", "dilated both"])
+def test_both_forms_of_switches_agree(layout):
+    shape, *geometry = LAYOUTS[layout]
+    ones = (1,) * len(shape)
+    window, strides, padding, dilation, base = (*geometry, None, None)[:5]
+    windows = Windows(window, strides, padding, base or ones, dilation or ones)
+    kinds = np.random.default_rng(1).choice([-np.inf, -1.0, 0.0, np.inf, np.nan], shape, p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    x = jnp.asarray(kinds, jnp.float32)
+    forms = jax.jit(lambda x: (unpooling.by_slices(x, windows), unpooling.by_reduce_window(x, windows)))(x)
+    jax.tree.map(functools.partial(np.testing.assert_array_equal, strict=True), *forms)
+    np.testing.assert_array_equal(forms[0][0], pool(*geometry)(x))
 
 
-@pytest.mark.parametrize("name", VOLUMES)
-def test_volumes_unpool_too(name):
-    shape, *geometry = VOLUMES[name]
-    fun, x = pool(*geometry), integers(shape)
-    seed = integers(fun(x).shape, 1)
-    np.testing.assert_array_equal(signal(fun, x, seed, ONLY_POOLS), unpooled(x, seed, geometry, "sum"))
-
-
-@pytest.mark.parametrize("name", VOLUMES)
-@pytest.mark.parametrize("chosen", [OVERWRITING, CENTERS], ids=["overwriting", "centers"])
-def test_volumes_have_only_the_summing_rule(name, chosen):
-    shape, *geometry = VOLUMES[name]
-    with pytest.raises(ValueError, match=r"window \(.*\): this rule unpools undilated windows over"):
-        zfjax.backproject(pool(*geometry), integers(shape), chosen)
-
-
-def test_dilated_windows_have_no_way_down_as_in_vjp():
-    fun, x = pool((1, 2, 2, 1), (1, 1, 1, 1), ((0, 0),) * 4, (1, 2, 2, 1)), normal((1, 6, 6, 1))
-    with pytest.raises(NotImplementedError, match="dilation"):
-        jax.vjp(fun, x)[1](fun(x))
-    with pytest.raises(NotImplementedError, match="dilation"):
-        signal(fun, x, fun(x), ONLY_POOLS)
-    with pytest.raises(ValueError, match="undilated"):
-        zfjax.backproject(fun, x, OVERWRITING)
-
-
-@pytest.mark.parametrize("pad", [(0, 2), (3, 2)])
-def test_any_padding_unpools(pad):
-    fun, x = pool((1, 2), (1, 2), ((0, 0), pad)), normal((1, 6))
-    seed = normal(fun(x).shape, 1)
+@pytest.mark.parametrize("layout", ["NHWC", "three axes", "padded beyond", "dilated below"])
+def test_unpooling_is_the_derivative_where_jax_has_one(layout):
+    fun, _, seed, _ = of(layout)
+    x = normal(LAYOUTS[layout][0])
     close(signal(fun, x, seed, ONLY_POOLS), jax.vjp(fun, x)[1](seed)[0])
+
+
+def test_dilated_pools_have_a_way_down_where_jax_has_none():
+    """With guided backprop, too; the gradient is `jax.vjp`'s, which says what it cannot do."""
+    fun, x, seed, geometry = of("dilated")
+    with pytest.raises(NotImplementedError, match="window dilation"):
+        signal(lambda x: fun(jax.nn.relu(x)), x, seed, zfjax.GRADIENT)
+    for chosen in (zfjax.DECONVNET, zfjax.GUIDED):
+        got = signal(lambda x: fun(jax.nn.relu(x)), x, seed, chosen)
+        expected = np.maximum(unpooled(np.maximum(x, 0), seed, geometry, "sum"), 0)
+        np.testing.assert_array_equal(got, np.where((x > 0) | (chosen == zfjax.DECONVNET), expected, 0))
+
+
+@pytest.mark.parametrize("chosen", [ONLY_POOLS, OVERWRITING, CENTERS], ids=["sum", "overwriting", "centers"])
+def test_empty_batches_unpool_to_nothing(chosen):
+    for layout in ("NHWC", "dilated"):
+        shape, *geometry = LAYOUTS[layout]
+        x = jnp.zeros((0, *shape[1:]))
+        assert signal(pool(*geometry), x, pool(*geometry)(x), chosen).shape == x.shape
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (0, 2))])

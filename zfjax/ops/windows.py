@@ -1,8 +1,12 @@
 """Windows that slide over maps, as convolutions and pools have them; pairs are (height, width)."""
 
+import math
 import reprlib
 from collections.abc import Iterable
 from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right)) in cells
@@ -27,3 +31,41 @@ def pair(name: str, value: int | Pair) -> Pair:
 def window_count(size: int, window: int, stride: int, padding: Pair) -> int:
     """How many windows fit along an axis of `size` cells with `padding` (before, after); below 1 if none does."""
     return (size + sum(padding) - window) // stride + 1
+
+
+class Windows(NamedTuple):
+    """Windows that slide over an array: one entry an axis, in cells, as `lax.reduce_window` takes them."""
+
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[Pair, ...]  # (before, after)
+    base_dilation: tuple[int, ...]  # of the array: cells from one of its elements to the next
+    dilation: tuple[int, ...]  # of the window
+
+    @classmethod
+    def over_maps(cls, window: Pair, strides: Pair, padding: Padding) -> "Windows":
+        """Over maps [N, H, W, C]."""
+        ones = (1, 1, 1, 1)
+        return cls((1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0)), ones, ones)
+
+    @property
+    def cells(self) -> int:
+        """How many cells a window has."""
+        return math.prod(self.size)
+
+    def dilated(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The sides of an array of `shape` after its own dilation."""
+        return tuple(
+            max(0, (side - 1) * dilation + 1) for side, dilation in zip(shape, self.base_dilation, strict=True)
+        )
+
+    def counts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """How many windows there are along each axis of an array of `shape`."""
+        reach = [(size - 1) * dilation + 1 for size, dilation in zip(self.size, self.dilation, strict=True)]
+        steps = zip(self.dilated(shape), reach, self.strides, self.padding, strict=True)
+        return tuple(max(0, window_count(*step)) for step in steps)
+
+    def starts(self, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Along each axis of an array of `shape`, the cell where each window begins, which may lie outside of it."""
+        steps = zip(self.counts(shape), self.strides, self.padding, strict=True)
+        return [np.arange(count) * stride - before for count, stride, (before, _) in steps]

@@ -7,16 +7,16 @@ closes over is kept until then, as switches are.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from zfjax import ops
 from zfjax.console.deprecation import renamed
-from zfjax.ops.windows import Padding, Pair
+from zfjax.ops import unpooling
+from zfjax.ops.windows import Windows
 
 __getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
 
@@ -90,27 +90,27 @@ def unpool(equation: Equation, x: jax.Array) -> Down:
 
     Paper: section 2.1, "Unpooling".
     """
-    # JAX's own adjoint says the same, for volumes too; and ours unrolls the cells of the window.
-    if not _slides_over_maps(equation) or math.prod(equation.params["window_dimensions"]) > 64:
+    windows = _windows(equation)
+    # Switches unroll the cells of a window. Of large ones JAX's own adjoint says the same; of dilated ones it has none.
+    if windows.cells > 64 and set(windows.dilation) == {1}:
         _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
         return lambda signal: pull(signal)[0]
-    pool = _pool(equation, x)
-    _, switches = ops.max_pool_with_switches(x.reshape(pool.maps), pool.window, pool.strides, pool.padding)
-    return _unpooling(ops.max_unpool, pool, switches, x)
+    _, at = unpooling.pool(x, windows)
+    return lambda signal: unpooling.unpool(signal, at, windows, x.shape)
 
 
 def unpool_overwriting(equation: Equation, x: jax.Array) -> Down:
     """`unpool`, but where windows overlap, the last in row-major order stays, as PyTorch's `max_unpool2d` has it."""
-    pool = _pool(equation, x)
-    _, switches = ops.max_pool_with_switches(x.reshape(pool.maps), pool.window, pool.strides, pool.padding)
-    return _unpooling(ops.max_unpool_overwriting, pool, switches, x)
+    windows = _windows(equation)
+    _, at = unpooling.pool(x, windows)
+    return lambda signal: unpooling.unpool_overwriting(signal, at, windows, x.shape)
 
 
 def unpool_at_centers(equation: Equation, x: jax.Array) -> Down:
     """Each value to the center of its window: what is left without switches (Mahendran & Vedaldi 2016)."""
-    pool = _pool(equation, x)
-    switches = ops.center_switches(pool.maps, pool.window, pool.strides, pool.padding)
-    return _unpooling(ops.max_unpool, pool, switches, x)
+    windows = _windows(equation)
+    at = jnp.asarray(unpooling.centers(x.shape, windows))
+    return lambda signal: unpooling.unpool(signal, at, windows, x.shape)
 
 
 def unpool_whole(equation: Equation, x: jax.Array) -> Down:
@@ -140,57 +140,10 @@ DECONVNET = Rules(
     ),
     frozenset({"relu"}),
 )
-GUIDED = Rules((("relu", guide),), frozenset({"relu"}))
+GUIDED = Rules((("relu", guide), ("reduce_window_max", unpool)), frozenset({"relu"}))
 
 
-class _Pool(NamedTuple):
-    """A reduce_window over one or two neighbouring axes, seen as one over maps [N, H, W, C]."""
-
-    maps: tuple[int, int, int, int]
-    window: Pair
-    strides: Pair
-    padding: Padding
-
-
-def _pool(equation: Equation, x: jax.Array) -> _Pool:
-    if not _slides_over_maps(equation):
-        raise ValueError(
-            f"max-pooling with window {equation.params['window_dimensions']} and padding {equation.params['padding']}:"
-            " this rule unpools undilated windows over one or two neighbouring axes, padded by less than the window"
-        )
-    params = equation.params
-    moved = _moved_axes(equation)
-    first, last = (moved[0], moved[-1]) if moved else (0, 0)
-
-    def two(values: tuple[Any, ...], of_none: Any) -> tuple[Any, Any]:
-        # A window along one axis is one of width 1 along two.
-        return values[first], values[last] if last > first else of_none
-
-    return _Pool(
-        (math.prod(x.shape[:first]), *two(x.shape, 1), math.prod(x.shape[last + 1 :])),
-        two(params["window_dimensions"], 1),
-        two(params["window_strides"], 1),
-        two(params["padding"], (0, 0)),
-    )
-
-
-def _slides_over_maps(equation: Equation) -> bool:
-    moved = _moved_axes(equation)
-    dilations = {*equation.params["base_dilation"], *equation.params["window_dilation"]}
-    reach = zip(equation.params["window_dimensions"], equation.params["padding"], strict=True)
-    covered = all(0 <= edge < window for window, edges in reach for edge in edges)
-    return covered and dilations <= {1} and (not moved or moved[-1] - moved[0] <= 1)
-
-
-def _moved_axes(equation: Equation) -> list[int]:
-    params = equation.params
-    steps = zip(params["window_dimensions"], params["window_strides"], params["padding"], strict=True)
-    return [axis for axis, step in enumerate(steps) if step != (1, 1, (0, 0))]
-
-
-def _unpooling(unpool: Callable[..., jax.Array], pool: _Pool, switches: Any, x: jax.Array) -> Down:
-    def down(signal: jax.Array) -> jax.Array:
-        maps = signal.reshape(switches.shape)
-        return unpool(maps, switches, pool.window, pool.strides, pool.padding, pool.maps).reshape(x.shape)
-
-    return down
+def _windows(equation: Equation) -> Windows:
+    """Those of a reduce_window."""
+    names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+    return Windows(*(tuple(equation.params[name]) for name in names))
