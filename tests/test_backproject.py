@@ -1,5 +1,7 @@
 """The transformation itself: trees in and out, and under JAX's other transformations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,57 @@ def test_inputs_without_a_float_are_refused(x):
         zfjax.deconvnet(lambda x: x, x)
 
 
+@pytest.mark.parametrize("x", ["x", None, np.array([None, 1.0]), np.array(["x"])], ids=repr)
+def test_what_is_no_array_is_named(x):
+    with pytest.raises(
+        TypeError, match=r"^x: expected floating-point images .*, got (str|nothing|object\[2\]|<U1\[1\])$"
+    ):
+        zfjax.deconvnet(lambda x: x, x)
+    if x is not None:
+        with pytest.raises(TypeError, match=r"^x\['b'\]\[0\]: expected an array, got (str|object\[2\]|<U1\[1\]);"):
+            zfjax.deconvnet(lambda x: x["a"], {"a": X, "b": (x,)})
+
+
+@pytest.mark.parametrize("fun", [lambda a, b: a + b, lambda: 1.0, lambda *, a: a])
+def test_functions_of_other_arguments_are_named(fun):
+    with pytest.raises(TypeError, match=r"^fun: expected a function of x alone, such as .*; (missing|too many)"):
+        zfjax.deconvnet(fun, (X, X))
+
+
+def test_a_wrapper_may_take_less_than_what_it_wraps():
+    @functools.wraps(jnp.maximum)
+    def relu(x):
+        return jnp.maximum(x, 0)
+
+    np.testing.assert_array_equal(signal(relu, X, SEED), jnp.maximum(SEED, 0))
+
+
+@pytest.mark.parametrize(
+    ("y", "named"), [("y", "str as y"), ((1.0, {"a": [object()]}), r"object as y\[1\]\['a'\]\[0\]")]
+)
+def test_functions_that_return_no_arrays_are_named(y, named):
+    with pytest.raises(TypeError, match=f"^fun: expected it to return arrays, got {named}"):
+        zfjax.deconvnet(lambda x: y, X)
+
+
+def test_empty_batches_pass():
+    def fun(x):
+        return jax.nn.relu(x).max(axis=(1, 2)) @ KERNEL[0, 0]
+
+    assert signal(fun, IMAGES[:0], jnp.zeros((0, 4))).shape == (0, 6, 6, 2)
+
+
+def test_complex_numbers_pass_as_through_vjp():
+    """They have no order, so that there is nothing to rectify."""
+
+    def fun(x):
+        return jnp.abs(jax.nn.relu(jnp.fft.fft(jax.nn.relu(x))))
+
+    got = signal(fun, X, SEED)
+    expected = jax.vjp(lambda x: jnp.abs(jax.nn.relu(jnp.fft.fft(x))), jax.nn.relu(X))[1](SEED)[0]
+    np.testing.assert_allclose(got, jnp.maximum(expected, 0), rtol=1e-5, atol=1e-6)
+
+
 def test_comparisons_steer_and_stop_signals():
     def fun(x):
         return jnp.where(x > 0, jax.nn.relu(3 * x), jnp.zeros_like(x))
@@ -187,6 +240,7 @@ def test_mutable_references_around_a_rule_are_refused():
         ((jnp.ones((2, 4)),), "seed: expected a pytree like that of y"),
         ({"a": jnp.ones((2, 4))}, "seed: expected a pytree like that of y"),
         (None, "seed: expected a pytree like that of y"),
+        ("seed", r"seed: expected float32\[2, 4\] like y, got str"),
     ],
 )
 def test_wrong_seeds_are_named(seed, named):

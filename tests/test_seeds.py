@@ -86,6 +86,11 @@ def test_at_is_one_activation_in_each_image(unit, row, column):
     np.testing.assert_array_equal(seeds.at(MAPS, unit, (row, column)), expected)
 
 
+def test_a_position_may_be_an_array():
+    for make in (np.array, jnp.array, list):
+        np.testing.assert_array_equal(seeds.at(MAPS, 1, make([2, 3])), seeds.at(MAPS, 1, (2, 3)))
+
+
 def test_vectors_have_no_position():
     np.testing.assert_array_equal(seeds.at(VECTORS, 4, ()), seeds.whole_map(VECTORS, 4))
 
@@ -142,7 +147,9 @@ def test_units_out_of_range_are_refused(make, unit):
 
 
 @each_maker
-@pytest.mark.parametrize("unit", [1.0, np.array([0, 1]), np.zeros((3, 1), int), True, jnp.ones(3)], ids=repr)
+@pytest.mark.parametrize(
+    "unit", [1.0, np.array([0, 1]), np.zeros((3, 1), int), True, jnp.ones(3), "1", None, ["1"]], ids=repr
+)
 def test_units_that_are_no_indices_are_refused(make, unit):
     with pytest.raises(ValueError, match=r"^unit: expected an integer, or one for each of 3 images; got "):
         make(MAPS, unit)
@@ -160,6 +167,24 @@ def test_scalars_are_refused(make):
         make(jnp.float32(1.0), 0)
 
 
+@pytest.mark.parametrize("y", [{"a": MAPS}, (MAPS, MAPS), [[1.0]], None, "y", np.array([[None]])], ids=repr)
+@pytest.mark.parametrize("make", [*OUT_OF_RANGE.values(), lambda y, _: seeds.masked(y, True)])
+def test_what_is_no_array_of_activations_is_named(make, y):
+    with pytest.raises(TypeError, match=r"^y: expected one array, got (dict|tuple|list|NoneType|str|object\[1, 1\])$"):
+        make(y, 0)
+
+
+def test_of_no_images_the_seed_is_empty():
+    for make in (zfjax.strongest, seeds.whole_map, functools.partial(seeds.at, position=(0, 0))):
+        assert make(MAPS[:0], 1).shape == (0, 4, 5, 6)
+    with pytest.raises(
+        ValueError, match=r"^y: expected one real activation or more in each image, got float32\[3, 0, 5"
+    ):
+        zfjax.strongest(MAPS[:, :0], 1)
+    with pytest.raises(ValueError, match=r"^y: expected one real activation or more in each image, got complex64\[3"):
+        zfjax.strongest(MAPS.astype(jnp.complex64), 1)
+
+
 @pytest.mark.parametrize(
     ("position", "message"),
     [
@@ -167,6 +192,8 @@ def test_scalars_are_refused(make):
         ((0, -1), r"^position\[1\]: expected 0 to 4, got -1"),
         ((0, np.array([0, 5, 1])), r"^position\[1\]: expected 0 to 4, got \[0 5 1\]"),
         ((0.0, 1), r"^position\[0\]: expected an integer, or one for each of 3 images; got float32\[\]"),
+        ((0, "a"), r"^position\[1\]: expected an integer, or one for each of 3 images; got str"),
+        (0, "^position: expected 2 indices .* got 0"),
         ((0,), r"^position: expected 2 indices for y of shape \(3, 4, 5, 6\)"),
         ((0, 0, 0), "^position: expected 2 indices .* got \\(0, 0, 0\\)"),
         ((), "^position: expected 2 indices .* got \\(\\)"),
@@ -184,6 +211,9 @@ def test_bad_positions_are_refused(position, message):
         (np.ones((3, 4), bool), r"bool\[3, 4\]"),
         (np.ones((2, 3, 4, 5, 6), bool), r"bool\[2, 3, 4, 5, 6\]"),
         (1, r"int32\[\]"),
+        ("mask", "str"),
+        ([[1, 0]], r"int32\[1, 2\]"),
+        (None, "NoneType"),
     ],
 )
 def test_bad_masks_are_refused(mask, got):
@@ -241,7 +271,7 @@ def test_one_unit_out_of_range_leaves_the_others_of_a_vmap():
     np.testing.assert_array_equal(got[::2], [strongest_by_numpy(MAPS, 1), strongest_by_numpy(MAPS, 2)])
 
 
-@pytest.mark.parametrize("value", [None, "activations", np.ones(6)])
+@pytest.mark.parametrize("value", [None, "activations", np.ones(6), 1j, {}, object()], ids=repr)
 def test_other_values_are_refused(value):
     with pytest.raises(ValueError, match=r"^value: expected 'activation' or a number"):
         zfjax.strongest(jnp.ones((2, 6)), 1, value)

@@ -1,10 +1,27 @@
 """What functions are given, as the arrays that they take, or one line that names what else it was."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+
+
+def is_array(value: Any) -> TypeGuard[ArrayLike]:
+    """Whether JAX takes it for an array as it is: one of numbers, booleans or keys, or a number of Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype == bool or jnp.issubdtype(value.dtype, jnp.number)
+    return isinstance(value, jax.Array | bool | int | float | complex) or hasattr(value, "__jax_array__")
+
+
+def described(value: Any) -> str:
+    """An array by its type and shape, as in `float32[2, 3]`; anything else by its kind."""
+    if is_array(value):
+        return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def array(name: str, value: Any) -> Array:
@@ -17,8 +34,9 @@ def array(name: str, value: Any) -> Array:
     Raises:
         TypeError: it is no array, such as a tuple or a dict of some.
     """
-    if not hasattr(value, "__array__") and not hasattr(value, "__jax_array__"):
-        raise TypeError(f"{name}: expected one array, got {type(value).__name__}")
+    numbers = not isinstance(value, np.ndarray) or is_array(value)
+    if not numbers or not (hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
+        raise TypeError(f"{name}: expected one array, got {described(value)}")
     return jnp.asarray(value)
 
 

@@ -5,8 +5,10 @@ rule acts, the way down that the rule gives; for what lies between two such equa
 `project` plays the tape backwards. So without rules (`GRADIENT`) it is `jax.vjp`, and only the rules differ from it.
 """
 
+import contextlib
 import dataclasses
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,10 +17,11 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial, register_dataclass
+from jax.tree_util import Partial, keystr, register_dataclass
 from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
+from zfjax.ops.arguments import described, is_array
 from zfjax.transform import functions, jaxprs, rectifiers
 from zfjax.transform.rules import DECONVNET, Equation, Rules
 
@@ -72,7 +75,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
         project: see `Projection`.
 
     Raises:
-        TypeError: x holds no floating-point array, fun is no function, or rules are no `Rules`.
+        TypeError: x holds no floating-point array, or something that is no array; fun is no function of one argument,
+            or returns something that is no array; rules are no `Rules`.
         ValueError: a rule's function has several inputs that depend on x, or a rule changes the signal's shape.
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
@@ -87,15 +91,23 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
             f"rules: expected zfjax.DECONVNET, GUIDED, GRADIENT or one extended, got {type(rules).__name__}"
         )
     leaves, tree = jax.tree.flatten(x)
-    if not any(_is_float(leaf) for leaf in leaves):
-        kinds = ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in leaves) or "nothing"
-        raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
-    view, out = _viewed(fun, x)
+    _check_input(fun, x)
+    function = functions.live(fun)
+
+    def traced(x: PyTree) -> PyTree:  # a new function each time, here and for rules: JAX keeps its traces by identity
+        y = function(x)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(y):
+            if not is_array(leaf):
+                raise TypeError(f"fun: expected it to return arrays, got {described(leaf)} as y{keystr(path)}")
+        return y
+
+    closed, out = jax.make_jaxpr(traced, return_shape=True)(x)
+    view = _viewed(closed, leaves)
     _warn(view, rules)
     ascent = _Ascent(rules)
     inputs = [_Wire(leaf, ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
     climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
-    outputs = [wire for wire in climbed if wire]
+    outputs, out = [wire for wire in climbed if wire], jax.tree.structure(out)
     y = [wire.value for wire in outputs]
     return jax.tree.unflatten(out, y), Projection(
         tuple(ascent.steps),
@@ -113,17 +125,33 @@ def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules)
 
     Args and warnings are those of `backproject`.
     """
-    _warn(_viewed(fun, x)[0], rules)
+    _warn(_viewed(functions.jaxpr_of(functions.live(fun), x), jax.tree.leaves(x)), rules)
 
 
-def _viewed(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[jaxprs.View, jax.tree_util.PyTreeDef]:
-    """What can be said of a function before it is evaluated, and the form of what it gives."""
-    fun = functions.live(fun)
-    # A new function each time, here and for rules: JAX keeps what it has traced, by identity.
-    closed, out = jax.make_jaxpr(lambda x: fun(x), return_shape=True)(x)
-    view = jaxprs.View(closed, map(_is_float, jax.tree.leaves(x)), [True] * len(closed.jaxpr.outvars))
+def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
+    """Raises a TypeError for what is no floating-point input, and for a function that takes other arguments than x."""
+    leaves = jax.tree_util.tree_leaves_with_path(x)
+    if not any(is_array(leaf) and _is_float(leaf) for _, leaf in leaves):
+        kinds = ", ".join(described(leaf) for _, leaf in leaves) or "nothing"
+        raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
+    for path, leaf in leaves:
+        if not is_array(leaf):
+            raise TypeError(f"x{keystr(path)}: expected an array, got {described(leaf)}; close over what is none")
+    with contextlib.suppress(ValueError):  # some built-in functions do not say what they take
+        signature = inspect.signature(fun, follow_wrapped=False)
+        try:
+            signature.bind(x)
+        except TypeError as error:
+            raise TypeError(f"fun: expected a function of x alone, such as lambda x: fun(x, more); {error}") from error
+
+
+def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any]) -> jaxprs.View:
+    """What can be said of a function before it is evaluated; x's leaves are its last inputs."""
+    jaxpr = closed.jaxpr
+    active = [False] * (len(jaxpr.invars) - len(leaves)) + list(map(_is_float, leaves))
+    view = jaxprs.View(closed, active, [True] * len(jaxpr.outvars))
     rectifiers.recognize(view)
-    return view, jax.tree.structure(out)
+    return view
 
 
 class _Slot(NamedTuple):
@@ -331,12 +359,13 @@ def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any
 def _leaves_like(seed: PyTree, end: _End) -> list[Any]:
     leaves, tree = jax.tree.flatten(seed)
     if tree != end.tree:
-        raise ValueError(f"seed: expected a pytree like that of y, {end.tree}; got {tree}")
+        raise ValueError(
+            f"seed: expected a pytree like that of y, {end.tree}; got {tree}; put zeros where no signal starts"
+        )
     for leaf, shape, slot in zip(leaves, end.leaves, end.slots, strict=True):
-        if slot and _shape(leaf) != shape:
-            got = _shape(leaf)
+        if slot and not (is_array(leaf) and _shape(leaf) == shape):
             raise ValueError(
-                f"seed: expected {shape.dtype}{list(shape.shape)} like y, got {got.dtype}{list(got.shape)};"
+                f"seed: expected {shape.dtype}{list(shape.shape)} like y, got {described(leaf)};"
                 " for many seeds at once use jax.vmap(project)"
             )
     return leaves

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 from jax.tree_util import Partial, register_pytree_node_class
 from jaxtyping import PyTree
 
@@ -102,9 +103,16 @@ def jit(body: Callable) -> Callable:
 
 def output_of(fun: Callable, *inputs: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
     """The shapes of what a function from `live` gives for inputs, or for shapes of inputs."""
-    if any(map(_is_live, jax.tree.leaves(fun, is_leaf=_is_live))):
+    if _holds_live(fun):
         return jax.eval_shape(lambda *inputs: fun(*inputs), *inputs)
     return jax.eval_shape(_call, fun, *inputs)  # traced once for all weights
+
+
+def jaxpr_of(fun: Callable, *inputs: PyTree) -> jex.ClosedJaxpr:
+    """The jaxpr of a function from `live`: of the leaves of the function, then those of the inputs."""
+    if _holds_live(fun):
+        return jax.make_jaxpr(lambda *inputs: fun(*inputs))(*inputs)
+    return _call.trace(fun, *inputs).jaxpr  # traced once for all weights
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -115,6 +123,10 @@ def is_traced(tree: PyTree) -> bool:
 @jax.jit
 def _call(fun: Partial, *inputs: PyTree) -> PyTree:
     return fun(*inputs)
+
+
+def _holds_live(fun: Callable) -> bool:
+    return any(map(_is_live, jax.tree.leaves(fun, is_leaf=_is_live)))
 
 
 def _is_live(node: Any) -> bool:

@@ -138,7 +138,10 @@ class _Program:
             bound = self._bound(node)
             if bound and self._rectifies(bound):
                 caps = list(self._caps(bound))
-                is_relu = not (self._guards(bound, bound.y) or self._is_part(bound, caps) or self._is_gate(bound, caps))
+                real = jnp.issubdtype(node.equation.outvars[0].aval.dtype, jnp.floating)
+                is_relu = real and not (
+                    self._guards(bound, bound.y) or self._is_part(bound, caps) or self._is_gate(bound, caps)
+                )
                 node.view.roles[id(node.equation)] = "relu" if is_relu else node.kind
                 for cap, _ in caps if is_relu else ():
                     cap.node.view.roles[id(cap.node.equation)] = "saturation"
@@ -203,9 +206,7 @@ class _Program:
         return True
 
     def _rectifies(self, bound: _Bound) -> bool:
-        dtype = bound.node.equation.outvars[0].aval.dtype
-        active = bound.node.view.is_active(bound.node.equation)
-        return bound.lower and active and jnp.issubdtype(dtype, jnp.floating) and self._number(bound.at) == 0
+        return bound.lower and bound.node.view.is_active(bound.node.equation) and self._number(bound.at) == 0
 
     def _scaled(self, node: _Node) -> tuple[Place, float, float] | None:
         """The x, factor and shift of an equation y = factor · x + shift; NaN for numbers that are not known."""

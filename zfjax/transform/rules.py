@@ -7,6 +7,7 @@ closes over is kept until then, as switches are.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +118,8 @@ def unpool_whole(equation: Equation, x: jax.Array) -> Down:
     """`unpool` for the maximum over whole axes (`jnp.max`): all to the first maximum in row-major order."""
     axes = equation.params["axes"]
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
-    columns = x.transpose(*kept, *axes).reshape(*(x.shape[axis] for axis in kept), -1)
+    folded = math.prod(x.shape[axis] for axis in axes)
+    columns = x.transpose(*kept, *axes).reshape(*(x.shape[axis] for axis in kept), folded)
     first = jnp.argmax(columns, axis=-1, keepdims=True)
 
     def down(signal: jax.Array) -> jax.Array:

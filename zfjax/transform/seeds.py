@@ -6,6 +6,8 @@ the program runs.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -14,9 +16,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from zfjax.console.warning import warn
+from zfjax.ops.arguments import array, described, is_array
 
 Value = float | Literal["activation"]
-Index = int | Int[Array, ""] | Int[Array, " n"]
+Index = int | np.integer | Sequence[int] | Int[Array, ""] | Int[Array, " n"] | np.ndarray
 
 
 def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
@@ -31,7 +34,8 @@ def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
         Shaped and typed as y.
 
     Raises:
-        ValueError: y has fewer than two axes, or unit is out of range.
+        TypeError: y is no array; of several, as a tuple or a dict, seed one, and put zeros in place of the others.
+        ValueError: y has fewer than two axes or nothing in it, or unit is out of range.
 
     Paper: section 2.1 ("we set all other activations in the layer to zero") and figures 2 and 4.
 
@@ -40,8 +44,11 @@ def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
     [[0. 0.]
      [3. 0.]]
     """
+    y = _activations(y)
     unit = _checked("unit", unit, y, -1)
-    grid = y.reshape(y.shape[0], -1, y.shape[-1])
+    if not math.prod(y.shape[1:]) or jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise ValueError(f"y: expected one real activation or more in each image, got {described(y)}")
+    grid = y.reshape(y.shape[0], math.prod(y.shape[1:-1]), y.shape[-1])
     maps = _along(unit, grid, -1)
     column = jnp.sum(jnp.where(maps, grid, jnp.zeros_like(grid)), axis=-1)
     mask = maps & _along(jnp.argmax(column, axis=1), grid, 1)
@@ -50,12 +57,16 @@ def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
 
 def whole_map(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
     """All positions of one unit. Arguments, result and errors as in `strongest`."""
+    y = _activations(y)
     unit = _checked("unit", unit, y, -1)
     return _seed(y, _along(unit, y, -1), value, _inside(unit, y.shape[-1]))
 
 
 def at(
-    y: Float[Array, "n *grid c"], unit: Index, position: tuple[Index, ...], value: Value = "activation"
+    y: Float[Array, "n *grid c"],
+    unit: Index,
+    position: Sequence[Index] | Array | np.ndarray,
+    value: Value = "activation",
 ) -> Float[Array, "n *grid c"]:
     """One unit at one position.
 
@@ -71,7 +82,10 @@ def at(
     Raises:
         ValueError: unit or position is out of range, or position has not one index for each axis of the map.
     """
+    y = _activations(y)
     unit = _checked("unit", unit, y, -1)
+    if isinstance(position, np.ndarray | jax.Array) and position.ndim:
+        position = tuple(position)
     if not isinstance(position, tuple | list) or len(position) != y.ndim - 2:
         raise ValueError(f"position: expected {y.ndim - 2} indices for y of shape {y.shape}, got {position}")
     mask, valid = _along(unit, y, -1), _inside(unit, y.shape[-1])
@@ -89,20 +103,24 @@ def masked(
     Raises:
         ValueError: the mask is not boolean, or does not broadcast to y's shape.
     """
+    y = array("y", y)
+    mask = np.asarray(mask) if isinstance(mask, tuple | list) else mask
     try:
-        fits = np.broadcast_shapes(jnp.shape(mask), y.shape) == y.shape
+        fits = is_array(mask) and np.broadcast_shapes(jnp.shape(mask), y.shape) == y.shape
     except ValueError:
         fits = False
     if not fits or not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
-        got = f"{jnp.result_type(mask)}{list(jnp.shape(mask))}"
-        raise ValueError(f"mask: expected booleans that broadcast to y's shape {y.shape}, got {got}")
+        raise ValueError(f"mask: expected booleans that broadcast to y's shape {y.shape}, got {described(mask)}")
     return _seed(y, mask, value)
 
 
 def _seed(y: jax.Array, mask: jax.Array, value: Value, valid: jax.Array | bool = True) -> jax.Array:
-    if value is None or np.ndim(value) or (isinstance(value, str) and value != "activation"):
+    if isinstance(value, str) and value == "activation":
+        chosen = y
+    elif is_array(value) and not jnp.ndim(value) and (jnp.iscomplexobj(y) or not jnp.iscomplexobj(value)):
+        chosen = jnp.full_like(y, value)
+    else:
         raise ValueError(f"value: expected 'activation' or a number, got {value!r}")
-    chosen = y if isinstance(value, str) else jnp.full_like(y, value)
     seed = jnp.where(mask, chosen, jnp.zeros((), y.dtype))
     return jnp.where(jnp.all(valid), seed, jnp.full((), jnp.nan, y.dtype))
 
@@ -114,16 +132,19 @@ def _along(index: jax.Array, y: jax.Array, axis: int) -> jax.Array:
     return index.reshape(-1, *(1,) * (y.ndim - 1)) == jnp.arange(y.shape[axis]).reshape(shape)
 
 
-def _checked(name: str, index: Index, y: jax.Array, axis: int) -> jax.Array:
+def _activations(y: Any) -> jax.Array:
+    y = array("y", y)
     if y.ndim < 2:
         raise ValueError(f"y: expected activations [N, H, W, C] or [N, C], got shape {y.shape}")
+    return y
+
+
+def _checked(name: str, index: Index, y: jax.Array, axis: int) -> jax.Array:
     size = y.shape[axis]
     index = np.asarray(index) if isinstance(index, tuple | list) else index
-    shape, dtype = jnp.shape(index), jnp.result_type(index)
-    if not jnp.issubdtype(dtype, jnp.integer) or shape not in ((), (1,), (y.shape[0],)):
-        raise ValueError(
-            f"{name}: expected an integer, or one for each of {y.shape[0]} images; got {dtype}{list(shape)}"
-        )
+    fits = is_array(index) and jnp.shape(index) in ((), (1,), (y.shape[0],))
+    if not fits or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+        raise ValueError(f"{name}: expected an integer, or one for each of {y.shape[0]} images; got {described(index)}")
     if isinstance(index, jax.core.Tracer):
         _watch(index, name=name, size=size)
     elif not np.all(_inside(np.asarray(index), size)):
