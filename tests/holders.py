@@ -12,6 +12,8 @@ from zfjax.console import hold
 if "--locks" not in sys.argv:
     hold._lock, hold.SETTLED_AFTER = lambda descriptor: False, 0.4
 hold.RENEWED_EVERY = 0.05
+if "--command" in sys.argv:
+    hold.signals.listen()
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 try:
     with hold.hold(sys.argv[1], "zfjax train", beside="--beside" in sys.argv):
@@ -22,6 +24,7 @@ try:
         if "--fork" not in sys.argv:
             print("held", flush=True)
         sys.stdin.read()
+        print("ended", flush=True)
 except hold.InUse as error:
     print(error, flush=True)
 """

@@ -91,6 +91,17 @@ def test_other_writers_and_readers_of_a_run_do_not_mind_its_training(capsys, fol
     assert not (workdir / "figures").exists()
 
 
+def test_reading_a_run_writes_nothing_into_it(folder, tmp_path):
+    """So a folder that may only be read, or that a training holds, is no hindrance."""
+    workdir = begun(folder, tmp_path / "run")
+    (workdir / "classes.json").unlink()
+    (workdir / "scan.npz").unlink()
+    before = holders.contents(workdir)
+    with holders.holding(workdir):
+        assert len(open_data(tiny_runs.tiny_config(folder), epath.Path(workdir)).train) == 66
+    assert holders.contents(workdir) == before
+
+
 def test_weights_and_imports_too(capsys, folder, weights, tmp_path):
     with holders.holding(tmp_path / "run"):
         code, line = said(capsys, import_weights.main, weights, f"--workdir={tmp_path / 'run'}", "--model=resnet18")

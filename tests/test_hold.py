@@ -176,6 +176,17 @@ def test_it_is_renewed_and_noticed_when_another_takes_over(tmp_path, quick, lock
     assert json.loads((tmp_path / FILE).read_text())["process"] == 7
 
 
+def test_a_command_whose_folder_was_taken_over_ends_at_once(tmp_path):
+    """It saves nothing more, as it would after a signal, since the folder is another's."""
+    process = start(tmp_path, "--locks", "--command")
+    assert process.stdout.readline() == "held\n"
+    left(tmp_path)
+    with process:
+        assert process.wait(10) == 2
+        assert process.stdout.read() == ""
+        process.stdin.close()
+
+
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"^cannot write in {tmp_path / 'file'}: "), hold(tmp_path / "file", "x"):

@@ -224,6 +224,7 @@ class _Hold:
                 found = self._read()
                 if _parsed(found) and not self._is_mine(found):
                     say(f"{self._path} was taken over by {_holder(found)}")
+                    signals.end_command(2)  # before anything of this run is written over the other's
                     _thread.interrupt_main()
                     return
                 self._write()
@@ -253,6 +254,8 @@ def _locked(file: epath.Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):  # its folder was made, and removed again by one that ended
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            with contextlib.suppress(OSError, AttributeError):
+                os.fchmod(descriptor, 0o666)  # so that others of the group may take over what is left of a dead holder
             keep = False
             try:
                 has_locks = _lock(descriptor)
@@ -282,7 +285,7 @@ def _lock(descriptor: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
             raise BlockingIOError from error
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL):
             return False
         raise
     return True
