@@ -232,6 +232,8 @@ def bombs() -> dict[str, bytes]:
     j2k = bytearray(encoded(smooth(), "JPEG2000"))
     at = j2k.index(b"ihdr") + 4
     j2k[at : at + 8] = struct.pack(">II", 60000, 60000)
+    tiles = bytearray(encoded(smooth(), "JPEG2000", no_jp2=True, tile_size=(32, 32)))
+    tiles[8:16] = struct.pack(">II", 8_000, 8_000)
     bmp = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 0, 0, 0, 1078, 40, 30000, 30000, 1, 8, 1, 0, 0, 0, 256, 0)
     strips = struct.pack("<2sHIH", b"II", 42, 8, 3) + struct.pack("<HHII", 256, 4, 1, 1)
     strips += struct.pack("<HHII", 257, 4, 1, 1_000_000) + struct.pack("<HHII", 273, 4, 1_000_000, 100)
@@ -244,6 +246,7 @@ def bombs() -> dict[str, bytes]:
         "a JPEG of a thousand scans": scans[:-2] + scans[last:-2] * 1000 + b"\xff\xd9",
         "a GIF": bytes(gif),
         "a JPEG 2000": bytes(j2k),
+        "a JPEG 2000 of many tiles": bytes(tiles),
         "a JPEG XL": b"\xff\x0a" + ((1 << 1 | 3 << 1) | (29999 << 3) | (1 << 33)).to_bytes(12, "little"),
         "a BMP of runs": bmp + bytes(1024) + b"\xff\x01" * 100,
         "a TGA of runs": struct.pack("<BBBHHBHHHHBB", 0, 0, 10, 0, 0, 0, 0, 0, 65535, 65535, 24, 0)

@@ -93,7 +93,7 @@ def open_lazily(data: bytes) -> Any:
             if accepts is None or accepts(data[:16]) is True:
                 damaged = damaged or (f"damaged {kind.name} file" if accepts else "")
                 return factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # what Pillow's readers say "not mine" with
+        except (SyntaxError, IndexError, TypeError, ValueError, struct.error):  # what readers say "not mine" with
             continue
     raise UnidentifiedImageError(damaged or _unknown(data))
 

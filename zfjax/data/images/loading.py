@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from zfjax.data import formats
-from zfjax.data.images import bounds, depth, jpegs, pngs
+from zfjax.data.images import bounds, depth, jpeg2000, jpegs, pngs
 from zfjax.data.images.notes import say_once
 
 try:  # the extra `fast`: the same pixels from color JPEGs, sooner
@@ -52,6 +52,8 @@ def read(data: bytes, name: str, smallest: int, use: Callable[[Picture], np.ndar
         extra = len(data) + (len(file) if file is not data else 0)
         if image.format in ("JPEG", "MPO"):
             extra += jpegs.held_bytes(image, data)
+        elif image.format == "JPEG2000":
+            extra += jpeg2000.held_bytes(data)
         whole: tuple[int, int] = image.size
         size = _made_smaller(image, data, smallest) if smallest else whole
         if not smallest:
@@ -86,17 +88,9 @@ def _made_smaller(image: Any, data: bytes, smallest: int) -> tuple[int, int]:
     if image.format != "JPEG2000":
         image.draft(None, (smallest, smallest))  # only JPEG's does something
         return image.size
-    code = data.find(b"\xff\x52")  # the marker COD, whose tenth byte is how often the picture was halved
-    levels = min(data[code + 9] if 0 <= code < len(data) - 9 else 0, 32)
-
-    def halved(side: int, times: int) -> int:
-        return -(-side >> times)
-
-    def fits(side: int, times: int) -> bool:  # Pillow expects a rounded side where the decoder rounds up
-        return halved(side, times) >= smallest and halved(side, times) == (side + (1 << times >> 1)) >> times
-
-    image.reduce = max((n for n in range(levels + 1) if all(fits(side, n) for side in image.size)), default=0)
-    return halved(image.width, image._reduce), halved(image.height, image._reduce)
+    times = jpeg2000.halvings(data, image.size, smallest)
+    image.reduce = times
+    return jpeg2000.halved(image.width, times), jpeg2000.halved(image.height, times)
 
 
 def _fast(data: bytes) -> Image.Image | None:
