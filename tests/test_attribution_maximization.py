@@ -61,7 +61,7 @@ def test_l2_and_tv():
 
 
 def test_a_cell_of_a_map():
-    """Of a map it is the centre cell; where that does not look nothing but L2 acts, and the noise dies out."""
+    """Of a map it is the center cell; where that does not look nothing but L2 acts, and the noise dies out."""
     found = np.asarray(maximize(FEATURES, 3, KEY, size=(16, 16), n_steps=100, jitter=0, l2=3.0, tv=0.0, basis=PIXELS))
     # Cell 4 of 8: of stride 2, through 3×3 windows twice.
     seen = np.zeros((16, 16), bool)

@@ -168,7 +168,7 @@ def test_cams_by_their_formulas():
 
 
 def test_score_cam_by_its_formula():
-    """pytorch-grad-cam's, but for the place of pixels' centres."""
+    """pytorch-grad-cam's, but for the place of pixels' centers."""
     maps = activations_and_gradients()[0].detach()
     wide = torch.nn.functional.interpolate(maps, IMAGES.shape[1:3], mode="bilinear", align_corners=False)
     low, high = wide.amin(dim=(2, 3), keepdim=True), wide.amax(dim=(2, 3), keepdim=True)

@@ -92,9 +92,9 @@ def test_receptive_field_is_what_gradients_touch(name):
         touched = jnp.abs(jax.grad(unit)(picture))[0].sum(-1) > 0
         seen |= {(int(r), int(c)) for r, c in zip(*jnp.nonzero(touched), strict=True)}
     rows, columns = {r for r, _ in seen}, {c for _, c in seen}
-    centre = [offset + stride for offset, stride in zip(row.offset, row.total_stride, strict=True)]
+    center = [offset + stride for offset, stride in zip(row.offset, row.total_stride, strict=True)]
     for axis, touched in enumerate((rows, columns)):
-        first = centre[axis] - (row.receptive_field[axis] - 1) / 2
+        first = center[axis] - (row.receptive_field[axis] - 1) / 2
         assert min(touched) >= max(first, 0)
         assert max(touched) <= first + row.receptive_field[axis] - 1
 

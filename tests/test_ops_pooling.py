@@ -147,7 +147,7 @@ def test_jit_vmap_and_second_derivative():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_max_pool_is_recognisable():
+def test_max_pool_is_recognizable():
     jaxpr = str(jax.make_jaxpr(lambda x: ops.max_pool(x, *FIG3))(jnp.ones((1, 6, 6, 1))))
     assert "name=max_pool" in jaxpr
     assert "reduce_window_max" in jaxpr

@@ -1,32 +1,32 @@
-"""Lenses: which pixels, or cells of a layer, a function's score for a class hangs on.
+"""Lenses: which pixels, or which cells of a layer, a function's score for a class depends on.
 
-All have one form, and say only what they add to it:
+All share one form, and document only what they add to it:
 
     lens(fun, inputs, target, …) -> attributions
 
 Args:
-    fun: any function from inputs [n, …] to logits [n, classes] before softmax that treats each input alone: a
-        closure, a module of Flax or Equinox or a method of one, or any object that can be called. It is looked at anew
-        at each call, and one compiled program serves all weights. Of `zfjax.layer(net, variables, "fc8")` and both
-        functions of `zfjax.split` the weights are known without tracing them.
+    fun: any function from inputs [n, …] to logits [n, classes] before softmax that treats inputs independently: a
+        closure, a Flax or Equinox module or a method of one, or any other callable. It is traced at each call, so new
+        weights count at once, and one compiled program serves all weights. `zfjax.layer(net, variables, "fc8")` and
+        both functions of `zfjax.split` skip the tracing.
     inputs: one array: images [n, H, W, C], floating-point with the mean already subtracted; or, for `grad_cam`,
         `grad_cam_plus_plus` and `layer_cam`, a layer's maps [n, h, w, k], and `fun` is the head above that layer.
-    target: the class asked about, one for all inputs or one for each [n].
-    batch_size: of those that take it: how many images go through the net at once, counting copies, steps and masked
-        images. It bounds the memory, and does not change the result.
+    target: the class asked about: one for all inputs, or one per input [n].
+    batch_size: images that go through the net at once, counting copies, steps and masked images; taken by some lenses.
+        It bounds memory and does not change the result.
 
 Returns:
-    Shaped as the images, signed (`saliency`: absolute); of CAMs, [n, h, w] in the size of the maps, rectified and not
-    normalised. `per_pixel` makes [n, H, W] of the former, `upsample` of the latter. What is added up or multiplied is
-    in float32 at least, also of nets in half precision.
+    Shaped like the images, signed (`saliency`: absolute). CAMs are [n, h, w], as large as the maps, rectified and not
+    normalized. `per_pixel` turns the former into [n, H, W], `upsample` the latter. Sums and products are in float32 or
+    wider, even for nets in half precision.
 
 Raises:
     TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
-    ValueError: no such class, not one target for each input, fun gives no [n, classes], or maps without positions. A
-        target that is traced cannot be looked at: where it is no class, the attributions are NaN.
+    ValueError: a class out of range, not one target per input, fun does not return [n, classes], or maps without
+        positions. A traced target cannot be checked: where it is out of range, the attributions are NaN.
 
-They are pure, work under `jit` and `vmap`, and treat each input alone: a batch gives what its inputs give one at a
-time. Called with arrays, they compile what they do, and long ones show their progress.
+Lenses are pure, work under `jit` and `vmap`, and treat inputs independently: a batch gives what its inputs give one at
+a time. Called with arrays, they compile their work, and long ones show their progress.
 
 >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
 >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))

@@ -1,4 +1,4 @@
-"""What every lens is asked: the score of a class, as a function of its inputs."""
+"""The question that every lens answers: a class's score as a function of the inputs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +16,7 @@ Target = int | Int[Array, ""] | Int[Array, " n"]
 
 
 class Asked(NamedTuple):
-    """A lens' arguments after they have been looked at; a pytree, so that jitted functions take it whole."""
+    """A lens's arguments, checked. A pytree, so that jitted functions take it whole."""
 
     fun: Fun  # from `functions.live`
     inputs: Float[Array, "n ..."]
@@ -24,17 +24,17 @@ class Asked(NamedTuple):
 
 
 def asked(fun: Fun, inputs: Float[Array, "n ..."], target: Target, *, name: str = "images") -> Asked:
-    """The arguments that all lenses have in common, checked.
+    """Check the arguments that all lenses have in common.
 
     Args:
         fun: from inputs to logits [n, classes] before softmax.
         inputs: what it takes.
-        target: a class, one for all inputs or one for each.
+        target: a class: one for all inputs, or one per input.
         name: what to call the inputs in messages.
 
     Raises:
         TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
-        ValueError: fun does not give logits [n, classes], or there are no such classes (seen only where `target` is
+        ValueError: fun does not return logits [n, classes], or a class is out of range (checked only if `target` is
             not traced).
     """
     inputs, fun = floats(name, inputs), functions.live(fun)
@@ -59,7 +59,7 @@ def scores(asked: Asked) -> Float[Array, " n"]:
 def scores_and_gradients(asked: Asked) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
     """The target's logit of each input, and its gradient, from one pass.
 
-    It is the gradient of the sum over inputs; as the function treats each input alone, of each its own.
+    This is the gradient of the sum over inputs. Since the function treats inputs independently, each gets its own.
     """
     logits, pull = jax.vjp(asked.fun, asked.inputs)
     (gradients,) = pull(one_hot(logits, asked.target))
@@ -67,14 +67,14 @@ def scores_and_gradients(asked: Asked) -> tuple[Float[Array, " n"], Float[Array,
 
 
 def one_hot(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, "n classes"]:
-    """1 at each input's target, a signal to send down; NaN for a traced target that is no class."""
+    """The signal to send down: 1 at each input's target; NaN if a traced target is out of range."""
     hot = _is_target(logits, target)
     found = jnp.where(hot, jnp.ones((), logits.dtype), jnp.zeros((), logits.dtype))
     return jnp.where(hot.any(axis=1, keepdims=True), found, jnp.full((), jnp.nan, logits.dtype))
 
 
 def at_least_one(**numbers: int) -> None:
-    """Raises a ValueError that names the argument which is below 1."""
+    """Raise a ValueError naming the argument that is below 1."""
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
@@ -91,7 +91,7 @@ def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> A
 
 
 def _logits(fun: Fun, inputs: Array, name: str) -> tuple[int, int]:
-    """The size of what `fun` gives."""
+    """The shape of `fun`'s logits, checked."""
     if inputs.ndim < 2 or not len(inputs):
         raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
     logits = functions.output_of(fun, inputs)

@@ -1,4 +1,4 @@
-"""Class activation maps: a layer's maps, weighed by what they mean to a class."""
+"""Class activation maps: a layer's maps, weighted by what they mean to a class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -37,8 +37,8 @@ def grad_cam(head: Fun, features: Features, target: Target) -> Cam:
 def grad_cam_plus_plus(head: Fun, features: Features, target: Target) -> Cam:
     """As `grad_cam`, with α_k = Σ_ij g⁺ / (2 + g⁺ Σ_ab A^k_ab), where g⁺ is the positive part of the gradient.
 
-    That is the paper's α^k_ij · ReLU(g) with g² cancelled. The maps should be rectified. pytorch-grad-cam adds 1e-6 to
-    the denominator before cancelling, so that it falls short of the formula where |g| is near 1e-3 or below.
+    That is the paper's α^k_ij · ReLU(g) with g² canceled. The maps should be rectified. pytorch-grad-cam adds 1e-6 to
+    the denominator before canceling, so that it falls short of the formula where |g| is near 1e-3 or below.
 
     Paper: Chattopadhay et al. 2018, "Grad-CAM++", equations 7 and 19.
     """
@@ -59,13 +59,13 @@ def guided_grad_cam(
     images: Float[Array, "n height width channels"],
     target: Target,
 ) -> Float[Array, "n height width channels"]:
-    """Guided backprop, times Grad-CAM in the images' size: shaped as the images.
+    """Guided backprop times Grad-CAM upsampled to the images: shaped like the images.
 
     Args:
-        features_fun: from images to the layer's maps; the first of what `zfjax.split` returns.
-        head: from the maps to logits; the second.
+        features_fun: from images to the layer's maps; the first function that `zfjax.split` returns.
+        head: from the maps to logits; the second one.
         images: as in all lenses.
-        target: likewise.
+        target: as in all lenses.
 
     Paper: Selvaraju et al. 2016, section 3.2.
     """
@@ -77,10 +77,10 @@ def guided_grad_cam(
 
 
 def upsample(cam: Cam, size: int | Pair) -> Float[Array, "n H W"]:
-    """Maps stretched over whole images, bilinear; centres are at half pixels, as in PyTorch's align_corners=False.
+    """Stretch maps over whole images, bilinearly; centers are at half pixels, as in PyTorch's align_corners=False.
 
-    So it is done in the papers. It is not quite where cells look: of ZFNet's relu5 at 96 px the first cell's field is
-    centred at pixel 20, and stretched to 9.1.
+    The papers do so. It is not quite where cells look: in ZFNet at 96 px, the field of relu5's first cell is centered
+    at pixel 20, but stretching puts the cell at 9.1.
 
     Args:
         cam: [n, height, width].
@@ -98,7 +98,7 @@ def upsample(cam: Cam, size: int | Pair) -> Float[Array, "n H W"]:
 
 
 def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
-    """As `asked`, of features that must have positions.
+    """Check as `asked` does, and that the features have positions.
 
     Raises:
         ValueError: they have none.
@@ -108,7 +108,7 @@ def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
 
 
 def check_maps(name: str, maps: Array) -> None:
-    """Raises a ValueError for anything but maps [n, height, width, maps]."""
+    """Raise a ValueError for anything but maps [n, height, width, maps]."""
     shape = array(name, maps).shape
     if len(shape) != 4:
         raise ValueError(
@@ -139,7 +139,7 @@ def _layer_cam(question: Asked) -> Array:
 
 
 def weighed(maps: Features, weights: Float[Array, "n maps"]) -> Cam:
-    """The positive part of the maps' weighed sum, in float32 at least."""
+    """The positive part of the maps' weighted sum, in float32 or wider."""
     return rectify((widened(maps) * widened(weights)[:, None, None, :]).sum(axis=-1))
 
 
@@ -150,7 +150,7 @@ def _features(features_fun: Fun, images: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Joined(functions.Fixed):
-    """The whole net, of its two parts."""
+    """The whole net, from its two parts."""
 
     def __call__(self, features_fun: Fun, head: Fun, images: Array) -> Array:
         return head(features_fun(images))

@@ -1,4 +1,4 @@
-"""Long work in chunks: a loop that shows its progress, and inside another jitted function a loop on the device."""
+"""Long work in chunks: a loop that shows its progress or, under tracing, a loop on the device."""
 
 import functools
 
@@ -13,32 +13,32 @@ from zfjax.transform import functions
 
 
 def even(count: int, batch_size: int) -> tuple[int, int]:
-    """How many chunks of at most `batch_size`, and the size that spreads `count` over them most evenly."""
+    """The number of chunks of at most `batch_size`, and the chunk size that spreads `count` most evenly."""
     chunks = -(-count // batch_size)
     return chunks, -(-count // max(1, chunks))
 
 
 def numbers(chunk: Int[Array, ""], size: int) -> Int[Array, " size"]:
-    """What is in a chunk. In the last one, numbers may lie beyond the end: gather them clipped, and drop them."""
+    """The numbers in a chunk. Those of the last one may run past the end: gather them clipped, then drop them."""
     return chunk * jnp.int32(size) + jnp.arange(size, dtype=jnp.int32)
 
 
 def walk(step: Partial, carry: PyTree, chunks: int, size: int, what: str) -> PyTree:
-    """Does carry = step(carry, chunk) for each chunk in turn.
+    """Run carry = step(carry, chunk) for each chunk in turn.
 
     Args:
         step: a pytree, in which functions are those of `functions.live`.
         carry: a pytree of arrays.
-        chunks: how many.
-        size: images in each, for the bar.
-        what: the bar's name.
+        chunks: number of chunks.
+        size: images per chunk, for the progress bar.
+        what: label of the progress bar.
     """
     with Progress(what, chunks * size) as progress:
         for chunk in range(chunks):
             if functions.is_traced((step, carry)):
                 rest = functools.partial(_in_loop, step)
                 return jax.lax.fori_loop(jnp.int32(chunk), jnp.int32(chunks), rest, carry)
-            # One chunk under way: the memory is that of one.
+            # One chunk in flight at a time, so that memory is that of one.
             carry = jax.block_until_ready(_step(step, carry, np.int32(chunk)))
             progress.advance(size)
     return carry

@@ -94,8 +94,8 @@ def maximize(
     """What some units of a layer fire for most: Adam climbs from noise, for all units at once.
 
     Each step goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation, ∇a its gradient by
-    the picture x in −1..1, and TV the sum of |differences| of neighbouring pixels. So `l2` and `tv` mean the same in
-    every layer, however large its activations are. Of a map, a is the centre cell: the picture fills what it sees.
+    the picture x in −1..1, and TV the sum of |differences| of neighboring pixels. So `l2` and `tv` mean the same in
+    every layer, however large its activations are. Of a map, a is the center cell: the picture fills what it sees.
 
     On noise most rectified units are silent, and a silent one has no gradient. So for the first tenth of the steps
     ReLUs let the signal down as if they were not there, much as in Lucid.
@@ -106,14 +106,14 @@ def maximize(
         units: which, one or [k].
         key: draws noise and jitter. A unit's picture depends on this and its number, not on the units beside it.
         size: pixels of the pictures, one number or (height, width).
-        channels: of the pictures that `fun` takes; 1 for a net of grey pictures.
+        channels: of the pictures that `fun` takes; 1 for a net of gray pictures.
         basis: `FOURIER` or `PIXELS`.
         n_steps: of Adam.
         lr: how far a step goes, as a share of `reach`.
         l2: pulls pixels to 0, the mean.
         tv: smooths.
         jitter: pixels by which each step may shift the picture, round its edges.
-        reach: pixels stay within ±reach, by reach · tanh(x); 127.5 where images are grey levels minus the mean.
+        reach: pixels stay within ±reach, by reach · tanh(x); 127.5 where images are gray levels minus the mean.
         batch_size: units at once.
 
     Returns:
@@ -211,9 +211,9 @@ def _uphill(fun: Callable, images: Array, units: Array, linear: Array) -> Array:
         return lambda signal: jnp.where(passed, signal, jnp.zeros_like(signal))
 
     activations, project = backproject(fun, images, Rules((("relu", relu),)))
-    centre = tuple(length // 2 for length in activations.shape[1:-1])
+    center = tuple(length // 2 for length in activations.shape[1:-1])
     ones = jnp.ones(len(units), activations.dtype)
-    seed = jnp.zeros_like(activations).at[jnp.arange(len(units)), *centre, units].set(ones)
+    seed = jnp.zeros_like(activations).at[jnp.arange(len(units)), *center, units].set(ones)
     gradient = project(seed)
     size = jnp.sqrt(jnp.mean(gradient**2, axis=(1, 2, 3), keepdims=True))
     return gradient / jnp.where(size > 0, size, jnp.ones_like(size))
@@ -224,7 +224,7 @@ def _rolled(images: Array, shifts: Int[Array, "k 2"]) -> Array:
 
 
 def _variation_gradient(images: Array) -> Array:
-    """Of the sum of |differences| of neighbouring pixels."""
+    """Of the sum of |differences| of neighboring pixels."""
 
     def variation(images: Array) -> Array:
         return sum((jnp.abs(jnp.diff(images, axis=axis)).sum() for axis in (1, 2)), jnp.zeros((), images.dtype))

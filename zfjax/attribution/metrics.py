@@ -187,7 +187,7 @@ def insertion(
         target: a class for all, or one for each image.
         maps: one number a pixel, of the images' height and width.
         n_steps: points of the curve besides the first.
-        fill: what stands where no pixel is yet: a number, a colour [C], a picture [H, W, C], or one for each image,
+        fill: what stands where no pixel is yet: a number, a color [C], a picture [H, W, C], or one for each image,
             such as `blurred(images, 5)`, which the paper takes. 0 is the mean.
         batch_size: at most so many pictures go through `fun` at once.
 
@@ -215,7 +215,7 @@ def deletion(
 ) -> Curves:
     """The class's probability while the pixels go, the most important first; a smaller area is better.
 
-    Arguments and errors as `insertion`; the paper fills with grey, the mean.
+    Arguments and errors as `insertion`; the paper fills with gray, the mean.
 
     Paper: Petsiuk et al. 2018, "RISE", the deletion metric.
     """

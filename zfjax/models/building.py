@@ -1,4 +1,4 @@
-"""What the presets share: scaled numbers of maps, and a look whether the windows fit the images."""
+"""What the presets share: scaled numbers of maps, and a check that all windows fit the images."""
 
 from zfjax.console.errors import UserError
 from zfjax.models.convnet import ConvNet
@@ -13,7 +13,7 @@ def scaled(features: int, width: float) -> int:
 
 
 def fitted(layers: tuple[Layer, ...], image_size: int) -> ConvNet:
-    """The net of these layers. Raises a UserError, which names the layer, where a window does not fit."""
+    """The net of these layers. Raises a UserError naming the layer whose window does not fit."""
     if not 1 <= image_size < 2**16:
         raise UserError(f"image_size={image_size} must be positive and below {2**16}")
     size = Size(image_size, image_size, 3)

@@ -13,17 +13,17 @@ class ConvNet(nn.Module):
     """A ConvNet that shows its work: every layer's output comes back under the layer's name.
 
     Attributes:
-      layers: the net, bottom first.
-      image_size: height and width in pixels of the images it is made for.
-      kernel_init: draws the weights; biases start at 0.
-      dtype: what activations are computed in; parameters stay float32.
+        layers: the net, bottom first.
+        image_size: height and width in pixels of the images it is made for.
+        kernel_init: draws the weights; biases start at 0.
+        dtype: of activations; parameters stay float32.
 
     Example:
-      >>> net = zfjax.zfnet(num_classes=10, width=0.25, image_size=64)
-      >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-      >>> logits, acts = net.apply(variables, jnp.ones((1, 64, 64, 3)))
-      >>> acts["relu5"].shape  # [N, height, width, maps]
-      (1, 3, 3, 64)
+        >>> net = zfjax.zfnet(num_classes=10, width=0.25, image_size=64)
+        >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        >>> logits, acts = net.apply(variables, jnp.ones((1, 64, 64, 3)))
+        >>> acts["relu5"].shape  # [N, height, width, maps]
+        (1, 3, 3, 64)
     """
 
     layers: tuple[Layer, ...]
@@ -35,15 +35,15 @@ class ConvNet(nn.Module):
     def __call__(
         self, images: Float[Array, "n height width channels"], *, train: bool = False
     ) -> tuple[Float[Array, "n classes"], dict[str, Float[Array, "n ..."]]]:
-        """Sends images up through all layers.
+        """Apply all layers to a batch of images.
 
         Args:
-          images: NHWC, RGB in 0..255 with the mean already subtracted.
-          train: drop units, which needs `rngs={"dropout": key}`; normalise by the batch, which gives new running
-            averages and needs `mutable=["batch_stats"]`.
+            images: NHWC, RGB in 0..255 with the mean already subtracted.
+            train: drop units, which needs `rngs={"dropout": key}`, and normalize by the batch, which updates the
+                running averages and needs `mutable=["batch_stats"]`.
 
         Returns:
-          The last layer's output as float32, and each layer's output by name, bottom first (dropout has no entry).
+            The last layer's output as float32, and each layer's output by name, bottom first (dropout has no entry).
         """
         x = images.astype(self.dtype)
         acts = {}

@@ -1,4 +1,4 @@
-"""Layers of a net as functions of images, and what lies above a layer as a function of it."""
+"""A net cut at a layer: the part below as a function of images, the part above as a function of the layer."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from zfjax.transform.functions import Fixed
 
 
 def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
-    """The function from images to the activations of one layer; what lies above it is not computed.
+    """The function from images to one layer's activations; nothing above that layer is computed.
 
     Args:
         net: a ConvNet, such as `zfjax.zfnet(1000)`.
         variables: its variables, `{"params": …}`, and `"batch_stats"` where it has batch norm.
-        name: of a layer: conv1 relu1 pool1 norm1 … fc8; stage1 … stage4 of a ResNet.
+        name: of the layer: conv1 relu1 pool1 norm1 … fc8, or stage1 … stage4 of a ResNet.
 
     Returns:
-        A function of images: float [N, H, W, 3] with the mean already subtracted. Below the first dense layer H and W
-        may be others than the net's own. It is a pytree with the variables as leaves, so that jitted functions can take
-        it as an argument: `jax.jit(zfjax.deconvnet)(fun, images)`.
+        A function of images: float [N, H, W, 3] with the mean already subtracted. Below the first dense layer, H and
+        W may differ from the net's own. It is a pytree with the variables as leaves, so jitted functions can take it as
+        an argument: `jax.jit(zfjax.deconvnet)(fun, images)`.
 
         It raises a ValueError for images in another layout, and a TypeError for integers.
 
     Raises:
-        UserError: the net has no such layer; the likely one is named.
+        UserError: the net has no such layer; the closest name is suggested.
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
@@ -44,7 +44,7 @@ def layer(net: ConvNet, variables: PyTree, name: str) -> Partial:
 
 
 def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
-    """The function from images to the activations of several layers, a dict by name.
+    """The function from images to several layers' activations, a dict by name.
 
     Arguments, result and errors are those of `layer`.
     """
@@ -53,7 +53,7 @@ def layers(net: ConvNet, variables: PyTree, names: Sequence[str]) -> Partial:
 
 
 def split(net: ConvNet, variables: PyTree, name: str) -> tuple[Partial, Partial]:
-    """A net in two functions at one layer: from images to its activations, and from these to the logits.
+    """Split a net at one layer: a function from images to its activations, and one from these to the logits.
 
     Arguments and errors are those of `layer`.
 
@@ -74,7 +74,7 @@ def split(net: ConvNet, variables: PyTree, name: str) -> tuple[Partial, Partial]
 
 @dataclasses.dataclass(frozen=True)
 class Head(Fixed):
-    """What the second function of `split` is a Partial of: `fun.func`. `net` is what lies above the layer."""
+    """The `func` of the Partial that `split` returns second; `net` is the part above the layer."""
 
     net: ConvNet
 
@@ -85,9 +85,9 @@ class Head(Fixed):
 
 @dataclasses.dataclass(frozen=True)
 class Layers(Fixed):
-    """What `layers` returns a Partial of: `fun.func`. `net` is cut above the highest of `names`.
+    """The `func` of the Partial that `layers` returns; `net` ends at the highest of `names`.
 
-    Static, and equal for equal nets and names, so that jitted functions see the same function again.
+    It compares equal for equal nets and names, so that jitted functions recognize it.
     """
 
     net: ConvNet
@@ -111,9 +111,9 @@ class Layers(Fixed):
 
 @dataclasses.dataclass(frozen=True)
 class Layer(Fixed):
-    """What `layer` returns a Partial of: `fun.func`. `net` is cut above `name`.
+    """The `func` of the Partial that `layer` returns; `net` ends at `name`.
 
-    From it, functions that are given only `zfjax.layer(…)` know their geometry.
+    Functions that are given only `zfjax.layer(…)` read the geometry from it.
     """
 
     net: ConvNet
@@ -136,7 +136,7 @@ def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
 
 
 def _used(cut: ConvNet, variables: PyTree) -> PyTree:
-    """The variables of the layers that are left."""
+    """The variables of the remaining layers."""
     used = {}
     for collection, kinds, what in (
         ("params", Conv | Dense | BatchNorm, "weights"),

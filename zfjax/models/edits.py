@@ -1,4 +1,4 @@
-"""Edits of a net's layer tuple: layers left out, layers resized (Table 3)."""
+"""Edits of a net's layer tuple: layers removed or resized (Table 3)."""
 
 import dataclasses
 import re
@@ -14,19 +14,19 @@ from zfjax.models.table import layer_table
 def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:
     """The net without the layers of these numbers, as the paper counts: 3 is conv3 and relu3, 7 is fc7 to drop7.
 
-    Pools, norms and dropout go with the layer whose number they have.
+    Pools, norms and dropout go with the layer of the same number.
 
     Args:
-      net: with layers named by a word and a number, as the presets' are.
-      numbers: of layers below the last, which is the net's output.
+        net: its layers are named by a word and a number, as in the presets.
+        numbers: of layers below the last one, which is the net's output.
 
     Raises:
-      UserError: the net has no such layer, it is the last, or what is left does not fit the net's images.
+        UserError: the net has no such layer, it is the last, or the rest does not fit the net's images.
 
     Example:
-      >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
-      >>> [spec.name for spec in without(net, (1, 2, 3, 4, 7)).layers]
-      ['conv5', 'relu5', 'pool5', 'fc6', 'relu6', 'drop6', 'fc8']
+        >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+        >>> [spec.name for spec in without(net, (1, 2, 3, 4, 7)).layers]
+        ['conv5', 'relu5', 'pool5', 'fc6', 'relu6', 'drop6', 'fc8']
     """
     if not numbers:  # then the layers need not be numbered, as a ResNet's are not
         return net
@@ -45,15 +45,15 @@ def without(net: ConvNet, numbers: Collection[int]) -> ConvNet:
 
 
 def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
-    """The net with other numbers of maps or units in the layers that `features` names.
+    """The net with a different number of maps or units in each layer that `features` names.
 
     Raises:
-      UserError: the net has no such layer, it has no maps or units to choose, or their number is not positive.
+        UserError: the net has no such layer, the layer has no maps or units, or a number is not positive.
 
     Example:
-      >>> net = resized(zfjax.zfnet(1000), {"fc6": 2048, "fc7": 2048})
-      >>> sum(row.parameters for row in zfjax.layer_table(net))
-      28848232
+        >>> net = resized(zfjax.zfnet(1000), {"fc6": 2048, "fc7": 2048})
+        >>> sum(row.parameters for row in zfjax.layer_table(net))
+        28848232
     """
     known = [layer.name for layer in net.layers if isinstance(layer, Conv | Dense)]
     for name, count in features.items():
@@ -72,13 +72,13 @@ def resized(net: ConvNet, features: Mapping[str, int]) -> ConvNet:
 
 
 def layer_number(name: str) -> int | None:
-    """The paper's number of a layer: 5 of relu5, None of relu5_1 and fc."""
+    """The paper's number of a layer: 5 for relu5, None for relu5_1 and fc."""
     found = re.fullmatch(r"(?:conv|relu|pool|norm|drop|fc)(\d+)", name)
     return int(found[1]) if found else None
 
 
 def layer_title(name: str) -> str:
-    """A layer's name, after the paper's number of it where it has one."""
+    """A layer's name, preceded by the paper's number for it if it has one."""
     number = layer_number(name)
     return name if number is None else f"layer {number} ({name})"
 

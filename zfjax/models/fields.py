@@ -1,9 +1,9 @@
-"""What a unit sees: its receptive field in the image, and projections computed on that field alone.
+"""A unit's receptive field in the image, and projections computed on that field alone.
 
-The signal of one unit never leaves its receptive field, nor does the unit's activation depend on anything outside. So
-the net runs on crops of just that size, one unit each: every layer then has exactly the windows that the unit needs,
-without padding. Where a field hangs over the image's edge, the cells outside each map are put to what padding is there:
-zero for convolutions, minus infinity for pools.
+A unit's activation depends on nothing outside its receptive field, and its signal never leaves the field on the way
+down. So the net runs on crops of exactly that size, one unit each: every layer then has just the windows that the unit
+needs, without padding. Where a field hangs over the image's edge, cells outside each map get the value of the padding
+there: zero for convolutions, minus infinity for pools.
 """
 
 import dataclasses
@@ -112,7 +112,7 @@ def project_fields(
     units: Int[Array | np.ndarray, " n"],
     positions: Int[Array | np.ndarray, "n axes"],
 ) -> Projected:
-    """What `project_units` gives, cut to what each unit sees.
+    """What `project_units` returns, cropped to each unit's receptive field.
 
     A function made by `zfjax.layer` runs on the receptive fields alone where these are smaller than the image and the
     net has no shortcuts. Any other runs on whole images, and its patches are whole images.

@@ -1,11 +1,11 @@
-"""A net computed again only where rectangles of its image changed (incremental view maintenance).
+"""Recompute a net only where rectangles of its image changed (incremental view maintenance).
 
-Of each layer the cells that a rectangle reaches are known from the layer specs. Their values stand in one list for all
-rectangles of a chunk, row after row; a convolution or pool gathers what its windows read, from that list where the
-rectangle changed it and from the clean layer elsewhere. Where a convolution changes more cells than changed below it,
-it adds to its clean output what each of those changes, tap by tap: fewer products, and no windows to gather. So no cell
-is computed in vain, positions at the border cost less, and the plan is data: all chunks run one program. Nakandala et
-al. (SIGMOD 2019) do it with fixed windows.
+The layer specs tell which cells of each layer a rectangle reaches. Their values are kept in one list for all rectangles
+of a chunk, row by row. A convolution or pool gathers what its windows read: from that list where the rectangle changed
+it, from the clean layer elsewhere. If a convolution changes more cells than changed below it, it instead adds the
+effect of each changed cell to its clean output, tap by tap: fewer products, and no windows to gather. No cell is
+computed in vain, positions at the border cost less, and the plan is data, so all chunks run one program. Nakandala et
+al. (SIGMOD 2019) use fixed windows instead.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ WHOLE = 0.9
 
 
 class Rectangles(NamedTuple):
-    """One rectangle of a map for each of n positions; empty where nothing is reached."""
+    """One rectangle of a map for each of n positions; empty if nothing is reached."""
 
     top: Int[Any, " n"]  # NumPy's where they are planned, JAX's where they are used
     left: Int[Any, " n"]
@@ -37,13 +37,13 @@ class Rectangles(NamedTuple):
 
     @property
     def cells(self) -> Int[Any, " n"]:
-        """How many cells each has."""
+        """The number of cells in each."""
         return self.height * self.width
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a chunk is computed; static, and the same for all chunks."""
+    """How to compute a chunk; static, and the same for all chunks."""
 
     net: ConvNet
     names: tuple[str, ...]  # of the layers asked for
@@ -59,17 +59,17 @@ class Plan:
 def plan(
     net: ConvNet, names: tuple[str, ...], size: Size, chunks: Sequence[Rectangles]
 ) -> tuple[Plan, list[tuple[Rectangles, ...]]]:
-    """What rectangles of the image change in each layer, for chunks of them.
+    """Work out which cells of each layer change when rectangles of the image do, chunk by chunk.
 
     Args:
-      net: cut above the highest of `names`.
-      names: of layers.
-      size: of the image.
-      chunks: rectangles in pixels, inside the image; equally many in each chunk.
+        net: cut above the highest of `names`.
+        names: of layers.
+        size: of the image.
+        chunks: rectangles in pixels, inside the image; equally many in each chunk.
 
     Returns:
-      The plan, and for each chunk the rectangles of the image and of each layer up to where maps are computed whole:
-      from the first dense layer up, or from where most of a map changes.
+        The plan, and for each chunk the rectangles of the image and of each layer up to where maps are computed whole:
+        from the first dense layer up, or from where most of a map changes.
     """
     sizes, changed = [size], [list(chunks)]
     for layer in net.layers:
@@ -88,7 +88,7 @@ def plan(
 
 
 class Reads(NamedTuple):
-    """What a chunk reads where.
+    """Where a chunk reads its values.
 
     An index of `windows` and `maps` counts the clean map's cells, then one that stands for all outside it, then the
     changed cells. Where a convolution adds changes up, its windows count only the changed cells, then one for none.
@@ -137,17 +137,17 @@ def recompute(
     cover: Float[Array, "height width channels"],
     reads: Reads,
 ) -> dict[str, Float[Array, "n ..."]]:
-    """The activations of the asked layers for each rectangle of a chunk, were it covered.
+    """The requested layers' activations, for each rectangle of a chunk as if it were covered.
 
     Args:
-      plan: from `plan`.
-      params: the net's weights.
-      clean: the image and each listed layer's output for it.
-      cover: what the rectangles show, as large as the image.
-      reads: the chunk's.
+        plan: from `plan`.
+        params: the net's weights.
+        clean: the image and each listed layer's output for it.
+        cover: what the rectangles show, as large as the image.
+        reads: the chunk's.
 
     Returns:
-      By name [n, height, width, maps], or [n, units] for dense layers.
+        By name [n, height, width, maps], or [n, units] for dense layers.
     """
     found = {}
     values = _flat(cover)[reads.cells[0]]
@@ -194,7 +194,7 @@ def _flat(map_: Array) -> Float[Array, "cells maps"]:
 
 
 def _adds_changes(layer: Layer, below: int, above: int) -> bool:
-    """Whether a convolution adds up changes: products go by the changed cells below, not by those above."""
+    """Whether a convolution adds up changes: then its products scale with the changed cells below, not above."""
     return isinstance(layer, Conv) and below < above
 
 
@@ -215,9 +215,9 @@ def _added(change: Array, params: PyTree, windows: Array) -> Float[Array, "room 
 
 
 def _cells(rectangles: Rectangles, room: int) -> tuple[Array, Array, Array]:
-    """Of each entry of a list: the number of its rectangle, its row and its column on the map.
+    """For each entry of a list: its rectangle's number, and its row and column on the map.
 
-    What is over at the end of the list stands for cells of the last rectangle again.
+    Unused slots at the end repeat the last rectangle's cells.
     """
     ends = jnp.cumsum(rectangles.cells)
     entry = jnp.minimum(jnp.arange(room, dtype=jnp.int32), jnp.maximum(ends[-1] - 1, 0))

@@ -1,4 +1,4 @@
-"""The nets of the paper and of the blog post, and those that people have weights of, as layer tuples."""
+"""The nets of the paper and the blog post, and nets that people have weights for, as layer tuples."""
 
 from zfjax.console.errors import UserError
 from zfjax.models.building import fitted, scaled
@@ -14,12 +14,12 @@ def zfnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> Con
     62.36 M parameters at 1000 classes.
 
     Args:
-      num_classes: units of fc8.
-      width: scales the maps of conv1-conv5 and the units of fc6 and fc7.
-      image_size: height and width in pixels of the images.
+        num_classes: units of fc8.
+        width: scales the maps of conv1-conv5 and the units of fc6 and fc7.
+        image_size: height and width in pixels of the images.
 
     Raises:
-      UserError: the windows of a layer do not fit; the layer is named.
+        UserError: a layer's window does not fit; the layer is named.
     """
 
     def pool(name: str) -> MaxPool:
@@ -153,7 +153,7 @@ PRESETS = {
 
 
 def preset(name: str, num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
-    """The net called `name`; arguments as in `zfnet`. Raises a UserError where there is none, or it does not fit."""
+    """The net called `name`; arguments as in `zfnet`. Raises a UserError if there is none or it does not fit."""
     if name not in PRESETS:
         raise UserError(f"unknown net {name!r}; expected one of {', '.join(PRESETS)}")
     return PRESETS[name](num_classes, width=width, image_size=image_size)

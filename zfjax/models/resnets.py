@@ -16,12 +16,12 @@ def resnet18(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> 
     """ResNet-18: 11.69 M parameters at 1000 classes.
 
     Args:
-      num_classes: units of fc.
-      width: scales all numbers of maps.
-      image_size: height and width in pixels of the images.
+        num_classes: units of fc.
+        width: scales all numbers of maps.
+        image_size: height and width in pixels of the images.
 
     Raises:
-      UserError: width or image_size is not positive.
+        UserError: width or image_size is not positive.
     """
     return _resnet(_basic, (2, 2, 2, 2), 1, num_classes, width, image_size)
 

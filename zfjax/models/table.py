@@ -1,4 +1,4 @@
-"""The layer table: what every layer takes in, holds, gives out and sees."""
+"""The layer table: each layer's input, output, cost and receptive field."""
 
 import csv
 import io
@@ -24,8 +24,8 @@ class Row(NamedTuple):
     parameters: int
     multiply_adds: int  # per image
     receptive_field: Pair | None  # pixels that one unit sees; None from the first dense layer up
-    total_stride: Pair | None  # pixels between neighbouring units' fields
-    offset: tuple[float, float] | None  # pixel at the centre of the first unit's field, the image's first pixel being 0
+    total_stride: Pair | None  # pixels between neighboring units' fields
+    offset: tuple[float, float] | None  # pixel at the center of the first unit's field, the image's first pixel being 0
 
 
 class _Field(NamedTuple):
@@ -33,13 +33,13 @@ class _Field(NamedTuple):
 
     size: int = 1
     stride: int = 1
-    centre: float = 0.0
+    center: float = 0.0
 
     def through(self, window: int, stride: int, before: int) -> "_Field":
         return _Field(
             self.size + (window - 1) * self.stride,
             self.stride * stride,
-            self.centre + ((window - 1) / 2 - before) * self.stride,
+            self.center + ((window - 1) / 2 - before) * self.stride,
         )
 
 
@@ -47,8 +47,8 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
     """One row a layer, bottom first, for square images of `net.image_size` (the numbers of the paper's Fig. 3).
 
     Example:
-      >>> [row.receptive_field for row in layer_table(zfjax.zfnet(1000)) if row.name.startswith("conv")]
-      [(7, 7), (27, 27), (75, 75), (107, 107), (139, 139)]
+        >>> [row.receptive_field for row in layer_table(zfjax.zfnet(1000)) if row.name.startswith("conv")]
+        [(7, 7), (27, 27), (75, 75), (107, 107), (139, 139)]
     """
     size = Size(net.image_size, net.image_size, 3)
     fields: tuple[_Field, _Field] | None = (_Field(), _Field())
@@ -70,7 +70,7 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
                 layer.multiply_adds(size),
                 fields and (fields[0].size, fields[1].size),
                 fields and (fields[0].stride, fields[1].stride),
-                fields and (fields[0].centre, fields[1].centre),
+                fields and (fields[0].center, fields[1].center),
             )
         )
         size = out

@@ -1,4 +1,4 @@
-"""Filter renormalisation: no convolution filter may have an RMS above a fixed radius."""
+"""Filter renormalization: no convolution filter may have an RMS above a fixed radius."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def renormalize_kernel(
 
 
 def renormalize_filters(radius: float = 0.1) -> optax.GradientTransformation:
-    """Renormalise every convolution filter after the update. Put it last in `optax.chain`.
+    """Renormalize every convolution filter after the update. Put it last in `optax.chain`.
 
     Convolution kernels are the 4-D leaves named `kernel`; dense kernels, biases and the rest pass unchanged.
 

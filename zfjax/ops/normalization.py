@@ -1,4 +1,4 @@
-"""Local contrast normalisation across maps."""
+"""Local contrast normalization across maps."""
 
 import functools
 
@@ -14,7 +14,7 @@ from zfjax.ops.precision import widened
 def local_response_norm(
     x: Float[Array, "*grid c"], size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
 ) -> Float[Array, "*grid c"]:
-    """y[c] = x[c] / (k + alpha / size · Σ x[c']²)^beta, over the `size` maps c' centred on c.
+    """y[c] = x[c] / (k + alpha / size · Σ x[c']²)^beta, over the `size` maps c' centered on c.
 
     Alpha is divided by the window's size, as in cuda-convnet, Caffe and PyTorch (Krizhevsky's text does not).
     Squares and sums are in float32 at least, so half precision does not overflow.
