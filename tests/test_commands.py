@@ -336,6 +336,18 @@ def test_a_reader_that_leaves_is_no_error(words):
         (UserError("one line"), (2, "zfjax: one line\n")),
         (PermissionError(13, "Permission denied", "a/b"), (2, "zfjax: cannot read or write a/b: Permission denied\n")),
         (OSError(28, "No space left on device"), (2, "zfjax: cannot read or write: No space left on device\n")),
+        (
+            ValueError("put: No space left on device [a]"),
+            (2, "zfjax: cannot write: put: No space left on device [a]\n"),
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nMore"),
+            (
+                2,
+                "zfjax: out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.; ask for less at once,"
+                " such as a smaller batch_size\n",
+            ),
+        ),
     ],
 )
 def test_how_a_command_ends(capsys, error, expected):

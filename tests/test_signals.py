@@ -15,7 +15,7 @@ if os.name == "nt":
     pytest.skip("signals as POSIX has them", allow_module_level=True)
 
 START = """
-import gc, hashlib, os, pathlib, signal, sys, threading, time
+import gc, hashlib, os, pathlib, signal, sys, threading, time, warnings
 from zfjax.console import command, signals
 from zfjax.console.files import draft, write_whole
 
@@ -180,6 +180,7 @@ def test_a_draft_goes_with_the_process_also_while_it_is_written(tmp_path):
 
 def test_a_signal_to_a_forked_child_is_not_its_parents():
     code = """
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
         child = os.fork()
         if not child:
             time.sleep(60)

@@ -18,7 +18,7 @@ from absl import flags
 
 from zfjax.console import signals
 from zfjax.console.errors import UserError
-from zfjax.console.text import brief, did_you_mean, first_line, is_full, reason, say
+from zfjax.console.text import brief, did_you_mean, first_line, is_full, is_out_of_memory, reason, say
 
 WIDTH = 112  # columns of the help
 FAULT, MISTAKE = 1, 2  # exit codes: of zfjax's, of the user's
@@ -75,6 +75,10 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except Exception as error:
         if is_full(error):
             return _failed(MISTAKE, f"cannot write: {first_line(error)}")
+        if is_out_of_memory(error):
+            return _failed(
+                MISTAKE, f"out of memory: {first_line(error)}; ask for less at once, such as a smaller batch_size"
+            )
         return _failed(FAULT, _fault(error))
     finally:
         signals.give_way()

@@ -72,6 +72,11 @@ def is_full(error: BaseException) -> bool:
     return reason(error) in _SYSTEM[:2]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's memory, or a device's, is behind an error."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error)
+
+
 def written(folder: object, names: Sequence[str]) -> str:
     """The last line of a command that writes: where, and what."""
     return f"written to {folder}: {', '.join(names)}"

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from zfjax.console import signals
 from zfjax.console.errors import UserError
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
@@ -109,10 +110,14 @@ def _draw(builder: Shapes) -> None:
     size = builder.builder_config
     count = size.train + size.validation
     print(f"Drawing the shapes data set, once: {count} pictures into {builder.data_dir}", file=sys.stderr)
-    for abandoned in builder.data_path.parent.glob("incomplete.*"):  # by one that was killed
-        abandoned.rmtree()
+
+    def clear() -> None:
+        for unfinished in builder.data_path.parent.glob("incomplete.*"):
+            unfinished.rmtree(missing_ok=True)
+
+    clear()  # what one that was killed left behind
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
-    with _quiet_tfds():
+    with signals.at_end(clear), _quiet_tfds():
         builder.download_and_prepare(download_config=settings)
 
 
