@@ -239,7 +239,7 @@ def test_jax_shares_ties_among_them():
 # Single equations.
 
 
-def test_the_deconvnet_passes_contrast_normalisation_over():
+def test_the_deconvnet_passes_contrast_normalization_over():
     x, seed = normal((1, 2, 2, 8), scale=50.0), normal((1, 2, 2, 8), 1)
 
     def fun(x):
@@ -323,9 +323,9 @@ def test_bad_overwriting_unpools_are_named():
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        (ops, "centre_switches", ops.center_switches),
-        (ops.pooling, "centre_switches", ops.center_switches),
-        (rules, "unpool_at_centres", rules.unpool_at_centers),
+        (ops, "center_switches", ops.center_switches),
+        (ops.pooling, "center_switches", ops.center_switches),
+        (rules, "unpool_at_centers", rules.unpool_at_centers),
     ],
 )
 def test_names_in_the_old_spelling_work_and_warn(module, old, new):

@@ -81,7 +81,7 @@ def unclip(equation: Equation, x: jax.Array) -> Down:
 def identity(equation: Equation, x: jax.Array) -> Down:
     """The signal as it is.
 
-    Paper: ECCV version, section 2.1: contrast normalisation takes no part in the way down.
+    Paper: ECCV version, section 2.1: contrast normalization takes no part in the way down.
     """
     return lambda signal: signal
 

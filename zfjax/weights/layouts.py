@@ -57,14 +57,14 @@ def from_torch(
     (height, width, channel) order, of which PyTorch has (channel, height, width).
 
     Args:
-      net: the net; its preset is `MODELS[name].preset`.
-      modules: the layers' names in PyTorch, by `MODELS[name].modules`.
-      tensors: the state_dict, of any floats.
-      called: what errors call the tensors that have another name in their file.
+        net: the net; its preset is `MODELS[name].preset`.
+        modules: the layers' names in PyTorch, by `MODELS[name].modules`.
+        tensors: the state_dict, of any floats.
+        called: what errors call the tensors that have another name in their file.
 
     Raises:
-      Misfit: a UserError; tensors are missing, too many, of other shapes or no floats. They are named.
-      UserError: tensors hold what is no weight: NaN, infinity, more than float32 can multiply, a negative variance.
+        Misfit: a UserError; tensors are missing, too many, of other shapes or no floats. They are named.
+        UserError: tensors hold what is no weight: NaN, infinity, more than float32 can multiply, a negative variance.
     """
     called = called or {}
     places = slots(net, modules)

@@ -51,7 +51,7 @@ class Preprocessing(NamedTuple):
         """This, with numbers that can be used.
 
         Raises:
-          UserError: not three means, not three positive deviations, or numbers that are none of pixels.
+            UserError: not three means, not three positive deviations, or numbers that are none of pixels.
         """
         if not 1e-3 <= self.pixel_max <= 1e6:
             raise UserError(f"pixel_max={self.pixel_max:g} must be positive: what white is, 1 or 255")

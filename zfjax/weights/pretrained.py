@@ -53,15 +53,15 @@ def load(
     What is not given is what a file written by `save` says of itself, else torchvision's.
 
     Args:
-      source: a `.pth`, `.ckpt` or `.safetensors` file: a state_dict, a training script's checkpoint, a whole module.
-      model: one of `MODELS`.
-      preprocessing: what the model takes; default RGB in 0..1, normalised by ImageNet's mean and deviation.
-      width: scales the numbers of maps and units; default 1.
-      image_size: pixels; default 224.
-      key: in a file with several such nets the name of one, such as "model" beside "model_ema"; default the averaged.
+        source: a `.pth`, `.ckpt` or `.safetensors` file: a state_dict, a training script's checkpoint, a whole module.
+        model: one of `MODELS`.
+        preprocessing: what the model takes; default RGB in 0..1, normalized by ImageNet's mean and deviation.
+        width: scales the numbers of maps and units; default 1.
+        image_size: pixels; default 224.
+        key: in a file with several such nets the name of one, such as "model" beside "model_ema"; default the averaged.
 
     Raises:
-      UserError: the file cannot be read, its tensors are not the model's, or they are no weights (NaN, say).
+        UserError: the file cannot be read, its tensors are not the model's, or they are no weights (NaN, say).
     """
     layouts.model(model)  # a mistyped name is told before a large file is read
     name, file = os.fspath(source), read(source)
@@ -117,14 +117,14 @@ def save(
     """Write a net in PyTorch's names and layout as `.safetensors`; its metadata say what it is. Returns the path.
 
     Args:
-      path: the file; its name ends in `.safetensors`.
-      model: one of `MODELS`.
-      loaded: the net; its preprocessing is taken out of the first kernel again.
-      classes: what the outputs stand for.
-      width: of the net.
+        path: the file; its name ends in `.safetensors`.
+        model: one of `MODELS`.
+        loaded: the net; its preprocessing is taken out of the first kernel again.
+        classes: what the outputs stand for.
+        width: of the net.
 
     Raises:
-      UserError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     tensors = layouts.to_torch(loaded.net, loaded.modules, _unfolded(loaded))
     metadata = {
