@@ -437,3 +437,42 @@ def test_a_scan_of_an_older_zfjax_is_read_and_knows_nothing_of_the_pictures(tmp_
             max_broken=1,
             cache_dir=str(tmp_path / "c"),
         )
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """`gs://` in memory."""
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+
+    class Bucket:
+        def __getattr__(self, name):
+            return lambda path, *args, **options: getattr(memory, name)(
+                os.fspath(path).replace("gs://", "/"), *args, **options
+            )
+
+    monkeypatch.setattr("etils.epath.backend._FileSystemSpecBackend.fs", lambda *_: Bucket())
+    yield memory
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["decoded", "cached"])
+def test_pictures_in_a_bucket(bucket, tmp_path, cached):
+    """Read by their names and some by their content, since asking for the times of each would take long."""
+    for split, count in (("train", 40), ("valid", 4), ("test", 3)):
+        for label, name in enumerate("ab"):
+            for i, data in enumerate(drawn(count, seed=label + 2 * count)):
+                bucket.pipe(f"/bucket/photos/{split}/{name}/{i:02}", data)
+    bucket.pipe("/bucket/photos/train/a/deeper/x.png", b"x")
+    source = open_source("folder:gs://bucket/photos")
+    assert source.notes[0].endswith(
+        "trains on train/ (80 images), validates on valid/ (8); left aside: test/ (6 files)"
+    )
+    assert source.notes[1].endswith("left out: 1 in deeper folders (a/deeper)")
+    cache_dir = str(tmp_path / "cache") if cached else ""
+    first = scan_once(None, source, SIZE, cache_dir=cache_dir)
+    first.save(tmp_path)
+    same(scan_once(tmp_path, open_source("folder:gs://bucket/photos"), SIZE, cache_dir=cache_dir), first)
+    bucket.pipe("/bucket/photos/valid/b/03", drawn(1, seed=99)[0])
+    with pytest.raises(UserError, match=r"the first that differs is gs://bucket/photos/valid/b/03"):
+        scan_once(tmp_path, open_source("folder:gs://bucket/photos"), SIZE, cache_dir=cache_dir)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
-from zfjax.data import catalogue
+from zfjax.data import catalogue, splits
 from zfjax.data.catalogue import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
 
@@ -77,7 +77,8 @@ def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
             f"{spec}: expected a split to train on and one to test on, as TRAIN,VAL; found {parts[0]} alone"
         )
     train, val = (_multilabel(catalogue.read_split(f"tfds:{name}", part, builder)) for part in parts)
-    return MultiLabelSet(Source(spec, classes, train, val), train, val)
+    note = splits.note(spec, parts[0], parts[1], (len(train), len(val)))
+    return MultiLabelSet(Source(spec, classes, train, val, (note,)), train, val)
 
 
 def _multilabel(examples: RecordExamples) -> MultiLabelExamples:

@@ -42,7 +42,7 @@ def first_changed(
     resized = kept[(now[kept, SIZE] != prints[kept, SIZE]) & (now[kept, SIZE] > 0)]
     if len(resized):
         return int(resized[0])
-    doubtful = kept[(now[kept, STAMP] != prints[kept, STAMP]) | (now[kept, STAMP] == 0)]
+    doubtful = kept[now[kept, STAMP] != prints[kept, STAMP]]
     if len(doubtful) > MOST_READ:
         doubtful = doubtful[np.linspace(0, len(doubtful) - 1, MOST_READ).astype(int)]
 
