@@ -476,3 +476,15 @@ def test_pictures_in_a_bucket(bucket, tmp_path, cached):
     bucket.pipe("/bucket/photos/valid/b/03", drawn(1, seed=99)[0])
     with pytest.raises(UserError, match=r"the first that differs is gs://bucket/photos/valid/b/03"):
         scan_once(tmp_path, open_source("folder:gs://bucket/photos"), SIZE, cache_dir=cache_dir)
+
+
+def test_pictures_that_are_no_longer_used_are_told(tmp_path):
+    folder = bitmaps(tmp_path / "set", per_class=20)
+    scan(open_source(f"folder:{folder}"), SIZE).save(tmp_path)
+    for name in "ab":
+        for i in (1, 2):
+            (folder / name / f"{i}.bmp").rename(folder / name / f"{i}.bmp.part")
+    with pytest.raises(
+        UserError, match=r"expected 36 train images, as when the run began, found 3\d; left out: 4 .part"
+    ):
+        load(tmp_path, open_source(f"folder:{folder}"))

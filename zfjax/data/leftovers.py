@@ -78,7 +78,7 @@ def contents(folder: epath.Path) -> Contents:
     else:
         with os.scandir(folder) as listed:
             entries = [(entry.name, _kind(entry, found)) for entry in listed]
-    for name, kind in entries:
+    for name, kind in sorted(entries, key=lambda entry: entry[0]):
         (found.hidden if name.startswith(".") else kind).append(name)
     return found
 
@@ -88,7 +88,7 @@ def _kind(entry: os.DirEntry[str], found: Contents) -> list[str]:
 
 
 def pick(folder: epath.Path, shown: str, left_out: Leftovers) -> list[str]:
-    """The names of the pictures directly in a folder, in no order; all else is counted in `left_out`.
+    """The names of the pictures directly in a folder; all else is counted in `left_out`.
 
     A file is a picture by its extension, else by its content, since downloads are called `1` or `1.jpg?w=640`.
 

@@ -154,8 +154,10 @@ def _kept(folder: str | os.PathLike[str], source: Source) -> Record | None:
         ("val", found.val_labels, source.val),
     ):
         if len(labels) != len(examples):
+            why = "".join(f"; {note.removeprefix(f'{source.name}: ')}" for note in source.notes[1:])
             raise UserError(
                 f"{source.name}: expected {len(labels)} {split} images, as when the run began, found {len(examples)}"
+                f"{why}"
             )
     return found
 
