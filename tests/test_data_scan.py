@@ -351,7 +351,7 @@ def bitmaps(folder, per_class=4):
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
             path = folder / name / f"{i}.bmp"
-            Image.fromarray(np.full((8, 8, 3), 10 * i + 100 * label, np.uint8)).save(path)
+            Image.fromarray(np.full((8, 8, 3), 5 * i + 120 * label, np.uint8)).save(path)
             os.utime(path, (10**9, 10**9))
     return folder
 
