@@ -7,7 +7,7 @@ import functools
 import importlib
 import io
 import struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -59,8 +59,8 @@ def missing_package(extension: str) -> str:
     return next((kind.package for kind in lacking if extension.lower().removeprefix(".") in kind.extensions), "")
 
 
-def recognized(file: BinaryIO) -> Format | None:
-    """The format of an open file by its content, whatever it is called, installed or not; None if it is none of these.
+def recognized(file: Any) -> Format | None:
+    """The format of an open binary file by its content, whatever it is called, installed or not; None if it is none of these.
 
     Where that is two letters, as in many a text, the header has to be whole too.
     """
