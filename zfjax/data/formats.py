@@ -60,7 +60,7 @@ def missing_package(extension: str) -> str:
 
 
 def recognized(file: Any) -> Format | None:
-    """The format of an open binary file by its content, whatever it is called, installed or not; None if it is none of these.
+    """The format of an open binary file by its content, installed or not; None if it is none of these.
 
     Where that is two letters, as in many a text, the header has to be whole too.
     """
