@@ -178,18 +178,20 @@ def test_a_draft_goes_with_the_process_also_while_it_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_signal_to_a_forked_child_is_not_its_parents():
+def test_a_signal_to_a_forked_child_is_not_its_parents(tmp_path):
     code = """
         warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
         child = os.fork()
         if not child:
+            write_whole(f"{sys.argv[1]}/a", "of the child")
             time.sleep(60)
         time.sleep(0.2)
         os.kill(child, signal.SIGTERM)
         print(os.WTERMSIG(os.waitpid(child, 0)[1]))
         time.sleep(0.3)
     """
-    assert ended(code) == (0, "15\n", "")
+    assert ended(code, tmp_path) == (0, "15\n", "")
+    assert (tmp_path / "a").read_text() == "of the child"
 
 
 def test_signals_that_are_ignored_stay_ignored():

@@ -183,7 +183,8 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 
 def _forget(caught: Sequence[int]) -> None:
-    """In a child of a fork: its signals are not its parent's."""
+    """In a child of a fork: its signals are not its parent's, nor is the lock that a thread there may have."""
+    _state.listening, _state.lock = False, threading.RLock()
     signal.set_wakeup_fd(-1)
     for number in caught:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
