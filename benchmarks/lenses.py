@@ -113,7 +113,7 @@ def captum_lenses(net: Any, x: Any, work: Work) -> dict[str, Callable[[], Any]]:
 
 
 def torch_cams(net: Any, x: Any, work: Work) -> dict[str, Callable[[], Any]]:
-    """CAMs by pytorch-grad-cam's formulas, without its 1e-6 in Grad-CAM++ and with pixels' centres as ours."""
+    """CAMs by pytorch-grad-cam's formulas, without its 1e-6 in Grad-CAM++ and with pixels' centers as ours."""
     import torch
 
     def below(images: Any) -> Any:

@@ -3,7 +3,7 @@
     python -m zfjax.train --config=configs/imagenet.py --workdir=runs/imagenet
 
 Batch 128, rate 0.01 divided on a validation plateau, momentum 0.9, dropout 0.5, Gaussian weights of std 0.01, filters
-renormalised after each update. The set must have been prepared as array_record once, which takes TensorFlow and the
+renormalized after each update. The set must have been prepared as array_record once, which takes TensorFlow and the
 archives from image-net.org; if it was not, the command says how.
 """
 

@@ -11,7 +11,7 @@ from zfjax.attribution import metrics
 from zfjax.experiments.correspondence import correspondence
 from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.invariance import invariance, paper_steps, transformed, translations
-from zfjax.experiments.responses import LabelledImages, responses
+from zfjax.experiments.responses import LabeledImages, responses
 from zfjax.models.fields import project_fields, project_units
 from zfjax.ops.windows import pair
 
@@ -48,7 +48,7 @@ ARRAYS_TAKEN = {
     "per_pixel": ("attributions", lenses.per_pixel),
     "pointing_game": ("maps", lambda x: metrics.pointing_game(x, MAPS == 0)),
     "top_activations": ("batches", lambda x: top_activations(fun, [x], 1)),
-    "responses": ("batches", lambda x: responses(fun, [LabelledImages(x, np.zeros(2, int))], TOP, 2)),
+    "responses": ("batches", lambda x: responses(fun, [LabeledImages(x, np.zeros(2, int))], TOP, 2)),
     "correspondence": ("images", lambda x: correspondence(fun, x, np.full((1, 2, 4), (0, 0, 2, 2)))),
 }
 

@@ -23,7 +23,7 @@ from zfjax.attribution import metrics
 from zfjax.experiments.correspondence import correspondence
 from zfjax.experiments.gallery import Top, gallery, top_activations
 from zfjax.experiments.invariance import invariance, paper_steps, response, translations
-from zfjax.experiments.responses import LabelledImages, responses
+from zfjax.experiments.responses import LabeledImages, responses
 from zfjax.models.fields import project_fields, project_units
 from zfjax.training.sharding import data_mesh
 
@@ -317,7 +317,7 @@ ASKED = {
         lambda w: down(w)[1:],
     ),
     "responses": (
-        lambda fun: responses(fun, [LabelledImages(IMAGES, np.arange(2))], TOP, 2).excitation,
+        lambda fun: responses(fun, [LabeledImages(IMAGES, np.arange(2))], TOP, 2).excitation,
         lambda w: net(w, IMAGES).T,
     ),
     "correspondence": (

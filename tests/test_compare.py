@@ -109,13 +109,13 @@ def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
         assert arrays["map_grad_cam"].shape == (3, 16, 16)
     sanity = json.loads((folder / "sanity.json").read_text())["rows"]
     assert {row["lens"] for row in sanity} == {"Grad-CAM", "saliency"}  # random maps ask no net
-    assert set(sanity[0]) == {"lens", "randomised", "map", "fc2", "conv1"}
+    assert set(sanity[0]) == {"lens", "randomized", "map", "fc2", "conv1"}
 
 
 def test_without_sanity_images_there_is_no_sanity_check_and_the_seed_draws_the_pictures(on_photos, tmp_path):
     drawn = []
     for seed in (0, 0, 1):
-        words = [*on_photos[2], "--only=centre", "--count=4", "--sanity_images=0", f"--seed={seed}"]
+        words = [*on_photos[2], "--only=center", "--count=4", "--sanity_images=0", f"--seed={seed}"]
         assert command.run(compare.main, words) == 0
         assert sorted(path.name for path in (tmp_path / "run" / "compare").iterdir()) == TABLES
         with np.load(tmp_path / "run" / "compare" / "lenses.npz") as arrays:
@@ -179,12 +179,12 @@ def test_pictures_without_a_box_or_with_none_in_the_crop_are_left_out(on_photos,
     file.write_text(
         json.dumps({"green/1.png": [0, 0, 8, 8], "red/0.png": [12, 12, 24, 24], "red/3.png": [12, 12, 24, 24]})
     )
-    assert command.run(compare.main, [*words, "--only=centre", "--sanity_images=0"]) == 0
+    assert command.run(compare.main, [*words, "--only=center", "--sanity_images=0"]) == 0
     with np.load(tmp_path / "run" / "compare" / "lenses.npz") as arrays:
         assert sorted(arrays["images"].tolist()) == [3, 6]
     file.write_text(json.dumps({"green/1.png": [0, 0, 8, 8]}))
-    assert command.run(compare.main, [*words, "--only=centre"]) == 2
-    assert "none of the pictures shows its object inside the centre crop" in capsys.readouterr().err
+    assert command.run(compare.main, [*words, "--only=center"]) == 2
+    assert "none of the pictures shows its object inside the center crop" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from zfjax.experiments.comparison import (
     LENSES,
     Comparison,
     Grid,
-    Labelled,
+    Labeled,
     Lens,
     case_of,
     compare,
@@ -62,7 +62,7 @@ def batches(n, *sizes):
     """The squares in batches of these sizes."""
     images, labels, masks = squares(n)
     for some in np.split(np.arange(n), np.cumsum(sizes)[:-1]):
-        yield Labelled(images[some], labels[some], masks[some])
+        yield Labeled(images[some], labels[some], masks[some])
 
 
 def reddest(images, labels, layer="relu1", **options):
@@ -116,7 +116,7 @@ def test_the_box_holds_more_than_the_object():
     images, labels, _ = squares(1)
     ring = box_masks(np.array([[2, 2, 6, 6]]), SIZE, SIZE) & ~box_masks(np.array([[3, 3, 4, 4]]), SIZE, SIZE)
     middle = Lens("middle", "middle", lambda case: box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32))
-    found = compare(REDDEST, WEIGHTS, [Labelled(images, labels, ring)], [middle], layer="relu1", key=KEY, n_steps=2)
+    found = compare(REDDEST, WEIGHTS, [Labeled(images, labels, ring)], [middle], layer="relu1", key=KEY, n_steps=2)
     assert (found.pointing.tolist(), found.in_box.tolist()) == ([[False]], [[True]])
 
 
@@ -143,7 +143,7 @@ def test_random_maps_are_each_images_own():
 
 def test_the_centre_gaussian_is_highest_in_the_middle_and_falls_by_its_deviation():
     images, labels, _ = squares(1)
-    (one,) = np.asarray(BY_NAME["centre"].of(reddest(images, labels)))
+    (one,) = np.asarray(BY_NAME["center"].of(reddest(images, labels)))
     np.testing.assert_allclose(one, one[::-1, ::-1])
     np.testing.assert_allclose(one, one.T)
     assert one.max() == one[8, 8] == one[7, 7]
@@ -238,7 +238,7 @@ def test_all_lenses_see_through_residual_blocks():
 def test_lenses_take_the_sanity_check_and_those_that_draw_draw_the_same():
     net, (images, labels, _) = residual(), squares(2)
     variables, target = jax.jit(net.init)(KEY, images), jnp.asarray(labels)
-    for name in ("random", "centre"):
+    for name in ("random", "center"):
         found = sanity_check(for_sanity(BY_NAME[name], "stage1", KEY), net, variables, images, target, KEY)
         np.testing.assert_allclose(found.cascade.signed, 1)
     seeing = sanity_check(for_sanity(BY_NAME["grad_cam"], "stage1", KEY), net, variables, images, target, KEY)
@@ -265,7 +265,7 @@ def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):
     assert row["lens"] == "Grad-CAM"
     assert row["pointing"] == row["in box"] == row["localized"] == 100
     assert row["deletion"] == pytest.approx(100 * compared.deletion[6].mean())
-    assert row["ms an image"] == pytest.approx(1000 * compared.seconds[6])
+    assert row["ms per image"] == pytest.approx(1000 * compared.seconds[6])
     assert "CAMs are of relu1" in table.note
 
 
@@ -320,7 +320,7 @@ def test_the_plot_of_the_sanity_check_starts_at_the_trained_net_and_leaves_gaps(
 def test_the_table_of_the_sanity_check_has_a_column_a_layer():
     one = some_sanity()
     table = sanity_table({"a": one, "b": one}, "squares")
-    assert table.header == ("lens", "randomised", "map", "fc3", "conv2", "conv1")
+    assert table.header == ("lens", "randomized", "map", "fc3", "conv2", "conv1")
     assert [row[:3] for row in table.rows[:4]] == [
         ("a", "from the top", "absolute"),
         ("a", "from the top", "signed"),

@@ -9,6 +9,7 @@ import zfjax
 from zfjax import attribution
 from zfjax.attribution import metrics
 from zfjax.console.deprecation import renamed_arguments
+from zfjax.experiments import comparison, responses, sanity
 
 IMAGES = jnp.ones((1, 4, 4, 1))
 MAPS = np.arange(16.0, dtype=np.float32).reshape(1, 4, 4)
@@ -26,6 +27,10 @@ def fun(images):
         (metrics, "localisation", "localization"),
         (metrics, "Localisation", "Localization"),
         (metrics, "LOCALISED", "LOCALIZED"),
+        (comparison, "Labelled", "Labeled"),
+        (responses, "LabelledImages", "LabeledImages"),
+        (sanity, "randomised", "randomized"),
+        (sanity, "Randomised", "Randomized"),
     ],
 )
 def test_an_old_name_is_the_new_one(module, old, new):

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 import zfjax
 from zfjax.experiments.gallery import top_activations
-from zfjax.experiments.responses import LabelledImages, _Found, _Sums, class_contrast, responses
+from zfjax.experiments.responses import LabeledImages, _Found, _Sums, class_contrast, responses
 from zfjax.models.cut import layers
 from zfjax.training import sharding
 
@@ -51,7 +51,7 @@ def identity(x):
 def found_in(acts, labels, sizes, classes=4, fun=identity, mesh=None):
     parts = np.split(np.arange(len(acts)), np.cumsum(sizes)[:-1])
     top = top_activations(fun, [jnp.asarray(acts[part]) for part in parts])
-    batches = [LabelledImages(jnp.asarray(acts[part]), labels[part]) for part in parts]
+    batches = [LabeledImages(jnp.asarray(acts[part]), labels[part]) for part in parts]
     return responses(fun, batches, top, classes, BINS, mesh)
 
 
@@ -113,7 +113,7 @@ def test_layers_of_a_net_in_one_pass():
     labels = np.array([0, 1, 1, 0, 2, 2, 2])
     parts = [images[:4], images[4:]]
     top = top_activations(fun, parts)
-    found = responses(fun, map(LabelledImages, parts, (labels[:4], labels[4:])), top, 3)
+    found = responses(fun, map(LabeledImages, parts, (labels[:4], labels[4:])), top, 3)
     acts = jax.device_get(jax.jit(fun)(images))
     for name, one in found.items():
         strongest = acts[name].reshape(7, -1, acts[name].shape[-1]).max(axis=1)
@@ -149,6 +149,6 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="expected at least one batch"):
         responses(identity, [], top, 4)
     with pytest.raises(ValueError, match="labels: expected 0 to 2, got 0 to 3"):
-        responses(identity, [LabelledImages(jnp.asarray(acts), labels)], top, 3)
+        responses(identity, [LabeledImages(jnp.asarray(acts), labels)], top, 3)
     with pytest.raises(ValueError, match="bins"):
-        responses(identity, [LabelledImages(jnp.asarray(acts), labels)], top, 4, bins=0)
+        responses(identity, [LabeledImages(jnp.asarray(acts), labels)], top, 4, bins=0)

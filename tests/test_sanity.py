@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 import zfjax
 from zfjax.attribution.gradients import gradient
-from zfjax.experiments.sanity import randomised, rank_correlation, sanity_check
+from zfjax.experiments.sanity import randomized, rank_correlation, sanity_check
 from zfjax.models import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, MeanPool, ReLU, Residual, same
 
@@ -71,7 +71,7 @@ def test_layers_are_drawn_from_the_top_and_each_alone(name):
     net = NETS[name]
     variables = trained(net)
     above = set()
-    found = list(randomised(net, variables, jax.random.key(0)))
+    found = list(randomized(net, variables, jax.random.key(0)))
     assert [redrawn.layer for redrawn in found] == LAYERS[name]
     for redrawn in found:
         here = inside(name, redrawn.layer)
@@ -94,8 +94,8 @@ def test_layers_are_drawn_from_the_top_and_each_alone(name):
 def test_a_layer_is_drawn_alike_alone_and_in_the_cascade_unlike_others_and_by_the_key():
     net = NETS["plain"]
     variables = trained(net)
-    one, two = (list(randomised(net, variables, jax.random.key(seed))) for seed in (0, 0))
-    other = list(randomised(net, variables, jax.random.key(1)))
+    one, two = (list(randomized(net, variables, jax.random.key(seed))) for seed in (0, 0))
+    other = list(randomized(net, variables, jax.random.key(1)))
     for mine, again, elsewhere in zip(one, two, other, strict=True):
         kernels = [found["params"][mine.layer]["kernel"] for found in (mine.alone, mine.cascade, again.alone)]
         np.testing.assert_array_equal(kernels[0], kernels[1])
@@ -103,7 +103,7 @@ def test_a_layer_is_drawn_alike_alone_and_in_the_cascade_unlike_others_and_by_th
         assert not np.array_equal(kernels[0], elsewhere.alone["params"][mine.layer]["kernel"])
     block = next(
         redrawn
-        for redrawn in randomised(NETS["residual"], trained(NETS["residual"]), jax.random.key(0))
+        for redrawn in randomized(NETS["residual"], trained(NETS["residual"]), jax.random.key(0))
         if redrawn.layer == "stage1"
     )
     first, second = (block.alone["params"][name]["kernel"] for name in ("stage1_conv1", "stage1_shortcut_conv"))
@@ -149,7 +149,7 @@ def test_similarities_are_those_of_each_set_of_weights_by_sign_and_by_strength()
     variables = net.init(jax.random.key(3), IMAGES)
     found = sanity_check(by_gradient, net, variables, IMAGES, TARGET, jax.random.key(5))
     trained_maps = np.asarray(by_gradient(net, variables, IMAGES, TARGET))
-    for row, redrawn in enumerate(randomised(net, variables, jax.random.key(5))):
+    for row, redrawn in enumerate(randomized(net, variables, jax.random.key(5))):
         for similarity, weights in ((found.cascade, redrawn.cascade), (found.alone, redrawn.alone)):
             maps = np.asarray(by_gradient(net, weights, IMAGES, TARGET))
             for image in range(3):

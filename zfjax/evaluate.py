@@ -1,4 +1,4 @@
-"""Score finished runs: top-1 and top-5 accuracy and error, by one centre crop and by the paper's ten crops.
+"""Score finished runs: top-1 and top-5 accuracy and error, by one center crop and by the paper's ten crops.
 
 Examples:
   python -m zfjax.evaluate --workdir=runs/shapes

@@ -10,7 +10,7 @@ Examples:
   python -m zfjax.summary --net=zfnet --width=0.25 --image_size=64 --num_classes=10 --csv
       a quarter of the maps, for spreadsheets
 
-Sizes are height×width×maps; multiply-adds are per image; receptive field, total stride and offset (the centre of the
+Sizes are height×width×maps; multiply-adds are per image; receptive field, total stride and offset (the center of the
 first unit's field) are in pixels of the input.
 """
 

@@ -91,7 +91,7 @@ def default_workdir(config: ConfigDict) -> str:
 def _report(outcome: "Outcome") -> None:
     if outcome.data.broken:
         print(f"left out: {outcome.data.broken} pictures that could not be read, named when they were first met")
-    print(f"val, centre crop: {outcome.scores}")
+    print(f"val, center crop: {outcome.scores}")
     with Progress("drawing"):
         drawn = _draw(outcome)
     print(written(outcome.folder, [*drawn, "metrics.jsonl", "checkpoints/"]))

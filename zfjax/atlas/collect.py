@@ -12,7 +12,7 @@ from zfjax.console.progress import Progress
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
-from zfjax.experiments.responses import LabelledImages, Responses, responses
+from zfjax.experiments.responses import LabeledImages, Responses, responses
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
 from zfjax.models.specs import Pair
@@ -81,7 +81,7 @@ def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int
     with Progress("strongest activations", count) as progress:
         tops = top_activations(fun, progress.over(subject.batches(batch_size)), min(STRONGEST, count), mesh)
     with Progress("histograms and classes", count) as progress:
-        batches = _labelled(subject, progress.over(subject.batches(batch_size)))
+        batches = _labeled(subject, progress.over(subject.batches(batch_size)))
         found = responses(fun, batches, tops, len(subject.classes), mesh=mesh)
     fields = {row.name: row.receptive_field for row in layer_table(subject.net)}
     size = subject.net.image_size
@@ -100,10 +100,10 @@ def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
         yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1])
 
 
-def _labelled(subject: Subject, batches: Iterator) -> Iterator[LabelledImages]:
+def _labeled(subject: Subject, batches: Iterator) -> Iterator[LabeledImages]:
     first = 0
     for images in batches:
-        yield LabelledImages(images, subject.labels[first : first + len(images)])
+        yield LabeledImages(images, subject.labels[first : first + len(images)])
         first += len(images)
 
 

@@ -32,13 +32,13 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
         sheets: of each layer, how its pictures are laid out.
     """
     contrasts = [layer.responses.contrast for layer in survey.layers]
-    favourites = [
+    favorites = [
         [views.excited(layer, label, contrast) for layer, contrast in zip(survey.layers, contrasts, strict=True)]
         for label in range(len(survey.classes))
     ]
     strips = [views.showpieces(contrast, _SHOWPIECES) for contrast in contrasts]
     # Of each class the map that prefers it most, from the highest layer that has one.
-    faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favourites]
+    faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favorites]
     count = 1 + sum(1 + layer.maps for layer in survey.layers) + len(survey.classes)
     # Only these are made, so that a folder that vanishes meanwhile is an error.
     for name in ("layer", "map", "class", *(f"map/{layer.name}" for layer in survey.layers)):
@@ -48,9 +48,9 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
         pages.write("index.html", "index.html", strips=strips, faces=faces)
         for i in range(len(survey.layers)):
             pages.write_layer(i)
-        for label, by_layer in enumerate(favourites):
+        for label, by_layer in enumerate(favorites):
             pages.write("class.html", class_path(label), label=label, by_layer=by_layer)
-    _write(folder / "search.js", f"const ATLAS = {_script_json(_index(survey, favourites))};\n")
+    _write(folder / "search.js", f"const ATLAS = {_script_json(_index(survey, favorites))};\n")
     _copy_static(folder / "static")
     return count
 
@@ -107,7 +107,7 @@ class _Pages:
             "picture_path": picture_path,
             "thumbnail_path": thumbnail_path,
             "winners": lambda layer, number: views.winners(survey, layer, number),
-            "favourites": lambda layer, number: _favourites(survey, layer, number),
+            "favorites": lambda layer, number: _favorites(survey, layer, number),
         }
 
     def write(self, template: str, path: str, **values: Any) -> None:
@@ -133,18 +133,18 @@ class _Pages:
             )
 
 
-def _favourites(survey: Survey, layer: Layer, number: int) -> list[tuple[str, int]]:
+def _favorites(survey: Survey, layer: Layer, number: int) -> list[tuple[str, int]]:
     """The classes of a map's strongest images and how many there are of each, most first."""
     labels = [winner.label for winner in views.winners(survey, layer, number)]
     counted = sorted(((labels.count(label), -label) for label in set(labels)), reverse=True)
     return [(survey.classes[-negative], count) for count, negative in counted]
 
 
-def _index(survey: Survey, favourites: Iterable[Sequence[Sequence[views.Excited]]]) -> dict[str, Any]:
+def _index(survey: Survey, favorites: Iterable[Sequence[Sequence[views.Excited]]]) -> dict[str, Any]:
     """What search looks through: names, and for each class [layer, map] of those it excites most, from the top down."""
     places = {layer.name: i for i, layer in enumerate(survey.layers)}
     excited = []
-    for by_layer in favourites:
+    for by_layer in favorites:
         excited.append(
             [[places[one.layer.name], one.map] for found in reversed(by_layer) for one in found[:_FOUND_BY_CLASS]]
         )

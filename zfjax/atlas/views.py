@@ -107,12 +107,12 @@ def excited(layer: Layer, label: int, contrast: Float[np.ndarray, "maps classes"
 def showpieces(contrast: Float[np.ndarray, "maps classes"], count: int) -> list[int]:
     """Some maps of a layer that prefer one class clearly, each another class as far as there are."""
     contrast = np.nan_to_num(contrast)
-    favourites = contrast.argmax(axis=1)
+    favorites = contrast.argmax(axis=1)
     seen: Counter[int] = Counter()
     turns = []  # the second map of a class comes after the first of every class
     for place, number in enumerate(np.argsort(-contrast.max(axis=1), kind="stable")):
-        turns.append((seen[favourites[number]], place, int(number)))
-        seen[favourites[number]] += 1
+        turns.append((seen[favorites[number]], place, int(number)))
+        seen[favorites[number]] += 1
     return sorted(number for _, _, number in sorted(turns)[:count])
 
 

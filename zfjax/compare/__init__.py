@@ -3,9 +3,9 @@
 Examples:
   python -m zfjax.compare --workdir=runs/shapes
       all lenses on 200 images of the val split: one table, one picture with a row an image and a column a lens, and
-      how their maps change while the net's layers are randomised
+      how their maps change while the net's layers are randomized
   python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0
-      two lenses, the CAM of another layer, and no randomised nets
+      two lenses, the CAM of another layer, and no randomized nets
   python -m zfjax.compare --workdir=runs/photos --images=cat.jpg,dog.jpg
       your own photographs, before any run: the picture alone; the folder of a file is its class where the net knows
       it, else the class is what the net says
@@ -91,7 +91,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer("count", 200, "Images of the val split, drawn by --seed.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("rows", 5, "How many of them are pictured.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "sanity_images", 16, "How many are shown to randomised nets; 0: none.", lower_bound=0, flag_values=values
+        "sanity_images", 16, "How many are shown to randomized nets; 0: none.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_integer("seed", 0, "Draws images, weights and noise.", lower_bound=0, flag_values=values)
     return values

@@ -44,7 +44,7 @@ def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request
     """What is requested of a run's net.
 
     Raises:
-      UserError: the net has no such layer, told before anything is computed.
+        UserError: the net has no such layer, told before anything is computed.
     """
     layer = request.layer or feature_layers(subject.net)[-1]
     asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)

@@ -28,7 +28,7 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
     """The pictures whose objects a file of boxes or, without one, the dataset itself knows.
 
     Raises:
-      UserError: neither knows them, or both do.
+        UserError: neither knows them, or both do.
     """
     dataset, annotations = run.config.dataset, subject.annotations
     if annotations is not None and boxes:
@@ -44,7 +44,7 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
 
 
 def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
-    """The pictures that the file names, and their boxes in the centre crops."""
+    """The pictures that the file names, and their boxes in the center crops."""
     boxes = _read_boxes(file)
     pictures = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
     assert isinstance(pictures, FolderExamples)  # boxes are refused for other datasets
@@ -59,7 +59,7 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
         for mask, number in zip(found, subject.kept[some], strict=True):
             height, width = pictures[int(number)].image.shape[:2]
             box = _inside(file, names[number], boxes[names[number]], height, width)
-            side = min(height, width)  # of the centre square, which is what is decoded
+            side = min(height, width)  # of the center square, which is what is decoded
             shares = (box - np.array([height - side, width - side] * 2) / 2) / side
             top, left, bottom, right = np.clip(in_crop(shares[None], subject.mean.shape[0], size)[0], 0, size)
             mask[top:bottom, left:right] = True

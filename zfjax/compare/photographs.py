@@ -16,7 +16,7 @@ def open_run(request: Request) -> tuple[Asked, Chosen]:
     """The net of the run, and the files as it wants them; the run needs no pictures of its own.
 
     Raises:
-      UserError: no such run, checkpoint, lens or layer, or a file that is no image.
+        UserError: no such run, checkpoint, lens or layer, or a file that is no image.
     """
     lenses = chosen(request.only, LENSES)
     run = runs.read_run(request.workdir)

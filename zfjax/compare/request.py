@@ -16,5 +16,5 @@ class Request(NamedTuple):
     boxes: str  # file with the objects' boxes; none: the dataset knows its objects
     drawn: int  # how many images of the val split
     rows: int  # of them, pictured
-    sanity_images: int  # of them, shown to randomised nets
+    sanity_images: int  # of them, shown to randomized nets
     seed: int

@@ -14,7 +14,7 @@ from zfjax.console import tables
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
-from zfjax.experiments.comparison import BASELINES, LENSES, Labelled, for_sanity
+from zfjax.experiments.comparison import BASELINES, LENSES, Labeled, for_sanity
 from zfjax.experiments.sanity import drawn_anew, sanity_check
 from zfjax.models import ConvNet
 from zfjax.plots.comparison import plot_comparison, plot_sanity
@@ -34,7 +34,7 @@ def open_run(request: Request) -> tuple[Asked, Drawn]:
     """The net of the run, and images that the seed draws of its val split.
 
     Raises:
-      UserError: no such run, checkpoint, lens or layer, or nobody knows where the objects are.
+        UserError: no such run, checkpoint, lens or layer, or nobody knows where the objects are.
     """
     lenses = chosen(request.only, LENSES + BASELINES)
     run = runs.read_run(request.workdir, request.dataset)
@@ -45,19 +45,19 @@ def open_run(request: Request) -> tuple[Asked, Drawn]:
     masks = known.masks(drawn)
     seen = masks.any(axis=(1, 2))
     if not seen.any():
-        raise UserError("none of the pictures shows its object inside the centre crop, which is what the net sees")
+        raise UserError("none of the pictures shows its object inside the center crop, which is what the net sees")
     return asked, Drawn(drawn[seen], masks[seen])
 
 
 def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     """The table over all images, and the picture of up to `rows`; prints the table, returns what was written.
 
-    What was written before goes, the randomised nets too: they need not be of the same images and lenses.
+    What was written before goes, the randomized nets too: they need not be of the same images and lenses.
     """
     subject, count, size = asked.subject, len(drawn.numbers), asked.batch_size
     labels = subject.labels[drawn.numbers]
     chunks = (np.arange(first, min(first + size, count)) for first in range(0, count, size))
-    batches = (Labelled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some]) for some in chunks)
+    batches = (Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some]) for some in chunks)
     with Progress("lenses", count * len(asked.lenses), unit="map") as progress:
         found = comparison.compare(
             subject.net,
@@ -87,7 +87,7 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
 
 
 def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
-    """The table and the plot of the model-randomisation check, for those lenses that ask the net.
+    """The table and the plot of the model-randomization check, for those lenses that ask the net.
 
     Prints the table, returns what was written.
     """
@@ -98,7 +98,7 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     images, target = subject.load(numbers), jnp.asarray(subject.labels[numbers], jnp.int32)
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
     nets = 1 + 2 * len(drawn_anew(subject.net))
-    with Progress("randomised nets", len(lenses) * nets * len(numbers), unit="map") as progress:
+    with Progress("randomized nets", len(lenses) * nets * len(numbers), unit="map") as progress:
         for lens in lenses:
             of_weights = _counted(for_sanity(lens, asked.layer, lens_key, asked.batch_size), lens.title, progress)
             found[lens] = sanity_check(of_weights, subject.net, subject.variables, images, target, weights_key)

@@ -30,12 +30,12 @@ from zfjax.training.scoring import Model, score
 from zfjax.training.seals import steps_in
 from zfjax.training.state import create_net
 
-RESULT = "errors.json"  # what is kept of a finished row, in its folder
+RESULT = "errors.json"  # a finished row's result, in its folder
 TABLE = "ablation"  # the name of the table's files, beside the rows' folders
 
 
 class Errors(NamedTuple):
-    """In per cent, as the paper's tables have them."""
+    """Errors in percent, as in the paper's tables."""
 
     train_top1: float
     val_top1: float
@@ -43,7 +43,7 @@ class Errors(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A net of Table 3: keys of the configuration that make it, and the paper's errors on ImageNet."""
+    """A net of Table 3: the configuration keys that define it, and the paper's errors on ImageNet."""
 
     slug: str  # the row's folder, and its name on the command line
     name: str
@@ -52,28 +52,28 @@ class Row(NamedTuple):
     paper: Errors
 
     def config(self, base: ConfigDict) -> ConfigDict:
-        """`base` with this row's net and nothing else changed."""
+        """`base` with only the net changed to this row's."""
         config = base.copy_and_resolve_references()
         config.update({"net": self.net, **self.edit})
         return config
 
 
 class Result(NamedTuple):
-    """What a row came to."""
+    """The result of one row."""
 
     parameters: int
-    errors: Errors  # centre crop, every example of the split once
+    errors: Errors  # center crop, every example of the split once
 
 
 class Ablation(NamedTuple):
-    """Results by slug, and what became of the rows that have none."""
+    """Results by slug, and why other rows have none."""
 
     results: Mapping[str, Result]
     failed: Mapping[str, str]  # slug -> the error's line
-    stopped: str = ""  # slug of the row that a signal stopped
+    stopped: str = ""  # slug of the row that a signal interrupted
 
 
-WHOLE = {"alexnet": "alexnet", "zfnet": "zfnet"}  # net -> slug of the row that the net's others are compared with
+WHOLE = {"alexnet": "alexnet", "zfnet": "zfnet"}  # net -> slug of the row that its variants are compared with
 
 ROWS = (
     Row("alexnet", "AlexNet", "alexnet", {}, Errors(35.1, 40.5, 18.1)),
@@ -110,10 +110,10 @@ ROWS = (
 
 
 def select(words: Sequence[str]) -> tuple[Row, ...]:
-    """The rows with these numbers (from 1) or slugs, in the paper's order; all where there are no words.
+    """The rows with these numbers (from 1) or slugs, in the paper's order; all rows if `words` is empty.
 
     Raises:
-      UserError: there is no such row; the likely one is named.
+        UserError: there is no such row; the closest slug is suggested.
     """
     by_word = {row.slug: row for row in ROWS} | {str(number): row for number, row in enumerate(ROWS, start=1)}
     slugs = [row.slug for row in ROWS]
@@ -131,21 +131,21 @@ def ablate(
     rows: Sequence[Row] = ROWS,
     after_row: Callable[[Ablation], object] = lambda ablation: None,
 ) -> Ablation:
-    """Trains and scores the nets of `rows`, one after the other, each as a run in `workdir`/slug.
+    """Train and score the nets of `rows` one after another, each as a run in `workdir`/slug.
 
-    Rows that are finished there are neither trained nor scored again, and others go on where they stopped. Results of
-    all of the table's rows are returned, also of those that an earlier call made. A row whose training fails does not
-    keep the others from theirs; a signal ends the call after the step in hand.
+    Finished rows are neither trained nor scored again; the others resume where they stopped. The result includes rows
+    that an earlier call finished. A row whose training fails does not stop the others; a signal ends the call after
+    the current step.
 
     Args:
-      config: of all runs; each row sets `net`, `without`, `fc_units` and `maps3to5` itself.
-      workdir: the folder of the rows' folders.
-      rows: which to train.
-      after_row: called with what there is after each row that was trained or failed.
+        config: configuration of all runs; each row sets `net`, `without`, `fc_units` and `maps3to5` itself.
+        workdir: the folder that holds the rows' folders.
+        rows: the rows to train.
+        after_row: called with the results so far after each row that was trained or failed.
 
     Raises:
-      UserError: the configuration, the pictures or the folders cannot be used, or a row's net does not fit the images;
-        no row is trained then.
+        UserError: the configuration, the pictures or the folders cannot be used, or a row's net does not fit the
+            images; no row is trained then.
     """
     _check(config, rows)
     with claim.held(workdir, "zfjax ablate", root_of(config.dataset, config.data_dir)) as root:
@@ -153,7 +153,7 @@ def ablate(
         results = {row.slug: found for row in ROWS if (found := _read_result(root / row.slug, row.config(config)))}
         failed: dict[str, str] = {}
         missing = [row for row in rows if row.slug not in results]
-        if missing:  # all look at the same pictures, which are scanned once
+        if missing:  # all rows use the same pictures, which are scanned once
             first = missing[0]
             data = open_data(first.config(config), root / first.slug if begun[first.slug] else None)
             schedule_of(config, data)
@@ -174,7 +174,7 @@ def ablate(
 
 
 def require_no_other_table(folder: epath.Path) -> None:
-    """Raise a UserError where `folder` has files of the table's name that no ablation wrote: it has no row's run."""
+    """Raise a UserError if `folder` has files with the table's name but no row's run: no ablation wrote them."""
     for kind in ("md", "csv", "json"):
         file = folder / f"{TABLE}.{kind}"
         if file.exists() and not any((folder / row.slug / CONFIG).exists() for row in ROWS):
@@ -182,7 +182,7 @@ def require_no_other_table(folder: epath.Path) -> None:
 
 
 def _train_row(config: ConfigDict, folder: epath.Path, data: RunData) -> Result | None:
-    """`train_row`, begun with pictures that were looked at already."""
+    """`train_row`, started with pictures that have already been scanned."""
     with claim.held(folder, "zfjax ablate", root_of(config.dataset, config.data_dir)):
         if not claim.is_begun(folder, config):
             claim.begin(folder, config, data.classes, data.record)
@@ -190,10 +190,10 @@ def _train_row(config: ConfigDict, folder: epath.Path, data: RunData) -> Result 
 
 
 def train_row(config: ConfigDict, folder: epath.Path) -> Result | None:
-    """Trains the net of `config` in `folder` to its end, scores it and keeps the result there; None where stopped.
+    """Train the net of `config` in `folder` to the end, score it and save the result there; None if interrupted.
 
     Raises:
-      UserError: as in `train_and_evaluate`, or the result cannot be written.
+        UserError: as in `train_and_evaluate`, or the result cannot be written.
     """
     outcome = train_and_evaluate(config, folder)
     if not outcome.finished or outcome.scores is None:
@@ -210,9 +210,9 @@ def train_row(config: ConfigDict, folder: epath.Path) -> Result | None:
 
 
 def to_table(ablation: Ablation, rows: Sequence[Row], title: str) -> tables.Table:
-    """The results beside the paper's, with what each edit costs against the whole net.
+    """The results beside the paper's, with what each edit costs compared with the whole net.
 
-    `rows` are shown, and those that have results.
+    Shows `rows`, and any other row with a result.
     """
     shown = [row for row in ROWS if row in rows or row.slug in ablation.results]
     header = (
@@ -227,7 +227,7 @@ def to_table(ablation: Ablation, rows: Sequence[Row], title: str) -> tables.Tabl
         measured = (result.parameters, *result.errors) if result else (None,) * 4
         cells.append((row.name, *measured, _cost(own, row), *row.paper, _cost(paper, row)))
     notes = [
-        "Errors in per cent, centre crop, every example once. Cost: points of val top-1 error above the whole net's."
+        "Errors in percent, center crop, every example once. Cost: points of val top-1 error above the whole net's."
     ]
     notes += [sentence for sentence in (_alone_and_together(own, paper),) if sentence]
     notes += [f"Failed: {slug} ({line})." for slug, line in ablation.failed.items()]
@@ -237,7 +237,7 @@ def to_table(ablation: Ablation, rows: Sequence[Row], title: str) -> tables.Tabl
 
 
 def _cost(errors: Mapping[str, Errors], row: Row) -> float | None:
-    """Points of validation top-1 error that the row's net has more than the whole net; None where either lacks."""
+    """How many points higher the row's val top-1 error is than the whole net's; None if either is missing."""
     whole = WHOLE[row.net]
     if row.slug not in errors or whole not in errors:
         return None
@@ -245,7 +245,7 @@ def _cost(errors: Mapping[str, Errors], row: Row) -> float | None:
 
 
 def _alone_and_together(own: Mapping[str, Errors], paper: Mapping[str, Errors]) -> str:
-    """The paper's finding as numbers: middle and dense layers matter little alone and much together."""
+    """The paper's finding in numbers: removing middle or dense layers matters little alone, a lot together."""
     removals = [row for row in ROWS if row.edit.get("without") in ((3, 4), (6, 7), (3, 4, 6, 7))]
     if any(_cost(own, row) is None for row in removals):
         return ""
@@ -283,13 +283,13 @@ def _counted(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
 
 
 def _read_result(folder: epath.Path, config: ConfigDict) -> Result | None:
-    """The result kept in a row's folder, where it is that of the newest weights there and of this configuration."""
+    """The result saved in a row's folder, if it belongs to the newest weights there and to this configuration."""
     try:
         kept = sealed.unseal(read_json(folder / RESULT))
         if kept["made_by"] != {"step": _newest_step(folder), **settings(config)}:
             return None
         return Result(int(kept["parameters"]), Errors(**{name: float(error) for name, error in kept["errors"].items()}))
-    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # absent or damaged: it is made again
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):  # missing or damaged: compute it again
         return None
 
 

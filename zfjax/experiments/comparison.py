@@ -1,4 +1,4 @@
-"""Lenses side by side: how good the maps of each are, on images whose objects are known."""
+"""Compare lenses: how good the maps of each are, on images with known objects."""
 
 import dataclasses
 import time
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from zfjax.attribution import backward, cam, gradients, metrics
 from zfjax.attribution.score_cam import score_cam
+from zfjax.console.deprecation import renamed
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
@@ -22,30 +23,32 @@ from zfjax.models import ConvNet, layer, layer_table, split
 from zfjax.ops.windows import Pair
 from zfjax.transform import functions
 
+__getattr__ = renamed(__name__, Labelled="Labeled")
+
 
 class Grid(NamedTuple):
-    """Where the cells of a layer's maps stand: (height, width) in pixels, the image's first pixel being 0."""
+    """Where the cells of a layer's maps lie: (height, width) in pixels, counted from the image's first pixel, 0."""
 
-    offset: tuple[float, float]  # the centre of what the first cell sees
-    stride: Pair  # from cell to cell
+    offset: tuple[float, float]  # center of the first cell's receptive field
+    stride: Pair  # between neighboring cells
 
 
 class Case(NamedTuple):
-    """Images with a class each, and the net that is asked about them, in the forms that lenses take."""
+    """Images with one class each, and the net to explain, in the forms that lenses take."""
 
     fun: Partial  # from images to logits
-    features: Partial  # from images to the maps of a layer
-    head: Partial  # from these to logits
-    grid: Grid  # of these
+    features: Partial  # from images to a layer's maps
+    head: Partial  # from those maps to logits
+    grid: Grid  # of those maps
     images: Float[Array, "n height width channels"]  # with the mean subtracted
     target: Int[Array, " n"]
-    numbers: Int[Array, " n"]  # of the images, for draws of their own
+    numbers: Int[Array, " n"]  # the images' numbers, so that each has its own random draws
     key: Key[Array, ""]
-    batch_size: int  # pictures at once through the net
+    batch_size: int  # pictures per pass through the net
 
 
 class Lens(NamedTuple):
-    """A way to make maps: of pixels, signed [n, H, W, C]; of regions, [n, H, W] or [n, h, w] like the layer's maps."""
+    """A way to make maps: signed pixel maps [n, H, W, C], or region maps [n, H, W] or [n, h, w] like the layer's."""
 
     name: str
     title: str
@@ -79,9 +82,9 @@ def _called(fun: Partial, images: Array) -> Array:
 
 
 def _occlusion(case: Case) -> Float[Array, "n h w"]:
-    """How far the class's logit falls when a square hides a pixel: the mean over the squares that do.
+    """How far the class's logit falls when a square hides a pixel: the mean over all squares that cover it.
 
-    Squares of 48 px, 16 px apart, of 224, filled with the mean.
+    For 224 px images, squares are 48 px wide, 16 px apart and filled with the mean; other sizes scale.
     """
     height, width = case.images.shape[1:3]
     window, stride = ((max(1, round(height * px / 224)), max(1, round(width * px / 224))) for px in (48, 16))
@@ -104,7 +107,7 @@ class _Logit(functions.Fixed):
 
 
 def _random(case: Case) -> Float[Array, "n h w"]:
-    """Noise, of each image its own."""
+    """Noise, drawn separately for each image."""
 
     def draw(number: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(case.key, number), case.images.shape[1:3])
@@ -112,8 +115,8 @@ def _random(case: Case) -> Float[Array, "n h w"]:
     return jax.vmap(draw)(case.numbers)
 
 
-def _centre(case: Case) -> Float[Array, "n h w"]:
-    """A Gaussian in the middle, its standard deviation a quarter of the image's sides."""
+def _center(case: Case) -> Float[Array, "n h w"]:
+    """A Gaussian at the center, with a standard deviation of a quarter of each side."""
     n, height, width, _ = case.images.shape
     down, across = (np.exp(-0.5 * ((np.arange(side) + 0.5) / side - 0.5) ** 2 * 16) for side in (height, width))
     return jnp.asarray(np.tile(np.outer(down, across), (n, 1, 1)), jnp.float32)
@@ -145,12 +148,12 @@ LENSES = (
 )
 BASELINES = (
     Lens("random", "random map", _random),
-    Lens("centre", "centre Gaussian", _centre),
-)  # know nothing of the net
+    Lens("center", "center Gaussian", _center),
+)  # these ignore the net
 
 
-class Labelled(NamedTuple):
-    """Some images with what is known of each."""
+class Labeled(NamedTuple):
+    """Images with their labels and object masks."""
 
     images: Float[Array, "n size size 3"]  # with the mean subtracted
     labels: Int[np.ndarray, " n"]
@@ -161,18 +164,18 @@ class Comparison(NamedTuple):
     """How good the maps of each lens are, image by image; the target is the true class."""
 
     pointing: Bool[np.ndarray, "lenses images"]  # the maximum lies on the object
-    in_box: Bool[np.ndarray, "lenses images"]  # or elsewhere in its box
-    iou: Float[np.ndarray, "lenses images"]  # of the box at 15 % with the object's box
-    energy: Float[np.ndarray, "lenses images"]  # share inside the object
+    in_box: Bool[np.ndarray, "lenses images"]  # the maximum lies in the object's box
+    iou: Float[np.ndarray, "lenses images"]  # of the object's box with the box around the map at 15 % of its maximum
+    energy: Float[np.ndarray, "lenses images"]  # share of the map's positive sum inside the object
     insertion: Float[np.ndarray, "lenses images"]  # area under the curve, from a blurred image
-    deletion: Float[np.ndarray, "lenses images"]  # likewise, to the mean
-    seconds: Float[np.ndarray, " lenses"]  # an image, of all batches but the first, which compiles
+    deletion: Float[np.ndarray, "lenses images"]  # area under the curve, toward the mean
+    seconds: Float[np.ndarray, " lenses"]  # per image, over all batches but the first, which compiles
 
 
 def compare(
     net: ConvNet,
     variables: PyTree,
-    batches: Iterable[Labelled],
+    batches: Iterable[Labeled],
     lenses: Sequence[Lens] = LENSES + BASELINES,
     *,
     layer: str,
@@ -181,28 +184,28 @@ def compare(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Scores lenses on images whose objects are known. One batch is in memory at a time.
+    """Score lenses on images with known objects. One batch is in memory at a time.
 
     Args:
-        net: of classes.
+        net: a classifier.
         variables: its variables.
-        batches: the images; best all of one size, the last one smaller. It is filled up, so that each lens is compiled
-            once.
+        batches: the images, ideally in batches of equal size with a smaller last one; it is padded, so that each lens
+            compiles once.
         lenses: some of `LENSES` and `BASELINES`, or your own.
-        layer: whose maps the CAMs weigh, such as the highest: `feature_layers(net)[-1]`.
+        layer: the layer whose maps the CAMs weight, such as the highest, `feature_layers(net)[-1]`.
         key: draws SmoothGrad's noise and the random maps; the results do not depend on how images are batched.
-        n_steps: of the insertion and deletion curves.
-        batch_size: pictures at once through the net, for the curves and for lenses of many passes.
+        n_steps: steps of the insertion and deletion curves.
+        batch_size: pictures per pass through the net, for the curves and for lenses that need many passes.
         progress: advanced by one for each lens and image.
 
     Raises:
-        ValueError: there are no batches, or as the lenses and metrics.
+        ValueError: there are no batches, or a lens or metric raises it.
         UserError: the net has no such layer.
 
-    Measures: `zfjax.attribution.metrics`.
+    The metrics are in `zfjax.attribution.metrics`.
     """
     parts: list[list[_Scores]] = []
-    times: list[np.ndarray] = []  # of each batch, seconds of each lens for one image
+    times: list[np.ndarray] = []  # for each batch, seconds per image of each lens
     count = rows = 0
     for batch in batches:
         rows = rows or len(batch.images)
@@ -223,13 +226,13 @@ def compare(
         count += len(batch.images)
     if not parts:
         raise ValueError("batches: expected at least one batch of images, got none")
-    if len(times) == 1:  # which compiled
+    if len(times) == 1:  # it included compilation
         times.append(np.array([_timed(lens, case)[1] / len(images) for lens in lenses]))
     return Comparison(*_joined(parts), np.mean(times[1:], axis=0))
 
 
 def filled(count: int, rows: int) -> Int[np.ndarray, " rows"]:
-    """Places of `count` images, the last one again until there are `rows`: one program for batches of any size."""
+    """Indices of `count` images, repeating the last up to `rows`, so that batches of any size share one program."""
     return np.minimum(np.arange(rows), count - 1)
 
 
@@ -244,10 +247,10 @@ def case_of(
     first: int = 0,
     batch_size: int = 32,
 ) -> Case:
-    """What lenses are asked; `first` is the first image's number.
+    """Build the input of the lenses; `first` is the first image's number.
 
     Raises:
-        UserError: the net has no such layer, or it has no positions.
+        UserError: the net has no such layer, or the layer has no spatial positions.
     """
     features, head = split(net, variables, layer_name)
     (row,) = (row for row in layer_table(net) if row.name == layer_name)
@@ -260,9 +263,10 @@ def case_of(
 
 
 def heat(case: Case, attributions: Float[Array, "n ..."]) -> Float[np.ndarray, "n height width"]:
-    """What a lens gave as one number a pixel.
+    """A lens's output as one number per pixel.
 
-    Of pixels, the largest absolute value over channels; of cells of the layer, `placed`; of regions, itself.
+    A pixel map gives the largest absolute value over channels; a map of the layer's cells goes through `placed`; a map
+    [n, H, W] of the images' size stays as it is.
     """
     if np.ndim(attributions) == 4:
         attributions = gradients.per_pixel(attributions)
@@ -272,26 +276,26 @@ def heat(case: Case, attributions: Float[Array, "n ..."]) -> Float[np.ndarray, "
 
 
 def placed(cells: Float[np.ndarray, "n h w"], grid: Grid, size: Pair) -> Float[np.ndarray, "n height width"]:
-    """Maps in the size of images: each cell is a tent over the centre of what it sees, a stride wide to each side.
+    """Maps at the size of the images: each cell becomes a tent at its field's center, one stride wide to each side.
 
-    Between cells that is bilinear, beyond the outermost it falls to 0. Stretching a map over the image instead
-    (`zfjax.attribution.upsample`) puts them elsewhere: of ZFNet's five on 96 px, whose fields' centres are at 20, 36,
-    … 84, the first at 9.1.
+    This is bilinear between cells and falls to 0 beyond the outermost. Stretching a map over the image instead
+    (`zfjax.attribution.upsample`) misplaces the cells: ZFNet has five cells on 96 px, with fields centered at 20, 36,
+    … 84, and stretching puts the first at 9.1.
 
     Args:
-        cells: one number a cell.
-        grid: where they stand.
+        cells: one number per cell.
+        grid: where the cells lie.
         size: (height, width) in pixels.
     """
     tents = []
     for count, offset, stride, length in zip(cells.shape[1:], *grid, size, strict=True):
-        centres = offset + stride * np.arange(count)
-        tents.append(np.maximum(0, 1 - np.abs(np.arange(length)[:, None] - centres[None]) / stride).astype(np.float32))
+        centers = offset + stride * np.arange(count)
+        tents.append(np.maximum(0, 1 - np.abs(np.arange(length)[:, None] - centers[None]) / stride).astype(np.float32))
     return tents[0] @ np.asarray(cells) @ tents[1].T
 
 
 def for_sanity(lens: Lens, layer_name: str, key: Key[Array, ""], batch_size: int = 32) -> sanity.Lens:
-    """A lens as `sanity_check` takes it, a batch after the other; it draws the same each time."""
+    """A lens in the form `sanity_check` takes, run batch by batch; its random draws are the same each time."""
 
     def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> np.ndarray:
         batches = (slice(first, first + batch_size) for first in range(0, len(images), batch_size))
@@ -305,13 +309,13 @@ def for_sanity(lens: Lens, layer_name: str, key: Key[Array, ""], batch_size: int
 
 
 def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name: str) -> Table:
-    """A row a lens: means over images, in percent, and the time.
+    """One row per lens: means over images, in percent, and the time.
 
     Args:
         found: from `compare`.
-        lenses: those that were compared.
-        dataset: its name.
-        layer_name: whose maps the CAMs weighed.
+        lenses: the compared lenses.
+        dataset: the dataset's name.
+        layer_name: the layer whose maps the CAMs weighted.
     """
     rows: list[tuple[Cell, ...]] = []
     for lens, pointing, in_box, iou, energy, insertion, deletion, seconds in zip(lenses, *found, strict=True):
@@ -319,14 +323,14 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
         rows.append((lens.title, *(100 * float(np.mean(share)) for share in shares), 1000 * float(seconds)))
     return Table(
         f"Lenses on {found.pointing.shape[1]} images of {dataset}",
-        ("lens", "pointing", "in box", "IoU", "localized", "energy", "insertion", "deletion", "ms an image"),
+        ("lens", "pointing", "in box", "IoU", "localized", "energy", "insertion", "deletion", "ms per image"),
         rows,
         "All but the time in percent, for the true class's logit. pointing: the map's maximum lies on the object; in"
-        " box: in the object's box. IoU: with that, of the box round the largest segment above 15 % of the maximum;"
-        " localized: where it is 50 or more. energy: the share of the map's positive sum that lies on the object."
-        " insertion, deletion: area under the class's probability while pixels come back to a blurred image (more is"
-        f" better), or go to the mean (less is better), in the map's order. CAMs are of {layer_name}. Random map and"
-        " centre Gaussian know nothing of the net.",
+        " box: in the object's box. IoU: of the object's box with the box around the largest segment above 15 % of the"
+        " maximum; localized: an IoU of 50 or more. energy: the share of the map's positive sum that lies on the"
+        " object. insertion, deletion: area under the class's probability as pixels return to a blurred image (more is"
+        f" better), or turn into the mean (less is better), in the map's order. CAMs use {layer_name}. Random map and"
+        " center Gaussian ignore the net.",
     )
 
 
@@ -337,7 +341,7 @@ def _timed(lens: Lens, case: Case) -> tuple[Float[Array, "n ..."], float]:
 
 
 class _Scores(NamedTuple):
-    """What is kept of one lens and batch, or of all, in the order of a Comparison."""
+    """Scores of one lens on one batch, or of all, in the order of a Comparison."""
 
     pointing: np.ndarray
     in_box: np.ndarray
@@ -347,10 +351,10 @@ class _Scores(NamedTuple):
     deletion: np.ndarray
 
 
-def _scored(fun: Partial, batch: Labelled, maps: Float[np.ndarray, "n h w"], n_steps: int, batch_size: int) -> _Scores:
+def _scored(fun: Partial, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_steps: int, batch_size: int) -> _Scores:
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     boxes = metrics.box_masks(metrics.boxes_of(batch.masks), images.shape[1], images.shape[2])
-    # The paper's blur would leave 9 of 10 images of `shapes` to be recognised.
+    # With the paper's blur, 9 of 10 images of `shapes` would still be recognized.
     soft = jnp.asarray(metrics.blurred(np.asarray(images), sigma=images.shape[1] / 10))
     return _Scores(
         metrics.pointing_game(maps, batch.masks),
@@ -363,6 +367,6 @@ def _scored(fun: Partial, batch: Labelled, maps: Float[np.ndarray, "n h w"], n_s
 
 
 def _joined(parts: list[list[_Scores]]) -> _Scores:
-    """Of each field [lenses, images], from one for each batch and lens."""
+    """Join the scores of each batch and lens into fields of [lenses, images]."""
     lenses = [_Scores(*map(np.concatenate, zip(*of_lens, strict=True))) for of_lens in zip(*parts, strict=True)]
     return _Scores(*map(np.stack, zip(*lenses, strict=True)))

@@ -17,45 +17,45 @@ from zfjax.transform import functions
 class Correspondence(NamedTuple):
     """How a layer's features change when something is hidden in each of n images, compared between images.
 
-    A feature's change has sign -1, 0 or 1. After a ReLU most are 0, and two zeros agree, so that Δ (`mean`) grows with
-    the number of features that change at all: read it beside `sparsity`, and beside `opposed`, which 0 does not enter.
-    The matrices hold shares of the layer's dimensions, for each pair of images.
+    A feature's change has sign -1, 0 or 1. After a ReLU most are 0, and two zeros agree, so Δ (`mean`) grows with the
+    number of features that change at all: read it together with `sparsity`, and with `opposed`, which ignores zeros.
+    The matrices hold fractions of the layer's dimensions, for each pair of images.
     """
 
-    differing: Float[np.ndarray, "draws n n"]  # that change with another sign in the two images
-    changing: Float[np.ndarray, "draws n n"]  # that change in both; on the diagonal: that change in the image
-    opposing: Float[np.ndarray, "draws n n"]  # that change in both, and in opposite ways
+    differing: Float[np.ndarray, "draws n n"]  # whose change has a different sign in the two images
+    changing: Float[np.ndarray, "draws n n"]  # that change in both; on the diagonal, that change in the image
+    opposing: Float[np.ndarray, "draws n n"]  # that change in both, in opposite directions
 
     @property
     def mean(self) -> float:
-        """Table 1's Δ as the paper's numbers are read, a mean over dimensions and pairs of images i ≠ j."""
+        """Table 1's Δ, read as a mean over dimensions and pairs of images i ≠ j."""
         return float(_pairs(self.differing).mean())
 
     @property
     def std(self) -> float:
-        """Its standard deviation over pairs, and draws."""
+        """Standard deviation of Δ over pairs and draws."""
         return float(_pairs(self.differing).std())
 
     @property
     def sparsity(self) -> float:
-        """Mean share of an image's dimensions that do not change."""
+        """Mean fraction of an image's dimensions that do not change."""
         return 1 - float(np.diagonal(self.changing, axis1=1, axis2=2).mean())
 
     @property
     def opposed(self) -> float:
-        """Of what changes in both images of a pair, the share that changes in opposite ways; NaN where nothing does.
+        """Of the features that change in both images of a pair, the fraction that change in opposite directions.
 
-        0.5 is chance where as many features rise as fall.
+        NaN if none change in both. 0.5 is chance if as many features rise as fall.
         """
         shared = float(_pairs(self.changing).sum())
         return float(_pairs(self.opposing).sum()) / shared if shared else math.nan
 
 
 class Difference(NamedTuple):
-    """Of a measure of two parts in the same images."""
+    """The difference of a measure between two parts of the same images."""
 
     value: float
-    error: float  # standard error, by leaving out one image after the other
+    error: float  # standard error, by leaving out one image at a time
 
 
 def correspondence(
@@ -66,38 +66,38 @@ def correspondence(
     fill: float = 0.0,
     batch_size: int = 64,
 ) -> PyTree[Correspondence]:
-    """Hides a box of each image and compares how the features change from image to image.
+    """Hide a box in each image and compare how the features change from image to image.
 
-    With ε_i = x_i - x̃_i, features before and after, Δ sums H(sign ε_i, sign ε_j) over pairs i ≠ j, where H counts the
-    dimensions that differ. H is symmetric, so a mean over ordered pairs is one over unordered pairs.
+    With ε_i = x_i - x̃_i, the features before minus after, Δ sums H(sign ε_i, sign ε_j) over pairs i ≠ j, where H counts
+    the dimensions that differ. H is symmetric, so the mean over ordered pairs equals that over unordered pairs.
 
     Args:
-        features: from images to a layer's activations, or to a pytree of such: `zfjax.layers(net, variables, names)`.
+        features: from images to a layer's activations, or to a pytree of them: `zfjax.layers(net, variables, names)`.
         images: as `features` takes them, two or more.
-        boxes: [draws, n, 4], (top, left, height, width) in pixels: for each draw one in each image; one draw for a
-            part, several for random boxes.
-        fill: what is put into the box; 0 is the mean image where the mean is subtracted.
-        batch_size: images at once.
+        boxes: [draws, n, 4], (top, left, height, width) in pixels: one box per image and draw; one draw for a part,
+            several for random boxes.
+        fill: value to fill the box with; 0 is the mean image if the mean is subtracted.
+        batch_size: images per pass.
 
     Returns:
-        A Correspondence, or a pytree of them like the features.
+        A Correspondence, or a pytree of them with the structure of the features.
 
     Raises:
         ValueError: fewer than two images, a box that is empty or not inside its image (it is named), or features that
-            are no numbers.
+            are not finite.
 
     Paper: section 4.5, figure 8 and table 1.
 
     >>> import zfjax.experiments.correspondence as experiment
     >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
     >>> found = experiment.correspondence(lambda x: x, images, np.full((1, 4, 4), (2, 2, 2, 2)))
-    >>> print(f"{found.sparsity:.4f}")  # all but 4 of 64 pixels are as before
+    >>> print(f"{found.sparsity:.4f}")  # all but 4 of 64 pixels are unchanged
     0.9375
     """
     images = np.asarray(array("images", images))
     images = images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(np.float32)
     boxes = _checked(boxes, images)
-    # One shape of batch for all, so that what is not touched is computed alike and differs by exactly 0.
+    # All batches have one shape, so features that are not affected are computed identically and differ by exactly 0.
     batch_size = min(batch_size, len(images))
     features = functions.live(features, name="features")
     before = _features(features, images, batch_size)
@@ -111,10 +111,10 @@ def correspondence(
 def hidden(
     images: Float[np.ndarray, "n height width c"], boxes: Boxes, fill: float = 0.0
 ) -> Float[np.ndarray, "n height width c"]:
-    """The images with a box of each filled; boxes are [n, 4], (top, left, height, width) in pixels.
+    """The images with one box in each filled; boxes are [n, 4], (top, left, height, width) in pixels.
 
     Raises:
-        ValueError: as `correspondence`.
+        ValueError: as in `correspondence`.
     """
     covered = np.array(images)
     for image, (top, left, height, width) in zip(covered, _checked(np.asarray(boxes)[None], images)[0], strict=True):
@@ -123,10 +123,10 @@ def hidden(
 
 
 def random_boxes(rng: np.random.Generator, like: Boxes, within: Boxes, draws: int) -> Boxes:
-    """Boxes [draws, n, 4] of the size of `like` [n, 4], anywhere inside `within` [n, 4].
+    """Random boxes [draws, n, 4] with the sizes of `like` [n, 4], anywhere inside `within` [n, 4].
 
     Raises:
-        ValueError: a box is larger than what it shall lie within.
+        ValueError: a box is larger than the one it must lie within.
 
     Paper: table 1's "random".
     """
@@ -144,10 +144,10 @@ def difference(
 ) -> Difference:
     """How much higher a measure, Δ by default, is for `one` than for `other`, over the same images.
 
-    Pairs share images, so there are fewer independent ones than pairs: the error is the jackknife's over images.
+    Pairs share images and so are not independent: the error is the jackknife's over images.
 
     Raises:
-        ValueError: fewer than three images, or not the same number of them.
+        ValueError: fewer than three images, or a different number of images in the two.
     """
     n = one.differing.shape[1]
     if n < 3 or other.differing.shape[1] != n:
@@ -196,7 +196,7 @@ def _signs(before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "n d"]) ->
 
 
 def _compared(signs: Int8[np.ndarray, "draws n d"]) -> Correspondence:
-    """Counts by products of indicators: exact in float32 up to 2^24 dimensions."""
+    """Count by products of indicators: exact in float32 up to 2^24 dimensions."""
     up, down = ((signs == sign).astype(np.float32) for sign in (1, -1))
     moved = up + down
     still = 1 - moved
@@ -214,5 +214,5 @@ def _without(found: Correspondence, image: int) -> Correspondence:
 
 
 def _pairs(matrices: Float[np.ndarray, "draws n n"]) -> Float[np.ndarray, " pairs"]:
-    """Those of i < j, of every draw."""
+    """The entries with i < j, for every draw."""
     return matrices[:, *np.triu_indices(matrices.shape[1], k=1)].ravel()

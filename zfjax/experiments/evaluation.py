@@ -1,4 +1,4 @@
-"""Table 2: single-crop and 10-crop error of nets, and of the average of their softmaxes."""
+"""Table 2: 1-crop and 10-crop error of nets, and of the average of their softmaxes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -23,17 +23,17 @@ class Row(NamedTuple):
     """One line of Table 2."""
 
     name: str
-    single_crop: Scores  # the centre alone
-    ten_crop: Scores  # corners and centre, each with its mirror image, softmaxes averaged
+    single_crop: Scores  # the center crop
+    ten_crop: Scores  # average softmax over corners and center and their mirror images
 
 
 def evaluate(models: Mapping[str, Model], batches: Callable[[], Iterable[Batch]], mesh: Mesh) -> tuple[Row, ...]:
-    """One row a model, and one for the average of all where there are several.
+    """One row per model, and one for the average of all if there are several.
 
     Args:
-      models: nets by name, of the same classes and made for squares of the same side.
-      batches: starts a pass over the split, with each example once.
-      mesh: the devices.
+        models: nets by name, with the same classes and image size.
+        batches: starts a pass over the split, with each example once.
+        mesh: the devices to use.
     """
     nets = list(models.values())
     single = score_together(nets, batches(), mesh)
@@ -45,10 +45,10 @@ def evaluate(models: Mapping[str, Model], batches: Callable[[], Iterable[Batch]]
 def evaluate_runs(
     workdirs: Sequence[epath.PathLike], *, dataset: str = "", checkpoint: str = "latest", batch_size: int = 64
 ) -> tuple[Row, ...]:
-    """`evaluate` for finished runs, on the val split of `dataset`, or of the first run's own.
+    """`evaluate` for finished runs, on the val split of `dataset`, or by default of the first run's dataset.
 
     Raises:
-      UserError: a run or checkpoint is missing, or the runs' classes or image sizes differ.
+        UserError: a run or checkpoint is missing, or the runs' classes or image sizes differ.
     """
     sharding.check_batch_size(batch_size)
     runs = [read_run(workdir) for workdir in workdirs]
@@ -68,7 +68,7 @@ def evaluate_runs(
         model = load_model(run, checkpoint)
         variables, mean = sharding.replicate((model.variables, model.mean), mesh)
         models[str(workdir)] = model._replace(variables=variables, mean=mean)
-    with Progress("scoring", 2 * len(pictures)) as progress:  # a pass for each number of crops
+    with Progress("scoring", 2 * len(pictures)) as progress:  # one pass for 1 crop, one for 10
 
         def batches() -> Iterator[Batch]:
             return progress.over(eval_batches(pictures, batch_size), lambda batch: int(batch.mask.sum()))
@@ -91,7 +91,7 @@ def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
 
 
 def to_text(rows: Iterable[Row]) -> str:
-    """The rows as aligned text: accuracy and error in per cent, top-1 and top-5, named so."""
+    """The rows as aligned text: top-1 and top-5 accuracy and error in percent."""
     header = ("net", "crops", "top-1 accuracy", "top-5 accuracy", "top-1 error", "top-5 error", "examples")
     lines: list[tuple[str, ...]] = [header]
     for row in rows:

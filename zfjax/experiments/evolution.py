@@ -16,35 +16,35 @@ from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
 from zfjax.models import ConvNet, layer, layer_table
 from zfjax.models.cut import layers
 
-SIDE = 8  # rows and columns of a map at which features are compared, at most
+SIDE = 8  # compare features at up to this many rows and columns of a map
 
 
 class LayerEvolution(NamedTuple):
-    """Some maps of one layer: at each checkpoint, of all images the one that excites a map most."""
+    """Some maps of one layer: at each checkpoint, the image that excites each map most."""
 
     maps: Int[np.ndarray, " maps"]
     values: Float[np.ndarray, "maps checkpoints"]
     images: Int[np.ndarray, "maps checkpoints"]  # numbers in the order of the batches
-    fields: Int[np.ndarray, "maps checkpoints 4"]  # what the unit sees: (top, left, height, width) in pixels
-    projections: Float[np.ndarray, "maps checkpoints height width channels"]  # signed, cut to what the unit sees
+    fields: Int[np.ndarray, "maps checkpoints 4"]  # receptive field of the unit: (top, left, height, width) in pixels
+    projections: Float[np.ndarray, "maps checkpoints height width channels"]  # signed, cropped to the receptive field
 
 
 class Evolution(NamedTuple):
     """A net's layers from checkpoint to checkpoint."""
 
     names: tuple[str, ...]  # of the layers
-    evolved: tuple[LayerEvolution, ...]  # one a layer
-    jumps: Float[np.ndarray, "layers checkpoints-1"]  # share of all firing maps whose strongest image is a new one
-    distances: Float[np.ndarray, "layers checkpoints checkpoints"]  # of the features at any two, `feature_distances`
+    evolved: tuple[LayerEvolution, ...]  # one per layer
+    jumps: Float[np.ndarray, "layers checkpoints-1"]  # share of the firing maps whose strongest image is new
+    distances: Float[np.ndarray, "layers checkpoints checkpoints"]  # between any two, by `feature_distances`
 
     @property
     def moved(self) -> Float[np.ndarray, "layers checkpoints-1"]:
-        """How far features moved from each checkpoint to the next."""
+        """How far the features moved from each checkpoint to the next."""
         return np.diagonal(self.distances, offset=1, axis1=1, axis2=2)
 
     @property
     def to_final(self) -> Float[np.ndarray, "layers checkpoints"]:
-        """How far features are from what they are at the last checkpoint."""
+        """How far the features are from those of the last checkpoint."""
         return self.distances[:, :, -1]
 
 
@@ -57,15 +57,15 @@ def evolution(
     probes: Sequence[Float[Array, "n height width channels"]],
     mesh: Mesh | None = None,
 ) -> Evolution:
-    """Projects the strongest activations at each checkpoint, and measures how far features moved between them.
+    """Project the strongest activations at each checkpoint, and measure how far features moved between checkpoints.
 
-    One pass over the images a checkpoint; only one checkpoint's variables are held at a time.
+    One pass over the images per checkpoint; only one checkpoint's variables are in memory at a time.
 
     Args:
         net: a ConvNet.
-        checkpoints: its variables `{"params": …}` at several times, oldest first; read one after the other.
-        maps: for each layer that is looked at, bottom first, the maps to project.
-        batches: gives all training images anew at each call, mean subtracted.
+        checkpoints: its variables `{"params": …}` at several times, oldest first; read one at a time.
+        maps: the maps to project, by layer, bottom first.
+        batches: each call starts a new pass over all training images, mean subtracted.
         load: from image numbers, in the order of the batches, to images.
         probes: batches of the images on which features are compared.
         mesh: the devices to split each batch over.
@@ -94,28 +94,28 @@ def feature_distances(
 ) -> Float[np.ndarray, "checkpoints checkpoints"]:
     """How far features differ between checkpoints: the mean over maps of 1 − the correlation of a map's responses.
 
-    0: every map responds as before, up to its scale and offset; 1: as another map would. The strength of the weights,
-    which grows and decays all through training, has no part in it, and each map counts alike. A map without variance
-    (dead) at both checkpoints has distance 0, at one of them 1.
+    0: every map responds as before, up to scale and offset; 1: its responses are unrelated. The strength of the
+    weights, which grows and decays throughout training, does not matter, and every map counts the same. A map without
+    variance (dead) at both checkpoints has distance 0; at only one of them, 1.
 
     Args:
-        responses: of each map at the same places of the same images, at each checkpoint.
+        responses: each map's activations at the same positions of the same images, at each checkpoint.
     """
-    responses = responses.astype(np.result_type(responses, np.float32))  # in half precision, sums would not be
-    centred = responses - responses.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(centred, axis=1)  # [checkpoints, maps]
-    units = centred / np.where(lengths > 0, lengths, 1)[:, None]
+    responses = responses.astype(np.result_type(responses, np.float32))  # sums in half precision would be too coarse
+    centered = responses - responses.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centered, axis=1)  # [checkpoints, maps]
+    units = centered / np.where(lengths > 0, lengths, 1)[:, None]
     correlations = np.einsum("asm,bsm->abm", units, units, optimize=True)
     dead = lengths == 0
-    # Of equal features, rounding would leave a little above or below 0.
+    # For equal features, rounding would leave values slightly above or below 0.
     return np.where(dead[:, None] & dead[None], 0.0, np.maximum(1.0 - correlations, 0.0)).mean(axis=2)
 
 
 def mean_distances(found: Evolution, epochs: Sequence[float]) -> Float[np.ndarray, " layers"]:
-    """The mean distance of each layer's features to the last ones, over all epochs between the checkpoints.
+    """The mean distance of each layer's features to the final ones, over the epochs from first to last checkpoint.
 
-    The area under the curve `to_final`, linear between checkpoints, by its length: the smaller, the earlier a layer
-    converged. The paper finds that lower layers do so first.
+    This is the area under `to_final`, linear between checkpoints, divided by the number of epochs: the smaller, the
+    earlier a layer converged. The paper finds that lower layers converge first.
     """
     at = np.asarray(epochs, float)
     middles = (found.to_final[:, 1:] + found.to_final[:, :-1]) / 2
@@ -123,9 +123,9 @@ def mean_distances(found: Evolution, epochs: Sequence[float]) -> Float[np.ndarra
 
 
 def convergence_epochs(found: Evolution, epochs: Sequence[float], within: float = 0.25) -> Float[np.ndarray, " layers"]:
-    """The epoch from which each layer's features stay at a distance of at most `within` from the last ones.
+    """The epoch from which each layer's features stay within a distance of `within` of the final ones.
 
-    Linear between checkpoints; the first checkpoint's epoch where they are so all along.
+    Interpolates linearly between checkpoints; the first checkpoint's epoch if they always do.
     """
     crossings = []
     for line in found.to_final:
@@ -142,8 +142,8 @@ def convergence_epochs(found: Evolution, epochs: Sequence[float], within: float 
 class _Snapshot(NamedTuple):
     """One layer at one checkpoint."""
 
-    top: Top  # the strongest, k = 1, of all maps
-    found: Gallery  # of some
+    top: Top  # the strongest activation (k = 1) of every map
+    found: Gallery  # of the chosen maps
     responses: Float[np.ndarray, "samples maps"]
 
 
@@ -171,7 +171,7 @@ def _snapshots(
 
 @jax.jit
 def _responses(fun: Partial, images: Array) -> dict[str, Float[Array, "samples maps"]]:
-    """At places evenly over each map, so that what is kept of a checkpoint stays small."""
+    """Activations sampled evenly over each map, so that what is kept of a checkpoint stays small."""
 
     def sample(acts: Array) -> Array:
         for axis in range(1, acts.ndim - 1):
@@ -195,7 +195,7 @@ def _evolved(over_time: Sequence[_Snapshot]) -> LayerEvolution:
 
 
 def _jumps(tops: Sequence[Top]) -> Float[np.ndarray, " checkpoints-1"]:
-    """Of the maps that fire at both checkpoints; NaN where none does."""
+    """Share of the maps firing at both checkpoints whose strongest image changed; NaN if none fires at both."""
     shares = []
     for before, after in itertools.pairwise(tops):
         fire = (before.values > 0) & (after.values > 0)

@@ -1,4 +1,4 @@
-"""Features for transfer and probing: the frozen layers' outputs over a set of pictures, computed once and kept."""
+"""Features for transfer and probing: frozen layers' outputs for a set of pictures, computed once and cached."""
 
 import contextlib
 import functools
@@ -40,9 +40,9 @@ _DIGEST = "features.sha256"  # of the file, in hexadecimal
 
 
 class Pool(NamedTuple):
-    """All pictures of a dataset under one numbering, from which folds are drawn."""
+    """All pictures of a dataset, numbered from 0, from which folds are drawn."""
 
-    name: str  # short, fit for a folder
+    name: str  # short, usable as a folder name
     classes: tuple[str, ...]
     pictures: Pictures
     labels: Int32[np.ndarray, " pictures"]
@@ -50,11 +50,11 @@ class Pool(NamedTuple):
 
 
 def numbered_layers(net: ConvNet) -> tuple[str, ...]:
-    """What stands for layers 1, 2, … of a net: each one's last output, without the classifier.
+    """The output that represents each of a net's layers 1, 2, …: its last one, without the classifier.
 
     The paper does not say which output of a layer its classifiers see. Here it is the last: rectified, and pooled and
-    contrast-normalised where the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6, relu7;
-    for a ResNet pool1, each block, and of the last one the means.
+    contrast-normalized if the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6, relu7; for
+    a ResNet it is pool1 and each block, with the last block averaged over positions.
     """
     names: list[str] = []
     for spec in net.layers:
@@ -66,14 +66,14 @@ def numbered_layers(net: ConvNet) -> tuple[str, ...]:
 
 
 def short_name(dataset: str) -> str:
-    """A dataset's name for titles and folders: without `tfds:`, and of a folder's path the end."""
+    """A dataset's name for titles and folders: without `tfds:`, and only the last part of a folder's path."""
     kind, _, rest = dataset.partition(":")
     name = rest.rstrip("/").rpartition("/")[2] if kind == "folder" else rest or kind
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "dataset"
 
 
 def layer_named(net: ConvNet, number: int) -> str:
-    """The output that stands for layer `number`, counted from 1; 0 is the last one.
+    """The output that represents layer `number`, counted from 1; 0 is the last hidden layer.
 
     Raises:
         UserError: the net has no such layer.
@@ -85,7 +85,7 @@ def layer_named(net: ConvNet, number: int) -> str:
 
 
 def require_pictures(pool: Pool, per_class: int) -> None:
-    """Raises a UserError where a class has not `per_class` pictures and one more to test on."""
+    """Raise a UserError if a class has fewer than `per_class` pictures plus one to test on."""
     for name, count in zip(pool.classes, np.bincount(pool.labels, minlength=len(pool.classes)), strict=True):
         if count <= per_class:
             raise UserError(
@@ -97,11 +97,11 @@ def require_pictures(pool: Pool, per_class: int) -> None:
 def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     """The pictures of `dataset` as squares of the run's size.
 
-    Its train and val splits are one pool. Of the run's own dataset, however it is spelled, it is the val split alone:
-    features of pictures that the net was trained on say nothing about others.
+    The pool joins its train and val splits. For the run's own dataset, however it is spelled, the pool is the val split
+    alone: features of training pictures say nothing about new ones.
 
     Raises:
-        UserError: there is no such dataset, it cannot be used, or the run, where all results go, lies in it.
+        UserError: there is no such dataset, it cannot be used, or the run's folder, which gets all results, lies in it.
     """
     config = run.config
     require_outside(run.folder, "workdir", root_of(dataset or config.dataset, config.data_dir))
@@ -121,13 +121,13 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
 
 
 def scan_for(run: RunInfo, source: Source) -> Scanned:
-    """The pictures of another dataset as squares of the run's size, decoded and kept as the run's are."""
+    """The pictures of another dataset as squares of the run's size, decoded and cached like the run's own."""
     config, size = run.config, square_size(run.config.image_size)
     return scan(source, size, max_broken=config.max_broken, cache_dir=config.cache_dir, threads=config.threads)
 
 
 def join_splits(source: Source, scanned: Scanned) -> Pool:
-    """Both splits of a dataset as one pool, the pictures of val after those of train."""
+    """Both splits of a dataset as one pool, train pictures first, then val."""
     found = scanned.record
     labels = np.concatenate([found.train_labels[found.train_kept], found.val_labels[found.val_kept]])
     pictures = JoinedPictures(scanned.train, scanned.val)
@@ -137,13 +137,13 @@ def join_splits(source: Source, scanned: Scanned) -> Pool:
 def features(
     model: Model, pictures: Pictures, names: Sequence[str], batch_size: int = 64
 ) -> Iterator[dict[str, Float32[np.ndarray, "n features"]]]:
-    """Outputs of layers for the centre crops of all pictures, in order: one pass, a dict by name for each batch.
+    """Layer outputs for the center crops of all pictures, in order: one pass, one dict by layer name per batch.
 
     Args:
         model: a net with its weights and mean.
         pictures: squares of the mean's size.
-        names: which layers' outputs, such as `numbered_layers(model.net)`; each is flattened.
-        batch_size: pictures at once, split over all devices.
+        names: the layers to output, such as `numbered_layers(model.net)`; each output is flattened.
+        batch_size: pictures per pass, split over all devices.
 
     Raises:
         UserError: the net has no such layer, or the batch does not split over the devices.
@@ -169,13 +169,13 @@ def kept_features(
     *,
     batch_size: int = 64,
 ) -> dict[str, Float32[np.ndarray, "pictures features"]]:
-    """`features` of a whole pool, memory-mapped from files in `folder`, which are written where they are missing.
+    """`features` of a whole pool, memory-mapped from files in `folder`, which are written if missing.
 
-    A file is found again by what it depends on: the net, its weights and mean, the layer and the pictures. A damaged
-    one is written anew. One being written is a draft, which becomes the file when it is whole.
+    A file's name identifies what it depends on: the net, its weights and mean, the layer and the pictures. A damaged
+    file is written again. Files are written as drafts and renamed when complete.
 
     Raises:
-        UserError: as `features`; `folder` is remote, cannot be written, or is full.
+        UserError: as in `features`, or `folder` is remote, cannot be written, or is full.
     """
     if "://" in os.fspath(folder):
         raise UserError(f"features cannot be kept in {folder}: expected a local folder, since they are memory-mapped")
@@ -197,7 +197,7 @@ def kept_features(
 
 
 def fingerprint(model: Model, pool: Pool) -> str:
-    """A hash of what a pool's features depend on: the net, its weights and mean, and the pictures."""
+    """A hash of everything a pool's features depend on: the net, its weights and mean, and the pictures."""
     digest = hashlib.sha256(f"{model.net.layers} {model.net.image_size} {model.net.dtype} {pool.fingerprint}".encode())
     weights: PyTree = (model.variables, model.mean)
     for path, leaf in jax.tree.leaves_with_path(weights):
@@ -214,7 +214,7 @@ def _activations(
 
 
 def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_size: int) -> None:
-    """One pass for all layers; plain writes, since on a full disk those raise, where a map would kill the process."""
+    """One pass for all layers; plain writes, since on a full disk they raise, while a memory map kills the process."""
     count = len(pool.labels)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(f"features of {pool.name}", count))
@@ -241,7 +241,7 @@ def _read(place: pathlib.Path, count: int) -> Float32[np.ndarray, "pictures feat
         if kept.exists() and kept.read_bytes().decode() != _digest(place / _FILE):
             return None
         values = np.load(place / _FILE, mmap_mode="r")
-    except Exception:  # absent, cut short or overwritten; a header is a Python literal, which fails in many ways
+    except Exception:  # missing, truncated or overwritten; the header is a Python literal, which can fail in many ways
         return None
     return values if values.ndim == 2 and len(values) == count and values.dtype == np.float32 else None
 

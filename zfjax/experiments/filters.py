@@ -1,4 +1,4 @@
-"""Figure 6: the filters of layer 1: how strong each is, which dominate, how much its stride aliases into layer 2."""
+"""Figure 6: layer 1's filters: how strong each is, which dominate, and how much its stride aliases into layer 2."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -17,43 +17,42 @@ DEAD, DOMINATING = 0.05, 3.0  # times the median RMS
 
 
 class Filters(NamedTuple):
-    """A convolution's filters, and what is wrong with them."""
+    """A convolution's filters and their flaws."""
 
     kernel: Float[np.ndarray, "kh kw c maps"]
-    rms: Float[np.ndarray, " maps"]  # √mean(w²) of each filter, which renormalisation bounds
-    dead: Bool[np.ndarray, " maps"]  # its RMS is a small part of the median's
-    dominating: Bool[np.ndarray, " maps"]  # its RMS is several times the median's
-    aliased: Float[np.ndarray, " maps"]  # share of each filter's energy that its stride aliases
-    aliased_total: Float[np.ndarray, ""]  # the same of all filters' energy together: strong filters weigh more
+    rms: Float[np.ndarray, " maps"]  # √mean(w²) of each filter; renormalization bounds it
+    dead: Bool[np.ndarray, " maps"]  # RMS far below the median
+    dominating: Bool[np.ndarray, " maps"]  # RMS several times the median
+    aliased: Float[np.ndarray, " maps"]  # share of each filter's energy that the stride aliases
+    aliased_total: Float[np.ndarray, ""]  # the same for the energy of all filters together: strong filters weigh more
 
 
 class FirstLayers(NamedTuple):
-    """A net's layers 1 and 2, as in the paper's Figure 6; k of layer 2's maps were drawn."""
+    """A net's layers 1 and 2, as in the paper's Figure 6, with k of layer 2's maps."""
 
     filters: Filters
     silent: Bool[np.ndarray, " maps"]  # layer-1 maps that no image excited
     maps: Int[np.ndarray, " k"]
-    projections: Float[np.ndarray, "k height width 3"]  # of each map's strongest activation, cut to what its unit sees
-    aliased_projections: Float[
-        np.ndarray, " k"
-    ]  # share of each projection's energy beyond the Nyquist limit of layer 1's stride
+    projections: Float[np.ndarray, "k height width 3"]  # of each map's strongest activation, cropped to its field
+    # Share of each projection's energy beyond the Nyquist limit of layer 1's stride.
+    aliased_projections: Float[np.ndarray, " k"]
 
 
 def filters(
     kernel: Float[np.ndarray, "kh kw c maps"], strides: Pair, *, dead: float = DEAD, dominating: float = DOMINATING
 ) -> Filters:
-    """How strong each filter of a convolution is, and how much of what it passes its stride aliases.
+    """Measure how strong each filter of a convolution is, and how much of its output the stride aliases.
 
     Args:
         kernel: the convolution's weights.
         strides: (height, width) in pixels.
-        dead: a filter is dead up to this part of the median RMS.
+        dead: a filter is dead up to this fraction of the median RMS.
         dominating: a filter dominates above this multiple of the median RMS.
 
     Raises:
-        ValueError: no filters, weights that are no numbers, or a stride below 1.
+        ValueError: no filters, weights that are not finite, or a stride below 1.
 
-    Paper: section 3 (renormalisation), section 4.2 and figure 6.
+    Paper: section 3 (renormalization), section 4.2 and figure 6.
 
     >>> import zfjax.experiments.filters as experiment
     >>> kernel = np.random.default_rng(0).normal(size=(7, 7, 3, 8)); kernel[..., 5] *= 10
@@ -76,13 +75,13 @@ def filters(
 def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair) -> Float[np.ndarray, " n"]:
     """The share of each pattern's spectral energy that lies beyond the Nyquist limit of a stride.
 
-    Sampled every s pixels, a frequency above 1/(2s) cycles a pixel, along either axis, looks like a lower one. As a
-    filter's spectrum is that of its answers to white noise, this is the share of such answers that folds over. The
-    constant part counts as below the limit: sampling keeps it. A pattern without structure (one pixel, noise) has
-    1 - 1/(s·s) beyond; an empty one counts as 0.
+    Sampled every s pixels, a frequency above 1/(2s) cycles per pixel, along either axis, looks like a lower one. A
+    filter's spectrum is that of its response to white noise, so this is the share of that response that folds over.
+    The constant part counts as below the limit: sampling keeps it. A pattern without structure (one pixel, noise) has
+    1 - 1/(s·s) beyond the limit; an empty one counts as 0.
 
-    The spectrum is that of the pattern on an unbounded plane of zeros. It is integrated in closed form: the energy of
-    w within |f| ≤ 1/(2s) is Σ w[a] w[b] sinc((a - b)/s)/s, so that no grid of frequencies is chosen.
+    The spectrum is that of the pattern on an infinite plane of zeros. It is integrated in closed form, without a grid
+    of frequencies: the energy of w within |f| ≤ 1/(2s) is Σ w[a] w[b] sinc((a - b)/s)/s.
 
     Args:
         patterns: filters, or projections in pixels.
@@ -100,7 +99,7 @@ def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair
     columns = np.moveaxis(patterns, 3, 1)  # [n, c, height, width]
     below = np.sum(columns * (down @ columns @ across), axis=(1, 2, 3))
     energy = np.sum(columns**2, axis=(1, 2, 3))
-    # Rounding may leave a share of -1e-17.
+    # Rounding can produce a share of -1e-17.
     return np.where(energy > 0, np.clip(1 - below / np.where(energy > 0, energy, 1.0), 0, 1), 0.0)
 
 
@@ -113,20 +112,20 @@ def first_layers(
     count: int = 16,
     mesh: Mesh | None = None,
 ) -> FirstLayers:
-    """Layer 1's filters and layer 2's projections, with all that Figure 6 counts.
+    """Layer 1's filters and layer 2's projections, with the counts of Figure 6.
 
     Args:
-        net: its first layer is a convolution.
-        variables: the net's, `{"params": …}`.
+        net: a net whose first layer is a convolution.
+        variables: its variables, `{"params": …}`.
         batches: all images of a split, as the net takes them.
-        load: from numbers in the order of `batches` to images.
-        rng: draws the maps of layer 2, those that fire first.
-        count: how many of them.
+        load: from image numbers, in the order of `batches`, to images.
+        rng: draws the maps of layer 2, preferring those that fire.
+        count: how many maps to draw.
         mesh: the devices to split each batch over.
 
     Raises:
-        ValueError: there are no batches, or what `filters` names.
-        UserError: the net has no two rectified layers of maps.
+        ValueError: there are no batches, or as in `filters`.
+        UserError: the net has fewer than two rectified layers of maps.
 
     Paper: figure 6.
     """

@@ -1,4 +1,4 @@
-"""Figure 2: what makes each feature map fire most, projected down to pixels, beside the image patches."""
+"""Figure 2: each feature map's strongest activations, projected down to pixels, beside the image patches."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -20,24 +20,24 @@ from zfjax.transform import functions
 
 
 class Top(NamedTuple):
-    """The k strongest activations of each map over a set of images, each of another image, strongest first.
+    """The k strongest activations of each map over a set of images, at most one per image, strongest first.
 
-    Where there were fewer than k images, the rest has value -inf and image -1.
+    With fewer than k images, the remaining entries have value -inf and image -1.
     """
 
     values: Float[Array, "maps k"]
     images: Int[Array, "maps k"]  # numbers in the order of the batches
-    positions: Int[Array, "maps k axes"]  # (row, column) on the map; no axes for dense layers
+    positions: Int[Array, "maps k axes"]  # (row, column) on the map; zero axes for dense layers
 
 
 class Gallery(NamedTuple):
-    """Some maps of a layer with their strongest images and projections, both cut to what each unit sees."""
+    """Some maps of a layer with their strongest images and projections, both cropped to the receptive field."""
 
     maps: Int[np.ndarray, " maps"]
     values: Float[np.ndarray, "maps k"]
     projections: Float[np.ndarray, "maps k height width channels"]  # signed, 0 where nothing arrived
     images: Float[np.ndarray, "maps k height width channels"]  # as the net saw them, mean subtracted
-    fields: Int[np.ndarray, "maps k 4"]  # where both were cut: (top, left, height, width) in pixels, inside the image
+    fields: Int[np.ndarray, "maps k 4"]  # where both were cropped: (top, left, height, width) in pixels
 
 
 def top_activations(
@@ -46,25 +46,24 @@ def top_activations(
     k: int = 9,
     mesh: Mesh | None = None,
 ) -> PyTree[Top]:
-    """The k images that excite each map most, in one pass over any number of images.
+    """Find the k images that excite each map most, in one pass over any number of images.
 
-    Only k entries a map are kept, on the device, beside two batches. An image counts once a map, by its strongest
-    activation, at the first position in row-major order; of equal activations the earlier image comes first. It does
-    not count for maps on which it gives NaN.
+    Memory on the device: k entries per map, and two batches. An image counts once per map, by its strongest activation
+    (the first in row-major order); ties go to the earlier image. An image does not count for maps where it gives NaN.
 
     Args:
-        fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of such (all layers in one pass), like
+        fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of them (all layers in one pass), like
             `zfjax.layer(net, variables, "relu5")`.
-        batches: of images, as `fun` takes them; numbered from 0 through all batches. Of any sizes, but `fun` is
-            compiled once only if none is larger than the first.
-        k: how many.
-        mesh: the devices to split each batch over, as in `sharding.data_mesh`; otherwise the one where the images are.
+        batches: batches of images, as `fun` takes them, numbered from 0 across batches. They may have any size, but
+            `fun` compiles only once if none is larger than the first.
+        k: how many images to find for each map.
+        mesh: the devices to split each batch over, as in `sharding.data_mesh`; default: the device of the images.
 
     Returns:
-        A Top, or a pytree of them like `fun`'s result.
+        A Top, or a pytree of them with the structure of `fun`'s result.
 
     Raises:
-        TypeError: a batch is not one array, such as a pair of images and labels.
+        TypeError: a batch is not a single array, but for example a pair of images and labels.
         ValueError: k is below 1, or there are no batches.
 
     Paper: section 4.1 and figure 2.
@@ -80,7 +79,7 @@ def top_activations(
         filled = filled_batch(images, rows, mesh)
         if top is None:
             top = on_devices(_empty(fun, filled, k))
-        # At most two batches are under way, so that a split of any size fits.
+        # At most two batches are in flight, so a split of any size fits in memory.
         top = _merge(fun, jax.block_until_ready(top), filled, np.int32(count), np.int32(len(images)))
         count += len(images)
     if top is None:
@@ -95,20 +94,20 @@ def gallery(
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
     batch_size: int = 32,
 ) -> Gallery:
-    """Projects the winners of some maps, each separately.
+    """Project the strongest activations of some maps, each separately.
 
-    If `fun` is made by `zfjax.layer`, patches are cut to what the units see, and only that much of the images is
-    computed (`fields.project_fields`). Other functions do not tell what their units see: the patches are whole images.
+    If `fun` comes from `zfjax.layer`, patches are cropped to the receptive field, and only that part of each image is
+    computed (`fields.project_fields`). Receptive fields of other functions are unknown: their patches are whole images.
 
     Args:
-        fun: the layer's function, of which `top` tells the winners.
+        fun: the layer's function, whose strongest activations are in `top`.
         top: from `top_activations`.
-        maps: which maps: `some_maps(top, 8, rng)`, a list, or `range(len(top.values))`.
+        maps: the maps to project: `some_maps(top, 8, rng)`, a list, or `range(len(top.values))`.
         load: from image numbers to images as `fun` takes them.
-        batch_size: winners at once.
+        batch_size: activations per pass.
 
     Raises:
-        ValueError: fewer images than k were seen.
+        ValueError: `top` saw fewer than k images.
         UserError: there are no such maps.
 
     Paper: figure 2.
@@ -127,7 +126,7 @@ def gallery(
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
     found = []
     for first in range(0, numbers.size, batch_size):
-        # The last batch is filled up with its last winner: one program for all.
+        # The last batch repeats its last entry, so that one program serves all batches.
         batch = np.minimum(np.arange(first, first + min(batch_size, numbers.size)), numbers.size - 1)
         found.append(
             jax.device_get(project_fields(fun, load(numbers.reshape(-1)[batch]), *(part[batch] for part in winners)))
@@ -138,14 +137,14 @@ def gallery(
 
 
 def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray, " maps"]:
-    """Up to `count` maps drawn by `rng`, in order: first of those that all k images excite."""
+    """Draw up to `count` maps with `rng`, in ascending order, preferring maps that all k images excite."""
     drawn = rng.permutation(len(top.values))
     fires = np.asarray(top.values)[drawn, -1] > 0
     return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
 
 
 def filled_batch(images: Float[Array, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
-    """The batch with zeros up to `rows`, or as many more as the devices need to share them evenly."""
+    """Pad a batch with zeros to `rows`, rounded up so that the devices share it evenly."""
     rows += -rows % (mesh.size if mesh else 1)
     filled = jnp.pad(images, ((0, rows - len(images)), *((0, 0),) * (images.ndim - 1)))
     return filled if mesh is None else jax.device_put(filled, NamedSharding(mesh, P("data")))
@@ -187,8 +186,8 @@ def _merge(fun: Callable, top: PyTree[Top], images: Array, first: Int[Array, ""]
 def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array, ""], count: Int[Array, ""]) -> Top:
     n, *grid, maps = acts.shape
     k = top.values.shape[1]
-    # One plain maximum is nearly free beside the convolutions, and the barrier keeps it plain; on a CPU an arg max of
-    # all cells, or a test for NaN fused into it, took a tenth to a half of the whole pass.
+    # A plain maximum is nearly free compared with the convolutions, and the barrier keeps it plain; on a CPU an argmax
+    # over all cells, or a NaN test fused into it, took a tenth to a half of the whole pass.
     rows = acts.reshape(n, -1, grid[-1] if grid else 1, maps)
     strongest = lax.optimization_barrier(jnp.max(rows, axis=2))  # [n, rows, maps]
     values = jnp.max(strongest, axis=1)
@@ -198,8 +197,8 @@ def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array,
     values, order = lax.top_k(jnp.concatenate([top.values, values], axis=1), k)
     image, unit = jnp.maximum(order - k, 0), jnp.arange(maps)[:, None]
 
-    # Where it was is asked of those that are new. As a branch of its own, which reads the activations that the next
-    # layer reads; XLA:CPU would rather keep the convolution's sums for it, and so twice the memory.
+    # Look up positions only if there are new entries. A separate branch reads the activations that the next layer
+    # reads; otherwise XLA:CPU would keep the convolution's sums for it as well, using twice the memory.
     def find() -> Int[Array, "maps k"]:
         row = _first(strongest[image, :, unit])
         return row * rows.shape[2] + _first(rows[image, row, :, unit])
@@ -216,7 +215,7 @@ def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array,
 
 
 def _first(x: Float[Array, "maps k cells"]) -> Int[Array, "maps k"]:
-    """The first largest cell. Faster than `jnp.argmax` on a CPU."""
+    """Index of the first largest cell. Faster than `jnp.argmax` on a CPU."""
     cells = lax.broadcasted_iota(jnp.int32, x.shape, 2)
     largest = jnp.max(x, axis=2, keepdims=True)
     return jnp.min(jnp.where(x == largest, cells, jnp.int32(x.shape[2] - 1)), axis=2)

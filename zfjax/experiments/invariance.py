@@ -1,4 +1,4 @@
-"""Figure 5: how far features and answers move when the image is shifted, scaled or rotated."""
+"""Figure 5: how much features and predictions change when the image is shifted, scaled or rotated."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,13 +14,14 @@ from zfjax.ops.arguments import floats
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
-# Where each pixel of the new image lies in the old one: a 2 × 2 matrix and a shift, in (row, column) from the centre.
+# Where each pixel of the new image comes from in the old one: a 2 × 2 matrix and a shift, as (row, column) from the
+# center.
 Maps = Float[np.ndarray, "steps 2 3"]
-SIDE = 224  # pixels of the paper's images, to which its translations belong
+SIDE = 224  # side of the paper's images in pixels, for which its translations are given
 
 
 class Response(NamedTuple):
-    """What images that are transformed step by step do to a net."""
+    """How a net responds to images that are transformed step by step."""
 
     parameters: Float[np.ndarray, " steps"]
     distances: Float[np.ndarray, "layers images steps"]  # Euclidean, from the untransformed image's activations
@@ -38,7 +39,7 @@ class Invariance(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The parameters of figure 5's transforms."""
+    """The parameters of Figure 5's transforms."""
 
     translation: Float[np.ndarray, " steps"]  # pixels
     scale: Float[np.ndarray, " steps"]
@@ -48,7 +49,7 @@ class Steps(NamedTuple):
 def paper_steps(size: int) -> Steps:
     """The paper's ranges for images of `size` pixels: −60 to 60 of 224 px, 1 to 1.8, 0 to 350°.
 
-    Translations are by whole pixels, which blur nothing.
+    Translations are by whole pixels, to avoid blurring.
     """
     stride = max(1, size // 64)
     count = round(60 * size / SIDE) // stride
@@ -61,7 +62,7 @@ def translations(pixels: Float[np.ndarray, " steps"]) -> Maps:
 
 
 def scalings(ratios: Float[np.ndarray, " steps"]) -> Maps:
-    """About the centre, above 1 larger. Raises a ValueError for ratios that are not positive."""
+    """Scalings about the center; above 1 enlarges. Raises a ValueError for ratios that are not positive."""
     ratios = np.asarray(ratios, float)
     if not np.all(ratios > 0):
         raise ValueError(f"ratios: expected numbers above 0, got {ratios.min()}")
@@ -69,7 +70,7 @@ def scalings(ratios: Float[np.ndarray, " steps"]) -> Maps:
 
 
 def rotations(degrees: Float[np.ndarray, " steps"]) -> Maps:
-    """About the centre, counter-clockwise as `jnp.rot90`."""
+    """Rotations about the center, counter-clockwise like `jnp.rot90`."""
     # In float64: quarter turns must hit pixels.
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return _maps(np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2), np.zeros(len(cos)))
@@ -77,12 +78,12 @@ def rotations(degrees: Float[np.ndarray, " steps"]) -> Maps:
 
 @jax.jit
 def transformed(image: Float[Array, "height width c"], maps: Float[Array, "n 2 3"]) -> Float[Array, "n height width c"]:
-    """One image under several affine maps, by bilinear interpolation; outside of it there is 0, the mean.
+    """Transform one image by several affine maps, with bilinear interpolation; outside the image is 0, the mean.
 
     Args:
         image: mean subtracted.
-        maps: from `translations`, `scalings` or `rotations`. Those of two transforms, one after the other, are the
-            product of the two as 3 × 3 matrices, the first on the left.
+        maps: from `translations`, `scalings` or `rotations`. To apply two transforms in sequence, multiply them as
+            3 × 3 matrices, the first on the left.
 
     >>> image = jnp.arange(9.0).reshape(3, 3, 1)
     >>> print(transformed(image, translations(np.array([1.0])))[0, :, :, 0])
@@ -92,13 +93,13 @@ def transformed(image: Float[Array, "height width c"], maps: Float[Array, "n 2 3
     """
     image = floats("image", image)
     height, width, _ = image.shape
-    centre = jnp.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], jnp.float32)
-    pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(jnp.float32) - centre
+    center = jnp.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], jnp.float32)
+    pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(jnp.float32) - center
 
     def one(matrix: Float[Array, "2 3"]) -> Float[Array, "height width c"]:
-        # Not a product of matrices: on accelerators these round coordinates to a few bits.
+        # Not a matrix product: on accelerators it would round coordinates to a few bits.
         rows, columns = pixels
-        places = jnp.stack([m[0] * rows + m[1] * columns + m[2] for m in matrix]) + centre
+        places = jnp.stack([m[0] * rows + m[1] * columns + m[2] for m in matrix]) + center
         sample = jax.vmap(lambda channel: map_coordinates(channel, list(places), order=1, cval=0.0), -1, -1)
         return sample(widened(image))
 
@@ -115,27 +116,28 @@ def response(
     maps: Maps,
     batch_size: int = 64,
 ) -> Response:
-    """The distances and the probability of the true class for one transform.
+    """Measure the distances and the true class's probability for one transform.
 
     Args:
         fun: from images to activations by name, like `zfjax.models.cut.layers(net, variables, names)`.
-        hidden: layers whose distances are wanted.
-        logits: the layer whose softmax is the answer.
+        hidden: the layers to measure distances in.
+        logits: the layer of logits.
         images: as `fun` takes them, mean subtracted.
         labels: the true classes.
-        parameters: of the transform, to be kept with the result.
-        maps: the transforms, one a parameter.
-        batch_size: transformed images at once.
+        parameters: the transform's parameters, stored with the result.
+        maps: the transforms, one per parameter.
+        batch_size: transformed images per pass.
 
     Raises:
-        TypeError: images are not one array of floating-point numbers.
-        ValueError: not as many labels as images or maps as parameters, or none of them; a label that is no class.
+        TypeError: images are not a single array of floating-point numbers.
+        ValueError: the numbers of labels and images, or of maps and parameters, differ or are 0; a label that is not a
+            class of the net.
 
     Paper: figure 5.
     """
     _check(images, labels, parameters, maps, batch_size)
     fun = functions.live(fun)
-    # Chunks of one size, the last filled up with the last map: one program for all.
+    # Chunks of equal size, the last padded with the last map, so that one program serves all.
     count = -(-len(maps) // batch_size)
     filled = np.minimum(np.arange(count * -(-len(maps) // count)), len(maps) - 1)
     chunks = np.split(np.asarray(maps, np.float32)[filled], count)
@@ -160,16 +162,16 @@ def invariance(
     steps: Steps | None = None,
     batch_size: int = 64,
 ) -> Invariance:
-    """Figure 5: vertical translation, scale and rotation; arguments and errors are those of `response`.
+    """Figure 5: vertical translation, scale and rotation; raises the errors of `response`.
 
     Args:
         fun: from images to activations by name.
-        hidden: layers whose distances are wanted; the paper's are the first and the last hidden one.
-        logits: the layer whose softmax is the answer.
+        hidden: the layers to measure distances in; the paper uses the first and the last hidden one.
+        logits: the layer of logits.
         images: as `fun` takes them, mean subtracted.
         labels: the true classes.
-        steps: of the transforms; None: the paper's.
-        batch_size: transformed images at once.
+        steps: parameters of the transforms; None for the paper's.
+        batch_size: transformed images per pass.
 
     >>> from zfjax.models import cut
     >>> net = zfjax.zfnet(10, width=0.05, image_size=48)
@@ -193,12 +195,12 @@ def invariance(
 def relative_changes(found: Invariance, size: int) -> Float[np.ndarray, "transforms layers"]:
     """How far small transforms move each layer, in units of the mean distance between two different images.
 
-    The mean over images and small steps, those of 0 left out: translations up to 10 of 224 px, scales up to 1.1,
-    rotations up to 10° either way. The paper finds less change in the last layer than in the first.
+    The mean over images and small nonzero steps: translations up to 10 of 224 px, scales up to 1.1, rotations up to
+    10° either way. The paper finds less change in the last layer than in the first.
 
     Args:
-        found: of images of two or more.
-        size: pixels of their sides.
+        found: the result for two or more images.
+        size: side of the images, in pixels.
     """
     turned = np.minimum(found.rotation.parameters % 360, -found.rotation.parameters % 360)
     near = (
@@ -214,9 +216,9 @@ def relative_changes(found: Invariance, size: int) -> Float[np.ndarray, "transfo
 
 
 def mean_probabilities(found: Invariance) -> Float[np.ndarray, " transforms"]:
-    """The probability of the true class over all images and steps, for each transform.
+    """The mean probability of the true class over all images and steps, for each transform.
 
-    The paper finds answers stable under translation and scale, and not under rotation.
+    The paper finds predictions stable under translation and scale, but not under rotation.
     """
     return np.array([one.probability.mean() for one in found[:3]])
 
@@ -255,7 +257,7 @@ def _softmax(logits: Float[Array, "n classes"]) -> Float[Array, "n classes"]:
 
 
 def _mean_apart(acts: Sequence[Float[Array, "1 ..."]]) -> float:
-    """The mean over pairs; NaN for one."""
+    """Mean distance over pairs of images; NaN for a single image."""
     pairs = [
         np.linalg.norm(np.asarray(a, np.float32).ravel() - np.asarray(b, np.float32).ravel())
         for a, b in itertools.combinations(acts, 2)

@@ -1,4 +1,4 @@
-"""Results of single folds, kept from one command to the next."""
+"""Results of individual folds, saved for later commands."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from zfjax.experiments.linear import Fold
 
 
 def fold_key(fold: Fold, *parts: object) -> str:
-    """What a fold's result depends on, as a short hash: the pictures' numbers, and whatever else is given."""
+    """A short hash of what a fold's result depends on: the pictures' numbers, and the given parts."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode())
     for numbers in fold:
         digest.update(f"\0{len(numbers)}\0".encode() + numbers.astype("<i8").tobytes())
@@ -20,13 +20,13 @@ def fold_key(fold: Fold, *parts: object) -> str:
 
 
 class Ledger:
-    """Results (JSON values) in a file, each under what it depends on."""
+    """A file of results (JSON values), each under a key of what it depends on."""
 
     def __init__(self, path: epath.PathLike) -> None:
-        """Reads the file where there is one.
+        """Read the file if it exists.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the file is damaged.
         """
         self._path = epath.Path(path)
         self._kept = self._read()
@@ -39,9 +39,9 @@ class Ledger:
         return kept
 
     def get(self, key: str) -> Any:
-        """The result kept under `key`; None where there is none, or a damaged one, which is then measured again."""
+        """The result stored under `key`; None if it is missing or damaged, and so must be measured again."""
         entry = self._kept.get(key)
-        if type(entry) is float:  # from before results were sealed; these take the longest
+        if type(entry) is float:  # from before results were sealed; kept, since these take the longest to measure
             return entry
         try:
             return sealed.unseal(entry)["result"]
@@ -49,18 +49,18 @@ class Ledger:
             return None
 
     def get_or(self, key: str, measure: Callable[[], Any]) -> Any:
-        """The result kept under `key`; where there is none, `measure` is called and what it gives is kept."""
+        """The result stored under `key`; if there is none, call `measure` and store its result."""
         if self.get(key) is None:
             self.put(key, measure())
         return self.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keeps a result at once; the file is whole at any moment.
+        """Save a result at once; the file is always complete.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         self._kept = self._read() | {
             key: sealed.seal({"result": value})
-        }  # another command may have added some meanwhile
+        }  # another command may have added results in the meantime
         write_json(self._path, self._kept)

@@ -14,20 +14,20 @@ from zfjax.console.errors import UserError
 
 
 class Kind(NamedTuple):
-    """A kind of classifier, and the grid its strength is chosen from."""
+    """A kind of classifier, and the grid its regularization strength is chosen from."""
 
     make: Callable[[], Any]  # a scikit-learn classifier with a parameter C
-    strengths: tuple[float, ...]  # values of C, growing, for features as `on_one_scale` gives them
+    strengths: tuple[float, ...]  # values of C, ascending, for features from `on_one_scale`
 
 
-# A softmax over all classes with an L2 penalty, all weights at once, by L-BFGS that goes on from one C to the next.
+# A softmax over all classes with an L2 penalty, fit by L-BFGS, warm-started from one C to the next.
 SOFTMAX = Kind(lambda: LogisticRegression(max_iter=2000, warm_start=True), (0.1, 1.0, 10.0, 100.0, 1000.0))
-# One linear SVM a class against the rest: squared hinge loss, L2 penalty, in the dual, which is sooner on few pictures.
+# One-vs-rest linear SVMs: squared hinge loss, L2 penalty, solved in the dual, which is faster with few pictures.
 SVM = Kind(lambda: LinearSVC(max_iter=2000, dual=True, random_state=0), (0.1, 1.0, 10.0))
 
 
 class Fold(NamedTuple):
-    """Which pictures are trained on and which are tested on; none is both."""
+    """Numbers of the training and test pictures; the two do not overlap."""
 
     train: Int[np.ndarray, " train"]
     test: Int[np.ndarray, " test"]
@@ -37,22 +37,22 @@ class Score(NamedTuple):
     """A linear classifier's result on one fold."""
 
     accuracy: float  # mean of the classes' accuracies, 0..1
-    strength: float  # the C that was chosen; large is weak regularisation
+    strength: float  # the C that was chosen; large is weak regularization
 
 
 def draw_fold(labels: Int[np.ndarray, " pictures"], per_class: int, max_test: int, seed: int | Sequence[int]) -> Fold:
-    """`per_class` pictures of each class to train on, and up to `max_test` of the rest to test on.
+    """Draw `per_class` pictures of each class to train on, and up to `max_test` of the rest to test on.
 
     With the same seed, the training pictures of a smaller `per_class` are among those of a larger one.
 
     Args:
-        labels: of all pictures; each class from 0 to the largest must be there.
-        per_class: at least 1.
-        max_test: at least 1.
+        labels: of all pictures; every class from 0 to the largest must occur.
+        per_class: training pictures per class, at least 1.
+        max_test: maximum test pictures per class, at least 1.
         seed: the only source of the draw.
 
     Raises:
-        ValueError: a class has too few pictures: `per_class` and one to test on.
+        ValueError: a class has fewer than `per_class` pictures plus one to test on.
 
     Paper: section 4.3, "Caltech-101" and "Caltech-256".
 
@@ -75,7 +75,7 @@ def draw_fold(labels: Int[np.ndarray, " pictures"], per_class: int, max_test: in
 
 
 def mean_class_accuracy(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """The share of right answers in each class, averaged over the classes (not over pictures)."""
+    """Accuracy on each class, averaged over classes (not over pictures)."""
     right = np.bincount(labels, weights=predicted == labels)
     count = np.bincount(labels)
     return float(np.mean(right[count > 0] / count[count > 0]))
@@ -84,15 +84,15 @@ def mean_class_accuracy(predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray
 def on_one_scale(
     train: Float[np.ndarray, "n features"], test: Float[np.ndarray, "m features"]
 ) -> tuple[Float[np.ndarray, "n axes"], Float[np.ndarray, "m axes"]]:
-    """Features that one grid of strengths fits, whatever layer they are of, and never more axes than pictures.
+    """Scale features so that one grid of strengths suits any layer, with no more axes than training pictures.
 
-    From both parts goes the mean of `train`; both are divided by one number, the RMS distance of the training pictures
-    from it. Where there are more features than training pictures, both are turned onto the axes that `train` spans: a
-    linear classifier with an L2 penalty has its weights in that span, so it stays the same classifier, and a layer of
-    300,000 features costs what one of 4,096 does.
+    Subtracts the mean of `train` from both parts, and divides both by the RMS distance of the training pictures from
+    it. If there are more features than training pictures, both are rotated onto the axes that `train` spans: the
+    weights of a linear classifier with an L2 penalty lie in that span, so the classifier is the same, and a layer of
+    300,000 features costs no more than one of 4,096.
 
     Raises:
-        UserError: the training pictures all have the same features, as those of a dead layer.
+        UserError: all training pictures have the same features, as in a dead layer.
     """
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     train, test = train - mean, test - mean
@@ -102,12 +102,12 @@ def on_one_scale(
     train, test = train / np.float32(scale), test / np.float32(scale)
     if train.shape[1] <= train.shape[0]:
         return train.astype(np.float64), test.astype(np.float64)
-    # In double precision, since a Gram matrix squares the condition of what it is made of.
+    # In double precision, since forming a Gram matrix squares the condition number.
     train = train.astype(np.float64)
     squares, turn = np.linalg.eigh(train @ train.T)
     kept = squares > 1e-10 * squares[-1]
     lengths, turn = np.sqrt(squares[kept]), turn[:, kept]
-    # In blocks: a layer of many features in double precision may not fit into memory.
+    # In blocks: a large layer in double precision may not fit in memory.
     blocks = np.array_split(test, max(1, len(test) // 256))
     return turn * lengths, np.concatenate([block @ train.T for block in blocks]) @ (turn / lengths)
 
@@ -120,25 +120,25 @@ def classify(
     *,
     seed: int | Sequence[int] = 0,
 ) -> tuple[Score, ...]:
-    """Trains linear classifiers on a fold's training pictures and scores each on its test pictures.
+    """Train linear classifiers on a fold's training pictures and score each on its test pictures.
 
-    The strength is the best on a fifth of each class (at least one picture) of the training pictures, held out by
-    `seed`; the classifier is then trained on all of them.
+    The strength is the one that scores best on a held-out fifth of each class's training pictures (at least one),
+    drawn by `seed`; the classifier is then trained on all of them.
 
     Args:
         kinds: such as `(SVM, SOFTMAX)`.
         features: of all pictures; may be memory-mapped.
-        labels: likewise.
+        labels: of all pictures.
         fold: from `draw_fold`.
-        seed: draws what is held out.
+        seed: draws the held-out pictures.
 
     Raises:
         ValueError: fewer than two training pictures in a class.
-        UserError: features that do not differ.
+        UserError: all features are the same.
 
     Paper: section 4.3 (softmax) and table 7 (both).
     """
-    # In order, so that a memory map is read from front to back.
+    # Sorted, so that a memory map is read front to back.
     train, test = (np.sort(numbers) for numbers in fold)
     spanned, tested = on_one_scale(features[train], features[test])
     scores = []
@@ -155,9 +155,9 @@ def choose(
     labels: Int[np.ndarray, " n"],
     seed: int | Sequence[int],
 ) -> float:
-    """The strength that is best on pictures held out of these; of equals the smallest.
+    """Choose the strength that scores best on held-out pictures; ties go to the smallest.
 
-    Arguments are as in `classify`, for the training pictures alone.
+    Arguments are as in `classify`, but for the training pictures only.
 
     Raises:
         ValueError: fewer than two pictures in a class.
@@ -177,7 +177,7 @@ def choose(
 def fit(
     model: Any, features: Float[np.ndarray, "n axes"], labels: Int[np.ndarray, " n"] | Bool[np.ndarray, " n"]
 ) -> Any:
-    """Fits until it has converged, with ever more iterations; what then still warns is for the user to see."""
+    """Fit until converged, with ever more iterations; the user sees the warning of the last attempt."""
     for _ in range(3):
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)

@@ -1,4 +1,4 @@
-"""Table 6: average precision of one linear classifier a class, where an image may show several classes."""
+"""Table 6: average precision of one linear classifier per class, on images that may show several classes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from zfjax.experiments.features import Pool, join_splits, kept_features, layer_n
 from zfjax.experiments.linear import SOFTMAX, fit, on_one_scale
 from zfjax.runs.folder import RunInfo, load_model
 
-PAPER_MEAN = 79.0  # per cent, PASCAL VOC 2012
+PAPER_MEAN = 79.0  # percent, PASCAL VOC 2012
 
 
 class Precisions(NamedTuple):
@@ -40,13 +40,13 @@ def transfer(
     Args:
         run: from `zfjax.runs.folder.read_run`.
         several: from `zfjax.data.multilabel.open_multilabel`.
-        layer: frozen up to which layer, counted from 1; 0: the last hidden one.
+        layer: number of the frozen layer to use, counted from 1; 0: the last hidden one.
         seed: as in `average_precisions`.
-        checkpoint: of the run: latest, best or a step.
-        batch_size: pictures at once, for the features.
+        checkpoint: the run's checkpoint: latest, best or a step.
+        batch_size: pictures per pass, for the features.
 
     Raises:
-        UserError: as `average_precisions`, or the net has no such layer.
+        UserError: as in `average_precisions`, or the net has no such layer.
 
     Paper: table 6.
     """
@@ -70,23 +70,23 @@ def average_precisions(
     *,
     seed: int = 0,
 ) -> Float[np.ndarray, " classes"]:
-    """The average precision of each class, one logistic classifier a class against the rest.
+    """The average precision of each class, with one logistic one-vs-rest classifier per class.
 
-    One strength of regularisation for all classes is chosen by the mean average precision on a fifth of the training
-    images, drawn by `seed`. Images that show only difficult objects of a class are left out for that class.
+    One regularization strength for all classes is chosen by the mean average precision on a held-out fifth of the
+    training images, drawn by `seed`. Images that show only difficult objects of a class are left out for that class.
 
     Args:
-        train: features of the images to train on.
-        train_truth: what these show.
-        test: features of the images to test on.
-        test_truth: what these show.
-        seed: draws the fifth.
+        train: features of the training images.
+        train_truth: their classes.
+        test: features of the test images.
+        test_truth: their classes.
+        seed: draws the held-out fifth.
 
     Returns:
-        Areas under the classes' precision-recall curves, 0..1; NaN for a class that no test image shows.
+        Area under each class's precision-recall curve, 0..1; NaN for a class that no test image shows.
 
     Raises:
-        UserError: the training images show all or none of a class, or are too few to choose the strength.
+        UserError: all or none of the training images show a class, or there are too few to choose the strength.
 
     Paper: table 6.
     """
@@ -118,7 +118,7 @@ def _precisions(
     tested: np.ndarray,
     strength: float,
 ) -> Float[np.ndarray, " classes"]:
-    """Trained on the `chosen` images, scored on the `tested` ones; NaN where a class has no example or no other."""
+    """Train on the `chosen` images and score on the `tested` ones; NaN for a class that all or none of them show."""
     found = np.full(train_truth.present.shape[1], np.nan)
     for number in range(len(found)):
         rows = chosen[train_truth.counted[chosen, number]]
@@ -133,13 +133,13 @@ def _precisions(
 def to_table(
     precisions: Float[np.ndarray, " classes"], test: Bool[np.ndarray, "m classes"], name: str, classes: Sequence[str]
 ) -> Table:
-    """Table 6: a row a class and one for their mean, beside the paper's where the dataset is PASCAL's.
+    """Table 6: one row per class and one for the mean, beside the paper's mean if the dataset is PASCAL VOC.
 
     Args:
         precisions: from `average_precisions`.
         test: which classes the test images show.
-        name: of the dataset.
-        classes: their names.
+        name: the dataset's name.
+        classes: the classes' names.
     """
     is_voc = "voc" in name.lower() and len(classes) == 20
     shown = [None if np.isnan(value) else 100 * float(value) for value in precisions]
@@ -153,6 +153,6 @@ def to_table(
         f"Transfer to {name}: average precision",
         ("class", "test images", "average precision %", *last),
         [row + ((PAPER_MEAN if row[0] == "mean" else None,) if is_voc else ()) for row in rows],
-        "One logistic classifier a class on the frozen net, tested on the second split."
+        "One logistic classifier per class on the frozen net, tested on the second split."
         + (" The paper's mean is on the test set of 2012." if is_voc else ""),
     )

@@ -1,4 +1,4 @@
-"""Figure 7: a square slid over the image, and what a function says of each."""
+"""Figure 7: slide a square over the image and evaluate a function at each position."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from zfjax.transform import functions
 
 
 class Occlusion(NamedTuple):
-    """What a function gave for an image behind an occluder at every position of a grid."""
+    """A function's outputs for an image with an occluder at every position of a grid."""
 
     outputs: PyTree[Float[np.ndarray, "rows columns ..."]]
     clean: PyTree[Float[np.ndarray, "..."]]  # without the occluder
@@ -42,29 +42,29 @@ def occlusion(
     then: Callable[[PyTree], PyTree] | None = None,
     batch_size: int = 64,
 ) -> Occlusion:
-    """Covers an image by a rectangle at every position of a grid, and asks a function about each.
+    """Cover an image with a rectangle at every position of a grid, and evaluate a function on each result.
 
-    For functions made by `zfjax.layer` or `zfjax.models.layers` the image goes through the net once, and for each
-    position only what the rectangle changed is computed again; for any other function all of it, in batches. The
-    results are the same but for rounding.
+    For functions from `zfjax.layer` or `zfjax.models.layers`, the image goes through the net once, and each position
+    recomputes only what the rectangle changes; any other function is evaluated on whole images, in batches. The results
+    are the same up to rounding.
 
     Args:
         fun: from images [n, H, W, C] to an array with n rows, or a pytree of them.
         image: [H, W, C] as `fun` takes it, with the mean already subtracted; need not be square.
-        window: pixels, one number or (height, width).
-        strides: pixels between positions, likewise. The last row and column of positions lie flush with the border, so
-            that all pixels are covered where strides are at most the window.
-        fill: what covers: a number, a colour [C], or a picture like the image. 0 is the mean.
-        then: applied to the outputs of each batch on the device, for outputs too large to be kept: a jittable function
-            that keeps the first axis.
-        batch_size: positions at once; bounds the memory.
+        window: size of the rectangle in pixels, one number or (height, width).
+        strides: pixels between positions, one number or (down, across). The last row and column of positions lie flush
+            with the border, so that every pixel gets covered if the strides are at most the window.
+        fill: what to cover with: a number, a color [C], or a picture like the image. 0 is the mean.
+        then: a jittable function, applied on the device to each batch of outputs, for outputs too large to keep; must
+            keep the first axis.
+        batch_size: positions per pass; bounds the memory.
 
     Returns:
-        An Occlusion with `outputs` [rows, columns, ...]: of `fun` without its first axis, or of `then`.
+        An Occlusion with `outputs` [rows, columns, ...]: those of `fun`, or of `then`, without the first axis.
 
     Raises:
-        TypeError: image is not one array of floating-point numbers.
-        ValueError: image, window, strides or fill of another shape or size.
+        TypeError: the image is not a single array of floating-point numbers.
+        ValueError: image, window, strides or fill has the wrong shape or size.
 
     Paper: section 4.2 and figure 7.
 
@@ -80,7 +80,7 @@ def occlusion(
     tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, strides, strict=True))
     order, chunks = _chunks(tops, lefts, window, batch_size)
     fun, last = functions.live(fun), functions.live(then or Partial(_Itself()), name="then")
-    # First, since it also tells whether the image is one for `fun`.
+    # First, since this also checks that `fun` accepts the image.
     clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
     sweep = _recomputed if _known(fun) else _plain
     outputs = sweep(fun, last, image, cover, chunks)
@@ -96,7 +96,7 @@ def occlusion(
 
 
 class Sensitivity(NamedTuple):
-    """One image of Fig. 7: what the net loses at each position of the occluder."""
+    """One image of Fig. 7: what the net loses with the occluder at each position."""
 
     unit: int  # the map with the largest total activation on the whole image
     activation: Float[np.ndarray, "rows columns"]  # of that map, summed over its cells (Fig. 7b)
@@ -122,21 +122,21 @@ def sensitivity(
     layer: str = "relu5",
     batch_size: int = 64,
 ) -> Sensitivity:
-    """Fig. 7 for one image, by one sweep: a map of `layer`, the true class and the most probable class.
+    """Fig. 7 for one image, in one sweep: a map of `layer`, the true class and the most probable class.
 
     Args:
-        net: of classes, such as `zfjax.zfnet(1000)`.
+        net: a classifier, such as `zfjax.zfnet(1000)`.
         variables: its variables.
         image: [H, W, C] with the mean already subtracted.
         label: the true class.
         window: as in `occlusion`.
-        strides: likewise.
-        fill: likewise.
+        strides: as in `occlusion`.
+        fill: as in `occlusion`.
         layer: the highest convolutional layer.
         batch_size: as in `occlusion`.
 
     Raises:
-        ValueError: as `occlusion`, or a label that is no class of the net.
+        ValueError: as in `occlusion`, or the label is not a class of the net.
 
     Paper: section 4.2 and figure 7.
     """
@@ -145,7 +145,7 @@ def sensitivity(
     classes = jax.eval_shape(fun, jnp.asarray(image)[None])[top].shape[1]
     if not 0 <= label < classes:
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
-    # Of all maps, since which one is wanted is known only when the image has been seen whole.
+    # For all maps, since which one is wanted is known only after the pass over the clean image.
     summary = Partial(_Summary(layer, top), jnp.asarray(label))
     found = occlusion(fun, image, window, strides, fill, then=summary, batch_size=batch_size)
     activations, probability, most_probable = found.outputs
@@ -167,10 +167,10 @@ def sensitivity(
 def covered_share(
     found: Occlusion | Sensitivity, mask: Bool[np.ndarray, "height width"]
 ) -> Float[np.ndarray, "rows columns"]:
-    """Which share of an object the occluder covers at each position.
+    """The share of an object that the occluder covers at each position.
 
     Args:
-        found: tells the positions.
+        found: holds the positions.
         mask: the object's pixels.
 
     Raises:
@@ -186,18 +186,18 @@ def covered_share(
 
 
 class Hiding(NamedTuple):
-    """How the probability of an image's class goes with how much of the object is hidden."""
+    """How the probability of an image's class depends on how much of the object is hidden."""
 
     least: float  # mean probability over the third of all positions that hide the least
     most: float  # over the third that hide the most
-    lowest: bool  # whether the position of the lowest probability hides some of the object
-    chance: float  # share of the positions that do
+    lowest: bool  # whether the position with the lowest probability hides some of the object
+    chance: float  # share of all positions that hide some of it
 
 
 def hiding(found: Sensitivity, mask: Bool[np.ndarray, "height width"]) -> Hiding:
-    """Scores Fig. 7d of one image against the object's pixels; arguments as in `covered_share`."""
+    """Score Fig. 7d of one image against the object's pixels; arguments as in `covered_share`."""
     share, probability = covered_share(found, mask).ravel(), found.probability.ravel()
-    # Many hide nothing at all: of equals, those at no particular place.
+    # Many positions hide nothing at all: break ties at random, so that no region is favored.
     order = np.lexsort((np.random.default_rng(0).random(len(share)), share))
     third = max(1, len(share) // 3)
     return Hiding(
@@ -227,9 +227,9 @@ class _Summary(functions.Fixed):
 def _recomputed(
     fun: Any, then: Callable, image: Array, cover: Array, chunks: list[Rectangles]
 ) -> list[PyTree[np.ndarray]]:
-    """By one clean pass, and only what changed."""
+    """Sweep by one clean pass, then recompute only what changes."""
     cut, (variables,) = fun.func, fun.args
-    assert isinstance(cut, Layer | Layers)  # it is known
+    assert isinstance(cut, Layer | Layers)  # checked by `_known`
     names = cut.names if isinstance(cut, Layers) else (cut.name,)
     plan, changed = incremental.plan(cut.net, names, Size(*image.shape), chunks)
     clean = _clean(plan, variables, image)
@@ -244,7 +244,7 @@ def _recomputed(
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _clean(plan: incremental.Plan, variables: PyTree, image: Array) -> list[Array]:
-    """The image, and each layer whose changed cells are listed."""
+    """The image, and the output of each layer whose changed cells are listed."""
     _, acts = plan.net.clone(layers=plan.listed).apply(variables, image[None])
     maps = [image.astype(plan.net.dtype)]
     for layer in plan.listed:
@@ -255,12 +255,12 @@ def _clean(plan: incremental.Plan, variables: PyTree, image: Array) -> list[Arra
 def _plain(
     fun: Callable, then: Callable, image: Array, cover: Array, chunks: list[Rectangles]
 ) -> list[PyTree[np.ndarray]]:
-    """Whole images, in batches."""
+    """Sweep over whole images, in batches."""
     return _fetched(_outputs(fun, then, _covered(image, cover, chunk)) for chunk in chunks)
 
 
 def _fetched(batches: Iterable[PyTree]) -> list[PyTree[np.ndarray]]:
-    """Outputs on the host; each is fetched when the next is under way, so the device does not wait."""
+    """Fetch outputs to the host, each while the next is being computed, so that the device does not wait."""
     found: list[PyTree] = []
     waiting: list[PyTree] = []
     for batch in batches:
@@ -295,7 +295,7 @@ class _Itself(functions.Fixed):
 
 
 def _known(fun: Callable) -> bool:
-    """Whether the layer specs of `fun` are at hand, and are such that cells can be listed: of nets like the paper's."""
+    """Whether the layer specs of `fun` are known and changed cells can be listed, as for nets like the paper's."""
     if not isinstance(fun, Partial) or not isinstance(fun.func, Layer | Layers):
         return False
     kinds = Conv | ReLU | MaxPool | LRN | Dropout | Dense
@@ -306,9 +306,9 @@ def _known(fun: Callable) -> bool:
 
 
 def _chunks(tops: np.ndarray, lefts: np.ndarray, window: Pair, batch_size: int) -> tuple[np.ndarray, list[Rectangles]]:
-    """All positions, shuffled so that every chunk has its share of the border, and the order they are in.
+    """The shuffled order of all positions, and the positions in chunks; each chunk has its share of the border.
 
-    The last chunk is filled up with positions from the start.
+    The last chunk is padded with positions from the start.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -331,7 +331,7 @@ def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " posit
 
 
 def _checked(image: Array, window: Pair, fill: float | Array) -> Array:
-    """The covering picture, after the arguments have been looked at."""
+    """Check the arguments and return the covering picture."""
     if image.ndim != 3:
         raise ValueError(f"image: expected [H, W, C], got {list(image.shape)}")
     if window[0] > image.shape[0] or window[1] > image.shape[1]:

@@ -1,4 +1,4 @@
-"""Table 7: how well a linear SVM and a softmax do on each layer of a net."""
+"""Table 7: accuracy of a linear SVM and a softmax on each layer of a net."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from zfjax.experiments.transfer import dataset_of_the_paper, mean_and_std
 from zfjax.runs import claim
 from zfjax.runs.folder import RunInfo, load_model
 
-# The paper's accuracies in per cent by layer: on an SVM, and on a softmax; and its training images per class.
+# The paper's training images per class, and its accuracies in percent by layer: with an SVM, and with a softmax.
 PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {
     "Caltech-101": (30, {1: 44.8, 2: 66.2, 3: 72.3, 4: 76.6, 5: 86.2, 7: 85.5}, {5: 82.9, 7: 85.4}),
     "Caltech-256": (60, {1: 24.6, 2: 39.6, 3: 46.0, 4: 51.3, 5: 65.6, 7: 71.7}, {5: 65.7, 7: 72.6}),
@@ -25,18 +25,18 @@ PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {
 
 
 class Probing(NamedTuple):
-    """Mean per-class accuracies, 0..1; NaN where a fold was not measured."""
+    """Mean per-class accuracies, 0..1; NaN for folds not measured."""
 
-    layers: tuple[str, ...]  # what stands for layers 1, 2, …, lowest first
+    layers: tuple[str, ...]  # outputs that represent layers 1, 2, …, lowest first
     svm: Float[np.ndarray, "layers folds"]
     softmax: Float[np.ndarray, "layers folds"]
 
 
 class Protocol(NamedTuple):
-    """How accuracies are measured; as it stands, the paper's protocol for Caltech-101."""
+    """How accuracies are measured; the defaults are the paper's protocol for Caltech-101."""
 
     per_class: int = 30  # training images of each class
-    max_test: int = 50  # test images of each class at most
+    max_test: int = 50  # maximum test images of each class
     folds: int = 5
     seed: int = 0  # draws the folds
 
@@ -51,14 +51,14 @@ def probe(
 ) -> Probing:
     """Train an SVM and a softmax on each layer of a run.
 
-    Folds that were measured before are not measured again: results are kept in the run's folder.
+    Folds are measured only once: results are saved in the run's folder.
 
     Args:
         run: from `zfjax.runs.folder.read_run`.
-        dataset: shapes, folder:PATH or tfds:NAME; empty for the val split of the run's own.
-        protocol: what is measured.
-        checkpoint: of the run: latest, best or a step.
-        batch_size: pictures at once, for the features.
+        dataset: shapes, folder:PATH or tfds:NAME; empty for the val split of the run's dataset.
+        protocol: what to measure.
+        checkpoint: the run's checkpoint: latest, best or a step.
+        batch_size: pictures per pass, for the features.
 
     Raises:
         UserError: the dataset cannot be used or has too few pictures.
@@ -70,17 +70,17 @@ def probe(
 
 
 def folder_of(run: RunInfo, pool: Pool) -> epath.Path:
-    """Where the results on a pool of pictures are kept."""
+    """The folder for results on a pool of pictures."""
     return run.folder / "probe" / pool.name
 
 
 def fold_by_fold(
     run: RunInfo, pool: Pool, protocol: Protocol, *, checkpoint: str = "latest", batch_size: int = 64
 ) -> Iterator[Probing]:
-    """What is known after each layer of each fold; arguments and errors are those of `probe`.
+    """Yield the results so far after each layer of each fold; arguments and errors are those of `probe`.
 
-    All layers of a fold come before the next fold, so that what an interrupted probing leaves is a whole column. The
-    results' folder is held until the last one.
+    All layers of a fold come before the next fold, so that an interrupted probing leaves whole columns. The results'
+    folder stays locked until the last one.
     """
     require_pictures(pool, protocol.per_class)
     with claim.writing(run, folder_of(run, pool), "zfjax probe") as folder:
@@ -106,7 +106,7 @@ def fold_by_fold(
 
 
 def to_table(result: Probing, dataset: str, num_classes: int, per_class: int) -> Table:
-    """Table 7: a row a layer, beside the paper's where dataset and training images per class are the paper's."""
+    """Table 7: one row per layer, beside the paper's if dataset and training images per class are the paper's."""
     count, paper_svm, paper_softmax = PAPER.get(dataset_of_the_paper(dataset, num_classes) or "", (0, {}, {}))
     compared = count == per_class
     header = ("layer", "SVM %", "± std", "softmax %", "± std of it")

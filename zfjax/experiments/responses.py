@@ -1,4 +1,4 @@
-"""How each map responds over a set of images: how strongly its cells fire, and which classes excite it."""
+"""How each map responds to a set of images: how strongly its cells fire, and which classes excite it."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -10,80 +10,83 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
+from zfjax.console.deprecation import renamed
 from zfjax.experiments.gallery import Top, filled_batch
 from zfjax.ops.arguments import array
 from zfjax.training import sharding
 from zfjax.transform import functions
 
+__getattr__ = renamed(__name__, LabelledImages="LabeledImages")
 
-class LabelledImages(NamedTuple):
-    """Some images and their classes."""
+
+class LabeledImages(NamedTuple):
+    """Images and their classes."""
 
     images: Float[Array, "n ..."]
     labels: Int[np.ndarray, " n"]
 
 
 class Responses(NamedTuple):
-    """How the maps of one layer respond over a set of images.
+    """How the maps of one layer respond to a set of images.
 
-    Each cell of a map in each image is in one bin, or zero, or below zero; a NaN is nowhere.
+    Each cell of a map in each image is in one bin, or zero, or negative; NaN is not counted.
     """
 
-    edges: Float[np.ndarray, "maps bins"]  # where each bin ends, itself included; the first begins above 0
+    edges: Float[np.ndarray, "maps bins"]  # inclusive upper end of each bin; the first begins above 0
     histogram: Int[np.ndarray, "maps bins"]  # cells in each bin
     zeros: Int[np.ndarray, " maps"]  # cells that are exactly zero
     negative: Int[np.ndarray, " maps"]  # cells below zero
-    # Mean over a class's images of the strongest activation in each: NaN where one of these is.
+    # Mean over a class's images of the strongest activation in each; NaN if any of them is.
     excitation: Float[np.ndarray, "maps classes"]
-    images: Int[np.ndarray, " classes"]  # of each class; where there are none, `excitation` is 0
+    images: Int[np.ndarray, " classes"]  # of each class; if there are none, `excitation` is 0
 
     @property
     def cells(self) -> Int[np.ndarray, " maps"]:
-        """All cells that were counted."""
+        """Number of cells counted."""
         return self.histogram.sum(axis=1) + self.zeros + self.negative
 
     @property
     def contrast(self) -> Float[np.ndarray, "maps classes"]:
-        """How much more a class excites a map than the mean of the other classes, by the map's strongest activation.
+        """How much more a class excites a map than other classes do on average, over the map's strongest activation.
 
-        Between -1 and 1 for maps without negative activations: 1 where all images of the class excite the map as
-        strongly as any does, and no other image at all. 0 for classes without images, for dead maps, and where there
-        is no other class.
+        Between -1 and 1 for maps without negative activations: 1 if every image of the class excites the map as
+        strongly as any image does, and no other image excites it at all. 0 for classes without images, for dead maps,
+        and if there is no other class.
         """
         return class_contrast(self.excitation, self.images, self.edges[:, -1])
 
 
 def responses(
     fun: Callable[[Array], PyTree[Float[Array, "n *grid maps"]]],
-    batches: Iterable[LabelledImages],
+    batches: Iterable[LabeledImages],
     top: PyTree[Top],
     num_classes: int,
     bins: int = 24,
     mesh: Mesh | None = None,
 ) -> PyTree[Responses]:
-    """Histograms of each map's activations, and how strongly each class excites it, in one pass.
+    """Compute histograms of each map's activations, and how strongly each class excites it, in one pass.
 
-    A histogram goes in equal bins from 0 to the map's strongest activation, which `top` knows; the last bin is open
-    above, since another program may round otherwise. Cells are counted exactly, for any number of images.
+    A histogram has equal bins from 0 to the map's strongest activation, given by `top`; the last bin has no upper end,
+    since another program may round differently. Cells are counted exactly, for any number of images.
 
     Args:
-        fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of such, as `top_activations` takes it.
-        batches: the images that `top` was found in, with their classes. Of any sizes, but `fun` is compiled once only
-            if none is larger than the first.
+        fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of them, as `top_activations` takes it.
+        batches: the images that `top` was found in, with their classes. They may have any size, but `fun` compiles
+            only once if none is larger than the first.
         top: from `top_activations(fun, …)`.
-        num_classes: labels are below it.
-        bins: of each histogram.
+        num_classes: labels are 0 to this minus 1.
+        bins: number of bins of each histogram.
         mesh: the devices to split each batch over, as in `top_activations`.
 
     Returns:
-        Responses, or a pytree of them like `top`.
+        Responses, or a pytree of them with the structure of `top`.
 
     Raises:
-        ValueError: no batches, no bins, or a label that is no class.
+        ValueError: no batches, no bins, or a label out of range.
 
     >>> images = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
     >>> top = Top(jnp.array([[0.0], [4.0]]), jnp.array([[0], [2]]), jnp.zeros((2, 1, 0), int))
-    >>> found = responses(lambda x: x, [LabelledImages(images, np.array([0, 0, 1]))], top, 2, bins=4)
+    >>> found = responses(lambda x: x, [LabeledImages(images, np.array([0, 0, 1]))], top, 2, bins=4)
     >>> found.excitation.tolist(), found.histogram.tolist(), found.zeros.tolist()
     ([[0.0, 0.0], [1.5, 4.0]], [[0, 0, 0, 0], [1, 1, 0, 1]], [3, 0])
     """
@@ -116,7 +119,7 @@ def class_contrast(
     images: Int[np.ndarray, " classes"],
     strongest: Float[np.ndarray, " maps"],
 ) -> Float[np.ndarray, "maps classes"]:
-    """`Responses.contrast` of mean strongest activations; a class without images counts nowhere.
+    """`Responses.contrast` from mean strongest activations; classes without images are ignored.
 
     >>> class_contrast(np.array([[4.0, 1.0, 0.0]]), np.array([9, 9, 0]), np.array([6.0]))
     array([[ 0.5, -0.5,  0. ]])
@@ -126,22 +129,22 @@ def class_contrast(
     if count < 2:
         return np.zeros(excitation.shape)
     scale = np.where(strongest > 0, strongest, np.inf)[:, None]
-    with np.errstate(invalid="ignore"):  # what is infinite has no contrast: NaN
+    with np.errstate(invalid="ignore"):  # infinite values have no contrast: NaN
         others = (np.sum(np.where(there, excitation, 0), axis=1, keepdims=True) - excitation) / (count - 1)
         return np.where(there, (excitation - others) / scale, 0.0)
 
 
 class _Found(NamedTuple):
-    """What one batch tells of one layer."""
+    """Counts for one layer from one batch."""
 
-    above: Int[Array, "maps begins"]  # cells above where each bin begins, the first at 0
+    above: Int[Array, "maps begins"]  # cells above each bin's lower end, the first of which is 0
     zeros: Int[Array, " maps"]
     negative: Int[Array, " maps"]
-    strongest: Float[Array, "n maps"]  # in each image
+    strongest: Float[Array, "n maps"]  # activation in each image
 
 
 class _Sums(NamedTuple):
-    """What all batches tell of one layer, exactly."""
+    """Exact sums for one layer over all batches."""
 
     above: Int[np.ndarray, "maps begins"]
     zeros: Int[np.ndarray, " maps"]
@@ -166,7 +169,7 @@ class _Sums(NamedTuple):
 
 def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
     strongest = np.asarray(top.values)[:, 0].astype(np.float32)
-    # A map that never fires has bins of no width.
+    # The bins of a map that never fires have zero width.
     strongest = np.where(np.isfinite(strongest), np.maximum(strongest, 0), np.float32(0))
     return strongest[:, None] * (np.arange(1, bins + 1, dtype=np.float32) / np.float32(bins))[None]
 
@@ -184,12 +187,12 @@ def _layer(begins: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"]
     n, maps = acts.shape[0], acts.shape[-1]
     cells = acts.astype(jnp.float32).reshape(n, -1, maps)
     strongest = jnp.max(cells, axis=1)
-    # What only fills the batch up is NaN, and so nowhere.
+    # Padding is NaN, and so is not counted.
     cells = jnp.where((jnp.arange(n) < count)[:, None, None], cells, jnp.float32(jnp.nan)).reshape(-1, maps)
 
     def number(which: Array) -> Int[Array, " maps"]:
         return jnp.sum(which, axis=0, dtype=jnp.int32)
 
-    # A pass for each bin: comparing and counting keeps all lanes busy, where scattering into bins does not.
+    # One pass per bin: comparing and counting keeps all lanes busy; scattering into bins does not.
     above = jax.lax.map(lambda begin: number(cells > begin[None]), begins.T)
     return _Found(above.T, number(cells == 0), number(cells < 0), strongest)

@@ -1,4 +1,4 @@
-"""Whether a lens looks at the weights at all: its maps while the net is randomised, layer by layer from the top."""
+"""Check that a lens depends on the weights at all: how its maps change as layers are randomized, top down."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -10,28 +10,31 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 from scipy import stats
 
+from zfjax.console.deprecation import renamed
 from zfjax.console.tables import Cell, Table
 from zfjax.models import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, flat
 
-# From a net, its variables, images and one class an image to one map an image, [n, H, W] or [n, H, W, C].
+__getattr__ = renamed(__name__, randomised="randomized", Randomised="Randomized")
+
+# From a net, its variables, images and one class per image to one map per image, [n, H, W] or [n, H, W, C].
 Lens = Callable[
     [ConvNet, PyTree, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array | np.ndarray, "n height width ..."]
 ]
 
 
-class Randomised(NamedTuple):
-    """A net's variables with some of its layers drawn anew."""
+class Randomized(NamedTuple):
+    """A net's variables with some of its layers randomized."""
 
     layer: str
-    cascade: PyTree  # this layer and all above it are new
-    alone: PyTree  # this layer is, the others are as they were
+    cascade: PyTree  # this layer and all above it are randomized
+    alone: PyTree  # only this layer is randomized
 
 
 class Similarity(NamedTuple):
     """Spearman's rank correlation of each image's map with that of the trained net, -1..1.
 
-    NaN where one of the two is the same everywhere and so has no ranks.
+    NaN if either map is constant and so has no ranks.
     """
 
     signed: Float[np.ndarray, "layers n"]  # of the maps as they are
@@ -39,11 +42,11 @@ class Similarity(NamedTuple):
 
 
 class Sanity(NamedTuple):
-    """How alike a lens's maps stay while the net forgets; a lens that shows what was learnt falls towards 0."""
+    """How similar a lens's maps stay as the net is randomized; for a lens that shows what was learned it falls to 0."""
 
     layers: tuple[str, ...]  # top first
-    cascade: Similarity  # the layer and all above it randomised
-    alone: Similarity  # the layer alone randomised
+    cascade: Similarity  # the layer and all above it randomized
+    alone: Similarity  # the layer alone randomized
 
 
 def sanity_check(
@@ -54,19 +57,19 @@ def sanity_check(
     target: Int[Array, " n"],
     key: Key[Array, ""],
 ) -> Sanity:
-    """The model-randomisation test of one lens: the net's layers drawn anew from the top down, and each alone.
+    """Run the model-randomization test on one lens: the net's layers randomized from the top down, and each alone.
 
     Args:
-        lens: `lens(net, variables, images, target)` gives one map an image; of what it draws itself it should draw the
+        lens: `lens(net, variables, images, target)` gives one map per image; any random draws of its own should be the
             same each time.
         net: a ConvNet.
         variables: its trained variables.
         images: as the net takes them, with the mean already subtracted.
-        target: one class an image.
+        target: one class per image.
         key: draws the new weights.
 
     Raises:
-        ValueError: the lens gives no maps [n, …].
+        ValueError: the lens does not return maps [n, …].
 
     Paper: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
 
@@ -86,7 +89,7 @@ def sanity_check(
     names: list[str] = []
     cascade: list[tuple[np.ndarray, np.ndarray]] = []
     alone: list[tuple[np.ndarray, np.ndarray]] = []
-    for redrawn in randomised(net, variables, key):
+    for redrawn in randomized(net, variables, key):
         names.append(redrawn.layer)
         for found, weights in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
             maps = np.asarray(lens(net, weights, images, target))
@@ -94,12 +97,11 @@ def sanity_check(
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 
 
-def randomised(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator[Randomised]:
-    """The variables with one layer after the other drawn anew, the top layer first.
+def randomized(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator[Randomized]:
+    """Yield the variables with one layer after another randomized, the top layer first.
 
-    Kernels come from the net's own initial distribution, `net.kernel_init`; biases start at 0 again, and batch
-    norm at scale 1, mean 0, variance 1. A residual block counts as one layer, and batch norm belongs to the layer below
-    it.
+    Kernels are drawn from the net's initial distribution, `net.kernel_init`; biases are reset to 0, and batch norm to
+    scale 1, mean 0, variance 1. A residual block counts as one layer, and batch norm belongs to the layer below it.
 
     Args:
         net: a ConvNet.
@@ -110,20 +112,20 @@ def randomised(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator
     for number, (name, names) in enumerate(reversed(_groups(net).items())):
         fresh = jax.random.fold_in(key, number)
         cascade = _redrawn(net, cascade, names, fresh)
-        yield Randomised(name, cascade, _redrawn(net, variables, names, fresh))
+        yield Randomized(name, cascade, _redrawn(net, variables, names, fresh))
 
 
 def drawn_anew(net: ConvNet) -> tuple[str, ...]:
-    """The layers that `randomised` draws anew, the top layer first."""
+    """The layers that `randomized` randomizes, the top layer first."""
     return tuple(reversed(_groups(net)))
 
 
 def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
-    """Mean similarities in percent, a column a layer; four rows a lens.
+    """Mean similarities in percent: one column per layer, four rows per lens.
 
     Args:
-        found: by the lens's title, all of one net.
-        dataset: its name.
+        found: results by the lens's title, all for one net.
+        dataset: the dataset's name.
     """
     rows: list[tuple[Cell, ...]] = []
     for title, one in found.items():
@@ -132,18 +134,18 @@ def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
                 rows.append((title, way, kind, *(100 * _mean(layer) for layer in values)))
     first = next(iter(found.values()))
     return Table(
-        f"Maps of a randomised net against the trained net's, {first.cascade.signed.shape[1]} images of {dataset}",
-        ("lens", "randomised", "map", *first.layers),
+        f"Maps of a randomized net vs. the trained net's, {first.cascade.signed.shape[1]} images of {dataset}",
+        ("lens", "randomized", "map", *first.layers),
         rows,
         "Spearman's rank correlation in percent, mean over images. from the top: the layer and all above it are"
-        " randomised; alone: only it is. Near 0, a map shows what was learnt; near 100, what is in the image or in the"
-        " architecture. Maps that are the same everywhere have no ranks and are left out; where all are, there is no"
-        " number. Of a few coarse cells the ranks say little. Maps without a sign have the same row twice.",
+        " randomized; alone: only it is. Near 0, a map shows what was learned; near 100, what is in the image or in the"
+        " architecture. Constant maps have no ranks and are left out; if all maps are constant, there is no number."
+        " Ranks of a few coarse cells say little. Maps without a sign have the same row twice.",
     )
 
 
 def rank_correlation(one: Float[np.ndarray, "n ..."], other: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
-    """Spearman's, between each row of two arrays; NaN where a row is the same everywhere."""
+    """Spearman's rank correlation between matching rows of two arrays; NaN if a row is constant."""
     rows = (np.reshape(array, (len(array), -1)).astype(float) for array in (one, other))
     first, second = (stats.rankdata(array, axis=1) for array in rows)
     first -= first.mean(axis=1, keepdims=True)
@@ -158,7 +160,7 @@ def _mean(similarities: Float[np.ndarray, " n"]) -> float:
 
 
 def _groups(net: ConvNet) -> dict[str, list[str]]:
-    """Layers, bottom first, and the names of what is drawn together with each."""
+    """Layers, bottom first, each with the names of the specs that are randomized together with it."""
     groups: dict[str, list[str]] = {}
     last: list[str] = []
     for spec in net.layers:
@@ -171,7 +173,7 @@ def _groups(net: ConvNet) -> dict[str, list[str]]:
 
 
 def _redrawn(net: ConvNet, variables: PyTree, names: list[str], key: Key[Array, ""]) -> PyTree:
-    """The variables with the layers of these names new."""
+    """The variables with the layers of these names randomized."""
     fresh: dict[str, Callable[[Key[Array, ""], Array], Array]] = {
         "kernel": lambda key, leaf: net.kernel_init(key, leaf.shape, leaf.dtype),
         "bias": lambda _, leaf: jnp.zeros_like(leaf),

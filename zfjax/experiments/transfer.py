@@ -1,4 +1,4 @@
-"""Tables 4 and 5, Figure 9: a softmax on the frozen layers 1-7, against the same net trained from scratch."""
+"""Tables 4 and 5, Figure 9: a softmax on the frozen layers 1-7, compared with the same net trained from scratch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from zfjax.training.loop import RunData, train
 from zfjax.training.scoring import Model
 from zfjax.training.step import predict
 
-# The paper's own accuracies in per cent by training images per class: (pretrained, from scratch).
+# The paper's accuracies in percent by training images per class: (pretrained, from scratch).
 PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
     "Caltech-101": {15: (83.8, 22.8), 30: (86.5, 46.5)},
     "Caltech-256": {15: (65.7, 9.0), 30: (70.6, 22.5), 45: (72.7, 31.2), 60: (74.2, 38.8)},
@@ -38,7 +38,7 @@ Measure = Callable[[Fold, tuple[int, int]], float]  # a fold, and the seed that 
 
 
 class Transfer(NamedTuple):
-    """Mean per-class accuracies, 0..1; NaN where a fold was not measured."""
+    """Mean per-class accuracies, 0..1; NaN for folds not measured."""
 
     per_class: Int[np.ndarray, " sizes"]  # training images of each class
     pretrained: Float[np.ndarray, "sizes folds"]
@@ -46,14 +46,14 @@ class Transfer(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """How accuracies are measured; as it stands, the paper's protocol for Caltech-101."""
+    """How accuracies are measured; the defaults are the paper's protocol for Caltech-101."""
 
     per_class: tuple[int, ...] = (15, 30)  # training images of each class
-    max_test: int = 50  # test images of each class at most
+    max_test: int = 50  # maximum test images of each class
     folds: int = 5
-    layer: int = 0  # frozen up to which layer, counted from 1; 0: the last hidden one
-    scratch: bool = True  # train the same net from scratch, too
-    scratch_epochs: int = 0  # of the nets from scratch; 0: as many as give the run's number of updates
+    layer: int = 0  # number of the frozen layer to use, counted from 1; 0: the last hidden one
+    scratch: bool = True  # also train the same net from scratch
+    scratch_epochs: int = 0  # of the nets from scratch; 0: as many as needed for the run's number of updates
     seed: int = 0  # draws the folds
 
 
@@ -67,18 +67,18 @@ def transfer(
 ) -> Transfer:
     """Measure how well a run's frozen features do on another dataset, and the same net from scratch.
 
-    Folds that were measured before are not measured again: results are kept in the run's folder.
+    Folds are measured only once: results are saved in the run's folder.
 
     Args:
         run: from `zfjax.runs.folder.read_run`.
         dataset: shapes, folder:PATH or tfds:NAME.
-        protocol: what is measured.
-        checkpoint: of the run: latest, best or a step.
-        batch_size: pictures at once, for the features.
+        protocol: what to measure.
+        checkpoint: the run's checkpoint: latest, best or a step.
+        batch_size: pictures per pass, for the features.
 
     Raises:
         UserError: the dataset cannot be used or has too few pictures, or the net has no such layer.
-        KeyboardInterrupt: a signal stopped it; the same call goes on from there.
+        KeyboardInterrupt: a signal stopped it; the same call resumes from there.
 
     Paper: tables 4 and 5.
     """
@@ -88,17 +88,17 @@ def transfer(
 
 
 def folder_of(run: RunInfo, pool: Pool) -> epath.Path:
-    """Where the results on a pool of pictures are kept."""
+    """The folder for results on a pool of pictures."""
     return run.folder / "transfer" / pool.name
 
 
 def fold_by_fold(
     run: RunInfo, pool: Pool, protocol: Protocol, *, checkpoint: str = "latest", batch_size: int = 64
 ) -> Iterator[Transfer]:
-    """What is known after each fold; arguments and errors are those of `transfer`.
+    """Yield the results so far after each fold; arguments and errors are those of `transfer`.
 
-    All folds of the frozen features come first: they take minutes where the nets from scratch take hours. The results'
-    folder is held until the last one.
+    All folds of the frozen features come first: they take minutes, while the nets from scratch take hours. The results'
+    folder stays locked until the last one.
     """
     require_pictures(pool, max(protocol.per_class))
     with claim.writing(run, folder_of(run, pool), "zfjax transfer") as folder:
@@ -143,7 +143,7 @@ def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) 
         key = fold_key(fold, "scratch", sorted(settings(config).items()), pool.fingerprint)
         folder = folder_of(run, pool) / "scratch" / key
         accuracy = ledger.get_or(key, lambda: train_from_scratch(config, pool, fold, folder))
-        # Not before it is in the ledger: a kill between the two would cost the training.
+        # Only after the result is in the ledger: otherwise a kill in between would lose the training.
         (folder / CHECKPOINTS).rmtree(missing_ok=True)
         return accuracy
 
@@ -151,14 +151,14 @@ def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) 
 
 
 def dataset_of_the_paper(name: str, num_classes: int) -> str | None:
-    """`Caltech-101` or `Caltech-256` where a dataset is that, with or without its background class."""
+    """`Caltech-101` or `Caltech-256` if the dataset is one of them, with or without its background class."""
     if "caltech" not in name.lower():
         return None
     return {101: "Caltech-101", 102: "Caltech-101", 256: "Caltech-256", 257: "Caltech-256"}.get(num_classes)
 
 
 def mean_and_std(values: Float[np.ndarray, " folds"]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation over the folds that were measured, in per cent; None where too few were."""
+    """Mean and sample standard deviation over the measured folds, in percent; None if there are too few."""
     values = 100 * values[~np.isnan(values)]
     return (
         float(np.mean(values)) if len(values) else None,
@@ -167,7 +167,7 @@ def mean_and_std(values: Float[np.ndarray, " folds"]) -> tuple[float | None, flo
 
 
 def to_table(result: Transfer, name: str, num_classes: int) -> Table:
-    """Tables 4 and 5: a row for each number of training images per class, beside the paper's where it has one."""
+    """Tables 4 and 5: one row per number of training images per class, beside the paper's accuracies if it has them."""
     paper = PAPER.get(dataset_of_the_paper(name, num_classes) or "", {})
     header = ("images per class", "pretrained %", "± std", "folds", "from scratch %", "± std of it", "folds of it")
     rows: list[tuple[Cell, ...]] = []
@@ -188,17 +188,17 @@ def _measured(values: Float[np.ndarray, " folds"]) -> int:
 
 
 def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs: int, seed: int) -> ConfigDict:
-    """A run's configuration, changed for a training on a few pictures from scratch.
+    """A run's configuration, adapted to training from scratch on a few pictures.
 
     Args:
-        config: the run's.
-        examples: the training pictures there are.
-        run_examples: those the run had.
-        epochs: 0 for as many as give the run's number of updates, so that the control is not short of them.
-        seed: of the fold.
+        config: the run's configuration.
+        examples: number of training pictures.
+        run_examples: number of the run's training pictures.
+        epochs: 0 for as many as needed for the run's number of updates, so that the comparison is fair.
+        seed: the fold's seed.
 
     Raises:
-        UserError: fewer pictures than devices.
+        UserError: there are fewer pictures than devices.
     """
     batch_size = min(config.batch_size, examples) // jax.device_count() * jax.device_count()
     if not batch_size:
@@ -210,7 +210,7 @@ def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs:
     changed.batch_size = batch_size
     changed.seed = seed
     changed.num_classes = 0
-    # Annealing by the validation error would let the fold's test pictures have a say in the training.
+    # Annealing by the validation error would let the fold's test pictures influence training.
     changed.cosine = bool(config.cosine or config.plateau_patience)
     changed.plateau_patience = 0
     changed.tensorboard = False
@@ -219,24 +219,24 @@ def scratch_config(config: ConfigDict, examples: int, run_examples: int, epochs:
 
 
 def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath.Path) -> float:
-    """Trains the net on a fold's training pictures alone, and returns its mean per-class accuracy on the test ones.
+    """Train the net on a fold's training pictures only, and return its mean per-class accuracy on the test pictures.
 
-    The training goes on from where `folder` says that it stopped.
+    Training resumes from the checkpoints in `folder`.
 
     Args:
         config: from `scratch_config`.
         pool: the pictures.
         fold: from `linear.draw_fold`.
-        folder: absolute, of this fold alone.
+        folder: an absolute path, used by this fold only.
 
     Raises:
-        UserError: as `zfjax.training.loop.train`.
+        UserError: as in `zfjax.training.loop.train`.
         KeyboardInterrupt: a signal stopped it.
 
     Paper: tables 4 and 5, "non-pretrained".
     """
     pictures = ChosenPictures(pool.pictures, fold.train)
-    # The validation after each epoch is only watched; one test picture a class is enough for that.
+    # The validation after each epoch is only for show; one test picture per class is enough.
     _, firsts = np.unique(pool.labels[fold.test], return_index=True)
     watched = fold.test[firsts]
     folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +252,7 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
 
 
 def answers(model: Model, pictures: Pictures, batch_size: int) -> Int[np.ndarray, " pictures"]:
-    """The most probable class of each picture, by its centre crop."""
+    """The most probable class of each picture, from its center crop."""
     found = []
     for batch in eval_batches(pictures, batch_size):
         softmax = predict(model.net, model.variables, model.mean, batch.image)

@@ -16,7 +16,7 @@ Examples:
   fig4  evolution       how projections and features change from checkpoint to checkpoint
   fig5  invariance      features and answers under translation, scale and rotation
   fig6  filters         layer-1 filters, layer-2 projections, dead and aliased filters counted
-  fig7  occlusion       a grey square moved over the image: what the net loses
+  fig7  occlusion       a gray square moved over the image: what the net loses
   fig8  correspondence  the same part hidden in several images (Table 1)
 
 For each the folder `figures` of the run gets a PNG, a PDF and the arrays behind it (NPZ); all but fig2 write a table

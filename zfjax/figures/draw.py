@@ -29,7 +29,7 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
     """The flags' values, with the net and the pictures of the run opened.
 
     Raises:
-      UserError: no such checkpoint, class or image, or a window larger than the images.
+        UserError: no such checkpoint, class or image, or a window larger than the images.
     """
     splits = subject.of_run(run, values.checkpoint)
     # Before anything is drawn.
@@ -59,8 +59,8 @@ def all_of(names: Sequence[str], request: Request) -> None:
     """Draws the figures in turn, all where none is named; each is written before the next is begun.
 
     Raises:
-      UserError: some could not be drawn; the others were. One that was not named and that the run cannot have is
-        passed over.
+        UserError: some could not be drawn; the others were. One that was not named and that the run cannot have is
+            passed over.
     """
     failed, folder, files = [], request.run.folder / "figures", list[str]()
     for name in names or FIGURES:

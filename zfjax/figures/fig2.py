@@ -19,7 +19,7 @@ def draw(request: Request) -> Iterator[Drawing]:
     """A picture a layer.
 
     Raises:
-      UserError: no such layer, or a map that a layer has not.
+        UserError: no such layer, or a map that a layer has not.
     """
     subject = request.subject
     features = feature_layers(subject.net)

@@ -63,7 +63,7 @@ def _table(arrays: Mapping[str, np.ndarray], transforms: Sequence[str], hidden: 
         )
     ]
     note = (
-        "Moved: by small transforms (up to 10 of 224 px, ratio 1.1, 10°), in per cent of the mean distance between two"
+        "Moved: by small transforms (up to 10 of 224 px, ratio 1.1, 10°), in percent of the mean distance between two"
         " different images. True class: its mean probability over all steps; untransformed"
         f" {100 * arrays['untransformed'].mean():.1f} %."
     )

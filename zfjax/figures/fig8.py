@@ -47,8 +47,8 @@ def draw(request: Request) -> Iterator[Drawing]:
     """One picture, and Table 1.
 
     Raises:
-      NotForThisRun: its dataset has no boxes of parts.
-      UserError: it has, but too few pictures show all parts.
+        NotForThisRun: its dataset has no boxes of parts.
+        UserError: it has, but too few pictures show all parts.
     """
     subject, rng = request.subject, request.rng(8)
     faces = _faces(request, rng)

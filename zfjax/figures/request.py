@@ -52,7 +52,7 @@ class Request(NamedTuple):
         """The single images to look at.
 
         Raises:
-          UserError: the dataset lacks a class.
+            UserError: the dataset lacks a class.
         """
         if self.files is not None:
             return self.files

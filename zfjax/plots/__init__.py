@@ -1,1 +1,1 @@
-"""One function a figure: arrays in, a figure out, which notebooks draw as a cell's last value. Only `files` writes."""
+"""One function per figure: arrays in, a figure out, which notebooks show. Only `files` writes to disk."""

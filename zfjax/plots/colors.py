@@ -1,4 +1,4 @@
-"""The palette: Okabe and Ito's colors, which color-blind eyes tell apart too."""
+"""The palette: Okabe and Ito's colors, which color-blind readers can tell apart."""
 
 BLUE = "#0072B2"
 VERMILION = "#D55E00"

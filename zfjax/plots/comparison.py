@@ -1,4 +1,4 @@
-"""What lenses make of the same images, and how their maps change while the net is randomized."""
+"""Maps of several lenses for the same images, and how they change as the net is randomized."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,8 @@ from zfjax.plots.projections import per_image
 
 MARK = ORANGE
 BOX = "outline: the object's box; "
-READING = (
-    "dot: where the map is highest. Maps of pixels: gray is zero. Maps of regions: dark blue is 0, yellow the highest."
-)
-INCHES = 0.86  # a picture's side
+READING = "dot: the map's maximum. Pixel maps: gray is zero. Region maps: dark blue is 0, yellow the maximum."
+INCHES = 0.86  # side of a picture
 
 
 def plot_comparison(
@@ -31,15 +29,15 @@ def plot_comparison(
     maps: Mapping[str, Float[np.ndarray, "rows height width ..."]],
     names: Sequence[str],
 ) -> Picture:
-    """A row an image, a column a lens; the object's box is outlined if known, and a dot is where a map is highest.
+    """One row per image, one column per lens; known objects are boxed, and a dot marks each map's maximum.
 
-    Maps of pixels are in the paper's display, where gray is zero; maps of regions lie over the image, from dark blue
-    for 0 to yellow for the highest.
+    Pixel maps use the paper's display, where gray is zero; region maps are overlaid on the image, from dark blue for 0
+    to yellow for the maximum.
 
     Args:
         images: 0..255.
-        masks: the objects' pixels; None where they are not known.
-        maps: by the lens's title, of pixels [rows, H, W, 3] or of regions [rows, H, W].
+        masks: the objects' pixels; None if unknown.
+        maps: pixel maps [rows, H, W, 3] or region maps [rows, H, W], by the lens's title.
         names: the images' classes.
 
     Returns:
@@ -68,13 +66,13 @@ def plot_comparison(
 
 
 def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
-    """How alike the maps stay to the trained net's, a curve a lens with a standard deviation over images to each side.
+    """How similar the maps stay to the trained net's: one curve per lens, with a band of ± one standard deviation.
 
-    Left, layers are randomized from the top down to the one named, by the maps' absolute values and by the maps as they
-    are; right, the one named alone. Six lenses to a row.
+    Left and middle: layers randomized from the top down to the named one, comparing absolute and signed maps; right:
+    only the named layer. Six lenses per row.
 
     Args:
-        found: by the lens's title.
+        found: results by the lens's title.
 
     Returns:
         A figure 11 inches wide.
@@ -105,30 +103,30 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
             panel.tick_params(labelsize=7)
             panel.tick_params(axis="x", rotation=60)
     titles = (
-        "layers drawn anew from the top: maps without sign",
-        "from the top: maps with their sign",
-        "one layer alone drawn anew: maps without sign",
+        "layers randomized from the top: absolute maps",
+        "from the top: signed maps",
+        "one layer alone randomized: absolute maps",
     )
     for panel, title in zip(grid[0], titles, strict=True):
         panel.set_title(title, fontsize=8)
-    for panel, label in zip(grid[-1], ("drawn anew down to", "drawn anew down to", "drawn anew"), strict=True):
+    for panel, label in zip(grid[-1], ("randomized down to", "randomized down to", "randomized"), strict=True):
         panel.set_xlabel(label, fontsize=8)
     count = lenses[0][1].cascade.signed.shape[1] if lenses else 0
     _explain(
         figure,
-        f"Lines: mean over {count} images; bands: one standard deviation to each side. At 1 the map is the trained"
-        " net's; near 0 nothing of it is left, so it showed what was learned.",
+        f"Lines: mean over {count} images; bands: ± one standard deviation. At 1 the map equals the trained net's; near"
+        " 0 nothing of it is left, so it showed what was learned.",
     )
     return figure
 
 
 def _explain(figure: Figure, text: str) -> None:
-    """A line below all panels, broken where it is too long for them."""
+    """Write a caption below all panels, wrapped to their width."""
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 20)), fontsize=6, color="0.25")
 
 
 def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[np.ndarray, "height width 3"]) -> None:
-    """One lens's map of one image, with its highest place."""
+    """Draw one lens's map of one image, and mark its maximum."""
     if one.ndim == 3:
         axes.imshow(per_image(one), interpolation="nearest")
         strength = np.abs(one).max(axis=2)
@@ -137,7 +135,7 @@ def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[n
         shares = np.maximum(one, 0) / max(float(one.max()), np.finfo(np.float32).tiny)
         axes.imshow(0.35 * gray + 0.65 * colormaps["viridis"](shares)[..., :3])
         strength = one
-    if strength.max() > strength.min():  # else it points nowhere
+    if strength.max() > strength.min():  # otherwise there is no maximum
         row, column = np.unravel_index(np.argmax(strength), strength.shape)
         axes.plot(column, row, "o", markersize=3.5, color=MARK, markeredgecolor="black", markeredgewidth=0.5)
 
@@ -145,7 +143,7 @@ def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[n
 def _curve(
     axes: Axes, layers: Sequence[str], similarity: Float[np.ndarray, "layers n"], color: str, title: str
 ) -> None:
-    """NaN, a map without ranks, is left out of the mean; a layer with nothing else is a gap."""
+    """Draw a curve; NaN, a map without ranks, is left out of the mean, and a layer with only NaN is a gap."""
     there = ~np.isnan(similarity).all(axis=1)
     mean, std = (np.full(len(layers), np.nan) for _ in range(2))
     mean[there], std[there] = np.nanmean(similarity[there], axis=1), np.nanstd(similarity[there], axis=1)

@@ -1,4 +1,4 @@
-"""Figure 8: parts hidden in several images, and how alike the features change."""
+"""Figure 8: parts hidden in several images, and how consistently the features change."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,11 +18,11 @@ def plot_correspondence(
     pictures: Mapping[str, Float[np.ndarray, "n height width 3"]],
     results: Mapping[str, Mapping[str, Correspondence]],
 ) -> Picture:
-    """Rows of images, each with another part hidden; right of them Δ and opposed changes of each part, by layer.
+    """Rows of images, with a different part hidden in each row; to the right, Δ and opposed changes by layer and part.
 
     Args:
-        pictures: by what is hidden, 0..1.
-        results: by the layer's title, and by what is hidden.
+        pictures: images in 0..1, by the hidden part.
+        results: by the layer's title and the hidden part.
 
     Returns:
         A figure 10 inches wide.

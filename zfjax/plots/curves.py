@@ -13,11 +13,11 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Picture:
     """Loss, error and learning rate against epochs.
 
     Args:
-      records: the lines of a run's metrics.jsonl, oldest first. Lines with `loss` are of training steps, lines with
-        `val_top1` of the ends of epochs.
+        records: the lines of a run's metrics.jsonl, oldest first. Lines with `loss` are training steps; lines with
+            `val_top1` are ends of epochs.
 
     Returns:
-      A figure of 10 × 3.2 inches with three panels.
+        A figure of 10 × 3.2 inches with three panels.
     """
     ends = [record for record in records if "val_top1" in record]
     steps = [record for record in records if "loss" in record]
@@ -30,7 +30,7 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Picture:
     epochs = [record["step"] / steps_per_epoch for record in ends]
     loss.plot(at, [record["loss"] for record in steps], color=TRAIN, lw=1, label="train (with dropout)")
     loss.plot(epochs, [record["val_loss"] for record in ends], "o-", color=VAL, ms=3, label="val")
-    # The first steps may be far above all others; cut there, the rest can be read.
+    # The first steps may be far above all others; clip them to keep the rest readable.
     top = 1.5 * max((record["val_loss"] for record in ends), default=float("nan"))
     loss.set(title="cross-entropy (nats)", xlabel=unit, ylim=(0, top if math.isfinite(top) else None))
 

@@ -17,22 +17,22 @@ MARKERS = "osD^v*"
 
 
 def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Picture:
-    """The paper's blocks: one a layer, in it a row a map and a column a checkpoint.
+    """The paper's blocks: one per layer, with one row per map and one column per checkpoint.
 
-    Each projection is stretched on its own (`per_image`). A black bar stands where the strongest image is another one
-    than at the checkpoint before.
+    Each projection is scaled on its own (`per_image`). A black bar marks a change of the strongest image since the
+    previous checkpoint.
 
     Args:
-        found: of some maps of each layer.
-        epochs: of the checkpoints.
+        found: the evolution of some maps of each layer.
+        epochs: epochs of the checkpoints.
 
     Returns:
-        A figure 12 inches wide with three layers in a row.
+        A figure 12 inches wide with three layers per row.
     """
     columns = min(3, len(found.names))
     rows = math.ceil(len(found.names) / columns)
     blocks = np.array([*range(len(found.names)), *[-1] * (rows * columns - len(found.names))]).reshape(rows, columns)
-    # A row is as high as its largest block: a map is as high as a checkpoint is wide.
+    # A row is as high as its largest block; cells are square.
     cell = 11.6 / columns / len(epochs)
     heights = [max(len(found.evolved[i].maps) for i in row if i >= 0) * cell + 0.55 for row in blocks]
     figure = Picture(figsize=(12, sum(heights) + 0.3), dpi=150, layout="constrained")
@@ -43,18 +43,18 @@ def plot_evolution(found: Evolution, epochs: Sequence[float]) -> Picture:
         _show_layer(panel, found.evolved[number], epochs)
         panel.set_title(layer_title(found.names[number]), fontsize=11)
     figure.suptitle(
-        "a map's strongest activation, projected, from epoch to epoch; after a black bar that of another image",
+        "each map's strongest activation, projected, by epoch; after a black bar, it comes from a different image",
         fontsize=11,
     )
     return figure
 
 
 def plot_convergence(found: Evolution, epochs: Sequence[float]) -> Picture:
-    """Curves for each layer: how far its features are from the last ones and moved, how often strongest images jumped.
+    """Curves per layer: distance of the features to the final ones, movement, and changes of the strongest image.
 
     Args:
-        found: of the layers, bottom first.
-        epochs: of the checkpoints.
+        found: the evolution of the layers, bottom first.
+        epochs: epochs of the checkpoints.
 
     Returns:
         A figure of 12 × 4 inches with three panels.
@@ -64,9 +64,9 @@ def plot_convergence(found: Evolution, epochs: Sequence[float]) -> Picture:
     _draw_lines(final, found, epochs, found.to_final)
     _draw_lines(moved, found, epochs[1:], found.moved)
     _draw_lines(jumps, found, epochs[1:], found.jumps)
-    final.set_title("how far features are from the last ones", fontsize=10)
-    moved.set_title("how far features moved since the checkpoint before", fontsize=10)
-    jumps.set_title("strongest image is another than before", fontsize=10)
+    final.set_title("distance of the features to the final ones", fontsize=10)
+    moved.set_title("distance moved since the previous checkpoint", fontsize=10)
+    jumps.set_title("strongest image differs from the previous one", fontsize=10)
     for axes, label in ((final, "1 − correlation"), (moved, "1 − correlation"), (jumps, "share of the maps that fire")):
         axes.set_ylabel(label)
         axes.set_xscale("log")
@@ -83,7 +83,7 @@ def _draw_lines(
     axes: Axes, found: Evolution, epochs: Sequence[float], values: Float[np.ndarray, "layers checkpoints"]
 ) -> None:
     for i, (name, line) in enumerate(zip(found.names, values, strict=True)):
-        # A seventh line has the first's color and another marker.
+        # A seventh line reuses the first color, with another marker.
         color, marker = LINES[i % len(LINES)], MARKERS[(i + i // len(LINES)) % len(MARKERS)]
         axes.plot(epochs, line, marker=marker, ms=4, lw=1.5, color=color, label=layer_title(name))
 

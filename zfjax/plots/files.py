@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Save figures to files."""
 
 import io
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from zfjax.console.files import write_whole
 
 
 def save_png(figure: Figure, path: epath.PathLike) -> None:
-    """Writes `figure` to `path`, local or remote. Raises a UserError where that fails."""
+    """Write `figure` to `path`, local or remote. Raises a UserError if that fails."""
     write_whole(path, _rendered(figure, "png"))
 
 
 def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Writes `path`.png and .pdf, and the arrays behind the figure as .npz; returns the files' names.
+    """Write `path`.png and .pdf, and the arrays behind the figure as .npz; return the files' names.
 
     Raises:
-      UserError: a file cannot be written.
+        UserError: a file cannot be written.
     """
     behind, kept = io.BytesIO(), cast(Any, {name: _plain(array) for name, array in arrays.items()})
     np.savez_compressed(behind, **kept)
@@ -38,7 +38,7 @@ def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray])
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """NumPy's files know no bfloat16."""
+    """Convert bfloat16 to float32, since NumPy's files do not support it."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 

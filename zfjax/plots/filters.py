@@ -17,15 +17,15 @@ from zfjax.plots.projections import per_image, sheet
 def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Picture:
     """Every filter of the first layer as an RGB picture, side by side.
 
-    All are scaled alike, by the largest weight of all: gray is 0, so a dominating filter is seen to dominate and a dead
-    one is flat gray (Fig. 6a).
+    All share one scale, set by the largest weight: gray is 0, so a dominating filter stands out and a dead one is flat
+    gray (Fig. 6a).
 
     Args:
-      kernel: conv1's weights, [height, width, RGB, maps].
-      title: a line above the filters.
+        kernel: conv1's weights, [height, width, RGB, maps].
+        title: shown above the filters.
 
     Returns:
-      A figure with near twice as many columns as rows.
+        A figure with about twice as many columns as rows.
     """
     page = _in_grid(_alike(kernel))
 
@@ -41,20 +41,20 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> 
 
 
 def plot_first_layers(nets: Mapping[str, FirstLayers]) -> Picture:
-    """Nets side by side: layer-1 filters scaled alike and each on its own, layer-2 projections, and what is counted.
+    """Nets side by side: layer-1 filters on a shared scale and each on its own, layer-2 projections, and counts.
 
-    Below all: each filter's RMS beside the net's median, and the share of its energy that its stride aliases, both
+    Below: each filter's RMS relative to the net's median, and the share of its energy that the stride aliases, both
     sorted.
 
     Args:
-        nets: by title.
+        nets: the nets by title.
 
     Returns:
-        A figure 3.4 inches wide a net, and at least 7.
+        A figure 3.4 inches wide per net, but at least 7.
     """
     count = len(nets)
     pages = [{name: _in_grid(pictures) for name, pictures in _pictures(net).items()} for net in nets.values()]
-    # Rows as high as their highest page, where a page is 3.3 inches wide.
+    # Each row is as high as its highest page; pages are 3.3 inches wide.
     rows = zip(*(page.values() for page in pages), strict=True)
     heights = [3.3 * max(picture.shape[0] / picture.shape[1] for picture in row) for row in rows]
     figure = Picture(figsize=(max(7.0, 3.4 * count), sum(heights) + 3.6), dpi=150, layout="constrained")
@@ -95,8 +95,8 @@ def _plot_counted(strength: Axes, aliasing: Axes, nets: Mapping[str, FirstLayers
 def _pictures(net: FirstLayers) -> dict[str, np.ndarray]:
     kernel = net.filters.kernel
     return {
-        "layer-1 filters, scaled alike": _alike(kernel),
-        "each by its own largest weight": _alone(kernel),
+        "layer-1 filters, one scale for all": _alike(kernel),
+        "each scaled by its largest weight": _alone(kernel),
         f"layer-2 projections: {net.aliased_projections.mean():.0%} aliased": per_image(net.projections),
     }
 
@@ -111,7 +111,7 @@ def _counts(net: FirstLayers) -> str:
 
 def _plot_strengths(axes: Axes, filters: Filters, color: str) -> None:
     median = max(float(np.median(filters.rms)), 1e-12)
-    relative = np.maximum(np.sort(filters.rms) / median, 1e-4)  # a filter of zeros on a logarithmic axis
+    relative = np.maximum(np.sort(filters.rms) / median, 1e-4)  # so that an all-zero filter shows on a logarithmic axis
     axes.plot(np.linspace(0, 1, len(relative)), relative, color=color, marker=".", markersize=4, linewidth=1)
 
 
@@ -126,6 +126,6 @@ def _alone(kernel: Float[np.ndarray, "kh kw 3 maps"]) -> Float[np.ndarray, "maps
 
 
 def _in_grid(pictures: Float[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "h w 3"]:
-    """Near twice as many columns as rows."""
+    """Arrange pictures with about twice as many columns as rows."""
     rows = max(1, round(math.sqrt(len(pictures) / 2)))
     return sheet(pictures, math.ceil(len(pictures) / rows))

@@ -11,17 +11,17 @@ from zfjax.plots.projections import per_image, sheet
 
 
 def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture:
-    """For each map the projections of its strongest activations, strongest first, and right of them their patches.
+    """For each map, projections of its strongest activations, strongest first, with their patches to the right.
 
-    Each projection is stretched on its own (`per_image`).
+    Each projection is scaled on its own (`per_image`).
 
     Args:
-        gallery: of one layer.
-        mean: what was subtracted from the images, [height, width, 3] in 0..255.
-        title: a line above all.
+        gallery: the gallery of one layer.
+        mean: the mean subtracted from the images, [height, width, 3] in 0..255.
+        title: shown at the top.
 
     Returns:
-        A figure with two maps in a row of 10 inches, or more of both where there are more than 16 maps.
+        A figure 10 inches wide with two maps per row; wider, with more per row, for more than 16 maps.
     """
     blocks = list(zip(map(per_image, gallery.projections), patches(gallery, mean), strict=True))
     k = gallery.values.shape[1]
@@ -29,7 +29,7 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture
     columns = max(2, math.ceil(math.sqrt(len(blocks)) / 2))
     rows = math.ceil(len(blocks) / columns)
     figure = Picture(figsize=(5 * columns, 2.75 * rows + 0.3), dpi=150, layout="constrained")
-    ratios = [1, 1, 0.1] * columns  # a gap after each map's pair
+    ratios = [1, 1, 0.1] * columns  # gap after each map's pair
     grid = figure.add_gridspec(rows, 3 * columns - 1, width_ratios=ratios[:-1])
     places = [(row, 3 * column) for row in range(rows) for column in range(columns)][: len(blocks)]
     axes = [[figure.add_subplot(grid[row, column + i]) for i in (0, 1)] for row, column in places]
@@ -38,14 +38,14 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture
         for panel, pictures in zip(pair, block, strict=True):
             panel.imshow(sheet(pictures, side, gap), interpolation="nearest")
             panel.set_axis_off()
-        pair[0].set_title(f"map {unit}", fontsize=9, x=1.02)  # over both
+        pair[0].set_title(f"map {unit}", fontsize=9, x=1.02)  # centered over both
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
 
 
 def patches(gallery: Gallery, mean: np.ndarray) -> Float[np.ndarray, "maps k height width 3"]:
-    """The patches as pictures in 0..1: `mean`, [height, width, 3] of the whole images in 0..255, added back."""
+    """The patches as pictures in 0..1, with `mean` added back: that of whole images, [height, width, 3] in 0..255."""
     fields = gallery.fields.reshape(-1, 4)
     means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
     return np.clip((gallery.images + np.stack(means).reshape(gallery.images.shape)) / 255, 0, 1)

@@ -1,4 +1,4 @@
-"""Figure 5: features and answers against translation, scale and rotation."""
+"""Figure 5: features and predictions as functions of translation, scale and rotation."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from zfjax.plots.colors import LINES
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import sheet
 
-DASHES = ("-", "--", ":", "-.")  # of the next six images, and so on
+DASHES = ("-", "--", ":", "-.")  # one style per six images
 
 
 def plot_invariance(
@@ -21,15 +21,15 @@ def plot_invariance(
     names: Sequence[str],
     hidden: Sequence[str],
 ) -> Picture:
-    """The paper's grid, a row a transform: images, the distance in each layer, the probability of the true class.
+    """The paper's grid, one row per transform: images, distance in each layer, probability of the true class.
 
-    Each image has one color throughout. A dashed line shows how far two different images are apart.
+    Each image has one color throughout. A dashed line shows the mean distance between two different images.
 
     Args:
-        found: of the images.
-        examples: for each transform the images, in 0..1, at `shown_steps` of its steps.
-        names: of the images, for the legend; best their true classes.
-        hidden: what to call each layer of the distances.
+        found: the results for the images.
+        examples: for each transform, the images in 0..1 at `shown_steps` of its steps.
+        names: the images' names for the legend, ideally their true classes.
+        hidden: titles of the layers whose distances are shown.
 
     Returns:
         A figure 12 inches wide.
@@ -49,7 +49,7 @@ def plot_invariance(
     titles = ("images", *(f"distance in {name}" for name in hidden), "probability of its class")
     for panel, title in zip(rows[0], titles, strict=True):
         panel.set_title(title, fontsize=11)
-    # The distances of a layer are of one kind: one scale for all transforms.
+    # Distances in one layer are comparable: one scale for all transforms.
     for i, column in enumerate(rows[:, 1:-1].T):
         largest = np.nanmax([found.apart[i], *(one.distances[i].max() for one in found[:3])])
         for panel in column:
@@ -57,12 +57,12 @@ def plot_invariance(
     lines = rows[0, 1].lines
     legend = figure.legend(lines, [*names, "two different images"], loc="outside lower center", ncols=6, frameon=False)
     for text in legend.get_texts():
-        text.set_parse_math(False)  # names of classes are names of folders
+        text.set_parse_math(False)  # class names are folder names, which may contain $
     return figure
 
 
 def shown_steps(steps: int) -> list[int]:
-    """Up to five steps, evenly over all, whose images are shown."""
+    """Up to five evenly spaced steps whose images are shown."""
     return sorted({round(i * (steps - 1) / 4) for i in range(5)})
 
 

@@ -1,4 +1,4 @@
-"""Texts in figures whose letters the font lacks: another font's, else spelled out."""
+"""Draw letters that a figure's font lacks: in another font, or spelled out."""
 
 import functools
 import re
@@ -12,15 +12,15 @@ from matplotlib.figure import FigureBase
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
-_SPOKEN = ("HIRAGANA LETTER", "KATAKANA LETTER", "HANGUL SYLLABLE")  # whose names end in how they are read
-_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Mn", "Me"}  # categories of characters that show nothing by themselves
+_SPOKEN = ("HIRAGANA LETTER", "KATAKANA LETTER", "HANGUL SYLLABLE")  # their names end in the pronunciation
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Mn", "Me"}  # categories of characters that are invisible by themselves
 
 
 def make_drawable(figure: FigureBase) -> None:
-    """Give every text of a figure fonts that have its letters; what no installed font has is spelled out.
+    """Give every text of a figure fonts that have its letters; letters that no installed font has are spelled out.
 
-    Matplotlib would draw a box, and warn, for each such letter. Emoji become their names in brackets, Korean and
-    Japanese syllables their readings, other letters their number: `[cat face]`, `go`, `U+732B`.
+    Matplotlib would draw a box and warn for each such letter. Emoji become their names in brackets, Korean and Japanese
+    syllables their pronunciation, and other letters their code point: `[cat face]`, `go`, `U+732B`.
     """
     for text in list(_texts(figure)):
         written, families = text.get_text(), tuple(text.get_fontfamily())
@@ -30,7 +30,7 @@ def make_drawable(figure: FigureBase) -> None:
 
 
 def _texts(artist: Artist) -> Iterator[Text]:
-    """All texts inside, but of labels on an axis only those that were given; numbers are made as they are drawn."""
+    """All texts inside, but only those axis labels that were set explicitly; numbers are made at draw time."""
     for child in artist.get_children():
         if isinstance(child, Text):
             yield child
@@ -41,20 +41,20 @@ def _texts(artist: Artist) -> Iterator[Text]:
             if isinstance(child.get_major_formatter(), FuncFormatter):
                 labels = child.get_ticklabels()
                 texts = [drawable(label.get_text(), tuple(label.get_fontfamily()))[0] for label in labels]
-                if texts != [label.get_text() for label in labels]:  # else they would be set again as they are drawn
+                if texts != [label.get_text() for label in labels]:  # otherwise they would be set again at draw time
                     child.set_ticks(child.get_ticklocs(), labels=texts)
                 yield from child.get_ticklabels()
 
 
 def drawable(text: str, families: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """A text, and the font families in which all its letters are.
+    """A text made drawable, and the font families that have all its letters.
 
     Args:
-        text: to be drawn.
-        families: of fonts, as a text's `get_fontfamily` gives them.
+        text: the text to draw.
+        families: font families, as from a text's `get_fontfamily`.
 
     Returns:
-        The text, with letters that no installed font has spelled out; `families`, and more where these lack letters.
+        The text, with letters that no installed font has spelled out; and `families`, plus more if these lack letters.
     """
     if text.isascii():
         return text, families
@@ -74,19 +74,19 @@ def _has(letter: str, families: tuple[str, ...]) -> bool:
 
 @functools.cache
 def _family_with(letter: str) -> str | None:
-    """An installed font family with a letter, plain sans-serif ones first."""
+    """An installed font family that has a letter, preferring plain sans-serif ones."""
     for font in _fonts():
         try:
             if font_manager.get_font(font.fname).get_char_index(ord(letter)):
                 return font.name
-        except (OSError, RuntimeError):  # a font that is damaged or gone
+        except (OSError, RuntimeError):  # a font file that is damaged or gone
             continue
     return None
 
 
 @functools.cache
 def _fonts() -> tuple[font_manager.FontEntry, ...]:
-    # Last Resort has a box for every letter; the pictures in color fonts are none that can be drawn.
+    # Last Resort has a box for every letter; color fonts' pictures cannot be drawn.
     known = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]
     return tuple(
         sorted(

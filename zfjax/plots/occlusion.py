@@ -22,22 +22,22 @@ class Occluded(NamedTuple):
     """One row of the figure."""
 
     image: Float[np.ndarray, "height width 3"]  # 0..255
-    label: int  # the class that `found` is about
+    label: int  # the class measured in `found`
     projection: Float[np.ndarray, "height width 3"]  # of the strongest map on this image
     others: Float[np.ndarray, "n height width 3"]  # projections of that map on other images
     found: Sensitivity
-    title: str = ""  # beside the image; default the class of `label`
+    title: str = ""  # beside the image; default: the class of `label`
 
 
 def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
-    """A row an image, columns as in the paper's Fig. 7.
+    """One row per image, with the columns of the paper's Fig. 7.
 
-    (a) the image with the square at its first position, (b) total activation of the strongest map of layer 5 at each
-    position of the square's center, (c) that map's projection, framed, with those of other images, (d) the
-    probability of its class, (e) the most probable class.
+    (a) The image with the square at its first position, (b) total activation of layer 5's strongest map by position
+    of the square's center, (c) that map's projection, framed, with projections of other images, (d) the probability
+    of the image's class, (e) the most probable class.
 
     Args:
-        rows: images and what was found.
+        rows: the images and their results.
         classes: names of the classes.
 
     Returns:
@@ -88,7 +88,7 @@ def _draw_row(axes: Sequence[Axes], row: Occluded, classes: Sequence[str]) -> No
 
 
 def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[str]) -> None:
-    """The true class in blue, the others by how often they come first; what is beyond the colors in gray."""
+    """Draw the true class in blue, the others by how often they are most probable, and the rest in gray."""
     labels, counts = np.unique(found.most_probable, return_counts=True)
     order = [label, *(int(k) for k in labels[np.argsort(-counts, kind="stable")] if k != label)]
     order = [k for k in order if k in labels]
@@ -108,9 +108,9 @@ def _draw_classes(axes: Axes, found: Sensitivity, label: int, classes: Sequence[
 
 
 def _edges(found: Sensitivity) -> tuple[np.ndarray, np.ndarray]:
-    """Where the cells of the positions end, across and down, in pixels: halfway between the squares' centers.
+    """Edges of the cells for each position, across and down, in pixels: halfway between the squares' centers.
 
-    The last positions lie flush with the border, so they may be nearer than the others.
+    The last positions lie flush with the border, so they may be closer together than the others.
     """
 
     def along(starts: np.ndarray, window: int) -> np.ndarray:

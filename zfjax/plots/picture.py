@@ -9,10 +9,10 @@ from zfjax.plots.lettering import make_drawable
 
 
 class Picture(Figure):
-    """A figure that notebooks draw when it is a cell's last value, without pyplot."""
+    """A figure that notebooks show without pyplot if it is a cell's last value."""
 
     def draw(self, renderer: Any) -> None:
-        """Draw the figure, its texts in fonts that have their letters."""
+        """Draw the figure, with all texts in fonts that have their letters."""
         make_drawable(self)
         super().draw(renderer)
 

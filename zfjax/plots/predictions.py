@@ -1,4 +1,4 @@
-"""What a net says of some pictures."""
+"""A net's predictions for some pictures."""
 
 from collections.abc import Sequence
 
@@ -17,16 +17,16 @@ def plot_predictions(
     probabilities: Float[np.ndarray, "n classes"],
     classes: Sequence[str],
 ) -> Picture:
-    """Pictures in rows of six, under the net's first answer and its probability, and the truth where that differs.
+    """Pictures in rows of six, titled with the net's top prediction, its probability, and the true class if different.
 
     Args:
-      images: RGB, 0..255.
-      labels: the true classes.
-      probabilities: the net's softmax.
-      classes: names of the classes.
+        images: RGB, 0..255.
+        labels: the true classes.
+        probabilities: the net's softmax.
+        classes: names of the classes.
 
     Returns:
-      A figure 10 inches wide.
+        A figure 10 inches wide.
     """
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
@@ -42,6 +42,6 @@ def plot_predictions(
             text if first == label else f"{text}\n(is {classes[label]})",
             color=RIGHT if first == label else WRONG,
             fontsize=9,
-            parse_math=False,  # names of classes are names of folders
+            parse_math=False,  # class names are folder names, which may contain $
         )
     return figure

@@ -14,11 +14,11 @@ def plot_probing(result: Probing, title: str) -> Picture:
     """Mean per-class accuracy on each layer, with its standard deviation over folds.
 
     Args:
-      result: accuracies of the folds.
-      title: stands above.
+        result: accuracies of the folds.
+        title: shown above the plot.
 
     Returns:
-      A figure of 5 × 3.6 inches.
+        A figure of 5 × 3.6 inches.
     """
     figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Projections as pictures: gray is zero, lighter and darker are positive and negative, per color."""
+"""Projections as pictures: gray is zero, lighter is positive and darker negative, per color."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ Pictures = Float[np.ndarray, "*grid height width channels"]
 
 
 def per_image(projections: Pictures) -> Pictures:
-    """Pictures in 0..1, each stretched by its own contrast: 0.5 is zero. One sees the form of each.
+    """Pictures in 0..1, each scaled by its own contrast, to show its form: 0.5 is zero.
 
-    The contrast is the 99.5th percentile of the absolute values that are not zero; what lies above it is cut off. A
-    projection has a few values far above the rest, which would leave all else gray.
+    The contrast is the 99.5th percentile of the nonzero absolute values; larger values are clipped. A projection has a
+    few values far above the rest, which would leave everything else gray.
     """
     return _stretched(projections, over=3)
 
 
 def per_map(projections: Pictures) -> Pictures:
-    """As `per_image`, but those of one map, along the last axis before height, are stretched alike."""
+    """Like `per_image`, but projections of one map (the last axis before height) share one scale."""
     return _stretched(projections, over=4)
 
 
 def shared(projections: Pictures) -> Pictures:
-    """As `per_image`, but all are stretched alike, so that their strengths can be compared."""
+    """Like `per_image`, but all share one scale, so that their strengths can be compared."""
     return _stretched(projections, over=np.ndim(projections))
 
 
@@ -40,16 +40,16 @@ def show(
 
     Args:
         projections: [H, W, C], [N, H, W, C], or [rows, columns, H, W, C], of 3 channels or 1.
-        labels: a line above each, in order; as many as there are, or none.
-        contrast: `per_image` (each stretched by its own contrast), `per_map` (a row of [rows, columns, …] alike)
-            or `shared` (all alike).
-        columns: pictures in a row; default near as many as rows, or what `projections` says.
+        labels: a title above each, in order; one per projection, or none.
+        contrast: `per_image` (each scaled by its own contrast), `per_map` (one scale for each row of [rows, columns,
+            …]) or `shared` (one scale for all).
+        columns: pictures per row; default: as in `projections`, or about as many as rows.
 
     Returns:
-        A figure of about 1.6 inches a picture, drawn by notebooks; `savefig("file.png")` keeps it.
+        A figure with about 1.6 inches per picture, shown by notebooks; `savefig("file.png")` saves it.
 
     Raises:
-        ValueError: projections of another shape, or another number of labels.
+        ValueError: the projections have the wrong shape, or the number of labels is wrong.
 
     Paper: figures 2 and 4.
 
@@ -81,7 +81,7 @@ def show(
 
 
 def sheet(pictures: Float[np.ndarray, "n height width 3"], columns: int, gap: int = 1) -> Float[np.ndarray, "h w 3"]:
-    """Pictures of one size in rows, on white, `gap` pixels apart."""
+    """Arrange pictures of one size in rows on white, `gap` pixels apart."""
     n, height, width, channels = pictures.shape
     rows = math.ceil(n / columns)
     page = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.float32)

@@ -1,4 +1,4 @@
-"""Figure 9: accuracy against the number of training images per class."""
+"""Figure 9: accuracy by number of training images per class."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ def plot_transfer(result: Transfer, name: str, paper: Mapping[int, tuple[float, 
     """Mean per-class accuracy with its standard deviation over folds, pretrained and from scratch.
 
     Args:
-      result: accuracies of the folds.
-      name: of the dataset.
-      paper: the paper's accuracies in percent by training images per class: (pretrained, from scratch).
+        result: accuracies of the folds.
+        name: the dataset's name.
+        paper: the paper's accuracies in percent by training images per class: (pretrained, from scratch).
 
     Returns:
-      A figure of 5 × 3.6 inches.
+        A figure of 5 × 3.6 inches.
     """
     figure = Picture(figsize=(5, 3.6), dpi=150, layout="constrained")
     axes = figure.subplots()
