@@ -82,7 +82,7 @@ print(", ".join(shapes.CLASSES))
 Image.fromarray(np.hstack(pictures)).reduce(2)
 
 # %% [markdown]
-# Colours are drawn at random: the net must learn forms.
+# Colors are drawn at random: the net must learn forms.
 #
 # ## Training
 #
@@ -100,12 +100,12 @@ print(outcome.scores)
 plot_curves(read_metrics(outcome.folder))
 
 # %% [markdown]
-# Most is learnt in the first three epochs. The validation error stays with the training error, so nothing is learnt by
+# Most is learned in the first three epochs. The validation error stays with the training error, so nothing is learned by
 # heart yet; more epochs would still help (the default run's fifteen reach about 97 %).
 #
 # ## Layer 1: filters
 #
-# The weights of layer 1 are small RGB pictures. Grey is zero.
+# The weights of layer 1 are small RGB pictures. Gray is zero.
 
 # %%
 run = read_run(outcome.folder)
@@ -113,14 +113,14 @@ train, val = subject.of_run(run)
 plot_filters(np.asarray(val.variables["params"]["conv1"]["kernel"]))
 
 # %% [markdown]
-# Edges of several directions and colours; about half of the twelve have hardly formed. The paper's Figure 6 shows the
+# Edges of several directions and colors; about half of the twelve have hardly formed. The paper's Figure 6 shows the
 # same kinds, crisper, of a net eight times as wide after many more epochs.
 #
 # ## What each map fires for
 #
 # Above layer 1 weights are no pictures any more. So we ask which nine validation images excite a map most, and project
 # the strongest unit on each down to pixels by the *deconvnet*: left what drove the unit, right the patch that it sees.
-# Grey is zero. First four maps of layer 2:
+# Gray is zero. First four maps of layer 2:
 
 # %%
 names = ["relu1", "relu2", "relu5"]
@@ -137,7 +137,7 @@ gallery_of("relu2")
 
 # %% [markdown]
 # Maps 2 and 11 want rings: eyes, wheels, and map 11 windows too. Map 21 wants a dark spot, map 25 level edges. The
-# projections show the form that the nine patches share and leave out what differs, such as most of the colours.
+# projections show the form that the nine patches share and leave out what differs, such as most of the colors.
 #
 # And four maps of layer 5, each of which sees nearly the whole image:
 

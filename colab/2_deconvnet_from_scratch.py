@@ -92,7 +92,7 @@ Image.fromarray(np.uint8(images[0] + val.image_mean)).resize((240, 240), 0)
 print(*val.net.layers[:6], sep="\n")
 
 # %% [markdown]
-# **Filter and rectify.** In pictures of maps grey is zero and white the largest of all.
+# **Filter and rectify.** In pictures of maps gray is zero and white the largest of all.
 
 # %%
 weights = val.variables["params"]
@@ -126,7 +126,7 @@ maps(pool1)
 # Half the resolution; eyes and mouth are still there. What was lost, where in its window each maximum was, is in the
 # switches.
 #
-# **Normalise, filter and rectify** once more: layer 2.
+# **Normalize, filter and rectify** once more: layer 2.
 
 # %%
 norm1 = ops.local_response_norm(pool1)
@@ -160,7 +160,7 @@ Image.fromarray(np.uint8((images + val.image_mean)[seen][0])).resize((160, 160),
 # %%
 signal = ops.rectify(seed)
 in_norm1 = ops.conv_transpose(signal, weights["conv2"]["kernel"], (2, 2), ((0, 0), (0, 0)), norm1.shape)
-in_pool1 = in_norm1  # contrast normalisation is passed as it is
+in_pool1 = in_norm1  # contrast normalization is passed as it is
 maps(in_pool1[:, 2 * row : 2 * row + 5, 2 * column : 2 * column + 5])
 
 # %% [markdown]
@@ -192,7 +192,7 @@ zfjax.show(jnp.concatenate([pixels, near]), columns=2)
 
 # %% [markdown]
 # A dark bar, white below it, dark again: the eyebrow, the white of the eye and the iris. The rest of what the unit
-# sees, hair and skin, did not contribute. The last step is a filter, so pixels may be below zero, darker than grey.
+# sees, hair and skin, did not contribute. The last step is a filter, so pixels may be below zero, darker than gray.
 #
 # ## The same by `zfjax.deconvnet`
 #

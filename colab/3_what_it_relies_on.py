@@ -61,7 +61,7 @@ QUICK = False  # True: seconds instead of minutes, for tests; the net then learn
 recipe = config.default()
 recipe.epochs = 1 if QUICK else 4
 recipe.image_size = 64 if QUICK else 96  # pixels
-stride = 16 if QUICK else 4  # pixels from one position of the grey square to the next
+stride = 16 if QUICK else 4  # pixels from one position of the gray square to the next
 faces = 8 if QUICK else 40  # at most, in which parts are hidden
 folder = "runs/one_epoch" if QUICK else "runs/four_epochs"  # other settings need another folder
 
@@ -80,7 +80,7 @@ print(outcome.scores)
 # %% [markdown]
 # ## Occlusion
 #
-# A grey square slides over the image, and at each position we ask the net again. `zfjax.occlusion` does it for any
+# A gray square slides over the image, and at each position we ask the net again. `zfjax.occlusion` does it for any
 # function; `sensitivity` keeps what the paper's Figure 7 shows: the activation of layer 5's strongest map, the
 # probability of the true class, and the most probable class. The images are of the validation set: the net has never
 # seen them.
@@ -103,17 +103,17 @@ def occluded(image, label, number):
 plot_occlusion([occluded(*one) for one in zip(chosen.images, chosen.labels, chosen.numbers)], val.classes)
 
 # %% [markdown]
-# Columns (b), (d) and (e) have a cell for each position of the square's centre.
+# Columns (b), (d) and (e) have a cell for each position of the square's center.
 #
 # - **Face**: cover the eye on the right and the net says fish or house. The other eye, the nose and the hair do not
 #   matter, the mouth a little. The map in (b) falls most when the *left* eye is covered: one map is not the class.
-# - **Flower**: its centre matters. Petals and leaves do not.
+# - **Flower**: its center matters. Petals and leaves do not.
 # - **Car**: the net stays sure wherever the square is, but for one wheel. Map 12 falls at both wheels.
 # - **Boat**: no square of this size changes the answer, although map 14 falls over hull and lower sails. Either many
 #   parts say "boat" and one is enough, or the evidence is larger than the square.
 #
 # This shows what the net *needs*, for this image and this size of square, not all that it uses; where several parts
-# say the same, none of them is needed. Grey squares are also pictures that the net was never trained on.
+# say the same, none of them is needed. Gray squares are also pictures that the net was never trained on.
 #
 # ## Invariance
 #

@@ -210,7 +210,7 @@ look(nnx_net.features, nnx_net.head, chosen.images)
 
 # %% [markdown]
 # The last maps have 12 × 12 cells, so Grad-CAM is finer. Asked about flowers it points at round things, near the
-# face's eyes and at the car's wheels: to this net a flower is first of all its centre. The deconvnet of so small a net
+# face's eyes and at the car's wheels: to this net a flower is first of all its center. The deconvnet of so small a net
 # is mostly texture.
 #
 # ## Equinox
@@ -278,7 +278,7 @@ plot_comparison(pictures, objects, columns, chosen.names)
 
 # %% [markdown]
 # Guided backprop draws the objects most clearly, integrated gradients and gradient × input a few places: the eyes, the
-# wheels, the flower's centre. Occlusion agrees with these. The CAMs say "about here" (each cell stands where its field
+# wheels, the flower's center. Occlusion agrees with these. The CAMs say "about here" (each cell stands where its field
 # is; the picture above stretched them over the image). Saliency is noise to the eye, and the deconvnet stripes.
 #
 # Which to believe? Not the clearest: guided backprop and the deconvnet draw nearly the same picture when the upper

@@ -39,12 +39,12 @@ def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
     """The pictures of a run, and what is to be kept of a look at them, which `claim.begin` writes.
 
     Args:
-      config: names the dataset.
-      folder: of a run that was begun, whose pictures they still have to be; None for a new one, which scans them.
+        config: names the dataset.
+        folder: of a run that was begun, whose pictures they still have to be; None for a new one, which scans them.
 
     Raises:
-      UserError: the dataset cannot be used, has another number of classes than configured, or is no longer the one
-        that the run began with.
+        UserError: the dataset cannot be used, has another number of classes than configured, or is no longer the one
+            that the run began with.
     """
     if not config.dataset and folder is not None and (folder / record.FILE).exists():
         raise UserError(_NO_PICTURES.format(folder=folder))
@@ -74,7 +74,7 @@ def open_own(config: ConfigDict, folder: epath.Path | None) -> Source:
     """The dataset of a configuration, which is that of the run in `folder`, if there is one.
 
     Raises:
-      UserError: there is no such dataset.
+        UserError: there is no such dataset.
     """
     try:
         return open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
@@ -92,11 +92,11 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
     A damaged config.json or classes.json is named on stderr where the run's checkpoints say what was in it.
 
     Args:
-      workdir: the run's folder.
-      dataset: where its pictures are now; default where they were.
+        workdir: the run's folder.
+        dataset: where its pictures are now; default where they were.
 
     Raises:
-      UserError: no run was started there, or its files are damaged.
+        UserError: no run was started there, or its files are damaged.
     """
     folder = absolute(workdir)
     seal = newest_seal(folder / CHECKPOINTS)
@@ -127,7 +127,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     Weights and mean lie on the host.
 
     Raises:
-      UserError: there is no such checkpoint; those that there are are named. Its weights are not finite.
+        UserError: there is no such checkpoint; those that there are are named. Its weights are not finite.
     """
     if not (run.folder / CHECKPOINTS).exists():
         raise UserError(f"the run in {run.folder} has no checkpoint yet")

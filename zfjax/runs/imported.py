@@ -84,12 +84,12 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
     """The net with one output for each class of the configuration's dataset, in the dataset's order.
 
     Args:
-      loaded: the net.
-      config: names the dataset.
-      names: what the net's outputs are called, in their order; empty where they are the dataset's classes.
+        loaded: the net.
+        config: names the dataset.
+        names: what the net's outputs are called, in their order; empty where they are the dataset's classes.
 
     Raises:
-      UserError: the dataset cannot be used, or its classes are not outputs of the net.
+        UserError: the dataset cannot be used, or its classes are not outputs of the net.
     """
     if not config.dataset:
         if names:
@@ -115,14 +115,14 @@ def write_run(
     no pictures: commands that look at some say so. Where just this was imported before, nothing is written.
 
     Args:
-      workdir: the run's folder.
-      config: by `run_config`.
-      loaded: a net with as many outputs as the dataset has classes.
-      origin: what else to keep beside preprocessing and module names, such as the source's path.
-      names: what to call the classes where there is no dataset; default their numbers.
+        workdir: the run's folder.
+        config: by `run_config`.
+        loaded: a net with as many outputs as the dataset has classes.
+        origin: what else to keep beside preprocessing and module names, such as the source's path.
+        names: what to call the classes where there is no dataset; default their numbers.
 
     Raises:
-      UserError: the folder holds a run or cannot be written, or the dataset cannot be used.
+        UserError: the folder holds a run or cannot be written, or the dataset cannot be used.
     """
     kept = {**origin, "preprocessing": loaded.preprocessing._asdict(), "modules": loaded.modules}
     mean = loaded.preprocessing.mean_image(square_size(config.image_size))
@@ -155,7 +155,7 @@ def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
     Of a run that zfjax trained that is RGB in 0..255 less the channel means of its mean image.
 
     Raises:
-      UserError: PyTorch has no such model, layers were left out, or there is no such checkpoint.
+        UserError: PyTorch has no such model, layers were left out, or there is no such checkpoint.
     """
     by_preset = {known.preset: name for name, known in layouts.MODELS.items()}
     if run.config.net not in by_preset:

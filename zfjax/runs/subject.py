@@ -43,7 +43,7 @@ class Chosen(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A net, its variables, and a split of pictures; images are their centre crops with the mean subtracted."""
+    """A net, its variables, and a split of pictures; images are their center crops with the mean subtracted."""
 
     net: ConvNet
     variables: PyTree
@@ -103,7 +103,7 @@ class Subject(NamedTuple):
         """One image of each class: of some drawn by `rng` the first that the net gets right, else the first drawn.
 
         Raises:
-          UserError: the split has no image of a class.
+            UserError: the split has no image of a class.
         """
         numbers = []
         for label in labels:
@@ -126,7 +126,7 @@ class Subject(NamedTuple):
         """Image files. A file's class is its folder's name where the net knows it, else what the net says.
 
         Raises:
-          UserError: a file is missing or no image; it is named.
+            UserError: a file is missing or no image; it is named.
         """
         squares = np.stack([_square(path, self.mean.shape[0]) for path in paths])
         said = np.asarray(jnp.argmax(self._predict(squares), axis=1))

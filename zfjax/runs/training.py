@@ -21,7 +21,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     end: nobody else trains in it.
 
     Raises:
-      UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
+        UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
     check(config)
     check_spec(config.dataset)  # before its name, as a workdir, finds another run there

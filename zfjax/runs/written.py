@@ -28,12 +28,12 @@ def read_config(folder: epath.Path, seal: Seal | None) -> ConfigDict:
     """The configuration of the run in `folder`.
 
     Args:
-      folder: the run's.
-      seal: of its newest checkpoint. What the weights depend on is taken from there, and a file that says otherwise is
-        named on stderr; the keys that may change and where the pictures are come from the file.
+        folder: the run's.
+        seal: of its newest checkpoint. What the weights depend on is taken from there, and a file that says otherwise
+            is named on stderr; the keys that may change and where the pictures are come from the file.
 
     Raises:
-      UserError: config.json is missing or damaged, and there is no seal.
+        UserError: config.json is missing or damaged, and there is no seal.
     """
     path = folder / CONFIG
     kept = seal.run.get("config") if seal else None
@@ -58,7 +58,7 @@ def read_classes(folder: epath.Path, seal: Seal | None) -> tuple[str, ...]:
     """The class names of the run in `folder`: as its newest checkpoint says, else its classes.json.
 
     Raises:
-      UserError: the file is missing or damaged, and there is no seal.
+        UserError: the file is missing or damaged, and there is no seal.
     """
     path = folder / CLASSES
     kept = tuple(seal.run["classes"]) if seal and "classes" in seal.run else None

@@ -41,13 +41,13 @@ class Checkpoints:
         """Opens `folder`, which is made if need be and `create`.
 
         Args:
-          folder: of all checkpoints.
-          keep_steps: are never deleted.
-          run: what to keep of the run with each checkpoint, as JSON values by name (`seals.newest_seal`).
-          create: make the folder where it is not there.
+            folder: of all checkpoints.
+            keep_steps: are never deleted.
+            run: what to keep of the run with each checkpoint, as JSON values by name (`seals.newest_seal`).
+            create: make the folder where it is not there.
 
         Raises:
-          UserError: it is no folder.
+            UserError: it is no folder.
         """
         self.folder = epath.Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
@@ -98,12 +98,12 @@ class Checkpoints:
         """Starts writing `state`; what was written before stays until this is complete.
 
         Args:
-          state: what to save.
-          val_top1: its accuracy on the validation split.
-          log: digest of the run's metrics up to now.
+            state: what to save.
+            val_top1: its accuracy on the validation split.
+            log: digest of the run's metrics up to now.
 
         Raises:
-          UserError: the checkpoint before could not be written (full disk, no permission).
+            UserError: the checkpoint before could not be written (full disk, no permission).
         """
         step, tree = int(state.step), _saved(state)
         self._scores[step] = val_top1
@@ -132,7 +132,7 @@ class Checkpoints:
         A damaged checkpoint is named on stderr and passed over; the next `save` renames it to STEP.damaged.
 
         Raises:
-          UserError: there are checkpoints, and all are damaged or one is of another net.
+            UserError: there are checkpoints, and all are damaged or one is of another net.
         """
         # A file that is called like one stands where one was.
         files = [step for step in steps_in(self.folder) if (self.folder / str(step)).is_file()]
@@ -155,7 +155,7 @@ class Checkpoints:
         """`state` with what the checkpoint of `step` holds, laid out over devices as `state` is.
 
         Raises:
-          UserError: it is damaged, or of another net.
+            UserError: it is damaged, or of another net.
         """
         try:
             return self._restore(state, step)

@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
     folder: epath.Path
     finished: bool  # False: stopped by a signal; the same command goes on
     step: int
-    scores: Scores | None  # of the last validation, centre crop; None where it was stopped before the first
+    scores: Scores | None  # of the last validation, center crop; None where it was stopped before the first
     state: State
     data: RunData
 
@@ -97,13 +97,13 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     """`train_and_evaluate` on pictures given as such.
 
     Args:
-      config: what it says of the dataset is not looked at.
-      folder: absolute; checkpoints and metrics go there. It is held meanwhile.
-      data: the pictures.
-      kept_epochs: the epochs whose checkpoints are kept, beside the latest two and the best.
+        config: what it says of the dataset is not looked at.
+        folder: absolute; checkpoints and metrics go there. It is held meanwhile.
+        data: the pictures.
+        kept_epochs: the epochs whose checkpoints are kept, beside the latest two and the best.
 
     Raises:
-      UserError: as `train_and_evaluate`.
+        UserError: as `train_and_evaluate`.
     """
     schedule = schedule_of(config, data)
     mesh = sharding.data_mesh()
@@ -234,7 +234,7 @@ class Trainer:
         return state, scores
 
     def score(self, state: State) -> Scores:
-        """The validation split by centre crops."""
+        """The validation split by center crops."""
         batches = eval_batches(
             self.data.val,
             self.config.batch_size,

@@ -73,7 +73,7 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
     Lines that are damaged are left out, and counted on stderr.
 
     Raises:
-      UserError: the file cannot be read.
+        UserError: the file cannot be read.
     """
     path = epath.Path(folder) / FILE
     try:
@@ -148,7 +148,7 @@ class StepRecorder:
         """Waits for the last step and looks at its numbers.
 
         Raises:
-          UserError: the loss or the weights are no longer finite, with the step.
+            UserError: the loss or the weights are no longer finite, with the step.
         """
         if self._pending is None:
             return

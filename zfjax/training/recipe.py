@@ -26,10 +26,10 @@ def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tu
     """Parses `argv` with `--config=FILE.py[:ARG]` and `--config.KEY=VALUE` beside the flags in `values`.
 
     Returns:
-      The configuration, checked, and the words that are no flags.
+        The configuration, checked, and the words that are no flags.
 
     Raises:
-      UserError: as in `parse`; a recipe that is missing or fails; a value that no run can have.
+        UserError: as in `parse`; a recipe that is missing or fails; a value that no run can have.
     """
     flags.DEFINE_string("config", "", _HELP, flag_values=values)
     for key, usual in default().items():

@@ -60,13 +60,13 @@ def score_together(
     """Scores nets in one pass over the pictures: each alone, then the average of all softmaxes (Table 2's ensembles).
 
     Args:
-      models: nets of the same classes, made for squares of the same side.
-      batches: uint8 squares with labels, as `eval_batches` gives them; what their mask leaves out is not counted.
-      mesh: the devices, as in `sharding.data_mesh`.
-      ten_crop: average over the paper's ten crops instead of looking at the centre alone.
+        models: nets of the same classes, made for squares of the same side.
+        batches: uint8 squares with labels, as `eval_batches` gives them; what their mask leaves out is not counted.
+        mesh: the devices, as in `sharding.data_mesh`.
+        ten_crop: average over the paper's ten crops instead of looking at the center alone.
 
     Returns:
-      One `Scores` a model, in order, and one more for their average where there are several.
+        One `Scores` a model, in order, and one more for their average where there are several.
     """
     totals: list[Counts] | None = None
     for rows in batches:

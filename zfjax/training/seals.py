@@ -39,10 +39,10 @@ def describe(
     """What a run is, to be kept with its checkpoints: what its folder's small files say.
 
     Args:
-      config: its configuration.
-      classes: names of its classes.
-      mean: of its training squares; a digest of it is kept.
-      more: JSON values of further files.
+        config: its configuration.
+        classes: names of its classes.
+        mean: of its training squares; a digest of it is kept.
+        more: JSON values of further files.
     """
     return {"config": as_json(config), "classes": list(classes), "mean": stored.digest({"mean": mean}), **more}
 
@@ -62,7 +62,7 @@ def read_seal(folder: epath.Path) -> Seal | None:
     """The seal of the checkpoint in `folder`; None where an older zfjax wrote it.
 
     Raises:
-      UserError: Orbax's file with it is missing or damaged.
+        UserError: Orbax's file with it is missing or damaged.
     """
     path = folder / _METADATA
     value = read_json(path)

@@ -60,7 +60,7 @@ def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
     """The net that `config` names, edited as it says, with its initial weights' distribution and dtype.
 
     Raises:
-      UserError: an unknown net or dtype, layers to leave out that it lacks, or windows that do not fit the image.
+        UserError: an unknown net or dtype, layers to leave out that it lacks, or windows that do not fit the image.
     """
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown dtype {config.dtype!r}; expected float32 or bfloat16")
@@ -84,8 +84,8 @@ def _sizes(config: ConfigDict) -> dict[str, int]:
 def he_above_pixels(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
     """He's normal by fan-in, but for filters on RGB a Gaussian of std 0.001.
 
-    He's rule keeps the variance of what comes in, and pixels come in at some 60 grey levels from their mean. Small as
-    they are, these filters end as what was learnt, without the grain of the draw that projections would show.
+    He's rule keeps the variance of what comes in, and pixels come in at some 60 gray levels from their mean. Small as
+    they are, these filters end as what was learned, without the grain of the draw that projections would show.
     """
     on_pixels = len(shape) == 4 and shape[2] == 3
     init = nn.initializers.normal(0.001) if on_pixels else nn.initializers.he_normal()
@@ -104,7 +104,7 @@ def learning_rate(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
 
 
 def create_optimizer(config: ConfigDict, steps_per_epoch: float) -> optax.GradientTransformationExtraArgs:
-    """Weight decay, SGD with momentum or Adam, then the filters' renormalisation (paper, Section 3.1).
+    """Weight decay, SGD with momentum or Adam, then the filters' renormalization (paper, Section 3.1).
 
     In SGD the rate multiplies the gradient on its way into the momentum, as in Krizhevsky et al. (2012), Section 5.
     """

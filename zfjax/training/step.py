@@ -82,7 +82,7 @@ def predict(
     squares: UInt8[Array, "n side side 3"],
     ten_crop: bool = False,
 ) -> Float[Array, "n classes"]:
-    """Class probabilities: the centre crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, 4.1)."""
+    """Class probabilities: the center crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, 4.1)."""
     images = subtract_mean(squares, mean)
     crops = ten_crops(images, net.image_size) if ten_crop else center_crop(images, net.image_size)[None]
     logits, _ = net.apply(variables, crops.reshape(-1, *crops.shape[2:]))

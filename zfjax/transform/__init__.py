@@ -1,4 +1,4 @@
-"""Any JAX function sends a signal down to its input, by rules."""
+"""Send a signal from the output of any JAX function down to its input, following rules."""
 
 from zfjax.transform import rules, seeds
 

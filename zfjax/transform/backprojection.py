@@ -1,8 +1,8 @@
-"""Any JAX function sends a signal at its output down to its input, by rules of one's choice.
+"""Send a signal from the output of any JAX function down to its input, following rules that the caller chooses.
 
-`backproject(fun, x, rules)` stands beside `jax.vjp(fun, x)`. It evaluates the jaxpr of `fun` and writes a tape: where a
-rule acts, the way down that the rule gives; for what lies between two such equations, the piece's own `jax.vjp`.
-`project` plays the tape backwards. So without rules (`GRADIENT`) it is `jax.vjp`, and only the rules differ from it.
+`backproject(fun, x, rules)` is a counterpart of `jax.vjp(fun, x)`. It evaluates the jaxpr of `fun` and writes a tape:
+where a rule acts, the way down that the rule returns; for each piece between two such equations, its own `jax.vjp`.
+`project` plays the tape backward. So without rules (`GRADIENT`) it is `jax.vjp`; only the rules make a difference.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ class RuleWarning(UserWarning):
 
 
 def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> "tuple[PyTree, Projection]":
-    """Projects what units of `fun` fire for down to pixels: unpool, rectify, filter.
+    """Project what units of `fun` respond to down to pixels: unpool, rectify, filter.
 
     The same as `backproject(fun, x, DECONVNET)`.
 
@@ -46,8 +46,8 @@ def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> "tuple[PyTree, Proj
     Raises:
         TypeError: x holds no floating-point array.
 
-    Paper: section 2.1. A deconvnet shows the image's structure that the unit's path lets through, and mostly not what
-    tells classes apart (Nie et al. 2018).
+    Paper: section 2.1. A deconvnet shows the image structure that reaches the unit, and mostly not what distinguishes
+    classes (Nie et al. 2018).
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
@@ -62,12 +62,12 @@ def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> "tuple[PyTree, Proj
 def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tuple[PyTree, Projection]":
     """Like `jax.vjp(fun, x)`, with rules for how the signal passes down.
 
-    It works under `jit`, `vmap`, `grad` and sharding. `project` is a pytree: it may leave and enter jitted functions,
-    and `jax.vmap(project)(seeds)` sends many signals down after one forward pass.
+    It works under `jit`, `vmap`, `grad` and sharding. `project` is a pytree: jitted functions may return it and take it
+    as an argument, and `jax.vmap(project)(seeds)` sends many signals down after one forward pass.
 
     Args:
         fun: any JAX function of one argument.
-        x: an array or a pytree of arrays, of which at least one is floating-point.
+        x: an array or a pytree of arrays, at least one of them floating-point.
         rules: `DECONVNET`, `GUIDED`, `GRADIENT`, or one of these extended.
 
     Returns:
@@ -75,14 +75,14 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
         project: see `Projection`.
 
     Raises:
-        TypeError: x holds no floating-point array, or something that is no array; fun is no function of one argument,
-            or returns something that is no array; rules are no `Rules`.
+        TypeError: x holds no floating-point array, or something other than arrays; fun does not take one argument, or
+            returns something other than arrays; rules is not a `Rules`.
         ValueError: a rule's function has several inputs that depend on x, or a rule changes the signal's shape.
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop. It comes each time that
-            `fun` is traced: in a compiled function, when that is compiled.
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop. The warning is given each
+            time `fun` is traced; in a compiled function, when it is compiled.
     """
     if not callable(fun):
         raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}")
@@ -119,17 +119,17 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
 def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> None:
     """Warn as `backproject` does, and do nothing else.
 
-    It is for functions that call `backproject` under `jax.jit`: this traces them once for many calls, and a warning of
-    the trace would tell of the first call alone. They call it before, and `backproject` with rules that expect nothing,
-    `Rules(rules.named)`.
+    This is for functions that call `backproject` under `jax.jit`, which traces them once for many calls: a warning from
+    the trace would appear on the first call only. They call this first, then `backproject` with rules that expect
+    nothing, `Rules(rules.named)`.
 
-    Args and warnings are those of `backproject`.
+    Takes the arguments, and gives the warnings, of `backproject`.
     """
     _warn(_viewed(functions.jaxpr_of(functions.live(fun), x), jax.tree.leaves(x)), rules)
 
 
 def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
-    """Raises a TypeError for what is no floating-point input, and for a function that takes other arguments than x."""
+    """Raise a TypeError unless x holds floating-point arrays and the function takes x as its only argument."""
     leaves = jax.tree_util.tree_leaves_with_path(x)
     if not any(is_array(leaf) and _is_float(leaf) for _, leaf in leaves):
         kinds = ", ".join(described(leaf) for _, leaf in leaves) or "nothing"
@@ -146,7 +146,7 @@ def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
 
 
 def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any]) -> jaxprs.View:
-    """What can be said of a function before it is evaluated; x's leaves are its last inputs."""
+    """Analyze a function before it is evaluated; x's leaves are its last inputs."""
     jaxpr = closed.jaxpr
     active = [False] * (len(jaxpr.invars) - len(leaves)) + list(map(_is_float, leaves))
     view = jaxprs.View(closed, active, [True] * len(jaxpr.outvars))
@@ -162,14 +162,14 @@ class _Slot(NamedTuple):
 
 
 class _Wire(NamedTuple):
-    """A value on the way up; without a slot it does not depend on x, or is no floating-point number."""
+    """A value on the way up; it has no slot if it does not depend on x or is not floating-point."""
 
     value: Any
     slot: _Slot | None = None
 
 
 class _End(NamedTuple):
-    """The form of y or x: pytree, leaves, and their slots."""
+    """The structure of y or x: pytree, leaves, and their slots."""
 
     tree: jax.tree_util.PyTreeDef
     leaves: tuple[jax.ShapeDtypeStruct, ...]
@@ -179,9 +179,9 @@ class _End(NamedTuple):
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """One piece of the tape: takes the signals at `above`, gives those at `below`."""
+    """One piece of the tape: takes the signals at `above`, returns those at `below`."""
 
-    pull: Callable[[list[jax.Array]], Sequence[jax.Array]]  # a pytree, with all that is kept of the forward pass
+    pull: Callable[[list[jax.Array]], Sequence[jax.Array]]  # a pytree, with everything kept from the forward pass
     above: tuple[_Slot, ...] = dataclasses.field(metadata={"static": True})
     below: tuple[_Slot, ...] = dataclasses.field(metadata={"static": True})
 
@@ -189,11 +189,11 @@ class _Step:
 @register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """The way down: `project(seed)` takes a signal shaped as y to one shaped as x.
+    """The way down: `project(seed)` maps a signal shaped as y to one shaped as x.
 
     It is linear in the seed for `GRADIENT`, and scales with positive factors of the seed for `DECONVNET` and `GUIDED`.
-    Leaves of y that are no floating-point numbers take any seed and leave no trace; such leaves of x come back as
-    `float0` zeros, as from `jax.vjp`.
+    Leaves of y that are not floating-point ignore their seed; such leaves of x come back as `float0` zeros, as from
+    `jax.vjp`.
     """
 
     steps: tuple[_Step, ...]
@@ -201,10 +201,10 @@ class Projection:
     below: _End = dataclasses.field(metadata={"static": True})
 
     def __call__(self, seed: PyTree) -> PyTree:
-        """Sends `seed` down.
+        """Send `seed` down.
 
         Raises:
-            ValueError: the seed's pytree, or a leaf's shape or dtype, is not that of y.
+            ValueError: the seed's pytree structure, or a leaf's shape or dtype, differs from y's.
         """
         signals: dict[_Slot, jax.Array] = {}
         for slot, leaf in zip(self.above.slots, _leaves_like(seed, self.above), strict=True):
@@ -225,17 +225,17 @@ class Projection:
 
 
 class _Level(NamedTuple):
-    """A jaxpr while it is evaluated."""
+    """A jaxpr while it is being evaluated."""
 
     view: jaxprs.View
     env: dict[Any, _Wire]  # by variable
 
 
-_Action = Callable[[_Level, list[Equation], set[Any]], None]  # (…, equations, what is needed above them)
+_Action = Callable[[_Level, list[Equation], set[Any]], None]  # (…, equations, variables needed above them)
 
 
 class _Ascent:
-    """One evaluation of a function that writes the tape. Calls that are entered lose their remat policy.
+    """One evaluation of a function, which writes the tape. Calls that are entered lose their remat policy.
 
     Attributes:
         steps: the tape, bottom first.
@@ -250,13 +250,13 @@ class _Ascent:
         return _Slot(next(self._numbers), _shape(value))
 
     def climb(self, view: jaxprs.View, inputs: Sequence[_Wire], wanted: Sequence[bool]) -> list[_Wire | None]:
-        """Evaluates a jaxpr: equations with a rule by it, calls that hold such ones in place, pieces between whole."""
+        """Evaluate a jaxpr: rule equations by their rule, calls that contain some in place, each piece between as one."""
         jaxpr = view.jaxpr
         env = dict(zip(jaxpr.constvars, map(_Wire, view.closed.consts), strict=True))
         level = _Level(view, env | dict(zip(jaxpr.invars, inputs, strict=True)))
         outputs = [atom for atom, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted]
         plan = self._plan(level, outputs)
-        needed = [set(jaxprs.variables(outputs))]  # by what lies above each piece, from the top
+        needed = [set(jaxprs.variables(outputs))]  # above each piece, from the top
         for _, equations in reversed(plan):
             needed.append(needed[-1] | {v for equation in equations for v in jaxprs.variables(equation.invars)})
         for (act, equations), above in zip(plan, needed[-2::-1], strict=True):
@@ -282,7 +282,7 @@ class _Ascent:
         return self._enter if entered else self._differentiate
 
     def _apply_rule(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
-        """The forward value as it is; the way down by the rule. Here the walk differs from reverse-mode autodiff."""
+        """Keep the forward value; take the way down from the rule. Only here does the walk differ from autodiff."""
         (equation,) = equations
         name = level.view.name(equation)
         reads = list(dict.fromkeys(jaxprs.variables(equation.invars)))
@@ -296,7 +296,7 @@ class _Ascent:
         piece = jaxprs.piece(level.view.jaxpr, equations, reads, equation.outvars)
         (y,) = jaxprs.evaluate(piece, (), [level.env[v].value for v in reads])
         above = self.new_slot(y)
-        # As a jaxpr the way down is data: what the rule closed over becomes the leaves of a pytree.
+        # As a jaxpr, the way down is data: what the rule closed over becomes the leaves of a pytree.
         rule = self._rules[name](equation, x)
         if not callable(rule):
             raise ValueError(
@@ -310,7 +310,7 @@ class _Ascent:
         level.env[equation.outvars[0]] = _Wire(y, above)
 
     def _enter(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
-        """A call done in place; derivatives of its own (custom_jvp, custom_vjp) give way to the rules in it."""
+        """Evaluate a call in place; the rules inside take precedence over its custom derivatives."""
         (equation,) = equations
         (view,) = level.view.inside(equation)
         inputs = [_read(level, atom) for atom in equation.invars]
@@ -318,7 +318,7 @@ class _Ascent:
         level.env.update((v, wire) for v, wire in zip(equation.outvars, outputs, strict=True) if wire)
 
     def _differentiate(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
-        """All that lies between two rules, by its own `jax.vjp`."""
+        """Differentiate everything between two rules with its own `jax.vjp`."""
         env = level.env
         defined = {v for equation in equations for v in equation.outvars}
         used = (v for equation in equations for v in jaxprs.variables(equation.invars))
@@ -388,7 +388,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _warn(view: jaxprs.View, rules: Rules) -> None:
-    """Says which rules find nothing. Not all are worth it: a maximum's own derivative is its unpooling."""
+    """Warn of expected rules that find nothing. Others need no warning: a maximum's own derivative is its unpooling."""
     acting = view.acting(rules.expected)
     for name, loop in sorted((name, loop) for name, loop in acting if loop):
         warn(_loop_text(name, loop), RuleWarning)

@@ -1,4 +1,4 @@
-"""Jaxprs by value: what they compute, as something that can be hashed and compared."""
+"""Jaxprs by value: what they compute, in a form that can be hashed and compared."""
 
 import functools
 from collections.abc import Hashable
@@ -13,11 +13,11 @@ from zfjax.transform import jaxprs
 
 
 def form(jaxpr: jex.Jaxpr, differentiable: bool) -> Hashable:
-    """All that a jaxpr computes; equal for jaxprs that compute the same of their constants and inputs.
+    """Everything a jaxpr computes; equal for jaxprs that compute the same from their constants and inputs.
 
     Args:
-        jaxpr: its variables are told apart by the order in which they stand in it.
-        differentiable: derivatives may be asked of it, so that custom ones count too.
+        jaxpr: its variables are identified by order of appearance.
+        differentiable: it may be differentiated, so custom derivatives count too.
     """
     numbers: dict[Any, int] = {}
 
@@ -43,8 +43,8 @@ def form(jaxpr: jex.Jaxpr, differentiable: bool) -> Hashable:
 def _params(jaxpr: jex.Jaxpr, equation: jaxprs.Equation, differentiable: bool) -> Hashable:
     """An equation's parameters.
 
-    Functions beside a jaxpr say how to transform it: custom derivatives, a policy of `jax.checkpoint`. They are new
-    ones in each trace, and nothing is computed with them unless it is transformed again.
+    Functions next to a jaxpr say how to transform it: custom derivatives, a `jax.checkpoint` policy. Each trace creates
+    new ones, and they compute nothing unless the jaxpr is transformed again.
     """
     params = equation.params
     if jaxprs.is_custom(equation):
@@ -55,7 +55,7 @@ def _params(jaxpr: jex.Jaxpr, equation: jaxprs.Equation, differentiable: bool) -
 
 
 def _derivative(jaxpr: jex.Jaxpr, equation: jaxprs.Equation) -> Hashable:
-    """What an equation's custom derivative computes; unlike any other where that cannot be told."""
+    """What an equation's custom derivative computes; if that cannot be determined, equal only to itself."""
     reads = list(dict.fromkeys(jaxprs.variables(equation.invars)))
     piece = jaxprs.piece(jaxpr, [equation], reads, equation.outvars)
     places = [place for place, variable in enumerate(reads) if _is_float(variable)]
@@ -76,12 +76,12 @@ def _derivative(jaxpr: jex.Jaxpr, equation: jaxprs.Equation) -> Hashable:
     )
     try:
         return _value(jax.make_jaxpr(pull)(values, signals), False)
-    except Exception:  # of a function of anyone's
+    except Exception:  # the function may be anyone's
         return _Same(equation)
 
 
 def _value(value: Any, differentiable: bool) -> Hashable:
-    """A parameter or constant by value; by identity, what may be large and never changes, or cannot be hashed."""
+    """A parameter or constant by value; by identity if it is large and immutable, or cannot be hashed."""
     inner = functools.partial(_value, differentiable=differentiable)
     if isinstance(value, jex.ClosedJaxpr):
         return form(value.jaxpr, differentiable), tuple(map(inner, value.consts))
@@ -94,7 +94,7 @@ def _value(value: Any, differentiable: bool) -> Hashable:
     if isinstance(value, jax.Array):
         return _Same(value)
     if isinstance(value, float) or hasattr(value, "__array__"):
-        array = np.asarray(value)  # by its bytes, NaN equals itself, and 0 is not -0
+        array = np.asarray(value)  # compared as bytes, NaN equals itself, and 0 differs from -0
         return array.dtype, array.shape, array.tobytes()
     try:
         hash(value)
@@ -112,7 +112,7 @@ def _is_float(variable: Any) -> bool:
 
 
 class _Same:
-    """Equal to itself alone; it keeps what it holds, so that nothing new is taken for it."""
+    """Equal only to itself; it keeps its value alive, so that no new object can reuse its id."""
 
     def __init__(self, value: Any):
         self._value = value

@@ -1,9 +1,9 @@
-"""Functions as arguments of compiled programs: no program answers for weights that a function no longer has.
+"""Functions as arguments of compiled programs: no program answers with weights that a function no longer has.
 
-`jax.jit` and its kin tell functions apart by identity, and never see that what one closes over, or is a method of, has
-changed since. Here a function is traced anew at each call of a lens. The arrays that it reads become arguments of the
-program, and the program is found again by its jaxpr (`programs.py`): other weights need no other program, nor does the
-same closure defined anew. For a ZFNet tracing takes some 30 ms, for a ResNet-50 200.
+`jax.jit` and its kin identify functions by identity, and never notice that what one closes over, or is a method of, has
+changed since. Here a function is traced again at each call of a lens. The arrays it reads become arguments of the
+program, and the program is looked up by its jaxpr (`programs.py`): new weights need no new program, nor does the same
+closure defined again. Tracing takes about 30 ms for a ZFNet, 200 ms for a ResNet-50.
 """
 
 import functools
@@ -21,12 +21,12 @@ from zfjax.transform import programs
 
 
 class Fixed:
-    """A callable of which its fields, hashed by value, say all, so that programs for it are found without a trace."""
+    """A callable fully determined by its fields, which hash by value, so its programs are found without tracing."""
 
 
 @register_pytree_node_class
 class Live:
-    """A function that may change between two calls of a lens, as it is during one of them; a pytree without leaves."""
+    """A function that may change between calls of a lens, as it is during one call; a pytree without leaves."""
 
     def __init__(self, fun: Callable, place: Callable[[PyTree], PyTree]):
         """`place` puts the arrays that the function reads on their devices."""
@@ -35,7 +35,7 @@ class Live:
         self.traces: dict[tuple, programs.Trace] = {}
 
     def __call__(self, *args: Any) -> Any:
-        """What the function gives."""
+        """Call the function."""
         return self.fun(*args)
 
     def tree_flatten(self) -> tuple[tuple[()], "Live"]:
@@ -49,16 +49,16 @@ class Live:
 
 
 def live(fun: Callable, place: Callable[[PyTree], PyTree] = lambda arrays: arrays, *, name: str = "fun") -> Any:
-    """Any function as a pytree that functions under `functions.jit` take as an argument.
+    """Wrap any function as a pytree that functions under `functions.jit` take as an argument.
 
     Args:
         fun: a closure, a module of Flax or Equinox, a method of one, or any other object that can be called. Partials
             of `Fixed`, such as `zfjax.layer(net, variables, "relu5")`, stay as they are.
-        place: puts arrays that the function holds or reads where they are needed, such as on all devices of a mesh.
+        place: puts the arrays that the function holds or reads on the devices that need them, such as all of a mesh.
         name: what to call it in messages.
 
     Returns:
-        The function, for one call of a lens: later on, it would not be seen to have changed.
+        The function, for one call of a lens; later changes to it would go unnoticed.
 
     Raises:
         TypeError: it cannot be called.
@@ -102,21 +102,21 @@ def jit(body: Callable) -> Callable:
 
 
 def output_of(fun: Callable, *inputs: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
-    """The shapes of what a function from `live` gives for inputs, or for shapes of inputs."""
+    """The output shapes of a function from `live`, given inputs or their shapes."""
     if _holds_live(fun):
         return jax.eval_shape(lambda *inputs: fun(*inputs), *inputs)
     return jax.eval_shape(_call, fun, *inputs)  # traced once for all weights
 
 
 def jaxpr_of(fun: Callable, *inputs: PyTree) -> jex.ClosedJaxpr:
-    """The jaxpr of a function from `live`: of the leaves of the function, then those of the inputs."""
+    """The jaxpr of a function from `live`; its inputs are the leaves of the function, then those of `inputs`."""
     if _holds_live(fun):
         return jax.make_jaxpr(lambda *inputs: fun(*inputs))(*inputs)
     return _call.trace(fun, *inputs).jaxpr  # traced once for all weights
 
 
 def is_traced(tree: PyTree) -> bool:
-    """Whether a leaf is a tracer, as inside another function that is transformed or compiled."""
+    """Whether any leaf is a tracer, as inside a function that is being transformed or compiled."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -134,7 +134,7 @@ def _is_live(node: Any) -> bool:
 
 
 def _on_copies(fun: Callable, name: str) -> Callable:
-    """A function with Flax NNX modules in it called with copies of these: NNX lets no trace change what is outside it.
+    """Call a function that holds Flax NNX modules with copies of them: NNX lets no trace change outside state.
 
     Under `nnx.jit` a method writes to its module even if nothing changes, and `sow` always does.
     """
@@ -163,7 +163,7 @@ def _on_copies(fun: Callable, name: str) -> Callable:
 
 
 def _parts(fun: Any) -> tuple[Callable, tuple, dict]:
-    """A function and the arguments that it is bound to."""
+    """A function and its bound arguments."""
     if isinstance(fun, functools.partial):
         return fun.func, fun.args, fun.keywords
     if inspect.ismethod(fun):

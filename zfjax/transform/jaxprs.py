@@ -8,31 +8,31 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-Equation = Any  # JaxprEqn, Var and Atom are public only as what jaxprs hold
+Equation = Any  # JaxprEqn, Var and Atom have no public names
 Variable = Any
 Atom = Any
 
 _JITS = frozenset(("jit", "pjit"))
 _CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call"))
-# Equations that only call a jaxpr, with inputs one to one: what they do can be done in place. A clamp counts as a call
-# of a maximum and a minimum.
+# Equations that only call a jaxpr, with inputs one to one, so that they can be evaluated in place. A clamp counts as a
+# call of a maximum and a minimum.
 CALLS = _JITS | _CUSTOM | {"clamp", "closed_call", "core_call", "checkpoint", "remat2"}
 
 
 class View:
-    """What can be said of a jaxpr before it is evaluated; it holds the views of all jaxprs inside.
+    """What is known about a jaxpr before it is evaluated; it holds the views of all jaxprs inside.
 
     A function that is called twice has two views: what its equations mean may depend on where it is called.
 
     Attributes:
         closed: the jaxpr and its constants.
-        active: floating-point variables between the input and the output, not counting ways through a stop_gradient.
-        inner: for each equation that holds jaxprs, by its id: their views, in order.
-        roles: what `rectifiers.recognize` found equations to be, by their ids.
+        active: floating-point variables on a path from input to output; a stop_gradient ends a path.
+        inner: the views of the jaxprs that an equation holds, in order, by the id of the equation.
+        roles: what `rectifiers.recognize` found equations to be, by their id.
     """
 
     def __init__(self, closed: jex.ClosedJaxpr, active: Iterable[bool], wanted: Iterable[bool]):
-        """Reads a jaxpr of whose inputs some are `active` and of whose outputs some are `wanted`."""
+        """Read a jaxpr; `active` and `wanted` mark its inputs and outputs."""
         self.closed = closed
         self.active = {v for v, is_active in zip(self.jaxpr.invars, active, strict=True) if is_active}
         self.inner: dict[int, list[View]] = {}
@@ -64,7 +64,7 @@ class View:
         return not isinstance(atom, jex.Literal) and atom in self.active
 
     def inside(self, equation: Equation) -> "list[View]":
-        """Views of the jaxprs that an equation holds; of what is not in `CALLS`, all inputs count as active."""
+        """Views of the jaxprs that an equation holds; unless it is in `CALLS`, all inputs count as active."""
         return self.inner.get(id(equation), [])
 
     def name(self, equation: Equation) -> str:
@@ -76,15 +76,15 @@ class View:
             return kind
         name = equation.params["name"]
         if name == "relu" and any(view.has_roles() for view in self.inside(equation)):
-            return kind  # what lies inside is known better than by a name
-        return kind if hasattr(jex.primitives, f"{name}_p") else name  # no function passes for a primitive
+            return kind  # what was found inside says more than the name
+        return kind if hasattr(jex.primitives, f"{name}_p") else name  # no function may pose as a primitive
 
     def has_roles(self) -> bool:
         """Whether an equation inside has a role."""
         return bool(self.roles) or any(view.has_roles() for views in self.inner.values() for view in views)
 
     def acting(self, rules: Container[str], loop: str | None = None) -> set[tuple[str, str | None]]:
-        """Where rules would act: pairs of a rule and the outermost `loop` around it, which is not entered."""
+        """Where rules would act: pairs of a rule and the outermost loop around it, which is not entered."""
         found: set[tuple[str, str | None]] = set()
         for equation in filter(self.is_active, self.jaxpr.eqns):
             name = self.name(equation)
@@ -119,7 +119,7 @@ def is_jit(equation: Equation) -> bool:
 
 
 def is_custom(equation: Equation) -> bool:
-    """Whether it calls a function with a derivative of its own."""
+    """Whether it calls a function with a custom derivative."""
     return equation.primitive.name in _CUSTOM
 
 
@@ -149,7 +149,7 @@ def variables(atoms: Iterable[Atom]) -> Iterator[Variable]:
 
 
 def piece(jaxpr: jex.Jaxpr, equations: list[Equation], inputs: list[Variable], outputs: list[Variable]) -> jex.Jaxpr:
-    """Some of the equations of `jaxpr` as a jaxpr of their own."""
+    """Some of the equations of `jaxpr` as a separate jaxpr."""
     return jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=equations)
 
 
@@ -159,7 +159,7 @@ def evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> 
 
 
 def is_reference(variable: Variable) -> bool:
-    """Whether it is a mutable array: what one equation writes there another may read."""
+    """Whether it is a mutable array, which one equation may write and another read."""
     return hasattr(variable.aval, "inner_aval")
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs, found again by what they compute: the equations of their jaxpr, whatever function these are of."""
+"""Compiled programs, looked up by what they compute: the equations of their jaxpr, whichever function it came from."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from zfjax.transform import forms, jaxprs
 
 
 class Program:
-    """A jaxpr, equal to others that compute the same of their inputs."""
+    """A jaxpr that equals others that compute the same from their inputs."""
 
     def __init__(self, jaxpr: jex.Jaxpr, differentiable: bool):
         """`differentiable`: as in `forms.form`."""
@@ -29,24 +29,24 @@ class Program:
 
 
 class Trace(NamedTuple):
-    """A function as it was when it was traced: a program, and the arrays that it read."""
+    """A function as it was when traced: a program, and the arrays that it read."""
 
     program: Program
     consts: list[Any]
     out: jax.tree_util.PyTreeDef
 
     def __call__(self, values: Sequence[Any]) -> PyTree:
-        """What it gives, by a program that is compiled once."""
+        """Run the program, which is compiled once."""
         return jax.tree.unflatten(self.out, _run(self.program, [*self.consts, *values]))
 
 
 def trace(fun: Callable, values: Sequence[Any], place: Callable[[PyTree], PyTree] = lambda arrays: arrays) -> Trace:
-    """Traces a function of arrays.
+    """Trace a function of arrays.
 
     Args:
-        fun: from arrays to a pytree. It must be a new object each time: JAX keeps what it has traced, by identity.
-        values: the arrays, or others of their shapes and types.
-        place: puts the arrays that the function reads where they are needed.
+        fun: from arrays to a pytree. Pass a new object each time: JAX caches traces by identity.
+        values: the arrays, or others of the same shapes and dtypes.
+        place: puts the arrays that the function reads on the devices that need them.
     """
     closed, out = jax.make_jaxpr(fun, return_shape=True)(*values)
     if _holds_constants(closed.jaxpr):
@@ -55,7 +55,7 @@ def trace(fun: Callable, values: Sequence[Any], place: Callable[[PyTree], PyTree
     consts = place([const if isinstance(const, jax.Array) else jnp.asarray(const) for const in closed.consts])
     differentiable = any(isinstance(value, jax.core.Tracer) for value in (*values, *consts))
     jaxpr = closed.jaxpr
-    # Constants as inputs: a program that is kept must not keep them.
+    # Constants as inputs: a cached program must not keep them alive.
     freed = jaxprs.piece(jaxpr, jaxpr.eqns, [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars)
     return Trace(Program(freed, differentiable), consts, jax.tree.structure(out))
 
@@ -66,13 +66,13 @@ def _run(program: Program, values: list[Any]) -> list[jax.Array]:
 
 
 def _holds_constants(jaxpr: jex.Jaxpr) -> bool:
-    """Whether functions under `jax.jit` in it read arrays that are not their arguments."""
+    """Whether any function under `jax.jit` in it reads arrays that are not its arguments."""
     calls = (jaxprs.body(equation) for equation in jaxpr.eqns if jaxprs.is_jit(equation))
     return any(call.consts or _holds_constants(call.jaxpr) for call in calls)
 
 
 def _opened(closed: jex.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
-    """Evaluates a jaxpr, going into such functions, so that their arrays become constants of the whole."""
+    """Evaluate a jaxpr, entering such functions, so that their arrays become constants of the whole."""
     jaxpr = closed.jaxpr
     env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *values), strict=True))
 

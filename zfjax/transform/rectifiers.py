@@ -1,14 +1,14 @@
-"""Which equations rectify. A program is full of maxima with zero, and not all of them are ReLUs.
+"""Find the equations that rectify. A program is full of maxima with zero, and not all of them are ReLUs.
 
-Names do not tell them apart; what becomes of the result does, wherever calls (jit, remat, custom derivatives) begin and
-end on its way. A maximum with zero is no ReLU where its result
+Names do not tell them apart; what happens to the result does, across all calls (jit, remat, custom derivatives) on its
+way. A maximum with zero is not a ReLU if its result
 
-- goes into a square root or below a division line: it guards a variance or a norm;
+- goes into a square root or a denominator: it guards a variance or a norm;
 - meets another piece of the same function, as in `max(x, 0) + expm1(min(x, 0))` (ELU) or softplus, or gates its own
-  input, `x * relu6(x + 3) / 6` (hard swish): it is a part of that function, which passes its own derivative;
-- is a ramp with its middle at zero, `clip(x + 3, 0, 6)`: it is a sigmoid made of straight lines.
+  input, `x * relu6(x + 3) / 6` (hard swish): it is part of that function, which passes its own derivative;
+- is a ramp centered at zero, `clip(x + 3, 0, 6)`: it is a piecewise linear sigmoid.
 
-What bounds a ReLU from above, as in ReLU6, is its `saturation`.
+The upper bound of a ReLU, as in ReLU6, is its `saturation`.
 """
 
 import itertools
@@ -42,11 +42,11 @@ _ELEMENTWISE = (
     }
 )
 
-Place = int  # of a value in the program: the variables of caller and callee that stand for one value share it
+Place = int  # of a value in the program; caller and callee variables that hold the same value share it
 
 
 def recognize(view: jaxprs.View) -> None:
-    """Write into a view, and all that it holds, which equations are a `relu` or a ReLU's `saturation`."""
+    """Mark in a view, and in all views inside, which equations are a `relu` or a ReLU's `saturation`."""
     _Program(view).mark()
 
 
@@ -65,7 +65,7 @@ class _Node:
 
 
 class _Bound(NamedTuple):
-    """y is x, kept above (or below) something that does not depend on the program's input."""
+    """y is x, bounded below (or above) by something that does not depend on the program's input."""
 
     node: _Node
     x: Place
@@ -78,7 +78,7 @@ class _Bound(NamedTuple):
 
 
 class _Program:
-    """The equations of a jaxpr and of all that it calls, as one graph."""
+    """The equations of a jaxpr and of everything it calls, as one graph."""
 
     def __init__(self, view: jaxprs.View):
         self.nodes: list[_Node] = []
@@ -90,7 +90,7 @@ class _Program:
         self._add(view, [next(self._places) for _ in view.jaxpr.invars])
 
     def _add(self, view: jaxprs.View, inputs: list[Place]) -> list[Place]:
-        """Adds what a jaxpr does with some inputs, and gives its outputs."""
+        """Add the equations of a jaxpr applied to some inputs; return its outputs."""
         places = dict(zip(view.jaxpr.invars, inputs, strict=True))
         places.update(zip(view.jaxpr.constvars, map(self._constant, view.closed.consts), strict=True))
 
@@ -117,8 +117,8 @@ class _Program:
         return list(map(place, view.jaxpr.outvars))
 
     def _add_loops(self, node: _Node) -> None:
-        """Adds what is not entered, too: what goes into a loop may be followed there, what comes out not."""
-        one_to_one = node.kind in ("scan", "cond", "shard_map")  # but for what chooses a cond's branch
+        """Add the insides of loops: values are followed into a loop where possible, but never out of one."""
+        one_to_one = node.kind in ("scan", "cond", "shard_map")  # except the index that chooses the branch of a cond
         for inner in node.view.inside(node.equation):
             skipped = len(node.inputs) - len(inner.jaxpr.invars)
             read = [next(self._places) for _ in inner.jaxpr.invars]
@@ -133,7 +133,7 @@ class _Program:
         return place
 
     def mark(self) -> None:
-        """Decides on each maximum with zero."""
+        """Decide for each maximum with zero."""
         for node in self.nodes:
             bound = self._bound(node)
             if bound and self._rectifies(bound):
@@ -146,10 +146,10 @@ class _Program:
                 for cap, _ in caps if is_relu else ():
                     cap.node.view.roles[id(cap.node.equation)] = "saturation"
 
-    # What a value is.
+    # What a value is made of.
 
     def _number(self, place: Place, most: float = math.inf) -> float | None:
-        """The number that fills a constant of at most so many elements, if it is one and known."""
+        """The number that fills a constant of at most `most` elements; None if unknown or not uniform."""
         while (node := self.makers.get(place)) and node.kind in _MOVES:
             place = node.inputs[0]
         value = self.constants.get(place)
@@ -161,13 +161,13 @@ class _Program:
         return float(numbers[0]) if np.all(numbers == numbers[0]) else None
 
     def _origin(self, place: Place, kinds: frozenset[str] = _CASTS) -> Place:
-        """The value before it was cast."""
+        """The value before equations of these kinds, by default casts."""
         while (node := self.makers.get(place)) and node.kind in kinds:
             place = node.inputs[0]
         return place
 
     def _bound(self, node: _Node) -> _Bound | None:
-        """`maximum`, `minimum`, or a choice between a value and its bound by comparing them."""
+        """The bound that an equation applies: a maximum, a minimum, or a choice by comparing a value with its bound."""
         if node.kind in ("max", "min"):
             x, at = sorted(node.inputs, key=lambda place: place not in self.active)
             return _Bound(node, x, at, node.kind == "max") if x in self.active and at not in self.active else None
@@ -196,7 +196,7 @@ class _Program:
         return self._origin(a, _MOVES) == self._origin(b, _MOVES) or (number is not None and number == self._number(b))
 
     def _keeps(self, x: Place, other: Place) -> bool:
-        """Whether x is that other value, or that within bounds."""
+        """Whether x is that other value, bounded or not."""
         while self._origin(x) != self._origin(other):
             maker = self.makers.get(self._origin(x))
             bound = self._bound(maker) if maker else None
@@ -209,7 +209,7 @@ class _Program:
         return bound.lower and bound.node.view.is_active(bound.node.equation) and self._number(bound.at) == 0
 
     def _scaled(self, node: _Node) -> tuple[Place, float, float] | None:
-        """The x, factor and shift of an equation y = factor · x + shift; NaN for numbers that are not known."""
+        """The x, factor and shift of an equation y = factor · x + shift; NaN for unknown numbers."""
         known = [place for place in node.inputs if place in self.active]
         if len(known) != 1:
             return None
@@ -231,12 +231,12 @@ class _Program:
                 return x, 1.0, 0.0
         return None
 
-    # What becomes of it.
+    # What happens to it.
 
     def _guards(self, bound: _Bound, place: Place, summed: bool = False) -> bool:
-        """Whether it goes into a square root or below a division line, scaled, shifted or bounded before or not.
+        """Whether it ends up in a square root or a denominator, possibly scaled, shifted or bounded first.
 
-        A root is one, too, of a sum of it with others.
+        A root of its sum with other values counts too.
         """
         for node in self.users[place]:
             match node.kind:
@@ -249,7 +249,7 @@ class _Program:
                     if power is not None and (power < 0 or power == 0.5):
                         return True
                 case "div" if place == node.inputs[1] and not summed:
-                    # But y / (1 + y) is y, squashed.
+                    # But y / (1 + y) is a squashed y.
                     if self._sources(node.inputs[0], bound, {}) != {"self"}:
                         return True
                 case kind if kind in _MOVES or kind in _ARITHMETIC:
@@ -260,7 +260,7 @@ class _Program:
         return False
 
     def _is_part(self, bound: _Bound, caps: list[tuple[_Bound, float]]) -> bool:
-        """Whether another piece of the same function meets it elementwise, or it gates its own input."""
+        """Whether it is combined elementwise with another piece of the same function, or gates its own input."""
         ways = self._ways(bound.x)
         reached, upwards = {bound.y}, [bound.y]
         while upwards:
@@ -279,7 +279,7 @@ class _Program:
         return False
 
     def _sources(self, place: Place, bound: _Bound, ways: dict[Place, float]) -> set[str]:
-        """What a value is made of elementwise: y (`self`), what x is made of (`input`), kinks (`piece`), or `other`."""
+        """Elementwise sources of a value: y (`self`), sources of x (`input`), kinks (`piece`), or `other`."""
         found: set[str] = set()
         seen, downwards = {place}, [place]
         while downwards:
@@ -301,14 +301,14 @@ class _Program:
         return found
 
     def _is_like(self, maker: _Node, ways: dict[Place, float]) -> bool:
-        """Whether an equation rectifies the same as a ReLU does, with the same sign: so relu(x) + relu(2 x) are two."""
+        """Whether an equation rectifies the same value with the same sign: relu(x) + relu(2 x) holds two ReLUs."""
         bound = self._bound(maker)
         if bound is None or not self._rectifies(bound):
             return False
         return any(sign * ways.get(place, 0.0) > 0 for place, sign in self._ways(bound.x).items())
 
     def _ways(self, place: Place) -> dict[Place, float]:
-        """The values of which one is made by scaling, shifting and bounds above, with the sign, 0 where it is lost."""
+        """The values it comes from by scaling, shifting and upper bounds, each with its sign, 0 if that is lost."""
         ways, sign = {place: 1.0}, 1.0
         while maker := self.makers.get(place):
             upper, scaled = self._bound(maker), self._scaled(maker)
@@ -324,7 +324,7 @@ class _Program:
         return ways
 
     def _caps(self, bound: _Bound) -> Iterator[tuple[_Bound, float]]:
-        """What bounds it from above, before or after, and the number in its own scale, NaN where that is not known."""
+        """Its upper bounds, applied before or after it, and their numbers in its own scale, NaN if unknown."""
         below = self.makers.get(self._origin(bound.x))
         found = [(self._bound(below), 1.0)] if below else []
         upwards = [(bound.y, 1.0)]
@@ -341,7 +341,7 @@ class _Program:
                 yield cap, math.nan if number is None else number / scale
 
     def _is_gate(self, bound: _Bound, caps: list[tuple[_Bound, float]]) -> bool:
-        """Whether it is a ramp with its middle where the value below, before constants were added, is zero."""
+        """Whether it is a ramp centered where the value below, before constants were added, is zero."""
         place, factor, middle = bound.x, 1.0, 0.0
         while maker := self.makers.get(place):
             upper, scaled = self._bound(maker), self._scaled(maker)

@@ -3,7 +3,7 @@
 A rule is called on the way up, for each equation that carries its name, with the equation (a JAX `JaxprEqn`, whose
 `params` say what it does) and its input x: the one input that depends on the images. It returns the way down: a
 function from the signal at the equation's output, shaped as that, to the signal at x, shaped as x. What this function
-closes over is kept until then, as switches are.
+closes over, such as switches, is kept until then.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ Rule = Callable[[Equation, jax.Array], Down]
 class Rules:
     """An immutable set of rules by name.
 
-    A name is that of a function under `jax.jit`, or of a JAX primitive. `relu` stands for `jnp.maximum(x, 0)` and
-    `jnp.clip(x, 0)` too, and `saturation` for what bounds a ReLU from above, as in ReLU6. What no rule names passes
-    signals by its own transpose or, where it is not linear, by its own derivative at the forward values.
+    The name is that of a function under `jax.jit` or of a JAX primitive. `relu` also stands for `jnp.maximum(x, 0)` and
+    `jnp.clip(x, 0)`, and `saturation` for the upper bound of a ReLU, as in ReLU6. An equation without a rule passes
+    signals by its own transpose or, if it is not linear, by its own derivative at the forward values.
 
     Attributes:
         named: pairs of a name and its rule.
@@ -43,7 +43,7 @@ class Rules:
     expected: frozenset[str] = frozenset()
 
     def extend(self, **rules: Rule) -> "Rules":
-        """These rules and more; a name that was there gets its new rule.
+        """Add rules to these, or replace those of the same name.
 
         >>> @jax.jit
         ... def swish(x):
@@ -54,7 +54,7 @@ class Rules:
 
 
 def rectify(equation: Equation, x: jax.Array) -> Down:
-    """The positive part of the signal itself, whatever x was.
+    """Pass the positive part of the signal, whatever x was.
 
     Paper: section 2.1, "Rectification".
     """
@@ -62,37 +62,37 @@ def rectify(equation: Equation, x: jax.Array) -> Down:
 
 
 def guide(equation: Equation, x: jax.Array) -> Down:
-    """The positive part of the signal, where x was positive too (Springenberg et al. 2014)."""
+    """Pass the positive part of the signal where x was positive too (Springenberg et al. 2014)."""
     passed = x > 0
     return lambda signal: jnp.where(passed, ops.rectify(signal), jnp.zeros_like(signal))
 
 
 def unclip(equation: Equation, x: jax.Array) -> Down:
-    """The signal as it is, also where x lay beyond the bound.
+    """Pass the signal unchanged, even where x was beyond the bound.
 
-    At a clip's upper end, as in ReLU6, the derivative is zero, and just the units that fire most lie there: by
-    the derivative nothing at all would have made them fire. The deconvnet's rectification asks for the sign of the
-    signal and never how large x was: reconstructions "should be positive" (section 2.1). A bound above changes no sign,
-    so it takes no part in the way down.
+    At the upper end of a clip, as in ReLU6, the derivative is zero, and exactly the units that fire most are there:
+    by the derivative, nothing would have made them fire. The deconvnet's rectification depends on the sign of the
+    signal and never on the size of x: reconstructions "should be positive" (section 2.1). An upper bound changes no
+    sign, so it has no part in the way down.
     """
     return lambda signal: signal
 
 
 def identity(equation: Equation, x: jax.Array) -> Down:
-    """The signal as it is.
+    """Pass the signal unchanged.
 
-    Paper: ECCV version, section 2.1: contrast normalization takes no part in the way down.
+    Paper: ECCV version, section 2.1: contrast normalization has no part in the way down.
     """
     return lambda signal: signal
 
 
 def unpool(equation: Equation, x: jax.Array) -> Down:
-    """Each value back to where its maximum was; where windows overlap, values sum.
+    """Put each value back where its maximum was; where windows overlap, values add up.
 
     Paper: section 2.1, "Unpooling".
     """
     windows = _windows(equation)
-    # Switches unroll the cells of a window. Of large ones JAX's own adjoint says the same; of dilated ones it has none.
+    # Switches unroll the cells of a window. For large windows JAX's own adjoint gives the same; for dilated ones it has none.
     if windows.cells > 64 and set(windows.dilation) == {1}:
         _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
         return lambda signal: pull(signal)[0]
@@ -101,21 +101,21 @@ def unpool(equation: Equation, x: jax.Array) -> Down:
 
 
 def unpool_overwriting(equation: Equation, x: jax.Array) -> Down:
-    """`unpool`, but where windows overlap, the last in row-major order stays, as PyTorch's `max_unpool2d` has it."""
+    """`unpool`, but where windows overlap the last in row-major order wins, as in PyTorch's `max_unpool2d`."""
     windows = _windows(equation)
     _, at = unpooling.pool(x, windows)
     return lambda signal: unpooling.unpool_overwriting(signal, at, windows, x.shape)
 
 
 def unpool_at_centers(equation: Equation, x: jax.Array) -> Down:
-    """Each value to the center of its window: what is left without switches (Mahendran & Vedaldi 2016)."""
+    """Put each value at the center of its window: unpooling without switches (Mahendran & Vedaldi 2016)."""
     windows = _windows(equation)
     at = jnp.asarray(unpooling.centers(x.shape, windows))
     return lambda signal: unpooling.unpool(signal, at, windows, x.shape)
 
 
 def unpool_whole(equation: Equation, x: jax.Array) -> Down:
-    """`unpool` for the maximum over whole axes (`jnp.max`): all to the first maximum in row-major order."""
+    """`unpool` for the maximum over whole axes (`jnp.max`): put all at the first maximum in row-major order."""
     axes = equation.params["axes"]
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)
     folded = math.prod(x.shape[axis] for axis in axes)
@@ -146,6 +146,6 @@ GUIDED = Rules((("relu", guide), ("reduce_window_max", unpool)), frozenset({"rel
 
 
 def _windows(equation: Equation) -> Windows:
-    """Those of a reduce_window."""
+    """The windows of a reduce_window."""
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
     return Windows(*(tuple(equation.params[name]) for name in names))

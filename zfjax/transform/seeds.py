@@ -1,8 +1,8 @@
-"""Signals to send down: a layer's activations, all zero but for those in question.
+"""Signals to send down: a layer's activations, all but the selected ones set to zero.
 
-y is a layer's activations, [N, H, W, C] or [N, C]; a unit is a map (or unit) in [0, C), one for all images or one for
-each. Units and positions may be traced, as under `jax.vmap`; out of range they then give NaN, and a warning whenever
-the program runs.
+y is a layer's activations, [N, H, W, C] or [N, C]; a unit is a map (or unit) in [0, C), one for all images or one per
+image. Units and positions may be traced, as under `jax.vmap`; if out of range they then give NaN, and a warning each
+time the program runs.
 """
 
 import functools
@@ -23,19 +23,19 @@ Index = int | np.integer | Sequence[int] | Int[Array, ""] | Int[Array, " n"] | n
 
 
 def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
-    """The strongest activation of one unit in each image; of equals the first in row-major order.
+    """The strongest activation of one unit in each image; ties go to the first in row-major order.
 
     Args:
         y: activations, [N, H, W, C] or [N, C].
         unit: in [0, C); one for all images or [N].
-        value: what stands there: the activation's own value, or a number.
+        value: what to put there: "activation" for the activation's own value, or a number.
 
     Returns:
         Shaped and typed as y.
 
     Raises:
-        TypeError: y is no array; of several, as a tuple or a dict, seed one, and put zeros in place of the others.
-        ValueError: y has fewer than two axes or nothing in it, or unit is out of range.
+        TypeError: y is not an array; of a tuple or dict of arrays, seed one and replace the others by zeros.
+        ValueError: y has fewer than two axes or is empty, or unit is out of range.
 
     Paper: section 2.1 ("we set all other activations in the layer to zero") and figures 2 and 4.
 
@@ -73,14 +73,14 @@ def at(
     Args:
         y: activations, [N, H, W, C] or [N, C].
         unit: in [0, C); one for all images or [N].
-        position: (row, column), each one for all images or [N]; () where y is [N, C].
+        position: (row, column), each one for all images or [N]; () if y is [N, C].
         value: as in `strongest`.
 
     Returns:
         Shaped and typed as y.
 
     Raises:
-        ValueError: unit or position is out of range, or position has not one index for each axis of the map.
+        ValueError: unit or position is out of range, or position does not have one index per axis of the map.
     """
     y = _activations(y)
     unit = _checked("unit", unit, y, -1)
@@ -98,7 +98,7 @@ def at(
 def masked(
     y: Float[Array, "n *grid c"], mask: Bool[Array, "#n *#grid #c"], value: Value = "activation"
 ) -> Float[Array, "n *grid c"]:
-    """The activations where `mask` is true; it is broadcast to y's shape.
+    """The activations where `mask`, broadcast to the shape of y, is true.
 
     Raises:
         ValueError: the mask is not boolean, or does not broadcast to y's shape.
@@ -126,7 +126,7 @@ def _seed(y: jax.Array, mask: jax.Array, value: Value, valid: jax.Array | bool =
 
 
 def _along(index: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """Where the coordinate along `axis` is `index` (one, or one for each image); broadcasts to y's shape."""
+    """Where the coordinate along `axis` is `index` (one, or one per image); broadcasts to y's shape."""
     shape = [1] * y.ndim
     shape[axis] = y.shape[axis]
     return index.reshape(-1, *(1,) * (y.ndim - 1)) == jnp.arange(y.shape[axis]).reshape(shape)
@@ -156,7 +156,7 @@ def _inside(index: Any, size: int) -> Any:
     return (index >= 0) & (index < size)
 
 
-# Under jit, so that JAX keeps the callback: a new one would make another program of the same function.
+# Under jit, so that JAX caches the callback: a new one would compile the same function again.
 @functools.partial(jax.jit, static_argnames=("name", "size"))
 def _watch(index: jax.Array, name: str, size: int) -> None:
     jax.debug.callback(functools.partial(_warn, name, size), index)
