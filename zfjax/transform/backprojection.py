@@ -81,8 +81,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop. The warning is given each
-            time `fun` is traced; in a compiled function, when it is compiled.
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop. It is given each time
+            `fun` is traced; in a compiled function, when it is compiled.
     """
     if not callable(fun):
         raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}")
@@ -250,7 +250,7 @@ class _Ascent:
         return _Slot(next(self._numbers), _shape(value))
 
     def climb(self, view: jaxprs.View, inputs: Sequence[_Wire], wanted: Sequence[bool]) -> list[_Wire | None]:
-        """Evaluate a jaxpr: rule equations by their rule, calls that contain some in place, each piece between as one."""
+        """Evaluate a jaxpr: rule equations by their rule, calls that contain some in place, pieces between as one."""
         jaxpr = view.jaxpr
         env = dict(zip(jaxpr.constvars, map(_Wire, view.closed.consts), strict=True))
         level = _Level(view, env | dict(zip(jaxpr.invars, inputs, strict=True)))
