@@ -100,8 +100,8 @@ print(outcome.scores)
 plot_curves(read_metrics(outcome.folder))
 
 # %% [markdown]
-# Most is learned in the first three epochs. The validation error stays with the training error, so nothing is learned by
-# heart yet; more epochs would still help (the default run's fifteen reach about 97 %).
+# The net learns most in the first three epochs. The validation error stays close to the training error, so nothing is
+# memorized yet; more epochs would still help (the default run's fifteen reach about 97 %).
 #
 # ## Layer 1: filters
 #

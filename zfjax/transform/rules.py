@@ -92,7 +92,7 @@ def unpool(equation: Equation, x: jax.Array) -> Down:
     Paper: section 2.1, "Unpooling".
     """
     windows = _windows(equation)
-    # Switches unroll the cells of a window. For large windows JAX's adjoint gives the same; for dilated ones it has none.
+    # Switches unroll a window's cells. For large windows JAX's adjoint gives the same; for dilated ones it has none.
     if windows.cells > 64 and set(windows.dilation) == {1}:
         _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
         return lambda signal: pull(signal)[0]
