@@ -36,8 +36,8 @@ def make_folder(folder: Path, per_class: int = 24, seed: int = 0) -> Path:
                 "noise": rng.normal(size=(40, 40)),
                 "stripes": np.sin((rows + columns) / 2 + phase),
             }[name]
-            colour = rng.uniform(20, 60, 3)
-            picture = np.clip(128 + pattern[..., None] * colour + rng.normal(size=(40, 40, 3)) * 8, 0, 255)
+            color = rng.uniform(20, 60, 3)
+            picture = np.clip(128 + pattern[..., None] * color + rng.normal(size=(40, 40, 3)) * 8, 0, 255)
             Image.fromarray(picture.astype(np.uint8)).save(folder / name / f"{i:03}.png")
     return folder
 

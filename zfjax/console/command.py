@@ -51,7 +51,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     Whatever is raised ends in one line on stderr, with the stack trace before it where ZFJAX_TRACE=1.
 
     Returns:
-      0; 2 for a mistake of the user's, 1 for a fault of zfjax's; 128 and the signal's number where one stopped it.
+        0; 2 for a mistake of the user's, 1 for a fault of zfjax's; 128 and the signal's number where one stopped it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's streams take everything
@@ -89,9 +89,9 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool =
     """Define what most commands take: a run and one of its checkpoints.
 
     Args:
-      values: the flags.
-      batch_size: its default; 0: there is none.
-      pictures: whether the command looks at the run's pictures, which may have moved.
+        values: the flags.
+        batch_size: its default; 0: there is none.
+        pictures: whether the command looks at the run's pictures, which may have moved.
     """
     flags.DEFINE_string("workdir", "", "The folder that zfjax train wrote.", flag_values=values)
     flags.DEFINE_string(
@@ -116,14 +116,14 @@ def parse(
     """Parses `argv` into `values` and returns what is no flag; prints the help and ends where that is asked for.
 
     Args:
-      argv: what was called, and its words.
-      usage: the command's docstring.
-      values: the flags.
-      required: those that must be given, each with what it stands for, such as `RUN`.
-      keys: what --config.KEY may name, each with its default.
+        argv: what was called, and its words.
+        usage: the command's docstring.
+        values: the flags.
+        required: those that must be given, each with what it stands for, such as `RUN`.
+        keys: what --config.KEY may name, each with its default.
 
     Raises:
-      UserError: an unknown flag or configuration key, a value that does not fit, or something that is missing.
+        UserError: an unknown flag or configuration key, a value that does not fit, or something that is missing.
     """
     required, keys = required or {}, keys or {}
     if {"--help", "-h", "-help"} & set(argv[1:]):
@@ -237,13 +237,15 @@ def _is_absls(name: str) -> bool:
 def _described(values: flags.FlagValues, required: Mapping[str, str], keys: Mapping[str, object]) -> str:
     """The flags in columns, those that must be given first; then, where there is a recipe, its keys."""
     names = [name for name in values if not _is_absls(name) and not name.startswith("config.")]
-    spelt = {name: _spelt(values[name], required.get(name, "")) for name in names}
-    column = max(map(len, spelt.values())) + 4
+    spelled = {name: _spelled(values[name], required.get(name, "")) for name in names}
+    column = max(map(len, spelled.values())) + 4
     lines = []
     for name in sorted(names, key=lambda name: (name not in required, name)):
         says = f"(required) {values[name].help}" if name in required else _with_default(values[name])
         lines.append(
-            textwrap.fill(says, WIDTH, initial_indent=f"  {spelt[name]}".ljust(column), subsequent_indent=" " * column)
+            textwrap.fill(
+                says, WIDTH, initial_indent=f"  {spelled[name]}".ljust(column), subsequent_indent=" " * column
+            )
         )
     if keys:
         listed = "  ".join(f"{key}={'' if value == () else value}" for key, value in keys.items())
@@ -252,7 +254,7 @@ def _described(values: flags.FlagValues, required: Mapping[str, str], keys: Mapp
     return "\n".join(lines)
 
 
-def _spelt(flag: flags.Flag[Any], stands_for: str) -> str:
+def _spelled(flag: flags.Flag[Any], stands_for: str) -> str:
     return f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={stands_for}" if stands_for else f"--{flag.name}"
 
 

@@ -52,7 +52,7 @@ def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:
     """Writes name.md, name.csv and name.json into `folder`, each whole or not at all; returns these names.
 
     Raises:
-      UserError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     target = epath.Path(folder).expanduser()
     kinds = {"md": table.markdown(), "csv": table.csv(), "json": table.json()}

@@ -53,7 +53,7 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
     The caller holds `folder`, or what it lies in, so that nobody else writes the same draft (`zfjax.console.hold`).
 
     Raises:
-      UserError: the disk is full or not writable.
+        UserError: the disk is full or not writable.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,14 @@ def subtract_mean(
 
 
 def ten_crops(images: Shaped[Array, "n height width c"], size: int) -> Shaped[Array, "10 n size size c"]:
-    """The 10 sub-crops: top left, top right, bottom left, bottom right, centre; then these five flipped."""
+    """The 10 sub-crops: top left, top right, bottom left, bottom right, center; then these five flipped."""
     corners = [images[:, top : top + size, left : left + size] for top, left in _offsets(images.shape, size)]
     upright = jnp.stack(corners)
     return jnp.concatenate([upright, upright[:, :, :, ::-1]])
 
 
 def center_crop(images: Shaped[Array, "n height width c"], size: int) -> Shaped[Array, "n size size c"]:
-    """The centre of each picture."""
+    """The center of each picture."""
     top, left = _offsets(images.shape, size)[4]
     return images[:, top : top + size, left : left + size]
 

@@ -1,6 +1,6 @@
 """Image files to RGB: every mode Pillow knows comes out as uint8, a broken file as one clear error.
 
-Grey is repeated, palettes are looked up, CMYK is converted without color profiles, 16 bits keep their high byte (or
+Gray is repeated, palettes are looked up, CMYK is converted without color profiles, 16 bits keep their high byte (or
 their low bits, where only those are used: `images.depth`), what is transparent lies on white, EXIF rotation is applied,
 and an animation gives its first frame. A file that lacks its last bytes, and with them at most a twentieth of its rows,
 is a picture; these rows are black, or of a JPEG's last color. `images.bounds` says how much memory a picture may take.
@@ -39,11 +39,11 @@ def decode(data: bytes, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
     """The picture in `data`, an image file's bytes, in its own size.
 
     Args:
-      data: the file.
-      name: what messages call it.
+        data: the file.
+        name: what messages call it.
 
     Raises:
-      BrokenImage: it is no image, is cut short, or would take more memory than a picture may.
+        BrokenImage: it is no image, is cut short, or would take more memory than a picture may.
     """
     with _as_broken(name):
         return read(data, name, 0, _whole)
@@ -56,12 +56,12 @@ def decode_square(data: bytes, size: int, name: str = "") -> UInt8[np.ndarray, "
     JPEG 2000 file is first decoded at a half, quarter or eighth, never below `size`.
 
     Args:
-      data: the file.
-      size: pixels of the square's side.
-      name: what messages call it.
+        data: the file.
+        size: pixels of the square's side.
+        name: what messages call it.
 
     Raises:
-      BrokenImage: as `decode`.
+        BrokenImage: as `decode`.
     """
     with _as_broken(name):
         return read(data, name, size, lambda picture: _square(picture, size))

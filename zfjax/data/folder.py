@@ -94,7 +94,7 @@ def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
     source's notes say which folder became which split, and what was left out.
 
     Raises:
-      UserError: no such folder; no, one, or an empty class folder; the splits' classes differ.
+        UserError: no such folder; no, one, or an empty class folder; the splits' classes differ.
     """
     root, left_out = find_root(path, data_dir), Leftovers()
     top = contents(root)

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
-from zfjax.data import catalogue, splits
-from zfjax.data.catalogue import RecordExamples
+from zfjax.data import catalog, splits
+from zfjax.data.catalog import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
 
 SURE = "labels_no_difficult"  # PASCAL's labels without the classes of which an image has only difficult objects
@@ -66,17 +66,17 @@ def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
     kind, _, rest = spec.partition(":")
     if kind != "tfds" or not rest:
         return None
-    name, split = catalogue.name_and_split(rest)
-    builder = catalogue.open_builder(name, data_dir)
+    name, split = catalog.name_and_split(rest)
+    builder = catalog.open_builder(name, data_dir)
     classes = _classes(builder)
     if classes is None:
         return None
-    parts = catalogue.split_names(spec, split, builder)
+    parts = catalog.split_names(spec, split, builder)
     if len(parts) != 2:
         raise UserError(
             f"{spec}: expected a split to train on and one to test on, as TRAIN,VAL; found {parts[0]} alone"
         )
-    train, val = (_multilabel(catalogue.read_split(f"tfds:{name}", part, builder)) for part in parts)
+    train, val = (_multilabel(catalog.read_split(f"tfds:{name}", part, builder)) for part in parts)
     note = splits.note(spec, parts[0], parts[1], (len(train), len(val)))
     return MultiLabelSet(Source(spec, classes, train, val, (note,)), train, val)
 

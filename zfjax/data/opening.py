@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from zfjax.console.errors import UserError
-from zfjax.data import catalogue, folder, shapes
+from zfjax.data import catalog, folder, shapes
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.source import Source
 
@@ -13,14 +13,14 @@ def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
     """Opens `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`.
 
     Args:
-      spec: which dataset. SPLIT is a TFDS split expression, divided like a set without a validation split, or
-        two of them as TRAIN,VAL.
-      data_dir: where TFDS sets lie; empty for TFDS's own default. A relative folder PATH is looked for here
-        too.
-      seed: divides sets that have no validation split of their own.
+        spec: which dataset. SPLIT is a TFDS split expression, divided like a set without a validation split, or
+            two of them as TRAIN,VAL.
+        data_dir: where TFDS sets lie; empty for TFDS's own default. A relative folder PATH is looked for here
+            too.
+        seed: divides sets that have no validation split of their own.
 
     Raises:
-      UserError: there is no such dataset, or it cannot be used for training.
+        UserError: there is no such dataset, or it cannot be used for training.
     """
     try:
         return _open(spec, data_dir, seed)
@@ -42,7 +42,7 @@ def _open(spec: str, data_dir: str, seed: int) -> Source:
     if kind == "folder":
         return folder.open_folder(rest, data_dir=data_dir, seed=seed)
     if kind == "tfds":
-        return catalogue.open_catalogue(rest, data_dir=data_dir, seed=seed)
+        return catalog.open_catalog(rest, data_dir=data_dir, seed=seed)
     builder = shapes.prepared_builder(data_dir)
-    source = catalogue.from_builder("shapes", builder, seed=seed)
+    source = catalog.from_builder("shapes", builder, seed=seed)
     return dataclasses.replace(source, annotations=DrawnObjects(builder, "validation"))

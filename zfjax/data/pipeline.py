@@ -38,15 +38,15 @@ def train_batches(
     """Batches without end; each epoch has every picture once, in its own order, and batches may span two.
 
     Args:
-      pictures: the training split.
-      batch_size: rows of all processes together.
-      seed: the only source of the order.
-      start_step: number of the first batch.
-      shard: (process, number of processes); process p takes rows p·local to (p + 1)·local.
-      threads: readers, a batch each at a time; 0 for one a core.
+        pictures: the training split.
+        batch_size: rows of all processes together.
+        seed: the only source of the order.
+        start_step: number of the first batch.
+        shard: (process, number of processes); process p takes rows p·local to (p + 1)·local.
+        threads: readers, a batch each at a time; 0 for one a core.
 
     Raises:
-      UserError: the processes cannot share the batch evenly; a picture can no longer be read.
+        UserError: the processes cannot share the batch evenly; a picture can no longer be read.
     """
     grain = _grain()
     local = _local_size(batch_size, shard)
@@ -90,7 +90,7 @@ def _local_size(batch_size: int, shard: tuple[int, int]) -> int:
 
 
 def _spread(seed: int) -> int:
-    """A 32-bit seed for Grain, which adds the epoch to it: neighbours would give each other's epochs."""
+    """A 32-bit seed for Grain, which adds the epoch to it: neighbors would give each other's epochs."""
     return int(np.random.SeedSequence(abs(2 * seed + (seed < 0))).generate_state(1)[0])
 
 

@@ -101,11 +101,11 @@ def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan th
     """The record kept in a folder, or None.
 
     Args:
-      folder: any epath.
-      what_to_do: the end of the error's line.
+        folder: any epath.
+        what_to_do: the end of the error's line.
 
     Raises:
-      UserError: it is damaged.
+        UserError: it is damaged.
     """
     path = epath.Path(folder) / FILE
     if not path.exists():

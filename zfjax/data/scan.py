@@ -54,15 +54,15 @@ def scan(
     """Decodes every picture of both splits once; with a valid cache, none. Says the source's notes on stderr first.
 
     Args:
-      source: what to scan.
-      size: pixels of a square's side.
-      max_broken: the share of broken pictures, of all, up to which they are skipped.
-      cache_dir: a local folder in which the decoded squares are kept, or empty.
-      threads: decoders; 0 for one a core.
+        source: what to scan.
+        size: pixels of a square's side.
+        max_broken: the share of broken pictures, of all, up to which they are skipped.
+        cache_dir: a local folder in which the decoded squares are kept, or empty.
+        threads: decoders; 0 for one a core.
 
     Raises:
-      UserError: too many pictures are broken, a split has none left, a label is out of range, the cache
-        cannot be written or lies among the pictures.
+        UserError: too many pictures are broken, a split has none left, a label is out of range, the cache
+            cannot be written or lies among the pictures.
     """
     if not 0 <= max_broken <= 1:
         raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
@@ -98,12 +98,12 @@ def load(folder: str | os.PathLike[str], source: Source, threads: int = 0) -> Sc
     """What `Scanned.save` kept in a folder, or None where there is nothing.
 
     Args:
-      folder: a run's.
-      source: where its pictures are now. Those that may have changed are read and compared.
-      threads: readers; 0 for one a core.
+        folder: a run's.
+        source: where its pictures are now. Those that may have changed are read and compared.
+        threads: readers; 0 for one a core.
 
     Raises:
-      UserError: `source` has other pictures than those scanned, or the file is damaged.
+        UserError: `source` has other pictures than those scanned, or the file is damaged.
     """
     kept = _kept(folder, source)
     return None if kept is None else _compared(folder, source, kept, threads)
@@ -123,7 +123,7 @@ def scan_once(
     `folder` is None for a run that begins.
 
     Raises:
-      UserError: as `scan` and `load`; the pictures are no longer those the run began with.
+        UserError: as `scan` and `load`; the pictures are no longer those the run began with.
     """
     kept = None if folder is None else _kept(folder, source)
     if folder is None or kept is None:

@@ -17,7 +17,7 @@ BrokenImage = decode.BrokenImage
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One labelled picture as it is stored: `data` are the bytes of an image file, decoded when asked for."""
+    """One labeled picture as it is stored: `data` are the bytes of an image file, decoded when asked for."""
 
     name: str
     data: bytes
@@ -29,7 +29,7 @@ class Example:
         return decode.decode(self.data, self.name)
 
     def square(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """Smallest side brought to `size` pixels, its centre square. Raises `BrokenImage`."""
+        """Smallest side brought to `size` pixels, its center square. Raises `BrokenImage`."""
         return decode.decode_square(self.data, size, self.name)
 
 

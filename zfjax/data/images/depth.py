@@ -43,7 +43,7 @@ def view(image: Any, tile: Any, data: bytes, name: str = "") -> Callable[[Box], 
     if codec == "ppm" and mode in ("L", "RGB"):
         part, white = _ppm(image, tile, data), args[1] % 65535
     elif image.mode.startswith("I"):
-        part = _grey(image)
+        part = _gray(image)
         bits = image.tag_v2.get(_BITS, (16,))[0] if image.format == "TIFF" else 16
         white = (1 << bits) - 1 if bits < 16 else white
     elif mode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and _is_dark(image):
@@ -86,7 +86,7 @@ def _bands(size: tuple[int, int]) -> Iterator[Box]:
     return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _grey(image: Any) -> Part:
+def _gray(image: Any) -> Part:
     return lambda box: np.asarray(image.crop(box))
 
 
@@ -110,10 +110,10 @@ def _low_bytes(image: Any, data: bytes, mode: str) -> Part:
     With the other byte order the same file gives the low ones.
     """
     low = formats.open_lazily(data)
-    grey = mode.startswith("LA")  # two samples of two bytes, read as four
-    low.tile = [tile._replace(args="RGBA" if grey else _other_order(tile.args)) for tile in low.tile]
+    gray = mode.startswith("LA")  # two samples of two bytes, read as four
+    low.tile = [tile._replace(args="RGBA" if gray else _other_order(tile.args)) for tile in low.tile]
     low.load()
-    if grey:
+    if gray:
         return lambda box: np.asarray(low.crop(box)).view(">u2")
     return lambda box: np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
 

@@ -50,7 +50,7 @@ def held_bytes(image: Any, data: bytes) -> int:
 def mended(data: bytes, read: Callable[[bytes], Image.Image], most: float) -> tuple[Image.Image, float]:
     """The picture of a file that lacks its end, and what share of its pixels is not in the file.
 
-    Missing blocks are grey. Where they begin shows when what follows the file's last byte is changed: they change with
+    Missing blocks are gray. Where they begin shows when what follows the file's last byte is changed: they change with
     it. Of a file of several scans, the last is left out where it lacks too much and those before it bring each
     coefficient of each component in some form; what it would have brought is finer detail. Until all have begun to come
     the whole picture counts as missing.

@@ -1,4 +1,4 @@
-"""A canvas of paint numbers: polygons are filled with numbers; a lookup makes these colours, or owners.
+"""A canvas of paint numbers: polygons are filled with numbers; a lookup makes these colors, or owners.
 
 It is drawn at twice the picture's size, so that edges come out smooth.
 """
@@ -14,7 +14,7 @@ from zfjax.data.shapes.geometry import Points
 
 SIDE = 128  # pixels of the finished picture
 FINE = 2 * SIDE  # pixels of the canvas
-_LEVELS = 16  # steps from a paint's first colour to its second
+_LEVELS = 16  # steps from a paint's first color to its second
 _PIXELS = np.arange(FINE**2)
 
 Rng = np.random.Generator
@@ -22,7 +22,7 @@ Rgb = tuple[float, float, float]  # 0..255
 
 
 class Paint(NamedTuple):
-    """Two colours and the texture that mixes them."""
+    """Two colors and the texture that mixes them."""
 
     first: Rgb
     second: Rgb
@@ -69,7 +69,7 @@ class Canvas:
         self._image.paste(snapshot)
 
     def picture(self, rng: Rng) -> UInt8[np.ndarray, "side side 3"]:
-        """The colours, edges smoothed, with random texture shift, contrast, tint and brightness."""
+        """The colors, edges smoothed, with random texture shift, contrast, tint and brightness."""
         tint = rng.uniform(0.88, 1.12, 3) * rng.uniform(0.75, 1.15)
         paints = np.array([(paint.first, paint.second) for paint in self._paints])
         first, second = np.moveaxis((paints - 110.0) * tint + rng.uniform(98, 136), 1, 0)

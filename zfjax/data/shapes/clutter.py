@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from zfjax.data.shapes.canvas import SIDE, Canvas, Rgb, Rng
-from zfjax.data.shapes.colours import colour, dark, paint
+from zfjax.data.shapes.colors import color, dark, paint
 from zfjax.data.shapes.geometry import Points, arc, ellipse, random_pose, rectangle, ring, stroke, turn
 from zfjax.data.shapes.objects import DRAWINGS
 
@@ -14,13 +14,13 @@ MOST_HIDDEN = 0.15  # of the object's pixels
 
 
 def background(rng: Rng, canvas: Canvas) -> Rgb:
-    """Covers the canvas with up to four textured regions; returns the first one's colour."""
-    base = colour(rng)
+    """Covers the canvas with up to four textured regions; returns the first one's color."""
+    base = color(rng)
     canvas.flood(canvas.mix(paint(rng, base, 0.6)))
     for _ in range(int(rng.integers(0, 4))):
         offset, far = rng.uniform(-0.4, 0.4) * SIDE, 2.0 * SIDE
         half = rectangle(-far, offset, far, far) @ turn(rng.uniform(0, 2 * math.pi)) + SIDE / 2
-        canvas.fill(half, canvas.mix(paint(rng, colour(rng), 0.6)))
+        canvas.fill(half, canvas.mix(paint(rng, color(rng), 0.6)))
     return base
 
 
@@ -32,7 +32,7 @@ def scatter(rng: Rng, canvas: Canvas) -> None:
         outlines = parts[int(rng.integers(len(parts)))] if rng.random() < 0.25 else [_simple(rng)]
         width = 0.75 if rng.random() < 0.5 else 0.0
         line = canvas.mix(paint(rng, dark(rng), 0.0))
-        numbers = [canvas.mix(paint(rng, colour(rng), 0.4)) for _ in range(min(3, len(outlines)))]
+        numbers = [canvas.mix(paint(rng, color(rng), 0.4)) for _ in range(min(3, len(outlines)))]
         for k, outline in enumerate(pose.carry(outlines, SIDE)):
             canvas.fill(outline, numbers[k % 3], line, width)
 
@@ -43,7 +43,7 @@ def occlude(rng: Rng, canvas: Canvas) -> float:
         return 0.0
     shown = canvas.owners() > 0
     rows, columns = np.nonzero(shown)
-    number, before = canvas.mix(paint(rng, colour(rng), 0.5)), canvas.snapshot()
+    number, before = canvas.mix(paint(rng, color(rng), 0.5)), canvas.snapshot()
     pick = int(rng.integers(len(rows)))
     outline = _simple(rng) @ turn(rng.uniform(0, 2 * math.pi)) * rng.uniform(10, 24)
     for shrink in (1.0, 0.7, 0.45):

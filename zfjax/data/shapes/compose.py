@@ -10,7 +10,7 @@ from PIL import Image
 from zfjax.data.boxes import Box
 from zfjax.data.shapes import clutter
 from zfjax.data.shapes.canvas import SIDE, Canvas, Rgb, Rng
-from zfjax.data.shapes.colours import paint, palette
+from zfjax.data.shapes.colors import paint, palette
 from zfjax.data.shapes.geometry import random_pose
 from zfjax.data.shapes.objects import DRAWINGS, Drawing
 
@@ -52,16 +52,16 @@ def scene(rng: Rng | int, label: int) -> Scene:
 def _draw(rng: Rng, canvas: Canvas, drawing: Drawing, background: Rgb) -> None:
     pieces = drawing.draw(rng)
     pose = random_pose(rng, 0.72 * SIDE, 0.95 * SIDE, math.radians(15), drawing.mirror)
-    colours = palette(rng, background)
-    paints = [paint(rng, c, 0.15) for c in colours]
-    width, line = float(rng.choice((0.0, 0.5, 1.0, 1.5))), paint(rng, colours[3], 0.0)
+    colors = palette(rng, background)
+    paints = [paint(rng, c, 0.15) for c in colors]
+    width, line = float(rng.choice((0.0, 0.5, 1.0, 1.5))), paint(rng, colors[3], 0.0)
     numbers: dict[tuple[str, int], int] = {}
     for piece, outline in zip(pieces, pose.carry([p.outline for p in pieces], SIDE), strict=True):
         owner = drawing.parts.index(piece.part) + 1
-        for slot, p in ((-1, line), (piece.colour, paints[piece.colour])):
+        for slot, p in ((-1, line), (piece.color, paints[piece.color])):
             if (piece.part, slot) not in numbers:
                 numbers[piece.part, slot] = canvas.mix(p, owner)
-        canvas.fill(outline, numbers[piece.part, piece.colour], numbers[piece.part, -1], width)
+        canvas.fill(outline, numbers[piece.part, piece.color], numbers[piece.part, -1], width)
 
 
 def _light(rng: Rng, image: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, "side side 3"]:

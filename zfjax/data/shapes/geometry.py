@@ -15,8 +15,8 @@ from jaxtyping import Float
 Points = Float[np.ndarray, "points 2"]  # (x, y)
 
 
-class Colour(enum.IntEnum):
-    """Which of a palette's colours a piece takes; what they are is drawn anew for every picture."""
+class Color(enum.IntEnum):
+    """Which of a palette's colors a piece takes; what they are is drawn anew for every picture."""
 
     MAIN = 0
     SECOND = 1
@@ -30,7 +30,7 @@ class Piece(NamedTuple):
 
     part: str
     outline: Points
-    colour: Colour
+    color: Color
 
 
 def polygon(*corners: tuple[float, float]) -> Points:

@@ -13,7 +13,7 @@ from zfjax.data.shapes.parts import encoded_records
 def masks(
     builder: Any, split: str, examples: Int[np.ndarray, " n"], *, square: int, size: int
 ) -> Bool[np.ndarray, "n size size"]:
-    """The objects' pixels in the centre crops of some pictures of `shapes`.
+    """The objects' pixels in the center crops of some pictures of `shapes`.
 
     Args:
         builder: from `prepared_builder`.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zfjax.data.shapes.geometry import (
-    Colour,
+    Color,
     Piece,
     Points,
     arc,
@@ -23,7 +23,7 @@ from zfjax.data.shapes.geometry import (
     stroke,
 )
 
-MAIN, SECOND, THIRD, DARK, LIGHT = Colour
+MAIN, SECOND, THIRD, DARK, LIGHT = Color
 
 Rng = np.random.Generator
 

@@ -19,7 +19,7 @@ def part_boxes(
     square: int,
     size: int,
 ) -> PartBoxes:
-    """Reads the boxes of parts of `shapes` and carries them to centre crops; those that show all of them are kept.
+    """Reads the boxes of parts of `shapes` and carries them to center crops; those that show all of them are kept.
 
     A picture is kept where each part lies whole inside the crop, and no part is mostly covered: half of the median
     area of its box is seen.

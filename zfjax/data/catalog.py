@@ -56,18 +56,18 @@ class RecordExamples:
         return digest.hexdigest()
 
 
-def open_catalogue(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
+def open_catalog(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
     """Opens NAME[/CONFIG][:VERSION][:SPLIT] as TFDS names its sets.
 
     Raises:
-      UserError: the set is unknown, not prepared, prepared without random access, or has no image and label.
+        UserError: the set is unknown, not prepared, prepared without random access, or has no image and label.
     """
     name, split = name_and_split(spec)
     return from_builder(f"tfds:{name}", open_builder(name, data_dir), split=split, seed=seed)
 
 
 def name_and_split(spec: str) -> tuple[str, str]:
-    """NAME[/CONFIG][:VERSION] and SPLIT, which may be empty, of what `open_catalogue` takes."""
+    """NAME[/CONFIG][:VERSION] and SPLIT, which may be empty, of what `open_catalog` takes."""
     name, _, split = spec.partition(":")
     version, _, rest = split.partition(":")
     return (f"{name}:{version}", rest) if _VERSION.fullmatch(version) else (name, split)
@@ -77,14 +77,14 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
     """The set of a TFDS builder.
 
     Args:
-      name: what messages call the set.
-      builder: a `tfds.core.DatasetBuilder` prepared as array_record (or parquet).
-      split: a split expression, of which a tenth drawn by `seed` is kept for validation, or TRAIN,VAL. Empty:
-        the splits that `splits.choose` takes by their names, the first divided where there is no other.
-      seed: draws the division. It is not stratified, since that would mean reading every record.
+        name: what messages call the set.
+        builder: a `tfds.core.DatasetBuilder` prepared as array_record (or parquet).
+        split: a split expression, of which a tenth drawn by `seed` is kept for validation, or TRAIN,VAL. Empty:
+            the splits that `splits.choose` takes by their names, the first divided where there is no other.
+        seed: draws the division. It is not stratified, since that would mean reading every record.
 
     Raises:
-      UserError: as `open_catalogue`.
+        UserError: as `open_catalog`.
     """
     classes = _classes(name, builder)
     parts = split_names(name, split, builder)
@@ -176,7 +176,7 @@ def read_split(name: str, split: str, builder: Any) -> RecordExamples:
     """The records of a split expression, their images encoded.
 
     Raises:
-      UserError: the set is not prepared, or without random access, or has no such split.
+        UserError: the set is not prepared, or without random access, or has no such split.
     """
     import tensorflow_datasets as tfds
 

@@ -1,11 +1,11 @@
-"""Random colours, drawn from one distribution whatever the class."""
+"""Random colors, drawn from one distribution whatever the class."""
 
 import colorsys
 
 from zfjax.data.shapes.canvas import Paint, Rgb, Rng, textures_count
 
 
-def colour(rng: Rng) -> Rgb:
+def color(rng: Rng) -> Rgb:
     """Any hue; not too dark."""
     hue, saturation, value = rng.random(3).tolist()
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.1 + 0.85 * saturation, 0.25 + 0.75 * value)
@@ -13,35 +13,35 @@ def colour(rng: Rng) -> Rgb:
 
 
 def blend(first: Rgb, second: Rgb, share: float) -> Rgb:
-    """The colour that lies `share` (0..1) of the way from the first to the second."""
+    """The color that lies `share` (0..1) of the way from the first to the second."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def dark(rng: Rng) -> Rgb:
-    """A random colour, near black."""
-    return blend((0.0, 0.0, 0.0), colour(rng), 0.3)
+    """A random color, near black."""
+    return blend((0.0, 0.0, 0.0), color(rng), 0.3)
 
 
 def light(rng: Rng) -> Rgb:
-    """A random colour, near white."""
-    return blend((255.0, 255.0, 255.0), colour(rng), 0.25)
+    """A random color, near white."""
+    return blend((255.0, 255.0, 255.0), color(rng), 0.25)
 
 
 def palette(rng: Rng, background: Rgb) -> list[Rgb]:
-    """One colour for each `Colour`: MAIN stands out from the background, the next ones from those before."""
+    """One color for each `Color`: MAIN stands out from the background, the next ones from those before."""
     chosen = [background]
     for _ in range(3):
-        candidates = [colour(rng) for _ in range(6)]
+        candidates = [color(rng) for _ in range(6)]
         chosen.append(max(candidates, key=lambda c: min(_distance(c, other) for other in chosen)))
     return [*chosen[1:], dark(rng), light(rng)]
 
 
 def paint(rng: Rng, first: Rgb, strength: float) -> Paint:
-    """A paint of this colour, often textured; `strength` (0..1): how far the texture leaves the colour."""
+    """A paint of this color, often textured; `strength` (0..1): how far the texture leaves the color."""
     if strength == 0.0 or rng.random() < 0.35:
         return Paint(first, first, 0)
-    return Paint(first, blend(first, colour(rng), strength), int(rng.integers(1, textures_count())))
+    return Paint(first, blend(first, color(rng), strength), int(rng.integers(1, textures_count())))
 
 
 def _distance(a: Rgb, b: Rgb) -> float:
