@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from test_plots import pixels
+from test_plots import ink
 
 import zfjax
 from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localization, pointing_game
@@ -305,7 +305,7 @@ def some_sanity(layers=("fc3", "conv2", "conv1")):
 def test_the_plot_of_the_sanity_check_starts_at_the_trained_net_and_leaves_gaps():
     found = {f"$lens {i}": some_sanity() for i in range(8)}
     figure = plot_sanity(found)
-    assert pixels(figure).size
+    assert 0.01 < ink(figure) < 0.5
     axes = np.reshape(figure.axes, (2, 3))
     assert [len(panel.get_legend_handles_labels()[1]) for panel in axes[:, 0]] == [6, 2]
     one = some_sanity()
