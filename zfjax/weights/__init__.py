@@ -1,4 +1,4 @@
-"""Weights people already have: PyTorch's files and layouts, and what pixels must be made of before a net sees them.
+"""Weights people already have: PyTorch's files and layouts, and the preprocessing that each net expects.
 
 In a notebook::
 

@@ -1,9 +1,9 @@
-"""Which of a file's tensors are a net's.
+"""Choose the tensors in a file that belong to a net.
 
-People's files call them otherwise than the net does: a training script keeps them in a dictionary beside the optimizer
-("state_dict.fc.bias"), a net is a part of another ("backbone.fc.bias"), DataParallel and torch.compile wrap it
-("module.fc.bias") or its parts ("features.module.0.bias"), and averaged weights lie beside the last ones. All of these
-are a prefix, and the right one is that below which most of the net's names are.
+Files often name them differently than the net does: a training script stores them in a dictionary next to the optimizer
+("state_dict.fc.bias"), a net is part of another ("backbone.fc.bias"), DataParallel and torch.compile wrap it
+("module.fc.bias") or its parts ("features.module.0.bias"), and averaged weights are next to the last ones. All of these
+are prefixes, and the right one has the most of the net's names below it.
 """
 
 import re
@@ -20,17 +20,17 @@ Tensors = Mapping[str, np.ndarray]
 # What wrappers put between names: DataParallel, torch.compile, FSDP, activation checkpoints.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 COUNT = "num_batches_tracked"  # BatchNorm2d's number of training steps
-DEEPEST = 64  # of names in names that a net may lie under
+DEEPEST = 64  # levels of prefix that are searched
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|polyak|shadow)([._]|$)", re.IGNORECASE)
 
 
 class Chosen(NamedTuple):
     """The tensors below one prefix."""
 
-    tensors: dict[str, np.ndarray]  # by the names that the net gives them; counts of steps are left out
-    called: dict[str, str]  # of each, what it is called in the file
-    aside: tuple[str, ...]  # what else there is, by its name in the file, besides other nets' tensors
-    notes: tuple[str, ...]  # which were taken, where there was a choice; a sentence each
+    tensors: dict[str, np.ndarray]  # by the net's own names, without step counts
+    called: dict[str, str]  # each tensor's name in the file, by the net's name
+    aside: tuple[str, ...]  # names in the file of all other tensors, except those of other nets
+    notes: tuple[str, ...]  # which were taken, if there was a choice; one sentence each
 
 
 class _Group(NamedTuple):
@@ -40,17 +40,17 @@ class _Group(NamedTuple):
 
 
 def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: str = "") -> Chosen:
-    """The tensors of a net, by its own names.
+    """Choose the tensors of a net, by the net's own names.
 
-    Of several nets that fit equally well, the averaged one is taken. Where none fits, the one that fits best.
+    If several nets fit equally well, take the averaged one. If none fits completely, take the one that fits best.
 
     Args:
-        tensors: all of a file, by their names there.
-        names: what the net calls its tensors; of those that it is given, should it go by them.
-        key: a name that stands in the prefix, to choose otherwise.
+        tensors: all tensors of a file, by their names there.
+        names: given some tensors, returns what the net calls its own.
+        key: a name in the prefix, to override the choice.
 
     Raises:
-        UserError: several fit and none is the averaged one, or nothing has that key.
+        UserError: several fit and none of them is averaged, or no prefix contains the key.
     """
     wanted = len(names({}))
     groups = _groups(tensors, names, wanted)
@@ -70,7 +70,7 @@ def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: s
 
 
 def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wanted: int) -> list[_Group]:
-    """Of each prefix below which as much as half a net could be, what is there; the whole file, where none is."""
+    """One group for each prefix with room for at least half a net; the whole file if there is none."""
     below: dict[str, list[str]] = {"": []}
     for name in tensors:
         parts = name.split(".")
@@ -78,7 +78,7 @@ def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wante
             below.setdefault(".".join(parts[:place]), []).append(name)
     large = {prefix: inside for prefix, inside in below.items() if 2 * len(inside) >= wanted or not prefix}
     found: dict[frozenset[str], _Group] = {}
-    for prefix in sorted(large, key=len):  # of prefixes of the same tensors the longest
+    for prefix in sorted(large, key=len):  # if prefixes hold the same tensors, the longest wins
         called: dict[str, str] = {}
         for name in large[prefix]:
             called.setdefault(_bare(name[len(prefix) :]), name)
@@ -109,7 +109,7 @@ def _divided(
 
 
 def _counts(name: str, tensor: np.ndarray) -> bool:
-    """Whether this is no weight but a number of steps."""
+    """Whether this is a step count rather than a weight."""
     return name.endswith(COUNT) or (tensor.ndim == 0 and tensor.dtype.kind in "iub")
 
 

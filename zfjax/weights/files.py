@@ -1,4 +1,4 @@
-"""Files of tensors by name: PyTorch's and safetensors. PyTorch is needed for neither, and no code in one is run."""
+"""Files of named tensors: PyTorch's and safetensors. Reading them needs no PyTorch and runs no code in them."""
 
 import os
 import pathlib
@@ -15,9 +15,9 @@ from zfjax.console.text import first_line
 from zfjax.weights import pickles
 
 SAFETENSORS = ".safetensors"
-KINDS = ".pth, .pt, .ckpt, .bin or .safetensors"  # as people call them; what a file is, is seen from its content
+KINDS = ".pth, .pt, .ckpt, .bin or .safetensors"  # the usual names; the content decides what a file is
 
-# What lies under such names, too, by how it begins.
+# Other files that go by such names, by their first bytes.
 _OTHERS = {
     b"": "is empty",
     b"version https://git-lfs": "is Git LFS's pointer to a file of weights; expected the file itself: git lfs pull",
@@ -32,17 +32,17 @@ _OTHERS = {
 class TensorFile(NamedTuple):
     """What a file of weights holds."""
 
-    tensors: dict[str, np.ndarray]  # as they are in the file; half precision as float16 and ml_dtypes.bfloat16
-    metadata: dict[str, str]  # what a safetensors file says of itself; empty for PyTorch's
+    tensors: dict[str, np.ndarray]  # as in the file; half precision as float16 and ml_dtypes.bfloat16
+    metadata: dict[str, str]  # of a safetensors file; empty for PyTorch's
 
 
 def read(path: str | os.PathLike[str]) -> TensorFile:
-    """Read all tensors by name of a file that `torch.save` or safetensors wrote, whatever its name ends in.
+    """Read all named tensors of a file that `torch.save` or safetensors wrote, whatever its extension.
 
-    Names are the file's own. Where dictionaries hold others, their names are joined by dots: "state_dict.fc.bias".
+    Names are the file's own. Names in nested dictionaries are joined by dots: "state_dict.fc.bias".
 
     Raises:
-        UserError: no such file, another kind of file, damaged, or without tensors by name.
+        UserError: the file is missing, damaged, of another kind, or has no named tensors.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -61,15 +61,15 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
         if start.startswith(begins) if begins else not start:
             raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
     if path.suffix.lower() == SAFETENSORS:
-        return _read_safetensors(path)  # says what is wrong with it
+        return _read_safetensors(path)  # reports what is wrong with it
     raise UserError(f"{path} is no file of weights that zfjax knows; expected {KINDS}")
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> epath.Path:
-    """Write a `.safetensors` file, whole or not at all; returns its path.
+    """Write a `.safetensors` file atomically and return its path.
 
     Raises:
-        UserError: the name ends otherwise, or the file cannot be written.
+        UserError: the path has another extension, or the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save
@@ -85,7 +85,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
     try:
         content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
         with hold(target, "zfjax export-weights", beside=True):
-            write_whole(target, content)  # not save_file, whose files only their owner can read
+            write_whole(target, content)  # not save_file, whose files are readable by their owner only
     except (SafetensorError, ImportError) as error:  # gs:// without gcsfs
         raise UserError(f"cannot write {target}: {first_line(error)}") from error
     return target

@@ -1,7 +1,7 @@
-"""PyTorch's names and layouts of a net's weights, and zfjax's: from one to the other.
+"""Convert a net's weights between PyTorch's names and layouts and zfjax's.
 
 Names follow from the net's layers. A torchvision net of plain layers is two `Sequential`s, `features` up to the last
-map and `classifier` above it, so that a layer's number is its place; a ResNet's modules are named by stage and block.
+maps and `classifier` above them, so a layer's number is its position; a ResNet's modules are named by stage and block.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual,
 from zfjax.weights.choice import COUNT, Tensors, choose
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-LARGEST = 1e18  # of a weight: the product of two larger ones is beyond float32
-SHOWN = 4  # wrong tensors that an error names; the rest are counted
+LARGEST = 1e18  # magnitude of a weight: the product of two larger ones overflows float32
+SHOWN = 4  # wrong tensors that an error names; the others are counted
 
 Modules = dict[str, str]  # a PyTorch module's name by the layer's
 
@@ -32,17 +32,17 @@ class Slot(NamedTuple):
     """Where one tensor of a state_dict belongs."""
 
     name: str  # in the state_dict, such as "features.0.weight"
-    shape: tuple[int, ...]  # there
+    shape: tuple[int, ...]  # in the state_dict
     place: tuple[str, str, str]  # in the variables: collection, layer and leaf
-    below: Size  # what the layer takes in
+    below: Size  # the layer's input
 
 
 class Misfit(UserError):
-    """Tensors are not those of the net."""
+    """The tensors do not fit the net."""
 
 
 class Model(NamedTuple):
-    """A PyTorch model: zfjax's preset for it, and what its modules are called."""
+    """A PyTorch model: zfjax's preset for it, and the names of its modules."""
 
     preset: str
     modules: Callable[[ConvNet, Tensors], Modules]
@@ -51,20 +51,20 @@ class Model(NamedTuple):
 def from_torch(
     net: ConvNet, modules: Modules, tensors: Tensors, called: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """A state_dict as the net's variables, float32.
+    """Convert a state_dict to the net's variables, float32.
 
-    Convolutions [out, in, h, w] become [h, w, in, out], dense layers [out, in] become [in, out] with rows in
-    (height, width, channel) order, of which PyTorch has (channel, height, width).
+    Convolutions [out, in, h, w] become [h, w, in, out]. Dense layers [out, in] become [in, out], with rows in
+    (height, width, channel) order instead of PyTorch's (channel, height, width).
 
     Args:
         net: the net; its preset is `MODELS[name].preset`.
         modules: the layers' names in PyTorch, by `MODELS[name].modules`.
-        tensors: the state_dict, of any floats.
-        called: what errors call the tensors that have another name in their file.
+        tensors: the state_dict, of any floating-point dtype.
+        called: names to use in errors, for tensors that have another name in their file.
 
     Raises:
-        Misfit: a UserError; tensors are missing, too many, of other shapes or no floats. They are named.
-        UserError: tensors hold what is no weight: NaN, infinity, more than float32 can multiply, a negative variance.
+        Misfit: a UserError that names the tensors that are missing, unexpected, of another shape or not floats.
+        UserError: tensors hold NaN, infinity, values too large to multiply in float32, or negative variances.
     """
     called = called or {}
     places = slots(net, modules)
@@ -101,7 +101,7 @@ def _differences(places: Sequence[Slot], tensors: Tensors, called: Mapping[str, 
         for name, tensor in tensors.items()
         if name not in known and not name.endswith(COUNT)
     ]
-    # In turn: what is missing says little without what is there in its place.
+    # Interleaved: a missing tensor says little without the one that is there instead.
     mixed = itertools.chain.from_iterable(itertools.zip_longest(other, missing, extra))
     return [line for line in mixed if line is not None]
 
@@ -111,8 +111,8 @@ def _some(lines: Sequence[str]) -> str:
 
 
 def _fault(value: np.ndarray, leaf: str) -> str:
-    """Why these cannot be weights, or nothing."""
-    low, high = value.min(initial=0), value.max(initial=0)  # NaN where one value is
+    """Why these cannot be weights; empty if they can."""
+    low, high = value.min(initial=0), value.max(initial=0)  # NaN if any value is
     if not np.isfinite([low, high]).all():
         wrong = value.size - np.count_nonzero(np.isfinite(value))
         return f"has {wrong} of {value.size} values that are NaN, infinite or beyond float32"
@@ -124,7 +124,7 @@ def _fault(value: np.ndarray, leaf: str) -> str:
 
 
 def to_torch(net: ConvNet, modules: Modules, variables: PyTree) -> dict[str, np.ndarray]:
-    """The net's variables as a state_dict, the way back from `from_torch`; batch norms' counts of steps are 0."""
+    """Convert the net's variables to a state_dict, the inverse of `from_torch`; step counts of batch norms are 0."""
     tensors = {}
     for slot in slots(net, modules):
         collection, layer, leaf = slot.place
@@ -141,12 +141,12 @@ def slots(net: ConvNet, modules: Modules) -> list[Slot]:
 
 
 def names(known: Model, net: ConvNet, tensors: Tensors) -> set[str]:
-    """What a model calls its tensors where those of a file are these."""
+    """A model's names for its tensors, given the tensors of a file."""
     return {slot.name for slot in slots(net, known.modules(net, tensors))}
 
 
 def model(name: str) -> Model:
-    """The model called `name`. Raises a UserError where there is none."""
+    """The model called `name`. Raises a UserError if there is none."""
     if name not in MODELS:
         hint = did_you_mean(name, list(MODELS)) or ";"
         raise UserError(f"unknown model {reprlib.repr(name)}{hint} there are {', '.join(MODELS)}")
@@ -154,12 +154,12 @@ def model(name: str) -> Model:
 
 
 def count_outputs(net: ConvNet, modules: Modules, tensors: Tensors) -> int | None:
-    """How many classes a state_dict's last layer tells apart; None where it has none."""
+    """The number of classes of a state_dict's last layer; None if it has no such layer."""
     kernel = tensors.get(f"{modules[net.layers[-1].name]}.weight")
     return None if kernel is None or kernel.ndim != 2 else kernel.shape[0]
 
 
-# Leaves of our layers, in the order of PyTorch's modules, by what PyTorch calls them.
+# PyTorch's name of each leaf of our layers, in the order of PyTorch's modules.
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -198,7 +198,7 @@ def _to_torch(value: np.ndarray, below: Size) -> np.ndarray:
 
 
 def _other_model(modules: Modules, tensors: Tensors) -> str:
-    """A hint at the model whose tensors' names these are."""
+    """A hint at another model whose names fit the tensors."""
     for other, known in MODELS.items():
         net = preset(known.preset, 2)
         its = known.modules(net, {})
@@ -210,7 +210,7 @@ def _other_model(modules: Modules, tensors: Tensors) -> str:
 
 
 def _sequential(net: ConvNet, tensors: Tensors) -> Modules:
-    """`features.N` below the first dense layer or its dropout, `classifier.N` from there."""
+    """`features.N` below the first dense layer or its dropout, `classifier.N` from there on."""
     above = next(i for i, layer in enumerate(net.layers) if isinstance(layer, Dense | Dropout))
     return {
         layer.name: f"features.{place}" if place < above else f"classifier.{place - above}"
@@ -220,7 +220,7 @@ def _sequential(net: ConvNet, tensors: Tensors) -> Modules:
 
 
 def _in_order(net: ConvNet, tensors: Tensors) -> Modules:
-    """`_sequential`'s names or, where the tensors have others, theirs: kernels in order, then dense weights."""
+    """`_sequential`'s names or, if the tensors have others, those: conv kernels in order, then dense weights."""
     usual = _sequential(net, tensors)
     layers = [layer.name for layer in net.layers if isinstance(layer, Conv | Dense)]
     kernels = sorted((name for name in tensors if name.endswith(".weight")), key=_natural)
@@ -230,7 +230,7 @@ def _in_order(net: ConvNet, tensors: Tensors) -> Modules:
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Numbers in names by their value: conv2 before conv10."""
+    """A sort key that orders numbers in names by value: conv2 before conv10."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
 
 

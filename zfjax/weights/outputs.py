@@ -1,4 +1,4 @@
-"""What a net's outputs stand for: their names, and the net cut to some of them."""
+"""Names of a net's outputs, and the net cut down to some of them."""
 
 import codecs
 import collections
@@ -16,7 +16,7 @@ from zfjax.console.text import did_you_mean, listed
 from zfjax.models.edits import resized
 from zfjax.weights.pretrained import Loaded
 
-# The longer first: UTF-32's mark begins as UTF-16's does.
+# UTF-32 before UTF-16: its mark starts with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -30,17 +30,17 @@ class Names(NamedTuple):
     """Names of a net's outputs, in their order."""
 
     names: tuple[str, ...]
-    notes: tuple[str, ...] = ()  # what was not plain about their file, a sentence each
+    notes: tuple[str, ...] = ()  # what was unusual about their file, one sentence each
 
 
 def read_names(path: str | os.PathLike[str]) -> Names:
-    """Class names, one a line, without spaces around them. Empty lines at the start and the end are left out.
+    """Read class names, one per line, stripped of surrounding spaces; empty lines at the start and end are skipped.
 
-    The file is UTF-8, or begins with the byte-order mark of another encoding; else it is read as Windows-1252, and
-    that is noted.
+    The file is UTF-8, or begins with the byte-order mark of another encoding; otherwise it is read as Windows-1252,
+    with a note.
 
     Raises:
-        UserError: the file cannot be read, is no text, has no names, or an empty line between them.
+        UserError: the file cannot be read, is not text, has no names, or has an empty line between them.
     """
     try:
         content = epath.Path(path).expanduser().read_bytes()
@@ -59,7 +59,7 @@ def read_names(path: str | os.PathLike[str]) -> Names:
 
 
 def _decoded(path: str | os.PathLike[str], content: bytes) -> tuple[str, str]:
-    """A file's text, and what there is to say of its encoding."""
+    """A file's text, and a note on its encoding."""
     mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
     try:
         text, note = content[len(mark) :].decode(_MARKS.get(mark, "utf-8")), ""
@@ -79,7 +79,7 @@ def _decoded(path: str | os.PathLike[str], content: bytes) -> tuple[str, str]:
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, with the number of the output after those that several have: crane (134), crane (517)."""
+    """The names, with the output number added to those that occur more than once: crane (134), crane (517)."""
     counts = collections.Counter(names)
     if len(counts) == len(names):
         return tuple(names)
@@ -88,7 +88,7 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def require_one_each(loaded: Loaded, names: Sequence[str]) -> None:
-    """Raise a UserError where there are more or fewer names than outputs."""
+    """Raise a UserError unless there is one name per output."""
     if len(names) != loaded.outputs:
         raise UserError(
             f"{len(names)} classes are named, but the net has {loaded.outputs} outputs; expected one name for each"
@@ -96,16 +96,16 @@ def require_one_each(loaded: Loaded, names: Sequence[str]) -> None:
 
 
 def with_outputs(loaded: Loaded, names: Sequence[str], wanted: Sequence[str], source: str) -> Loaded:
-    """The net cut to those of its outputs that are `wanted`, in their order.
+    """The net cut down to the `wanted` outputs, in their order.
 
     Args:
         loaded: a net whose last layer is dense.
-        names: what its outputs are called; where several are called the same, also by `distinct`.
+        names: the names of its outputs; repeated names can also be given as `distinct` writes them.
         wanted: the classes of a dataset.
-        source: what to call the dataset in errors.
+        source: the name of the dataset, for errors.
 
     Raises:
-        UserError: there are more or fewer names than outputs, a class has no output, or several.
+        UserError: there is not one name per output, or a class has no output or more than one.
     """
     require_one_each(loaded, names)
     plain, asked = ([unicodedata.normalize("NFC", name) for name in some] for some in (names, wanted))

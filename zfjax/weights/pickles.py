@@ -1,8 +1,8 @@
-"""PyTorch's files read without PyTorch, and without running anything that they ask for.
+"""Read PyTorch's files without PyTorch, and without running anything in them.
 
-A checkpoint is a pickle beside the bytes of its tensors, and a pickle may name any function and have it called. Here a
-name stands for nothing but itself: what is called, built or filled by it is a `Placeholder`, which keeps what it is
-given. Only the names that tensors are made of mean more, and they become arrays of the bytes beside the pickle.
+A checkpoint is a pickle next to the bytes of its tensors, and a pickle can name any function and have it called. Here
+such a name is inert: what it calls, builds or fills is a `Placeholder`, which only stores what it is given. The few
+names that build tensors are the exception: they become arrays of the bytes next to the pickle.
 """
 
 import collections
@@ -26,11 +26,11 @@ ZIP = b"PK\x03\x04"  # how a file of PyTorch 1.6 or newer begins
 PICKLE = b"\x80"  # and one of an older PyTorch
 EXPECTED = "expected what torch.save(model.state_dict(), …) writes"
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
-DEEPEST = 32  # of containers in containers
+DEEPEST = 32  # levels of nested containers
 
 Stream = io.BytesIO | io.BufferedReader
 
-# What no checkpoint needs. All names are placeholders, these too; they are told, since such a file means harm.
+# Names that no checkpoint needs. They would be placeholders too, but are refused, since such a file means harm.
 _HARMFUL = frozenset(
     ("os", "posix", "nt", "sys", "subprocess", "commands", "shutil", "socket", "runpy", "pty", "ctypes", "importlib")
 )
@@ -55,7 +55,7 @@ _DTYPES = frozenset(_STORAGES.values()) | {"uint16", "uint32", "uint64", "float8
 
 
 class Storage(NamedTuple):
-    """A run of bytes beside the pickle."""
+    """A block of bytes next to the pickle."""
 
     key: str
     dtype: str
@@ -63,7 +63,7 @@ class Storage(NamedTuple):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return self.elements * _dtype(self.dtype).itemsize
 
 
@@ -77,19 +77,19 @@ class Tensor(NamedTuple):
     dtype: str
 
     def array(self, content: bytes) -> np.ndarray:
-        """The tensor over the content of its storage. Raises a ValueError or TypeError where it does not lie inside."""
+        """The tensor as a view of its storage's content. Raises a ValueError or TypeError if it does not fit inside."""
         dtype = _dtype(self.dtype)
         strides = tuple(stride * dtype.itemsize for stride in self.strides)
         return np.ndarray(self.shape, dtype, content, self.offset * dtype.itemsize, strides)
 
 
 class Placeholder:
-    """Stands for an object that a pickle asks for by `name`. Keeps what it is given, and does nothing."""
+    """Stands for an object that a pickle asks for by `name`; stores what it is given and does nothing."""
 
     name = ""
 
     def __new__(cls, *_: object, **__: object) -> "Placeholder":
-        """Take any arguments: a pickle may give some, and then never call `__init__`."""
+        """Accept any arguments: a pickle may pass some, and then never call `__init__`."""
         made = object.__new__(cls)
         made.state, made.entries = None, {}
         return made
@@ -105,16 +105,16 @@ class Placeholder:
         self.entries[key] = value
 
     def __call__(self, *_: object, **__: object) -> "Placeholder":
-        """What was asked for was a function, and this is its result."""
+        """Return the result, another placeholder, if the pickle asked for a function."""
         return Placeholder()
 
     def append(self, _: object) -> None:
-        """Of a list; nothing looks into one."""
+        """Ignore an item of a list; nothing reads lists."""
 
     extend = add = append
 
     def inside(self) -> Iterator[tuple[Any, Any]]:
-        """What it holds by name: entries, and of a PyTorch module what its `state_dict` would have."""
+        """Its entries by name, and for a PyTorch module what its `state_dict` would hold."""
         yield from self.entries.items()
         if isinstance(self.state, dict) and "_modules" in self.state:
             passing = self.state.get("_non_persistent_buffers_set") or ()
@@ -124,7 +124,7 @@ class Placeholder:
 
 
 class _Maker:
-    """A function that pickles may call. Nothing can be set on it."""
+    """A function that pickles may call, without attributes that they could set."""
 
     __slots__ = ("_function",)
 
@@ -139,13 +139,13 @@ class _Maker:
 
 
 def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
-    if any(rest[2:]):  # of requires_grad, hooks and metadata the last: a view that conjugates or negates
+    if any(rest[2:]):  # metadata, after requires_grad and hooks: a view that conjugates or negates
         raise ValueError(f"a tensor with {rest[2]}")
     return Tensor(storage, offset, tuple(shape), tuple(strides), storage.dtype)
 
 
 def _typed_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
-    """One whose storage is bytes; its dtype comes after requires_grad and hooks."""
+    """A tensor whose storage is bytes; its dtype comes after requires_grad and hooks."""
     return Tensor(storage, offset, tuple(shape), tuple(strides), rest[2])
 
 
@@ -170,11 +170,11 @@ class _Reader(pickle.Unpickler):
     """Makes tensors, plain containers and placeholders."""
 
     def __init__(self, file: Stream) -> None:
-        super().__init__(file, encoding="latin-1")  # of strings that Python 2 wrote
+        super().__init__(file, encoding="latin-1")  # for strings written by Python 2
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it, and torch.save does
+        module = "builtins" if module == "__builtin__" else module  # Python 2's name for it, which torch.save uses
         full = f"{module}.{name}"
         if full in _KNOWN:
             return _KNOWN[full]
@@ -189,10 +189,10 @@ class _Reader(pickle.Unpickler):
         return type("Placeholder", (Placeholder,), {"name": full})
 
     def persistent_load(self, pid: Any) -> Any:
-        if pid[0] == "module":  # of a class, with its source
+        if pid[0] == "module":  # a class with its source
             return pid[1]
         _, dtype, key, _, count, *view = pid
-        if not isinstance(dtype, str):  # quantized, say
+        if not isinstance(dtype, str):  # such as quantized
             return dtype
         if any(view):
             raise ValueError("a storage inside another")
@@ -201,12 +201,12 @@ class _Reader(pickle.Unpickler):
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a file that `torch.save` wrote, by their names in its containers: "state_dict.conv1.weight".
+    """Read the tensors of a file that `torch.save` wrote, by their names in its containers: "state_dict.conv1.weight".
 
-    What optimizers keep is left out. Of a whole module, its `state_dict` is taken.
+    Optimizer state is left out. A whole module gives its `state_dict`.
 
     Raises:
-        UserError: the file is damaged, none of `torch.save`'s, without tensors by name, or asks for what means harm.
+        UserError: the file is damaged, not from `torch.save`, has no named tensors, or asks for harmful functions.
     """
     try:
         with path.open("rb") as file:
@@ -223,14 +223,14 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: tensor.array(contents[tensor.storage]) for name, tensor in tensors.items()}
     except UserError as error:
         raise UserError(f"{path} {error}") from error
-    except Exception as error:  # a file that is no checkpoint fails in as many ways as there are files
+    except Exception as error:  # a file that is not a checkpoint can fail in any way
         raise UserError(
             f"{path} is no checkpoint that can be read ({type(error).__name__}: {first_line(error)}); {EXPECTED}"
         ) from error
 
 
 def _opened_zip(path: pathlib.Path, file: Stream) -> tuple[Any, Callable[[Storage], bytes]]:
-    """What is pickled in a file, and what gives a storage's content."""
+    """The unpickled content of a file, and a function that reads a storage's bytes."""
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
     roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -256,7 +256,7 @@ def _opened_zip(path: pathlib.Path, file: Stream) -> tuple[Any, Callable[[Storag
 
 
 def _stored(file: Stream, info: zipfile.ZipInfo) -> bytes:
-    """An entry of a zip archive, as torch.save writes it: not compressed, and without checksum (0) if that is off."""
+    """An entry of a zip archive as torch.save writes it: not compressed; a checksum of 0 means that there is none."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{info.filename} is compressed")
     file.seek(info.header_offset + 26)
@@ -280,7 +280,7 @@ def _opened_old(file: Stream) -> tuple[Any, Callable[[Storage], bytes]]:
     for key in _unpickled(file)[0]:
         if key not in storages:
             raise ValueError("storages of another kind of numbers")
-        places[key] = file.tell() + 8  # behind the number of elements
+        places[key] = file.tell() + 8  # after the number of elements
         file.seek(places[key] + storages[key].size)
 
     def content(storage: Storage) -> bytes:
@@ -297,10 +297,10 @@ def _whole(content: bytes, storage: Storage) -> bytes:
 
 
 def _unpickled(file: Stream) -> tuple[Any, dict[str, Storage]]:
-    """The next pickle of a file and the storages that it names; the file stands behind it then."""
+    """The next pickle of a file and the storages it names; leaves the file position after it."""
     start = file.tell()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        # An unpickler makes room for as many as the largest number: one byte could ask for 64 GB.
+        # An unpickler allocates up to the largest index: one byte could ask for 64 GB.
         if opcode.name.endswith("PUT") and int(argument or 0) > number:
             raise ValueError(f"damaged: {opcode.name} {argument}")
     end = file.tell()
@@ -312,9 +312,9 @@ def _unpickled(file: Stream) -> tuple[Any, dict[str, Storage]]:
 
 
 def _named(tree: Any) -> dict[str, Tensor]:
-    """All tensors that stand in containers by words, under these, joined by dots."""
+    """All tensors stored under string keys, by these keys joined by dots."""
     found: dict[str, Tensor] = {}
-    seen: set[int] = set()  # a container is walked once, however many hold it
+    seen: set[int] = set()  # a container is walked once, however often it occurs
 
     def walk(value: Any, name: str, depth: int) -> None:
         if isinstance(value, Tensor):

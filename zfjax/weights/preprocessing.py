@@ -1,7 +1,7 @@
-"""What pixels are made of before a net sees them, folded into its first convolution.
+"""The preprocessing that a net expects, folded into its first convolution.
 
-zfjax's nets take RGB in 0..255 less a mean. Other nets take their pixels otherwise scaled and ordered; as their first
-layer is linear, and its padding is the mean in both, the same can be had from other kernels.
+zfjax's nets take RGB in 0..255 less a mean. Other nets take pixels in another scale and channel order. Since their
+first layer is linear, and its padding stands for the mean in both, adjusted kernels give the same result.
 """
 
 import reprlib
@@ -15,22 +15,22 @@ from zfjax.console.errors import UserError
 
 
 class Preprocessing(NamedTuple):
-    """A net takes (pixels · pixel_max / 255 - mean) / std, with pixels in 0..255."""
+    """What a net takes: (pixels · pixel_max / 255 - mean) / std, with pixels in 0..255."""
 
-    mean: tuple[float, ...]  # three, of the net's channels in their order, in the units of pixel_max
-    std: tuple[float, ...]  # likewise
-    pixel_max: float = 1.0  # what white is before the mean is subtracted: 1, or Caffe's 255
-    bgr: bool = False  # channels are blue, green, red, as Caffe's
+    mean: tuple[float, ...]  # one per channel, in the net's channel order and the units of pixel_max
+    std: tuple[float, ...]  # in the same order and units
+    pixel_max: float = 1.0  # the value of white before the mean is subtracted: 1, or 255 for Caffe
+    bgr: bool = False  # channels are blue, green, red, as in Caffe
 
     @property
     def pixel_mean(self) -> Float[np.ndarray, "3"]:
-        """The mean of red, green and blue in 0..255, which a zfjax net's images must have been lessened by."""
+        """The mean of red, green and blue in 0..255, to subtract from a zfjax net's images."""
         mean = np.array(self.mean, np.float64) * 255 / self.pixel_max
         return (mean[::-1] if self.bgr else mean).astype(np.float32)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """The one whose `_asdict` was kept as JSON. Raises a UserError where fields are missing or no numbers."""
+        """Restore from an `_asdict` kept as JSON. Raises a UserError if fields are missing or not numbers."""
         try:
             if not isinstance(fields["mean"], list | tuple) or not isinstance(fields["std"], list | tuple):
                 raise TypeError("no lists")
@@ -44,14 +44,14 @@ class Preprocessing(NamedTuple):
             ) from error
 
     def mean_image(self, side: int) -> Float[np.ndarray, "side side 3"]:
-        """`pixel_mean` as the mean image of a run whose squares have this side."""
+        """`pixel_mean` as a mean image of side × side pixels."""
         return np.tile(self.pixel_mean, (side, side, 1))
 
     def checked(self) -> "Preprocessing":
-        """This, with numbers that can be used.
+        """Return this after checking that its numbers are usable.
 
         Raises:
-            UserError: not three means, not three positive deviations, or numbers that are none of pixels.
+            UserError: not three means, not three positive deviations, or numbers out of any range of pixels.
         """
         if not 1e-3 <= self.pixel_max <= 1e6:
             raise UserError(f"pixel_max={self.pixel_max:g} must be positive: what white is, 1 or 255")
@@ -78,19 +78,19 @@ TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def of_mean_image(mean: Float[np.ndarray, "side side 3"]) -> Preprocessing:
-    """What a run's net takes, said channel by channel: RGB in 0..255 less the mean image's channel means."""
+    """What a run's net takes, by channel: RGB in 0..255 less the mean image's channel means."""
     channels = tuple(float(mean[:, :, channel].mean(dtype=np.float64)) for channel in range(3))
     return Preprocessing(channels, (1.0, 1.0, 1.0), 255.0)
 
 
 def fold(kernel: Float[np.ndarray, "kh kw 3 features"], preprocessing: Preprocessing) -> Float[np.ndarray, "..."]:
-    """The first convolution's kernel for RGB in 0..255 less `pixel_mean`, of one for what `preprocessing` gives."""
+    """Convert the first kernel of a net with this preprocessing to one for RGB in 0..255 less `pixel_mean`."""
     folded = np.asarray(kernel, np.float64) * _scale(preprocessing)
     return (folded[:, :, ::-1] if preprocessing.bgr else folded).astype(np.float32)
 
 
 def unfold(kernel: Float[np.ndarray, "kh kw 3 features"], preprocessing: Preprocessing) -> Float[np.ndarray, "..."]:
-    """The way back from `fold`."""
+    """The inverse of `fold`."""
     ordered = kernel[:, :, ::-1] if preprocessing.bgr else kernel
     return (np.asarray(ordered, np.float64) / _scale(preprocessing)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""A file of PyTorch's weights as a net of zfjax's, for notebooks and for `zfjax import-weights`."""
+"""Load a file of PyTorch weights as a zfjax net, for notebooks and for `zfjax import-weights`."""
 
 import collections
 import functools
@@ -21,7 +21,7 @@ from zfjax.weights.choice import choose
 from zfjax.weights.files import TensorFile, read, write
 from zfjax.weights.preprocessing import TORCHVISION, Preprocessing, fold, unfold
 
-METADATA = "zfjax"  # the key of a safetensors file's metadata under which `save` says what the weights are
+METADATA = "zfjax"  # the key in a safetensors file's metadata under which `save` describes the weights
 
 
 class Loaded(NamedTuple):
@@ -29,13 +29,13 @@ class Loaded(NamedTuple):
 
     net: ConvNet
     variables: PyTree  # NumPy arrays, float32; the preprocessing is folded into the first kernel
-    preprocessing: Preprocessing  # what the net took before
+    preprocessing: Preprocessing  # what the net took originally
     modules: dict[str, str]  # the layers' names in the file
-    notes: tuple[str, ...]  # what was done to the weights on the way, a sentence each
+    notes: tuple[str, ...]  # what was done to the weights while loading, one sentence each
 
     @property
     def outputs(self) -> int:
-        """How many classes the net tells apart."""
+        """The number of classes."""
         return len(self.variables["params"][self.net.layers[-1].name]["bias"])
 
 
@@ -50,20 +50,20 @@ def load(
 ) -> Loaded:
     """Read the weights of a PyTorch model.
 
-    What is not given is what a file written by `save` says of itself, else torchvision's.
+    Defaults come from the file if `save` wrote it, otherwise from torchvision.
 
     Args:
         source: a `.pth`, `.ckpt` or `.safetensors` file: a state_dict, a training script's checkpoint, a whole module.
         model: one of `MODELS`.
-        preprocessing: what the model takes; default RGB in 0..1, normalized by ImageNet's mean and deviation.
+        preprocessing: what the model takes; default RGB in 0..1, normalized by ImageNet's mean and standard deviation.
         width: scales the numbers of maps and units; default 1.
         image_size: pixels; default 224.
-        key: in a file with several such nets the name of one, such as "model" beside "model_ema"; default the averaged.
+        key: the name of one net in a file with several, such as "model" beside "model_ema"; default the averaged one.
 
     Raises:
-        UserError: the file cannot be read, its tensors are not the model's, or they are no weights (NaN, say).
+        UserError: the file cannot be read, its tensors are not the model's, or they are unusable (such as NaN).
     """
-    layouts.model(model)  # a mistyped name is told before a large file is read
+    layouts.model(model)  # report a mistyped name before reading a large file
     name, file = os.fspath(source), read(source)
     return from_file(file, name, model, preprocessing=preprocessing, width=width, image_size=image_size, key=key)
 
@@ -78,7 +78,7 @@ def from_file(
     image_size: int | None = None,
     key: str = "",
 ) -> Loaded:
-    """`load` of a file that was read already and is called `name` in errors."""
+    """`load` for a file that was already read; errors call it `name`."""
     known = layouts.model(model)
     said = usual(file)
     before = said.preprocessing if preprocessing is None else preprocessing
@@ -114,14 +114,14 @@ def save(
     classes: Sequence[str],
     width: float = 1.0,
 ) -> epath.Path:
-    """Write a net in PyTorch's names and layout as `.safetensors`; its metadata say what it is. Returns the path.
+    """Write a net as `.safetensors` in PyTorch's names and layout, described in the metadata; return the path.
 
     Args:
-        path: the file; its name ends in `.safetensors`.
+        path: the file, with extension `.safetensors`.
         model: one of `MODELS`.
         loaded: the net; its preprocessing is taken out of the first kernel again.
-        classes: what the outputs stand for.
-        width: of the net.
+        classes: names of the outputs.
+        width: the width of the net.
 
     Raises:
         UserError: the file cannot be written.
@@ -139,17 +139,17 @@ def save(
 
 
 class Usual(NamedTuple):
-    """What a file's weights are where nobody says otherwise."""
+    """What a file's weights are by default."""
 
-    model: str  # among `MODELS`; "" where nobody knows
+    model: str  # one of `MODELS`; "" if unknown
     width: float
     image_size: int
     preprocessing: Preprocessing
-    classes: tuple[str, ...]  # what the outputs stand for; empty where nobody knows
+    classes: tuple[str, ...]  # names of the outputs; empty if unknown
 
 
 def usual(file: TensorFile) -> Usual:
-    """What `save` wrote of the weights; for files of others, what torchvision's are. Raises a UserError if damaged."""
+    """What `save` wrote about the weights; for other files, torchvision's defaults. Raises a UserError if damaged."""
     said = _described(file)
     return Usual(
         said.get("model", ""),
@@ -181,12 +181,12 @@ def _described(file: TensorFile) -> dict[str, Any]:
 
 
 def _is_text(value: object) -> bool:
-    """Whether this is a string that can be printed; JSON can hold halves of characters."""
+    """Whether this is a printable string; JSON can hold lone surrogates."""
     return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 def folded(net: ConvNet, variables: PyTree, before: Preprocessing) -> PyTree:
-    """Variables for RGB in 0..255 less the mean, of those for what `before` gives."""
+    """Convert variables of a net that takes `before` to ones for RGB in 0..255 less the mean."""
     return _with_first_kernel(net, variables, fold(_first_kernel(net, variables), before))
 
 
@@ -205,7 +205,7 @@ def _with_first_kernel(net: ConvNet, variables: PyTree, kernel: np.ndarray) -> P
 
 
 def _conversions(tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """A sentence for each dtype that is not what the net has."""
+    """One sentence for each dtype that had to be converted."""
     counts = collections.Counter(tensor.dtype.name for tensor in tensors.values())
     return tuple(
         f"{count} tensors in {dtype} were converted to float32" for dtype, count in counts.items() if dtype != "float32"
