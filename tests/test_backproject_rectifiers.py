@@ -75,6 +75,10 @@ GUARDS = {
             jnp.broadcast_to((relu(variance(x)) * 16 / 15).reshape(6), (4, 6)).T.reshape(3, 1, 2, 4)[..., :1, :2]
         )
     ),
+    "of groups, taken and tiled": lambda x, relu: (
+        x / jnp.sqrt(jnp.take(jnp.tile(relu(variance(x)), (1, 4, 1, 2)), np.array([2, 1]), axis=3) + EPS)
+    ),
+    "stacked": lambda x, relu: (lambda s: (x - s[0]) / jnp.sqrt(s[1] + EPS))(jnp.stack([mean(x), relu(variance(x))])),
     "where it is not 0": lambda x, relu: (lambda v: x / jnp.sqrt(jnp.where(v < EPS, 1.0, v)))(relu(variance(x))),
     "above eps": lambda x, relu: x / jnp.sqrt(jnp.maximum(relu(variance(x)), EPS)),
     "kept too": lambda x, relu: (lambda v: (x * lax.rsqrt(v + EPS), 0.1 * v))(relu(variance(x))),

@@ -16,7 +16,7 @@ _JITS = frozenset(("jit", "pjit"))
 _CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call"))
 # Equations that only call a jaxpr, with inputs one to one, so that they can be evaluated in place. A clamp counts as a
 # call of a maximum and a minimum.
-CALLS = _JITS | _CUSTOM | {"clamp", "closed_call", "core_call", "checkpoint", "remat2"}
+CALLS = _JITS | _CUSTOM | {"clamp", "closed_call", "core_call", "checkpoint", "eval_jaxpr", "remat2"}
 
 
 class View:

@@ -31,16 +31,17 @@ _CASTS = frozenset(
         *("reshard", "sharding_constraint"),
     )
 )
-_MOVES = _CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "transpose"}
+_MOVES = _CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "tile", "transpose"}
+_PARTS = frozenset(("concatenate", "dynamic_slice", "gather", "pad", "rev", "split", "stack", "unstack"))
 _ARITHMETIC = frozenset(("add", "div", "max", "min", "mul", "select_n", "sub"))
-_ELEMENTWISE = (
-    _CASTS
-    | _ARITHMETIC
-    | {
-        *("abs", "cbrt", "cos", "erf", "exp", "exp2", "expm1", "integer_pow", "log", "log1p", "logistic", "neg", "pow"),
-        *("rsqrt", "sign", "sin", "sqrt", "square", "tan", "tanh"),
-    }
+_FUNCTIONS = frozenset(
+    (
+        *("abs", "asinh", "atan", "cbrt", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "floor"),
+        *("integer_pow", "log", "log1p", "log2", "logistic", "neg", "pow", "round", "rsqrt", "sign", "sin", "sinh"),
+        *("sqrt", "square", "tan", "tanh"),
+    )
 )
+_ELEMENTWISE = _CASTS | _ARITHMETIC | _FUNCTIONS
 
 Place = int  # of a value in the program; caller and callee variables that hold the same value share it
 
@@ -102,7 +103,7 @@ class _Program:
             if equation.primitive.name in jaxprs.CALLS:
                 (inner,) = view.inside(equation)
                 made = self._add(inner, read)
-            elif equation.primitive.name == "optimization_barrier":
+            elif equation.primitive.name in ("device_put", "optimization_barrier"):  # many values, each as it is
                 made = read
             else:
                 made = [next(self._places) for _ in equation.outvars]
@@ -252,10 +253,12 @@ class _Program:
                     # But y / (1 + y) is a squashed y.
                     if self._sources(node.inputs[0], bound, {}) != {"self"}:
                         return True
-                case kind if kind in _MOVES or kind in _ARITHMETIC:
+                case kind if kind in _MOVES | _PARTS | _ARITHMETIC:
                     alone = all(other == place or other not in self.active for other in node.inputs)
-                    rest = summed or not alone
-                    if (alone or kind == "add") and any(self._guards(bound, y, rest) for y in node.outputs):
+                    rest = summed or not (alone or kind in _PARTS)
+                    if (alone or kind == "add" or kind in _PARTS) and any(
+                        self._guards(bound, y, rest) for y in node.outputs
+                    ):
                         return True
         return False
 
