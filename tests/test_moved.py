@@ -113,10 +113,10 @@ def test_an_older_run_knows_its_pictures_by_their_place(moved, tmp_path):
     config.dataset = f"folder:{tmp_path}/photos"
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     config.dataset = f"folder:{tmp_path}/../{tmp_path.name}/photos/"
-    assert is_begun(workdir, config)
+    assert is_begun(run.folder, config)
     config.dataset = f"folder:{after}"
     with pytest.raises(UserError, match=r"holds a run with dataset='folder:.*photos' \(now 'folder:.*after'\)"):
-        is_begun(workdir, config)
+        is_begun(run.folder, config)
 
 
 def test_a_run_without_pictures_does_not_take_any(moved, tmp_path):

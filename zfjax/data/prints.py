@@ -51,7 +51,7 @@ def first_changed(
             example = examples[number]
         except BrokenImage:
             return False
-        return example.label == labels[number] and digest_of(example.data) == prints[number, DIGEST]
+        return example.label == int(labels[number]) and digest_of(example.data) == int(prints[number, DIGEST])
 
     with (
         concurrent.futures.ThreadPoolExecutor(threads_or_cores(threads)) as pool,

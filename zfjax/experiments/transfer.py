@@ -140,7 +140,8 @@ def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) 
 
     def measure(fold: Fold, seed: tuple[int, int]) -> float:
         config = scratch_config(run.config, len(fold.train), run_examples, protocol.scratch_epochs, seed[1])
-        key = fold_key(fold, "scratch", sorted(settings(config).items()), pool.fingerprint)
+        made_by = {**settings(config), "dataset": ""}  # which the pool's fingerprint stands for, wherever it lies
+        key = fold_key(fold, "scratch", sorted(made_by.items()), pool.fingerprint)
         folder = folder_of(run, pool) / "scratch" / key
         accuracy = ledger.get_or(key, lambda: train_from_scratch(config, pool, fold, folder))
         # Only after the result is in the ledger: otherwise a kill in between would lose the training.
