@@ -1,1 +1,1 @@
-"""A run's folder: claimed, trained in, read back, opened as a net before its pictures."""
+"""A run's folder: claimed, trained in, read back, opened as a net with its pictures."""

@@ -1,4 +1,4 @@
-"""Whose a folder is: one command writes there at a time, only over what zfjax wrote, and never among pictures."""
+"""Who owns a folder: one command writes at a time, overwrites only what zfjax wrote, and stays out of datasets."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from zfjax.training.config import as_json
 from zfjax.training.metrics import FILE
 from zfjax.training.seals import Seal, newest_seal, steps_in
 
-# What a run writes at the top of its folder, and nobody else's file may be overwritten by.
+# What a run writes at the top of its folder; it must not overwrite anyone else's files of these names.
 WRITTEN = (
     *(CHECKPOINTS, CONFIG, CLASSES, record.FILE, record.NOTES, FILE, ORIGIN),
     *("curves.png", "filters.png", "predictions.png"),
@@ -32,15 +32,15 @@ _OURS = {"dataset", "net", "image_size", "filter_radius", "max_broken"}  # some 
 
 @contextlib.contextmanager
 def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> Iterator[epath.Path]:
-    """Hold a run's folder, new or old, and give its absolute path; of many processes the first holds it for all.
+    """Hold a run's folder, new or old, and yield its absolute path; the first process holds it for all.
 
     Args:
         workdir: the folder.
-        command: who holds it.
-        pictures: where no run may lie, from `zfjax.data.outside.root_of`.
+        command: the holder.
+        pictures: where no run may be, from `zfjax.data.outside.root_of`.
 
     Raises:
-        UserError: another command holds it, it cannot be written, or it lies among the pictures.
+        UserError: another command holds it, it cannot be written, or it is inside the dataset.
     """
     folder = absolute(workdir)
     require_outside(folder, "workdir", pictures)
@@ -51,12 +51,12 @@ def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> 
 
 @contextlib.contextmanager
 def writing(run: RunInfo, path: epath.PathLike, command: str) -> Iterator[epath.Path]:
-    """Hold a folder inside a run's folder, for a command that writes there, and give it.
+    """Hold and yield a folder inside a run's folder, for a command that writes there.
 
-    The run itself is not held: it may be trained on meanwhile, and other commands may write into other folders of it.
+    The run itself is not held: it may be trained meanwhile, and other commands may write into its other folders.
 
     Raises:
-        UserError: as `held`.
+        UserError: as in `held`.
     """
     folder = epath.Path(path)
     require_outside(folder, "the folder", root_of(run.config.dataset, run.config.data_dir))
@@ -65,7 +65,7 @@ def writing(run: RunInfo, path: epath.PathLike, command: str) -> Iterator[epath.
 
 
 def is_begun(folder: epath.Path, config: ConfigDict) -> bool:
-    """Whether a run of this configuration was begun in `folder`; what is kept of it there counts only then.
+    """Whether a run of this configuration was begun in `folder`; only then are its files there used.
 
     Raises:
         UserError: the folder has checkpoints of another configuration, whose keys are named, or files that no run
@@ -78,7 +78,7 @@ def is_begun(folder: epath.Path, config: ConfigDict) -> bool:
     before = read_config(folder, seal)
     changed = _changed(as_json(before), as_json(config))
     if not changed or not steps_in(folder / CHECKPOINTS):
-        return not changed  # else a start that came to nothing, mended since
+        return not changed  # else a failed start, corrected since
     if changed.keys() == {"dataset"} and _may_be_moved(folder, before, config):
         return True
     raise UserError(
@@ -88,9 +88,9 @@ def is_begun(folder: epath.Path, config: ConfigDict) -> bool:
 
 
 def require_ours(folder: epath.Path, seal: Seal | None) -> None:
-    """Raise a UserError where a run in `folder` would overwrite what no run wrote.
+    """Raise a UserError if a run in `folder` would overwrite files that no run wrote.
 
-    A checkpoint with a seal is a run's; without one config.json has to be.
+    A checkpoint with a seal proves a run; without one, config.json must be a run's.
     """
     if seal:
         return
@@ -108,10 +108,10 @@ def require_ours(folder: epath.Path, seal: Seal | None) -> None:
 
 
 def begin(folder: epath.Path, config: ConfigDict, classes: Sequence[str], found: record.Record) -> None:
-    """Write what a run is known by, the configuration first; of a run that goes on, the same again.
+    """Write what identifies a run, the configuration first; a resumed run writes the same again.
 
-    Every process calls this, and the first one writes. Nothing is written before, so that a start which is refused, for
-    its values or its pictures, changes nothing.
+    Every process calls this, and the first one writes. Nothing is written before, so a start that is refused, for its
+    values or its pictures, changes nothing.
 
     Raises:
         UserError: it cannot be written.
@@ -126,7 +126,7 @@ def begin(folder: epath.Path, config: ConfigDict, classes: Sequence[str], found:
 
 
 def _on_first(action: Callable[[], object]) -> None:
-    """Do something in the first of many processes, once all have come here; what it raises, all raise."""
+    """Run an action in the first process once all have arrived; what it raises, all raise."""
     if jax.process_count() == 1:
         action()
         return
@@ -144,15 +144,15 @@ def _on_first(action: Callable[[], object]) -> None:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-    """The keys that differ, with what to say of each."""
+    """The keys that differ, each with its description."""
     keys = [key for key in sorted(old) if key not in free_keys(new) and old[key] != new[key]]
     return {key: f"{key}={old[key]!r} (now {new[key]!r})" for key in keys}
 
 
 def _may_be_moved(folder: epath.Path, old: ConfigDict, new: ConfigDict) -> bool:
-    """Whether two datasets can be of the same pictures, which are compared when they are opened.
+    """Whether two datasets can hold the same pictures, which are compared when they are opened.
 
-    Of an older run it is not known what they were: only the same folder, spelled otherwise, is.
+    An older run did not record its pictures: there, only another spelling of the same folder qualifies.
     """
     kept = record.read(folder)
     if kept is None or kept.known:

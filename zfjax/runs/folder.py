@@ -36,11 +36,11 @@ class RunInfo(NamedTuple):
 
 
 def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
-    """The pictures of a run, and what is to be kept of a look at them, which `claim.begin` writes.
+    """Open the pictures of a run, with the record of their scan, which `claim.begin` writes.
 
     Args:
         config: names the dataset.
-        folder: of a run that was begun, whose pictures they still have to be; None for a new one, which scans them.
+        folder: a run that was begun, whose pictures these must still be; None for a new run, which scans them.
 
     Raises:
         UserError: the dataset cannot be used, has another number of classes than configured, or is no longer the one
@@ -71,7 +71,7 @@ def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
 
 
 def open_own(config: ConfigDict, folder: epath.Path | None) -> Source:
-    """The dataset of a configuration, which is that of the run in `folder`, if there is one.
+    """Open the dataset of a configuration, that of the run in `folder` if there is one.
 
     Raises:
         UserError: there is no such dataset.
@@ -87,9 +87,9 @@ def open_own(config: ConfigDict, folder: epath.Path | None) -> Source:
 
 
 def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
-    """What is known of the run in `workdir`.
+    """Read everything about the run in `workdir` but its weights.
 
-    A damaged config.json or classes.json is named on stderr where the run's checkpoints say what was in it.
+    A damaged config.json or classes.json is reported on stderr if the run's checkpoints have a copy.
 
     Args:
         workdir: the run's folder.
@@ -122,12 +122,12 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
 
 
 def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
-    """The net of a run with the weights of one of its checkpoints: `latest`, `best` (on the val split) or a step.
+    """Load a run's net with the weights of one of its checkpoints: `latest`, `best` (on the val split) or a step.
 
-    Weights and mean lie on the host.
+    Weights and mean are on the host.
 
     Raises:
-        UserError: there is no such checkpoint; those that there are are named. Its weights are not finite.
+        UserError: there is no such checkpoint (the existing ones are named), or its weights are not finite.
     """
     if not (run.folder / CHECKPOINTS).exists():
         raise UserError(f"the run in {run.folder} has no checkpoint yet")
@@ -148,7 +148,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
             state = checkpoints.restore(state, int(step or 0))
     variables = jax.device_get(state.variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        if not np.isfinite(leaf).all():  # training saves none, but weights of others were once let in
+        if not np.isfinite(leaf).all():  # training saves none, but earlier versions imported such weights
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UserError(
                 f"checkpoint {checkpoint} of the run in {run.folder} holds NaN or infinity in {name};"
@@ -159,7 +159,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
 
 def _blank_state(run: RunInfo) -> State:
     """A state of the run's shapes for a checkpoint to fill. Not drawn: compiling the draw takes seconds."""
-    # Any length of an epoch will do: the schedule is not used, but must be one.
+    # Any epoch length will do: the schedule is unused, but must be valid.
     shapes = jax.eval_shape(lambda: create_state(run.config, len(run.classes), run.mean, steps_per_epoch=1000.0))
     return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else np.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -169,10 +169,10 @@ def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:
-    """A run's folder by its whole path, as checkpoints need it. Raises a UserError for a user that there is not."""
+    """A run's folder as an absolute path, as checkpoints need it. Raises a UserError for ~NAME of an unknown user."""
     try:
         folder = epath.Path(workdir).expanduser()
-    except RuntimeError as error:  # ~NAME where nobody has that name
+    except RuntimeError as error:  # ~NAME of an unknown user
         raise UserError(f"workdir {workdir}: {error}") from error
     folder = folder if "://" in str(workdir) else folder.resolve()
     try:
@@ -184,7 +184,7 @@ def absolute(workdir: epath.PathLike) -> epath.Path:
 
 
 def _require_classes(source: Source, folder: epath.Path, seal: Seal | None) -> None:
-    """Raise a UserError where the dataset's classes are not those that the run in `folder` began with."""
+    """Raise a UserError if the dataset's classes are not those that the run in `folder` began with."""
     known = source.classes
     if seal:
         known = tuple(map(readable, seal.run["classes"]))

@@ -1,4 +1,4 @@
-"""Imported weights as a run's folder, on which all commands work, and a run's weights for PyTorch."""
+"""Turn imported weights into a run's folder, on which all commands work, and a run's weights into PyTorch's."""
 
 import contextlib
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def run_config(
     config = default()
     config.dataset = dataset
     config.data_dir = data_dir
-    config.cache_dir = ""  # a cache is checked against the pictures' own mean, which is not the run's
+    config.cache_dir = ""  # a cache is checked against the pictures' mean, which is not the run's
     config.net = layouts.model(model).preset
     config.width = width
     config.image_size = image_size
@@ -50,10 +50,10 @@ def run_config(
 def require_no_run(workdir: epath.PathLike, source: str) -> None:
     """Refuse a folder with a run, or with files that no run wrote.
 
-    The import of the same file may be given again: it may have been stopped before its end, or just after it.
+    Importing the same file again is allowed: the first import may have been interrupted, or just finished.
 
     Raises:
-        UserError: it holds such.
+        UserError: it holds any of these.
     """
     folder = absolute(workdir)
     steps, imported = steps_in(folder / CHECKPOINTS), _imported_from(folder)
@@ -69,7 +69,7 @@ def require_no_run(workdir: epath.PathLike, source: str) -> None:
 
 
 def _imported_from(folder: epath.Path) -> str | None:
-    """The file whose weights a folder holds, or was to hold; None where nothing was imported there."""
+    """The file whose weights a folder holds, or was meant to hold; None if nothing was imported there."""
     with contextlib.suppress(UserError, ValueError):
         kept = sealed.unseal(read_json(folder / ORIGIN))
         return str(kept.get("source", "")) if {"preprocessing", "modules"} <= kept.keys() else None
@@ -81,12 +81,12 @@ def _already(folder: epath.Path) -> UserError:
 
 
 def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loaded:
-    """The net with one output for each class of the configuration's dataset, in the dataset's order.
+    """The net with one output per class of the configuration's dataset, in the dataset's order.
 
     Args:
         loaded: the net.
         config: names the dataset.
-        names: what the net's outputs are called, in their order; empty where they are the dataset's classes.
+        names: the names of the net's outputs, in order; empty if they are the dataset's classes.
 
     Raises:
         UserError: the dataset cannot be used, or its classes are not outputs of the net.
@@ -109,17 +109,17 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
 def write_run(
     workdir: epath.PathLike, config: ConfigDict, loaded: Loaded, origin: dict[str, Any], names: Sequence[str] = ()
 ) -> epath.Path:
-    """Writes configuration, classes, scan and one checkpoint of step 0, as training does; returns the folder.
+    """Write configuration, classes, scan and one checkpoint of step 0, as training does; return the folder.
 
-    The dataset is scanned, and its mean image replaced by the mean that the weights want. Without a dataset the run has
-    no pictures: commands that look at some say so. Where just this was imported before, nothing is written.
+    The dataset is scanned, and its mean image replaced by the mean that the weights expect. Without a dataset the run
+    has no pictures, and commands that need some say so. If exactly this was imported before, nothing is written.
 
     Args:
         workdir: the run's folder.
-        config: by `run_config`.
+        config: from `run_config`.
         loaded: a net with as many outputs as the dataset has classes.
-        origin: what else to keep beside preprocessing and module names, such as the source's path.
-        names: what to call the classes where there is no dataset; default their numbers.
+        origin: what else to keep with the preprocessing and module names, such as the path of the source.
+        names: names of the classes if there is no dataset; default their numbers.
 
     Raises:
         UserError: the folder holds a run or cannot be written, or the dataset cannot be used.
@@ -141,8 +141,8 @@ def write_run(
         if steps_in(folder / CHECKPOINTS):
             if not is_saved(folder / CHECKPOINTS, state, run):
                 raise _already(folder)
-            return folder  # just this was imported before
-        write_json(folder / ORIGIN, sealed.seal(kept))  # first: it says that what follows is an import's
+            return folder  # exactly this was imported before
+        write_json(folder / ORIGIN, sealed.seal(kept))  # first: it marks what follows as an import
         begin(folder, config, classes, found)
         with Checkpoints(folder / CHECKPOINTS, run=run) as checkpoints:
             checkpoints.save(state)
@@ -150,9 +150,9 @@ def write_run(
 
 
 def weights_of(run: RunInfo, checkpoint: str = "latest") -> tuple[str, Loaded]:
-    """A run's model among `layouts.MODELS`, and its weights with what PyTorch's net of them takes.
+    """A run's model, one of `layouts.MODELS`, and its weights with the preprocessing that PyTorch's net needs.
 
-    Of a run that zfjax trained that is RGB in 0..255 less the channel means of its mean image.
+    For a run that zfjax trained, this is RGB in 0..255 less the channel means of its mean image.
 
     Raises:
         UserError: PyTorch has no such model, layers were left out, or there is no such checkpoint.
@@ -185,7 +185,7 @@ _MEAN_NOTE = "the run's mean image differs from pixel to pixel; its channel mean
 
 
 def _require_no_edits(run: RunInfo) -> None:
-    """Raises a UserError for a net whose layers are not those of its preset: no model of PyTorch's has them."""
+    """Raise a UserError for a net whose layers differ from its preset's: no PyTorch model has them."""
     edits = {key: run.config[key] for key in ("without", "fc_units", "maps3to5") if run.config[key]}
     if edits:
         changed = ", ".join(f"{key}={value}" for key, value in edits.items())
@@ -196,7 +196,7 @@ def _require_no_edits(run: RunInfo) -> None:
 
 
 def _origin(folder: epath.Path, usual: layouts.Modules) -> tuple[Preprocessing, layouts.Modules] | None:
-    """Of an imported run what its net took, and what its layers were called; `usual` has all that have weights."""
+    """An imported run's preprocessing and module names; `usual` has all layers with weights."""
     path, seal = folder / ORIGIN, newest_seal(folder / CHECKPOINTS)
     kept = seal.run.get("origin") if seal else None
     if kept is None and not path.exists():

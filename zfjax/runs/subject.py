@@ -1,4 +1,4 @@
-"""What experiments look at: a trained net, and images as it wants them."""
+"""What experiments work on: a trained net, and images as it expects them."""
 
 import functools
 import os
@@ -26,16 +26,16 @@ from zfjax.training.step import predict
 
 
 class Chosen(NamedTuple):
-    """Some images, as the net wants them."""
+    """Some images, as the net expects them."""
 
     images: Float[Array, "n size size 3"]  # mean subtracted
     labels: Int[np.ndarray, " n"]
-    names: tuple[str, ...]  # what to call each
+    names: tuple[str, ...]  # one per image
     numbers: Int[np.ndarray, " n"]  # in the split; -1 for files
-    guessed: Bool[np.ndarray, " n"]  # the class is not known: it is what the net says
+    guessed: Bool[np.ndarray, " n"]  # true if the class is unknown, and the label is what the net says
 
     def titles(self, classes: Sequence[str]) -> list[str]:
-        """What to write beside each: its class; where that is not known, its name and what the net says."""
+        """A title for each: its class or, if that is unknown, its name and what the net says."""
         return [
             f"{name} (net: {classes[label]})" if guess else classes[label]
             for name, label, guess in zip(self.names, self.labels, self.guessed, strict=True)
@@ -49,11 +49,11 @@ class Subject(NamedTuple):
     variables: PyTree
     pictures: Pictures
     labels: Int[np.ndarray, " pictures"]
-    kept: Int[np.ndarray, " pictures"]  # the pictures' numbers in the dataset's split, broken ones counted
+    kept: Int[np.ndarray, " pictures"]  # the pictures' numbers in the dataset's split, counting broken ones
     classes: tuple[str, ...]
-    mean: Float[Array, "side side 3"]  # of the squares that are cropped
+    mean: Float[Array, "side side 3"]  # of the squares, before cropping
     step: int | None = None  # of the checkpoint that the net was read from
-    annotations: Annotations | None = None  # where the dataset knows more of the split than classes
+    annotations: Annotations | None = None  # if the dataset knows more about the split than classes
 
     def load(self, numbers: Int[np.ndarray, " n"]) -> Float[Array, "n size size 3"]:
         """The images with these numbers in the split."""
@@ -76,7 +76,7 @@ class Subject(NamedTuple):
         return self.annotations.masks(self.kept[numbers], square=self.mean.shape[0], size=self.net.image_size)
 
     def part_boxes(self, numbers: Int[np.ndarray, " n"], names: Sequence[str]) -> PartBoxes:
-        """The parts' boxes in those of some images that show all the named ones; there must be annotations.
+        """Boxes of the named parts, in those images that show all of them; there must be annotations.
 
         `numbers` of the result are numbers in the split.
         """
@@ -87,20 +87,22 @@ class Subject(NamedTuple):
         return found._replace(numbers=numbers[found.numbers])
 
     def label_of(self, name: str) -> int:
-        """The number of the class called `name`. Raises a UserError where there is none."""
+        """The number of the class called `name`. Raises a UserError if there is none."""
         name = readable(name)
         if name not in self.classes:
-            several = [known for known in self.classes if known.startswith(f"{name} (")]  # told apart by their numbers
+            several = [
+                known for known in self.classes if known.startswith(f"{name} (")
+            ]  # distinguished by output number
             hint = f"; expected one of {listed(several)}" if several else did_you_mean(name, self.classes)
             in_parts = [known for known in self.classes if name in map(str.strip, known.split(","))]
-            if in_parts:  # cut where a list of names is
+            if in_parts:  # the flag was split at its comma
                 hint = f"; a name with a comma needs quotes: --classes='\"{in_parts[0]}\"'"
             hint = hint or f"; there are {', '.join(self.classes[:20])}"
             raise UserError(f"no class {name!r} in the run's {len(self.classes)}{hint}")
         return self.classes.index(name)
 
     def one_of_each(self, labels: Sequence[int], rng: np.random.Generator) -> Chosen:
-        """One image of each class: of some drawn by `rng` the first that the net gets right, else the first drawn.
+        """One image of each class: of a few drawn by `rng`, the first that the net gets right, else the first.
 
         Raises:
             UserError: the split has no image of a class.
@@ -123,10 +125,10 @@ class Subject(NamedTuple):
         )
 
     def of_files(self, paths: Sequence[epath.PathLike]) -> Chosen:
-        """Image files. A file's class is its folder's name where the net knows it, else what the net says.
+        """Load image files. A file's class is its folder's name if the net knows it, else what the net says.
 
         Raises:
-            UserError: a file is missing or no image; it is named.
+            UserError: a file is missing or not an image; the error names it.
         """
         squares = np.stack([_square(path, self.mean.shape[0]) for path in paths])
         said = np.asarray(jnp.argmax(self._predict(squares), axis=1))
@@ -148,7 +150,7 @@ class Subject(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """The same net before both splits of its run."""
+    """The same net with each split of its run."""
 
     train: Subject
     val: Subject
@@ -172,13 +174,13 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
 
 
 def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:
-    """The net of a run alone, for `Subject.of_files`: the run's dataset may be gone, or never have been there.
+    """The net of a run alone, for `Subject.of_files`: the run's dataset may be gone, or never have existed.
 
     Raises:
         UserError: there is no such checkpoint.
     """
     model, none = load_model(run, checkpoint), np.zeros(0, np.int64)
-    # On the device once, not with each batch.
+    # To the device once, not with each batch.
     variables, mean = jax.device_put((model.variables, model.mean))
     return Subject(model.net, variables, _NoPictures(), none, none, run.classes, mean, model.step)
 
@@ -192,22 +194,22 @@ class _NoPictures:
 
 
 def open_run(workdir: epath.PathLike, checkpoint: str = "latest", dataset: str = "") -> Splits:
-    """The net of the run in `workdir`, and its pictures: `zfjax.open_run("runs/shapes").val.net`.
+    """Open the run in `workdir`, its net and its pictures: `zfjax.open_run("runs/shapes").val.net`.
 
     Args:
-        workdir: what `zfjax train` wrote, or `zfjax import-weights`.
+        workdir: a folder that `zfjax train` or `zfjax import-weights` wrote.
         checkpoint: latest, best (on the validation split) or a step.
         dataset: where the run's pictures are now, such as folder:PATH; default where they were.
 
     Raises:
-        UserError: no run was started there, there is no such checkpoint, or the run's dataset is no longer there, or
-            other pictures are.
+        UserError: no run was started there, there is no such checkpoint, or the run's dataset is gone or has
+            other pictures.
     """
     return of_run(read_run(workdir, dataset), checkpoint)
 
 
 def feature_layers(net: ConvNet) -> list[str]:
-    """The paper's layers 1 to 5: the rectified maps, by name, bottom first; of a ResNet relu1 and each block.
+    """The paper's layers 1 to 5: the rectified maps, by name, bottom first; in a ResNet relu1 and each block.
 
     Raises:
         UserError: the net has none.
@@ -224,7 +226,7 @@ def feature_layers(net: ConvNet) -> list[str]:
 
 
 def last_hidden_layer(net: ConvNet) -> str:
-    """The paper's layer 7: what the classes are read from; of a ResNet the means of the last maps."""
+    """The paper's layer 7, from which the classes are read; in a ResNet the means of the last maps."""
     return [spec.name for spec in net.layers[:-1] if not isinstance(spec, Dropout)][-1]
 
 

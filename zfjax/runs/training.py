@@ -1,4 +1,4 @@
-"""`train_and_evaluate(config, workdir)`: a whole run, from where its folder says that it stopped."""
+"""`train_and_evaluate(config, workdir)`: a whole run, resumed from where it stopped."""
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -14,21 +14,21 @@ from zfjax.training.state import create_net
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
-    """Trains by `config` in `workdir`, going on from the newest checkpoint there.
+    """Train by `config` in `workdir`, resuming from the newest checkpoint there.
 
     After each epoch the validation split is scored, every example once, and a checkpoint is written. A run that was
     killed and started again ends with the same weights, bit for bit, as one that was not. The folder is held until the
-    end: nobody else trains in it.
+    end, so no one else trains in it.
 
     Raises:
         UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
     check(config)
-    check_spec(config.dataset)  # before its name, as a workdir, finds another run there
-    create_net(config, num_classes=1)  # a net that cannot be is refused before the pictures are read
+    check_spec(config.dataset)  # before a workdir named after it finds another run
+    create_net(config, num_classes=1)  # refuses an impossible net before the pictures are read
     sharding.check_batch_size(config.batch_size)
     with held(workdir, "zfjax train", root_of(config.dataset, config.data_dir)) as folder:
         data = open_data(config, folder if is_begun(folder, config) else None)
         schedule_of(config, data)
-        begin(folder, config, data.classes, data.record)  # only now, since a start that is refused changes nothing
+        begin(folder, config, data.classes, data.record)  # only now, since a refused start must change nothing
         return train(config, folder, data)

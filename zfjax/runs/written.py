@@ -1,4 +1,4 @@
-"""The small files of a run's folder, and the copies of them that its checkpoints keep for when one is damaged."""
+"""The small files of a run's folder, and the copies in its checkpoints that replace damaged ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from zfjax.training.seals import Seal
 from zfjax.training.state import create_net
 
 CONFIG, CLASSES = "config.json", "classes.json"
-ORIGIN = "weights.json"  # of imported weights: where they come from, and what they took
+ORIGIN = "weights.json"  # for imported weights: their source and preprocessing
 
 
 def free_keys(config: ConfigDict | dict[str, Any]) -> frozenset[str]:
@@ -28,9 +28,9 @@ def read_config(folder: epath.Path, seal: Seal | None) -> ConfigDict:
     """The configuration of the run in `folder`.
 
     Args:
-        folder: the run's.
-        seal: of its newest checkpoint. What the weights depend on is taken from there, and a file that says otherwise
-            is named on stderr; the keys that may change and where the pictures are come from the file.
+        folder: the run's folder.
+        seal: from its newest checkpoint. Keys that the weights depend on are taken from it, and a file that differs is
+            reported on stderr; keys that may change, and where the pictures are, come from the file.
 
     Raises:
         UserError: config.json is missing or damaged, and there is no seal.
@@ -73,13 +73,13 @@ def read_classes(folder: epath.Path, seal: Seal | None) -> tuple[str, ...]:
             raise UserError(f"{error}; without it, the command that began the run writes it anew") from error
         say(f"{error}; its checkpoints say what was in it")
         return tuple(map(readable, kept))
-    return tuple(map(readable, names))  # older runs have them as their disk had them
+    return tuple(map(readable, names))  # older runs stored them as the disk spells them
 
 
 def require_record(
     folder: epath.Path, seal: Seal | None, config: ConfigDict, classes: Sequence[str], found: Record
 ) -> None:
-    """Raises a UserError where the scan in `folder` does not fit the run's other files."""
+    """Raise a UserError if the scan in `folder` does not fit the run's other files."""
     path = folder / FILE
     if seal and seal.run.get("mean") not in (None, stored.digest({"mean": found.mean})):
         raise UserError(
@@ -99,7 +99,7 @@ def require_record(
 
 
 def _as_config(value: Any, path: epath.Path) -> ConfigDict:
-    """A configuration as JSON, checked. Raises a UserError naming `path`."""
+    """A checked configuration from JSON. Raises a UserError that names `path`."""
     config = default()
     if not isinstance(value, dict):
         raise damaged(path, f"expected an object with the configuration's keys, found {type(value).__name__}")
@@ -111,7 +111,7 @@ def _as_config(value: Any, path: epath.Path) -> ConfigDict:
     try:
         config.update(value)
         checked = config.copy_and_resolve_references()
-        checked.tensorboard = False  # it need not be installed where a run is only read
+        checked.tensorboard = False  # it need not be installed to read a run
         check(checked)
         create_net(checked, num_classes=1)
     except (TypeError, ValueError, UserError) as error:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest two, the best, and the epochs of Fig. 4; damaged ones are passed over."""
+"""Checkpoints of a run: the latest two, the best, and the epochs of Fig. 4; damaged ones are skipped."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ FIG4_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the paper, Fig. 4
 class Checkpoints:
     """The checkpoints in one folder, written in the background.
 
-    Use as a context: leaving it waits for what is being written.
+    Use as a context manager: leaving it waits for pending writes.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class Checkpoints:
         run: Mapping[str, Any] | None = None,
         create: bool = True,
     ) -> None:
-        """Opens `folder`, which is made if need be and `create`.
+        """Open `folder`; make it first if it does not exist and `create` is true.
 
         Args:
-            folder: of all checkpoints.
-            keep_steps: are never deleted.
-            run: what to keep of the run with each checkpoint, as JSON values by name (`seals.newest_seal`).
-            create: make the folder where it is not there.
+            folder: the folder of all checkpoints.
+            keep_steps: steps whose checkpoints are never deleted.
+            run: what to store about the run with each checkpoint, as JSON values by name (`seals.newest_seal`).
+            create: make the folder if it does not exist.
 
         Raises:
-            UserError: it is no folder.
+            UserError: it is not a folder.
         """
         self.folder = epath.Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
@@ -64,9 +64,9 @@ class Checkpoints:
             save_decision_policy=checkpoint_managers.save_decision_policy.FixedIntervalPolicy(1),
             lightweight_initialize=True,  # Orbax would stumble over damaged metrics
             create=create,
-            # What a killed run left behind; not where it may be another that writes just now.
+            # Remove what a killed run left behind, but not when only reading: another run may be writing it.
             cleanup_tmp_directories=create,
-            # Else, where a folder cannot be made, the threads that wait for it hang for minutes.
+            # Otherwise, if a folder cannot be made, the threads that wait for it hang for minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
@@ -95,12 +95,12 @@ class Checkpoints:
         return max(self.steps(), key=lambda step: (self._score(step), step), default=None)
 
     def save(self, state: State, val_top1: float = NOT_SCORED, log: str = "") -> None:
-        """Starts writing `state`; what was written before stays until this is complete.
+        """Start writing `state`; earlier checkpoints stay until this one is complete.
 
         Args:
             state: what to save.
             val_top1: its accuracy on the validation split.
-            log: digest of the run's metrics up to now.
+            log: digest of the run's metrics so far.
 
         Raises:
             UserError: the checkpoint before could not be written (full disk, no permission).
@@ -120,21 +120,21 @@ class Checkpoints:
             raise self._unsaved(error) from error
 
     def wait(self) -> None:
-        """Waits until all is written. Raises a UserError where it cannot be."""
+        """Wait until everything is written. Raises a UserError if that fails."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._unsaved(error) from error
 
     def restore_latest(self, state: State) -> State:
-        """`state` with what the newest whole checkpoint holds, or as it is where there is none.
+        """`state` with the content of the newest intact checkpoint, or unchanged if there is none.
 
-        A damaged checkpoint is named on stderr and passed over; the next `save` renames it to STEP.damaged.
+        A damaged checkpoint is named on stderr and skipped; the next `save` renames it to STEP.damaged.
 
         Raises:
-            UserError: there are checkpoints, and all are damaged or one is of another net.
+            UserError: there are checkpoints, but all are damaged or one is of another net.
         """
-        # A file that is called like one stands where one was.
+        # A file in place of a checkpoint folder counts as damaged.
         files = [step for step in steps_in(self.folder) if (self.folder / str(step)).is_file()]
         steps = sorted({*self.steps(), *files})
         for step in reversed(steps):
@@ -152,7 +152,7 @@ class Checkpoints:
         return state
 
     def restore(self, state: State, step: int) -> State:
-        """`state` with what the checkpoint of `step` holds, laid out over devices as `state` is.
+        """`state` with the content of the checkpoint of `step`, laid out over devices as `state` is.
 
         Raises:
             UserError: it is damaged, or of another net.
@@ -190,7 +190,7 @@ class Checkpoints:
         return self._scores[step]
 
     def _set_damaged_aside(self) -> None:
-        """Steps must grow, so a damaged newer one is in the way; it is renamed, in case a hand can mend it."""
+        """Rename damaged newer checkpoints: steps must grow, so they are in the way, but may be repaired by hand."""
         if self._damaged and jax.process_index() == 0:
             for step in self._damaged:
                 aside = self.folder / f"{step}.damaged"
@@ -213,7 +213,7 @@ class Checkpoints:
 
 
 def is_saved(folder: epath.Path, state: State, run: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint of the state's step in a folder of them is sealed as of just this state and run."""
+    """Whether `folder` has a checkpoint of the state's step whose seal matches exactly this state and run."""
     with contextlib.suppress(UserError):  # no such checkpoint, or a damaged one
         seal = read_seal(folder / str(int(state.step)))
         made_of = stored.digest(_saved(state)), sealed.digest_of(run)
@@ -222,7 +222,7 @@ def is_saved(folder: epath.Path, state: State, run: Mapping[str, Any]) -> bool:
 
 
 class _Best(NamedTuple):
-    """Keeps the best checkpoint, of equals the last; Orbax's own policy knows no scores but those of this process."""
+    """Keep the best checkpoint, the last of ties; Orbax's own policy knows only the scores of this process."""
 
     score: Callable[[int], float]
 
@@ -239,7 +239,7 @@ def _saved(state: State) -> dict[str, PyTree]:
         "opt_state": state.opt_state,
         "plateau": state.plateau,
     }
-    # Only where there are any, so that runs from before they were kept can be read.
+    # Only if there are any, so that runs from before they were stored can be read.
     return saved | ({"stats": state.stats} if state.stats else {})
 
 

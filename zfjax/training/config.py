@@ -29,18 +29,18 @@ def default() -> ConfigDict:
     config.random_crop = True  # any position and flip; False: the paper's 10 fixed sub-crops
     config.max_broken = 0.01  # share of unreadable pictures that stops the run
     config.cache_dir = "~/.cache/zfjax"  # decoded pictures are kept here; "": decode in every epoch
-    config.threads = 0  # decoding at once; 0: as many as cores
+    config.threads = 0  # decoding threads; 0: as many as cores
 
     # The net.
     config.net = "zfnet"  # zfnet | zfnet_post | alexnet | alexnet_torchvision | vgg16 | resnet18 | resnet34 | resnet50
     config.num_classes = 0  # 0: as many as the dataset has
     config.width = 0.125  # scales maps and fc units
-    config.dropout = 0.2  # share of fc6's and fc7's units that each training step leaves out
-    config.init_std = 0.0  # of the Gaussian that draws the weights (the paper: 0.01); 0: He's above pixels
-    config.without = ()  # numbers of the layers that are left out, of 1 to 7: (3, 4) or (7,)
-    config.fc_units = 0  # of fc6 and of fc7, at width 1; 0: the net's own, 4096
-    config.maps3to5 = ()  # of conv3, conv4 and conv5, at width 1; (): the net's own, (384, 384, 256)
-    config.dtype = "float32"  # what activations are computed in: float32 | bfloat16
+    config.dropout = 0.2  # share of fc6's and fc7's units dropped in each training step
+    config.init_std = 0.0  # std of the Gaussian initial weights (the paper: 0.01); 0: He's above pixels
+    config.without = ()  # numbers of the layers to leave out, from 1 to 7: (3, 4) or (7,)
+    config.fc_units = 0  # units of fc6 and of fc7, at width 1; 0: the net's own, 4096
+    config.maps3to5 = ()  # maps of conv3, conv4 and conv5, at width 1; (): the net's own, (384, 384, 256)
+    config.dtype = "float32"  # of activations: float32 | bfloat16
 
     # The recipe.
     config.seed = 0
@@ -48,17 +48,17 @@ def default() -> ConfigDict:
     config.batch_size = 64  # over all devices
     config.lr = 0.002
     config.momentum = 0.9
-    config.weight_decay = 0.001  # times the weights is added to kernels' gradients; the paper names none
+    config.weight_decay = 0.001  # times the weights, added to kernels' gradients; the paper names none
     config.adam = True  # instead of SGD with momentum
     config.warmup_epochs = 0.5  # the rate grows linearly from 0
     config.cosine = True  # the rate falls to 0 along a cosine over the run
-    config.plateau_patience = 0  # epochs without a better validation error before the rate is divided; 0: never
+    config.plateau_patience = 0  # epochs without a better validation error before the rate is reduced; 0: never
     config.plateau_factor = 0.1
     config.filter_radius = 0.1  # RMS that conv filters are rescaled to after each update; 0: free
 
     # What is written.
-    config.log_steps = 20  # between lines in metrics.jsonl
-    config.checkpoint_steps = 0  # between checkpoints inside an epoch; 0: only after each epoch
+    config.log_steps = 20  # steps between lines in metrics.jsonl
+    config.checkpoint_steps = 0  # steps between checkpoints inside an epoch; 0: only after each epoch
     config.tensorboard = False
     return config.lock()
 
@@ -89,7 +89,7 @@ def paper() -> ConfigDict:
     return config
 
 
-# Keys that do not change what a run computes; `epochs` only where no cosine is stretched over them.
+# Keys that do not change what a run computes; `epochs` only if no cosine spans them.
 FREE_KEYS = frozenset(
     (
         "epochs",
@@ -105,21 +105,21 @@ FREE_KEYS = frozenset(
 
 
 def settings(config: ConfigDict) -> dict[str, Any]:
-    """The keys, as JSON has them, that a finished run's weights depend on."""
+    """The keys that a finished run's weights depend on, as in JSON."""
     return {key: value for key, value in as_json(config).items() if key == "epochs" or key not in FREE_KEYS}
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
-    """The keys and values as config.json gives them back, with lists for tuples."""
+    """The keys and values as config.json stores them, with lists for tuples."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def square_size(image_size: int) -> int:
-    """Side of the squares that pictures are decoded to: the paper's 256 for crops of 224, and so in proportion."""
+    """Side of the squares that pictures are decoded to, in proportion to the paper's 256 for crops of 224."""
     return round(image_size * 256 / 224)
 
 
-_COUNT = 2**31  # too large for any count: arrays and steps are numbered by 32 bits
+_COUNT = 2**31  # too large for any count: arrays and steps are indexed by 32 bits
 _LARGE = 1e38  # too large for float32
 
 # The allowed range of each number: [low, high).
@@ -147,7 +147,7 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a UserError for the first value that no run can have, before any work is done."""
+    """Raise a UserError for the first invalid value, before any work is done."""
     _check_kinds(config)
     for key, (low, high) in _RANGES.items():
         value = config[key]
@@ -169,7 +169,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_kinds(config: ConfigDict) -> None:
-    """Raises a UserError where a key is missing, unknown, or holds something else than its default's kind of value."""
+    """Raise a UserError if a key is missing, unknown, or has a value of another kind than its default."""
     usual = default()
     for key in {**usual, **config}:
         if key not in usual:
@@ -184,12 +184,12 @@ def _check_kinds(config: ConfigDict) -> None:
 
 
 def unknown_key(key: object) -> UserError:
-    """The error for a key that there is not."""
+    """The error for an unknown key."""
     return UserError(f"unknown configuration key {brief(key)!r}{did_you_mean(str(key), list(default()))}")
 
 
 def wrong_kind(key: str, value: object) -> UserError:
-    """The error for a value of another kind than its key has."""
+    """The error for a value of the wrong kind."""
     return UserError(f"{key}={_shown(value)} must be {_KINDS[type(default()[key])]}")
 
 

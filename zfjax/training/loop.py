@@ -1,4 +1,4 @@
-"""`train_and_evaluate(config, workdir)`: a whole run, from where its folder says that it stopped."""
+"""The training loop: from the newest checkpoint to the end of the last epoch."""
 
 import contextlib
 import dataclasses
@@ -34,13 +34,13 @@ from zfjax.training.step import train_step
 
 
 class RunData(NamedTuple):
-    """The pictures of a run, looked at and ready to be batched."""
+    """The pictures of a run, scanned and ready to be batched."""
 
     classes: tuple[str, ...]
     train: Pictures
     val: Pictures
-    record: Record  # what was found when they were looked at
-    annotations: Annotations | None = None  # of val, where the dataset knows more than classes
+    record: Record  # what the scan found
+    annotations: Annotations | None = None  # of val, if the dataset knows more than classes
 
     @property
     def mean(self) -> Float[np.ndarray, "side side 3"]:
@@ -57,9 +57,9 @@ class Outcome(NamedTuple):
     """How a run ended."""
 
     folder: epath.Path
-    finished: bool  # False: stopped by a signal; the same command goes on
+    finished: bool  # False: stopped by a signal; the same command resumes
     step: int
-    scores: Scores | None  # of the last validation, center crop; None where it was stopped before the first
+    scores: Scores | None  # of the last validation, center crop; None if stopped before the first
     state: State
     data: RunData
 
@@ -73,7 +73,7 @@ class Schedule(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Need not be whole."""
+        """Steps per epoch, not necessarily whole."""
         return self.examples / self.batch_size
 
     def end_of(self, epoch: int) -> int:
@@ -81,29 +81,29 @@ class Schedule(NamedTuple):
         return -(-epoch * self.examples // self.batch_size)
 
     def epochs_after(self, step: int) -> range:
-        """The epochs, counted from 1, that are not over at `step`."""
+        """The epochs, counted from 1, that are not finished at `step`."""
         over = sum(self.end_of(epoch) <= step for epoch in range(1, self.epochs + 1))
         return range(over + 1, self.epochs + 1)
 
 
 def schedule_of(config: ConfigDict, data: RunData) -> Schedule:
-    """Epochs in steps. Raises a UserError where there are fewer pictures than one batch takes."""
+    """Epochs in steps. Raises a UserError if there are fewer pictures than one batch takes."""
     if config.batch_size > len(data.train):
         raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
     return Schedule(len(data.train), config.batch_size, config.epochs)
 
 
 def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: Iterable[int] = FIG4_EPOCHS) -> Outcome:
-    """`train_and_evaluate` on pictures given as such.
+    """`train_and_evaluate` on given pictures.
 
     Args:
-        config: what it says of the dataset is not looked at.
+        config: its dataset is ignored.
         folder: absolute; checkpoints and metrics go there. It is held meanwhile.
         data: the pictures.
-        kept_epochs: the epochs whose checkpoints are kept, beside the latest two and the best.
+        kept_epochs: the epochs whose checkpoints are kept, besides the latest two and the best.
 
     Raises:
-        UserError: as `train_and_evaluate`.
+        UserError: as in `train_and_evaluate`.
     """
     schedule = schedule_of(config, data)
     mesh = sharding.data_mesh()
@@ -111,7 +111,7 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     first = jax.process_index() == 0
     run = describe(config, data.classes, data.mean)
     held = hold(folder, "zfjax train") if first else contextlib.nullcontext()
-    with held, Deferral(alone=jax.process_count() == 1) as stop:  # also while the last checkpoint is waited for
+    with held, Deferral(alone=jax.process_count() == 1) as stop:  # also while waiting for the last checkpoint
         state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
         with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints:
             state = checkpoints.restore_latest(state)
@@ -121,13 +121,13 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
                 trainer = Trainer(config, data, schedule, mesh, checkpoints, log, stop)
                 state, scores = trainer.run(state)
     step = int(state.step)
-    # Asked to stop at the very end it is not done either: what follows a run, such as its pictures, is still missing.
+    # A stop at the very end does not count as finished: what follows training, such as its plots, is still missing.
     finished = step >= schedule.end_of(config.epochs) and stop.number is None
     return Outcome(folder, finished, step, scores, state, data)
 
 
 def _compare(log: MetricsLog, folder: epath.Path, step: int) -> None:
-    """Says so where the lines up to the checkpoint of `step` are not those that were there when it was saved."""
+    """Report if the lines up to the checkpoint of `step` differ from those at the time it was saved."""
     with contextlib.suppress(UserError):  # no checkpoint, or one that was named when it was read
         seal = read_seal(folder / CHECKPOINTS / str(step))
         if seal and seal.log not in ("", log.digest):
@@ -147,7 +147,7 @@ class Trainer:
     stop: Deferral
 
     def run(self, state: State) -> tuple[State, Scores | None]:
-        """Trains to the end of the last epoch, or until stopped; scores are those of the last epoch that ended."""
+        """Train to the end of the last epoch, or until stopped; scores are those of the last finished epoch."""
         step, batch_size, scores = int(state.step), self.config.batch_size, None
         total = self.schedule.end_of(self.config.epochs) * batch_size
         epochs = self.schedule.epochs_after(step)
@@ -167,7 +167,7 @@ class Trainer:
             Progress("training", total, initial=step * batch_size, show=show) as progress,
         ):
             rate = learning_rate(self.config, self.schedule.steps_per_epoch)
-            # A small set's epoch may have fewer steps: then a line an epoch, so that there are curves.
+            # A small set's epoch may have fewer steps: then one line per epoch, so that there are curves.
             log_steps = min(self.config.log_steps, max(1, int(self.schedule.steps_per_epoch)))
             recorder = StepRecorder(self.log, rate, log_steps, batch_size)
             for epoch in epochs:
@@ -183,13 +183,15 @@ class Trainer:
     def train_until(
         self, until: int, state: State, batches: Iterator[Batch], recorder: StepRecorder, progress: Progress
     ) -> tuple[State, bool]:
-        """Updates up to step `until`; the flag tells that it was stopped before, and a checkpoint written."""
+        """Update up to step `until`; the flag says that it was stopped earlier, with a checkpoint written."""
         step = int(state.step)
         recorder.resume()
         while step < until:
             with recorder.waiting():
                 rows = next(batches)
-            batch = sharding.place(rows, self.mesh)  # with many processes JAX does not tell the guard that it is meant
+            batch = sharding.place(
+                rows, self.mesh
+            )  # outside the guard: with several processes it would reject this transfer
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             step += 1
@@ -213,12 +215,12 @@ class Trainer:
         wanted = self.stop.number is not None
         if jax.process_count() == 1:
             return wanted
-        if wanted:  # Ctrl-C; JAX's service, which carries the wish to the others, knows SIGTERM alone
+        if wanted:  # Ctrl-C; JAX's service, which passes the request on to the others, knows only SIGTERM
             signal.raise_signal(signal.SIGTERM)
         return multihost_utils.reached_preemption_sync_point(step)
 
     def end_epoch(self, epoch: int, state: State) -> tuple[State, Scores]:
-        """Scores the validation split, anneals, and writes what belongs to the end of an epoch."""
+        """Score the validation split, anneal, and write the metrics and checkpoint of the epoch."""
         scores = self.score(state)
         if not math.isfinite(scores.loss):
             raise UserError(
@@ -228,7 +230,7 @@ class Trainer:
         state = anneal(self.config, state, scores.top1_error)
         values = {"epoch": epoch, "val_loss": scores.loss, "val_top1": scores.top1, "val_top5": scores.top5}
         self.log.add(int(state.step), values)
-        # The lines first: a run killed between the two does this epoch's end again, and drops them.
+        # The lines first: a run killed between the two repeats the end of this epoch, and drops them.
         self.log.flush()
         self.checkpoints.save(state, scores.top1, self.log.digest)
         return state, scores

@@ -1,4 +1,4 @@
-"""What a run writes of itself: metrics.jsonl and TensorBoard."""
+"""A run's log of itself: metrics.jsonl and TensorBoard."""
 
 import contextlib
 import hashlib
@@ -20,28 +20,28 @@ FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """`metrics.jsonl` in a run's folder: one JSON object a line, each with its `step`, in order.
+    """`metrics.jsonl` in a run's folder: one JSON object per line, each with its `step`, in order.
 
     The whole file is written at every `flush`, since object stores cannot append. Lines of steps that a resumed run
-    does again are dropped.
+    repeats are dropped.
     """
 
     def __init__(self, folder: epath.PathLike, resumed_step: int, *, tensorboard: bool = False, write: bool = True):
-        """Keeps the lines up to `resumed_step`; with `write` False (another process writes) nothing is kept."""
+        """Keep the lines up to `resumed_step`; if `write` is False, another process writes the file."""
         self._path = epath.Path(folder) / FILE
         self._write = write
         self.records = [record for record in read_metrics(folder) if record["step"] <= resumed_step]
         self._board = _summary_writer(epath.Path(folder), resumed_step) if tensorboard and write else None
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the values of `step`."""
+        """Add the values of `step`."""
         self.records.append({"step": step, **values})
         if self._board:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Writes all lines. Raises a UserError where the file cannot be written."""
+        """Write all lines. Raises a UserError if the file cannot be written."""
         if not self._write:
             return
         if self._board:
@@ -50,7 +50,7 @@ class MetricsLog:
 
     @property
     def digest(self) -> str:
-        """Of all lines, to tell later whether the file is still what was written."""
+        """Digest of all lines, to tell later whether the file has changed."""
         return hashlib.sha256(self._text().encode()).hexdigest()[:32]
 
     def _text(self) -> str:
@@ -60,7 +60,7 @@ class MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # Where something failed before, that is what must be told: on a full disk this fails, too.
+        # Report an earlier failure rather than one from here: on a full disk this fails too.
         with contextlib.suppress(*() if kind is None else (Exception,)):
             self.flush()
             if self._board:
@@ -68,9 +68,9 @@ class MetricsLog:
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl, oldest first; none where there is no file.
+    """Read the lines of a run's metrics.jsonl, oldest first; empty if there is no file.
 
-    Lines that are damaged are left out, and counted on stderr.
+    Damaged lines are left out, and counted on stderr.
 
     Raises:
         UserError: the file cannot be read.
@@ -89,7 +89,7 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
 
 
 def _record(line: bytes) -> dict[str, float] | None:
-    """A line's numbers by name, with NaN for null; None where it is damaged."""
+    """A line's numbers by name, with NaN for null; None if it is damaged."""
     try:
         values = json.loads(line.decode())
         numbers = [value for value in values.values() if value is not None]
@@ -101,7 +101,7 @@ def _record(line: bytes) -> dict[str, float] | None:
 
 
 def _without_nan(record: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no number that is not finite."""
+    """Replace non-finite numbers, which JSON lacks, by None."""
     return {name: value if math.isfinite(value) else None for name, value in record.items()}
 
 
@@ -112,13 +112,13 @@ def _summary_writer(folder: epath.Path, resumed_step: int):
 
 
 class StepRecorder:
-    """Turns what steps tell into lines of the log, one step late.
+    """Turns the metrics of steps into lines of the log, one step late.
 
-    A step's numbers are looked at only after the next one was sent off, so the device never waits for the host.
+    A step's metrics are read only after the next step was dispatched, so the device never waits for the host.
     """
 
     def __init__(self, log: MetricsLog, rate: optax.Schedule, log_steps: int, batch_size: int) -> None:
-        """Means over `log_steps` steps make one line; `rate` is the learning rate before annealing."""
+        """Average over `log_steps` steps per line; `rate` is the learning rate before annealing."""
         self._log, self._rate, self._log_steps, self._batch_size = log, rate, log_steps, batch_size
         self._pending: tuple[int, StepMetrics] | None = None
         self._window: list[StepMetrics] = []
@@ -128,27 +128,27 @@ class StepRecorder:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+        """Count the time inside as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
 
     def resume(self) -> None:
-        """Starts the clock again after something that is not training, such as a validation."""
+        """Restart the clock after something other than training, such as a validation."""
         self._last = time.monotonic()
 
     def add(self, step: int, metrics: StepMetrics) -> None:
-        """Takes the numbers of `step`, and settles those of the one before."""
+        """Take the metrics of `step`, and settle those of the step before."""
         self.settle()
         self._pending = (step, metrics)
         now = time.monotonic()
         self._seconds, self._last = self._seconds + now - self._last, now
 
     def settle(self) -> None:
-        """Waits for the last step and looks at its numbers.
+        """Wait for the last step and record its metrics.
 
         Raises:
-            UserError: the loss or the weights are no longer finite, with the step.
+            UserError: the loss or the weights are no longer finite; the error names the step.
         """
         if self._pending is None:
             return

@@ -1,4 +1,4 @@
-"""`--config=FILE.py[:ARG]` and `--config.KEY=VALUE`: a command's words as a configuration."""
+"""`--config=FILE.py[:ARG]` and `--config.KEY=VALUE`: command-line arguments as a configuration."""
 
 import importlib.machinery
 import importlib.util
@@ -23,13 +23,13 @@ _HELP = (
 
 
 def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tuple[ConfigDict, list[str]]:
-    """Parses `argv` with `--config=FILE.py[:ARG]` and `--config.KEY=VALUE` beside the flags in `values`.
+    """Parse `argv` with `--config=FILE.py[:ARG]` and `--config.KEY=VALUE` in addition to the flags in `values`.
 
     Returns:
-        The configuration, checked, and the words that are no flags.
+        The checked configuration, and the arguments that are not flags.
 
     Raises:
-        UserError: as in `parse`; a recipe that is missing or fails; a value that no run can have.
+        UserError: as in `parse`; a recipe is missing or fails; a value is invalid.
     """
     flags.DEFINE_string("config", "", _HELP, flag_values=values)
     for key, usual in default().items():

@@ -50,23 +50,23 @@ class Scores(NamedTuple):
 
 
 def score(model: Model, batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False) -> Scores:
-    """Scores one net; arguments as in `score_together`."""
+    """Score one net; arguments as in `score_together`."""
     return score_together([model], batches, mesh, ten_crop=ten_crop)[0]
 
 
 def score_together(
     models: Sequence[Model], batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False
 ) -> list[Scores]:
-    """Scores nets in one pass over the pictures: each alone, then the average of all softmaxes (Table 2's ensembles).
+    """Score nets in one pass over the pictures: each alone, then the average of all softmaxes (Table 2's ensembles).
 
     Args:
         models: nets of the same classes, made for squares of the same side.
-        batches: uint8 squares with labels, as `eval_batches` gives them; what their mask leaves out is not counted.
+        batches: uint8 squares with labels, from `eval_batches`; masked examples are not counted.
         mesh: the devices, as in `sharding.data_mesh`.
-        ten_crop: average over the paper's ten crops instead of looking at the center alone.
+        ten_crop: average over the paper's ten crops instead of using the center crop alone.
 
     Returns:
-        One `Scores` a model, in order, and one more for their average where there are several.
+        One `Scores` per model, in order, and one more for their average if there are several.
     """
     totals: list[Counts] | None = None
     for rows in batches:
@@ -75,7 +75,7 @@ def score_together(
         if len(models) > 1:
             softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))
         counts = [count_right(softmax, batch.label, batch.mask) for softmax in softmaxes]
-        # At most two batches are under way: the device never waits, and a split of any size fits.
+        # At most two batches are in flight: the device never waits, and a split of any size fits.
         totals = counts if totals is None else jax.tree.map(jnp.add, jax.block_until_ready(totals), counts)
     return [_shares(jax.device_get(total)) for total in totals or []]
 

@@ -1,4 +1,4 @@
-"""What is kept with each checkpoint to tell whether it, and the files beside it, are what was written."""
+"""Seals: digests and copies kept with each checkpoint to tell whether it, and the files next to it, are intact."""
 
 import contextlib
 import math
@@ -19,47 +19,47 @@ from zfjax.training import stored
 from zfjax.training.config import as_json
 
 NOT_SCORED = -1.0  # the accuracy of a checkpoint inside an epoch, so that any scored one is better
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file, in which it keeps what is given to it as `custom_metadata`
-_OURS = "zfjax"  # our part of that
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file, which holds its `custom_metadata`
+_OURS = "zfjax"  # our key there
 
 
 class Seal(NamedTuple):
-    """What is kept with a checkpoint to tell whether it, and the files beside it, are what was written."""
+    """What is kept with a checkpoint to tell whether it, and the files next to it, are intact."""
 
     arrays: str  # digest of its arrays
     layout: str  # digest of their names, shapes and types
     val_top1: float
-    log: str  # digest of metrics.jsonl at that moment
-    run: dict[str, Any]  # what the run is: JSON values by name
+    log: str  # digest of metrics.jsonl at that time
+    run: dict[str, Any]  # description of the run: JSON values by name
 
 
 def describe(
     config: ConfigDict, classes: Sequence[str], mean: Float[np.ndarray, "side side 3"], **more: Any
 ) -> dict[str, Any]:
-    """What a run is, to be kept with its checkpoints: what its folder's small files say.
+    """Describe a run by the content of its small files, to be kept with its checkpoints.
 
     Args:
         config: its configuration.
         classes: names of its classes.
-        mean: of its training squares; a digest of it is kept.
+        mean: per-pixel mean of its training squares; only a digest is kept.
         more: JSON values of further files.
     """
     return {"config": as_json(config), "classes": list(classes), "mean": stored.digest({"mean": mean}), **more}
 
 
 def metadata_of(seal: Seal) -> dict[str, Any]:
-    """A seal as Orbax keeps it with a checkpoint: there as soon as the checkpoint is, never before or after."""
+    """A seal as Orbax stores it with a checkpoint: the two appear at the same moment."""
     return {_OURS: sealed.seal(seal._asdict())}
 
 
 def steps_in(folder: epath.Path) -> list[int]:
-    """The steps that have checkpoints in a folder of them, oldest first."""
+    """The steps in a folder of checkpoints, oldest first."""
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
 
 
 def read_seal(folder: epath.Path) -> Seal | None:
-    """The seal of the checkpoint in `folder`; None where an older zfjax wrote it.
+    """The seal of the checkpoint in `folder`; None if an older zfjax wrote it.
 
     Raises:
         UserError: Orbax's file with it is missing or damaged.
@@ -74,9 +74,9 @@ def read_seal(folder: epath.Path) -> Seal | None:
 
 
 def newest_seal(folder: epath.Path) -> Seal | None:
-    """The newest whole seal in a folder of checkpoints; None where there is none."""
+    """The newest intact seal in a folder of checkpoints; None if there is none."""
     for step in reversed(steps_in(folder)):
-        with contextlib.suppress(UserError):  # whoever reads the checkpoint itself says so
+        with contextlib.suppress(UserError):  # reported when the checkpoint itself is read
             seal = read_seal(folder / str(step))
             if seal is not None:
                 return seal
@@ -84,7 +84,7 @@ def newest_seal(folder: epath.Path) -> Seal | None:
 
 
 def read_score(folder: epath.Path) -> float:
-    """The accuracy kept with the checkpoint in `folder`; where it is damaged, which is said, that of none."""
+    """The accuracy kept with the checkpoint in `folder`; if damaged, report that and return `NOT_SCORED`."""
     with contextlib.suppress(UserError):
         seal = read_seal(folder)
         if seal is not None:

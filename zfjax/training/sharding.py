@@ -1,4 +1,4 @@
-"""Where arrays lie: pictures split over all devices of all processes, everything else on each of them."""
+"""Placement of arrays: pictures split over all devices of all processes, everything else replicated."""
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -15,7 +15,7 @@ def data_mesh() -> Mesh:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raises a UserError where `batch_size` does not split evenly over the devices."""
+    """Raise a UserError if `batch_size` does not split evenly over the devices."""
     if batch_size <= 0 or batch_size % jax.device_count():
         raise UserError(
             f"batch_size={batch_size} does not split over {jax.device_count()} devices;"
@@ -24,12 +24,12 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same arrays on every device. They are copies, so donating them leaves the originals alive."""
+    """Copy arrays to every device. Donating the copies leaves the originals alive."""
     return jax.jit(_itself, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
 def _itself(tree: PyTree) -> PyTree:
-    """One function, so that JAX finds again what it has compiled."""
+    """Identity, as one function, so that JAX finds its compiled program again."""
     return tree
 
 

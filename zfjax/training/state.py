@@ -1,4 +1,4 @@
-"""What training carries from step to step, and how it starts."""
+"""The training state, and how it is initialized."""
 
 import dataclasses
 import functools
@@ -31,14 +31,14 @@ Crop = Callable[[Key[Array, ""], Float[Array, "n side side 3"], int], Float[Arra
 class State:
     """A training run between two steps.
 
-    Step, weights, running averages and what the optimizer remembers are checkpointed; key and mean never change.
+    Step, weights, running averages and optimizer state are checkpointed; key and mean never change.
     """
 
     step: Int[Array, ""]  # updates done
     params: PyTree[Float[Array, "..."]]
-    stats: PyTree[Float[Array, " maps"]]  # batch norm's running averages by layer; empty where the net has none
+    stats: PyTree[Float[Array, " maps"]]  # batch norm's running averages by layer; empty if the net has none
     opt_state: optax.OptState
-    plateau: optax.OptState  # the annealing's memory; `scale` is what the learning rate is multiplied by
+    plateau: optax.OptState  # state of the annealing; `scale` multiplies the learning rate
     key: Key[Array, ""]  # every random draw of step s comes from fold_in(key, s)
     mean: Float[Array, "side side 3"]  # per-pixel mean of the training squares, 0..255
     net: ConvNet
@@ -52,15 +52,15 @@ class State:
 
 
 def variables_of(params: PyTree, stats: PyTree) -> PyTree:
-    """A net's variables: weights, and running averages where there are any."""
+    """A net's variables: weights, and running averages if there are any."""
     return {"params": params} | ({"batch_stats": stats} if stats else {})
 
 
 def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
-    """The net that `config` names, edited as it says, with its initial weights' distribution and dtype.
+    """Build the net that `config` describes, with its edits, distribution of initial weights and dtype.
 
     Raises:
-        UserError: an unknown net or dtype, layers to leave out that it lacks, or windows that do not fit the image.
+        UserError: the net or dtype is unknown, a layer to leave out is missing, or a window does not fit the image.
     """
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown dtype {config.dtype!r}; expected float32 or bfloat16")
@@ -74,7 +74,7 @@ def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
 
 
 def _sizes(config: ConfigDict) -> dict[str, int]:
-    """The maps and units that `config` names, scaled by width as the presets' own are."""
+    """The maps and units that `config` sets, scaled by width like those of the presets."""
     sizes = dict(zip(("conv3", "conv4", "conv5"), config.maps3to5, strict=False))  # there may be none
     if config.fc_units:
         sizes |= {"fc6": config.fc_units, "fc7": config.fc_units}
@@ -82,10 +82,10 @@ def _sizes(config: ConfigDict) -> dict[str, int]:
 
 
 def he_above_pixels(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
-    """He's normal by fan-in, but for filters on RGB a Gaussian of std 0.001.
+    """He's normal by fan-in, except for filters on RGB: a Gaussian of std 0.001.
 
-    He's rule keeps the variance of what comes in, and pixels come in at some 60 gray levels from their mean. Small as
-    they are, these filters end as what was learned, without the grain of the draw that projections would show.
+    He's rule preserves the variance of its input, and pixels are some 60 gray levels from their mean. Starting this
+    small, the filters end as what was learned, without the grain of the initial draw that projections would show.
     """
     on_pixels = len(shape) == 4 and shape[2] == 3
     init = nn.initializers.normal(0.001) if on_pixels else nn.initializers.he_normal()
@@ -111,7 +111,7 @@ def create_optimizer(config: ConfigDict, steps_per_epoch: float) -> optax.Gradie
     rate = optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch))
     annealed = optax.chain(rate, _scale_by_anneal())
     rule = (optax.scale_by_adam(), annealed) if config.adam else (annealed, optax.trace(decay=config.momentum))
-    # Before Adam's scaling: what the gradient does not hold up goes, and with it the grain of the first draw.
+    # Before Adam's scaling: what the gradient does not sustain decays, and with it the grain of the initial draw.
     decay = [optax.add_decayed_weights(config.weight_decay, _kernels)] if config.weight_decay else []
     renormalize = [renormalize_filters(config.filter_radius)] if config.filter_radius else []
     return optax.chain(*decay, *rule, *renormalize)
@@ -122,7 +122,7 @@ def _kernels(params: PyTree) -> PyTree:
 
 
 def _scale_by_anneal() -> optax.GradientTransformationExtraArgs:
-    """Multiplies by the `anneal` that `update` is given."""
+    """Multiply by the `anneal` argument of `update`."""
 
     def update(updates: PyTree, state: optax.OptState, params: PyTree = None, *, anneal: Array, **_: object):
         return jax.tree.map(lambda leaf: leaf * anneal, updates), state
@@ -142,7 +142,7 @@ def create_state(
     steps_per_epoch: float,
     variables: PyTree | None = None,
 ) -> State:
-    """The state before the first step: with the `variables` given, or such as are drawn from `config.seed`."""
+    """The state before the first step, with the given `variables` or ones drawn from `config.seed`."""
     net = create_net(config, num_classes)
     optimizer = create_optimizer(config, steps_per_epoch)
     init_key, key = jax.random.split(jax.random.key(config.seed))
@@ -165,7 +165,7 @@ def create_state(
 
 
 def anneal(config: ConfigDict, state: State, error: float) -> State:
-    """Tells the annealing the validation error of the epoch that ended."""
+    """Update the annealing with the validation error of the finished epoch."""
     if not config.plateau_patience:
         return state
     with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 and float32 there

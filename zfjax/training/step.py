@@ -16,14 +16,14 @@ from zfjax.training.state import State, variables_of
 
 
 class StepMetrics(NamedTuple):
-    """What one step tells, over the whole batch."""
+    """Metrics of one step, over the whole batch."""
 
     loss: Float[Array, ""]  # mean cross-entropy, nats
-    top1: Float[Array, ""]  # share right, of the pictures as cropped and with units dropped
+    top1: Float[Array, ""]  # share right, on the pictures as cropped, with dropout
     grad_norm: Float[Array, ""]
     param_norm: Float[Array, ""]
     update_norm: Float[Array, ""]
-    anneal: Float[Array, ""]  # what the learning rate was multiplied by
+    anneal: Float[Array, ""]  # factor on the learning rate
 
 
 class Counts(NamedTuple):
@@ -37,7 +37,7 @@ class Counts(NamedTuple):
 
 @functools.partial(jax.jit, donate_argnames="state")
 def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
-    """One update by one batch of uint8 squares; `state` is donated, so use what comes back.
+    """One update on one batch of uint8 squares; `state` is donated, so use the returned one.
 
     Crops, flips and mean subtraction happen here, on the device. With the batch sharded over a mesh, the gradient is
     averaged over all devices.
@@ -91,10 +91,10 @@ def predict(
 
 @jax.jit
 def count_right(probabilities: Float[Array, "n classes"], label: Int[Array, " n"], mask: Float[Array, " n"]) -> Counts:
-    """How many of the examples in the mask have their label first, and among the first five."""
+    """Count the unmasked examples whose label is ranked first, and among the first five."""
     counted = mask > 0
     of_label = jnp.take_along_axis(probabilities, label[:, None], axis=1)
-    # Ties and NaN go against the net: one that says the same of all classes has nothing right.
+    # Ties and NaN count as wrong: a net that says the same for all classes gets nothing right.
     better = jnp.sum(~(probabilities < of_label), axis=1) - 1
     nats = -jnp.log(jnp.maximum(of_label[:, 0], jnp.finfo(of_label.dtype).tiny))
     return Counts(

@@ -1,7 +1,7 @@
 """The arrays of a checkpoint, read from what Orbax wrote, and a digest of them.
 
-Orbax's own restore needs files that say nothing about the arrays, and leaves the other reads to end in traces on stderr
-where one fails. TensorStore, with which Orbax writes, reads each array by its name.
+Orbax's own restore needs files that say nothing about the arrays and, if one read fails, lets the others end in traces
+on stderr. TensorStore, with which Orbax writes, reads each array by name.
 """
 
 import concurrent.futures
@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from zfjax.console.errors import UserError
 from zfjax.console.text import first_line
 
-# What TensorStore says first where the storage is at fault and not the file.
+# How TensorStore's message starts if the storage is at fault and not the file.
 _OUT_OF_REACH = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 
 
@@ -28,11 +28,11 @@ class DamagedError(Exception):
 
 
 class MisfitError(Exception):
-    """An array has another shape or type than was asked for."""
+    """An array has another shape or type than requested."""
 
 
 def named(tree: PyTree) -> dict[str, jax.Array | np.ndarray]:
-    """The leaves of a tree by the names that Orbax gives them, such as `params.conv1.kernel`."""
+    """The leaves of a tree by Orbax's names for them, such as `params.conv1.kernel`."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)
     }
@@ -60,16 +60,16 @@ def digest(tree: PyTree) -> str:
 
 
 def read(folder: epath.Path, like: PyTree) -> PyTree:
-    """The arrays that Orbax wrote in `folder`, in memory.
+    """Read the arrays that Orbax wrote in `folder` into memory.
 
     Args:
-        folder: of one saved tree, such as `checkpoints/9/default`.
-        like: a tree of what was saved there, for its names, shapes and types.
+        folder: the folder of one saved tree, such as `checkpoints/9/default`.
+        like: a tree with the names, shapes and types that were saved there.
 
     Raises:
         DamagedError: an array cannot be read.
         MisfitError: an array has another shape or type than in `like`.
-        UserError: the storage does not answer, or this user may not read it.
+        UserError: the storage does not respond, or access is denied.
     """
     if not folder.is_dir():
         raise DamagedError(f"its folder {folder.name} is missing")
@@ -87,7 +87,7 @@ def read(folder: epath.Path, like: PyTree) -> PyTree:
 
 
 def place(values: PyTree, like: PyTree) -> PyTree:
-    """Arrays in memory, laid out over devices as those of `like` are; where these are NumPy's, they stay."""
+    """Lay out arrays over devices as in `like`; where a leaf of `like` is NumPy's, keep the array in memory."""
 
     def one(value: np.ndarray, leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
         if not isinstance(leaf, jax.Array):
@@ -107,7 +107,7 @@ def _result(folder: epath.Path, name: str, future: ts.Future) -> Any:
         return future.result()
     except MemoryError:
         raise
-    except Exception as error:  # TensorStore's kinds of errors are many
+    except Exception as error:  # TensorStore raises many kinds of errors
         line = first_line(error)
         if line.startswith(_OUT_OF_REACH):
             raise UserError(f"cannot read {folder}: {line}") from error
