@@ -1,4 +1,4 @@
-"""What a dataset may know of its pictures besides their classes: where the objects are, and their parts."""
+"""What a dataset may know about its pictures besides their classes: where the objects and their parts are."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,17 +12,17 @@ from zfjax.data.boxes import Boxes
 class PartBoxes(NamedTuple):
     """Pictures of one class with the boxes of their parts, (top, left, height, width) in pixels."""
 
-    numbers: Int[np.ndarray, " n"]  # which of the pictures that were asked for
-    objects: Boxes  # [n, 4], what is seen of the whole object
+    numbers: Int[np.ndarray, " n"]  # positions in the list of requested pictures
+    objects: Boxes  # [n, 4], the visible part of the whole object
     parts: Mapping[str, Boxes]  # [n, 4], by name; left is the picture's left
 
 
 @runtime_checkable
 class Annotations(Protocol):
-    """Where the things in one split are, in the center crops that nets see.
+    """Where the objects in one split are, in the center crops that nets see.
 
-    Pictures are meant by their numbers in the split, broken ones counted; `square` is the side of the squares that
-    pictures are decoded to, `size` that of the crop in their middle, both in pixels.
+    `examples` are picture numbers in the split, counting broken ones. Pictures are decoded to squares with sides of
+    `square` pixels; the center crop has sides of `size` pixels.
     """
 
     def masks(self, examples: Int[np.ndarray, " n"], *, square: int, size: int) -> Bool[np.ndarray, "n {size} {size}"]:
@@ -30,5 +30,5 @@ class Annotations(Protocol):
         ...
 
     def part_boxes(self, examples: Int[np.ndarray, " n"], names: Sequence[str], *, square: int, size: int) -> PartBoxes:
-        """The pictures that show all the named parts, and the parts' boxes."""
+        """The pictures that show all the named parts, with the parts' boxes."""
         ...

@@ -1,4 +1,4 @@
-"""Boxes: (top, left, height, width) in whole pixels, wherever zfjax takes or gives one."""
+"""Boxes: (top, left, height, width) in whole pixels, wherever zfjax takes or returns one."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Decoded squares on disk: a folder a dataset and size, complete or absent."""
+"""Decoded squares on disk: one folder per dataset and size, complete or absent."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,11 @@ from zfjax.console.files import draft, remove
 from zfjax.data import record
 from zfjax.data.source import Source
 
-_FORMAT = "3"  # changes whenever decoding or the record does, so that older caches are not read
+_FORMAT = "3"  # bump it when decoding or the record changes, so that older caches are not read
 
 
 def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
-    """Where this dataset's squares of this size lie; another place as soon as a picture changes."""
+    """The folder of this dataset's squares at this size; a new one as soon as a picture changes."""
     if "://" in cache_dir:
         raise UserError(f"cache_dir {cache_dir}: expected a local folder, since the cache is memory-mapped")
     digest = hashlib.sha256("\0".join((_FORMAT, source.train.fingerprint, source.val.fingerprint)).encode())
@@ -30,7 +30,7 @@ def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
 
 
 def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] | None:
-    """The record and the squares of train and val, memory-mapped; None where there is no cache."""
+    """The record and the squares of train and val, memory-mapped; None if there is no cache."""
     if not folder.is_dir():
         return None
     found = record.read(folder, f"remove the folder {folder}")
@@ -48,16 +48,16 @@ def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] |
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
-    """A draft folder that becomes `folder` when the block ends well and vanishes when it does not.
+    """A draft folder that becomes `folder` if the block succeeds and is removed if it fails.
 
-    The caller holds `folder`, or what it lies in, so that nobody else writes the same draft (`zfjax.console.hold`).
+    The caller holds `folder` or its parent, so that nobody else writes the same draft (`zfjax.console.hold`).
 
     Raises:
         UserError: the disk is full or not writable.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(f"{folder.name}.draft*"):  # by one that was killed: as large as the dataset
+        for abandoned in folder.parent.glob(f"{folder.name}.draft*"):  # left by a killed process; large
             remove(abandoned)
         free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
@@ -73,9 +73,9 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def squares_file(path: pathlib.Path, count: int, size: int) -> Iterator[IO[bytes]]:
-    """An .npy file of `count` squares, to be filled in order with their bytes.
+    """An .npy file for `count` squares; write their bytes to it in order.
 
-    Plain writes and no memory map: on a full disk those raise, where a map would kill the process.
+    It uses plain writes instead of a memory map: on a full disk, writes raise, but a map kills the process.
     """
     with open(path, "wb") as file:
         header = {"descr": np.dtype(np.uint8).str, "fortran_order": False, "shape": (count, size, size, 3)}

@@ -1,4 +1,4 @@
-"""TFDS sets, read without TensorFlow: images stay encoded until they are wanted."""
+"""TFDS datasets, read without TensorFlow: images stay encoded until they are needed."""
 
 import dataclasses
 import difflib
@@ -22,12 +22,12 @@ _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
 @dataclasses.dataclass(frozen=True)
 class RecordExamples:
-    """The records `kept` of a TFDS data source whose images are left encoded."""
+    """The records numbered `kept` of a TFDS data source that leaves its images encoded."""
 
     name: str
     records: Any
     kept: Int[np.ndarray, "n"]
-    stored: str  # a hash of the files the records lie in
+    stored: str  # a hash of the files that hold the records
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -43,48 +43,48 @@ class RecordExamples:
 
     @functools.cached_property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:
-        """The sizes are not known; the numbers change with the set's files, and from record to record."""
+        """Sizes are unknown (0); each record has its own number, which changes with the dataset's files."""
         of_set = int.from_bytes(hashlib.sha256(f"{self.name}\0{self.stored}".encode()).digest()[:4], "big")
         numbers = (of_set << 24) + np.asarray(self.kept, np.int64) + 1
         return np.stack([np.zeros_like(numbers), numbers], axis=1)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the split's name, of the chosen records and of the sizes and times of the set's files."""
+        """A hash of the split's name, the chosen records, and the sizes and times of the dataset's files."""
         digest = hashlib.sha256(f"{self.name}\0{self.stored}".encode())
         digest.update(np.asarray(self.kept, np.int64).tobytes())
         return digest.hexdigest()
 
 
 def open_catalog(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
-    """Opens NAME[/CONFIG][:VERSION][:SPLIT] as TFDS names its sets.
+    """Open the TFDS dataset NAME[/CONFIG][:VERSION][:SPLIT].
 
     Raises:
-        UserError: the set is unknown, not prepared, prepared without random access, or has no image and label.
+        UserError: the dataset is unknown, not prepared, prepared without random access, or has no image and label.
     """
     name, split = name_and_split(spec)
     return from_builder(f"tfds:{name}", open_builder(name, data_dir), split=split, seed=seed)
 
 
 def name_and_split(spec: str) -> tuple[str, str]:
-    """NAME[/CONFIG][:VERSION] and SPLIT, which may be empty, of what `open_catalog` takes."""
+    """Split `open_catalog`'s argument into NAME[/CONFIG][:VERSION] and SPLIT, which may be empty."""
     name, _, split = spec.partition(":")
     version, _, rest = split.partition(":")
     return (f"{name}:{version}", rest) if _VERSION.fullmatch(version) else (name, split)
 
 
 def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> Source:
-    """The set of a TFDS builder.
+    """Open the dataset of a TFDS builder.
 
     Args:
-        name: what messages call the set.
+        name: what messages call the dataset.
         builder: a `tfds.core.DatasetBuilder` prepared as array_record (or parquet).
-        split: a split expression, of which a tenth drawn by `seed` is kept for validation, or TRAIN,VAL. Empty:
-            the splits that `splits.choose` takes by their names, the first divided where there is no other.
-        seed: draws the division. It is not stratified, since that would mean reading every record.
+        split: TRAIN,VAL, or a single split expression, of which a random tenth is kept for validation. If empty,
+            `splits.choose` picks splits by name, and a training split without a validation split is divided.
+        seed: seeds the division. It is not stratified, since that would mean reading every record.
 
     Raises:
-        UserError: as `open_catalog`.
+        UserError: as for `open_catalog`.
     """
     classes = _classes(name, builder)
     parts = split_names(name, split, builder)
@@ -101,7 +101,7 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
 
 
 def open_builder(name: str, data_dir: str) -> Any:
-    """The TFDS builder of NAME[/CONFIG][:VERSION]. Raises a UserError where there is none."""
+    """The TFDS builder of NAME[/CONFIG][:VERSION]. Raises a UserError if there is none."""
     import tensorflow_datasets as tfds
 
     try:
@@ -122,7 +122,7 @@ def open_builder(name: str, data_dir: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in one line: TFDS prefixes its own call, and appends pages of help."""
+    """What went wrong, in one line: TFDS prefixes its own call and appends pages of help."""
     text = re.sub(r"^Failed to construct dataset .*?}\": ", "", str(error).strip())
     return text.splitlines()[0].rstrip(".: ") if text else type(error).__name__
 
@@ -132,7 +132,7 @@ def _configs(name: str) -> str:
 
     try:
         configs = tfds.builder_cls(re.split("[/:]", name)[0]).builder_configs
-    except Exception:  # only asked to make a message clearer
+    except Exception:  # this only makes a message clearer
         return ""
     return f", CONFIG one of {', '.join(list(configs)[:8])}" if configs else ""
 
@@ -152,7 +152,7 @@ def _classes(name: str, builder: Any) -> tuple[str, ...]:
 
 
 def split_names(name: str, split: str, builder: Any) -> tuple[str, ...]:
-    """One split expression, or those of train and val. Raises a UserError where there is neither."""
+    """One split expression, or those of train and val. Raises a UserError if there is neither."""
     if not split:
         _require_prepared(name, builder)
         choice = splits.choose(name, builder.info.splits)
@@ -173,15 +173,15 @@ def _require_prepared(name: str, builder: Any) -> None:
 
 
 def read_split(name: str, split: str, builder: Any) -> RecordExamples:
-    """The records of a split expression, their images encoded.
+    """The records of a split expression, with their images still encoded.
 
     Raises:
-        UserError: the set is not prepared, or without random access, or has no such split.
+        UserError: the dataset is not prepared, has no random access, or has no such split.
     """
     import tensorflow_datasets as tfds
 
     _require_prepared(name, builder)
-    # Every image stays encoded: the one wanted is decoded by decode.py, others (masks) are not wanted.
+    # Every image stays encoded: decode.py decodes the one that is needed, and others (masks) are not needed.
     images = [key for key, value in builder.info.features.items() if isinstance(value, tfds.features.Image)]
     try:
         records = builder.as_data_source(split, decoders={key: tfds.decode.SkipDecoding() for key in images})
@@ -206,7 +206,7 @@ def _stored(builder: Any) -> str:
 
 
 def _command(builder: Any) -> str:
-    """The command that prepares a set so that it can be read without TensorFlow."""
+    """The command that prepares a dataset so that it can be read without TensorFlow."""
     config = f"/{builder.builder_config.name}" if builder.builder_config else ""
     file_format = "parquet" if os.name == "nt" else "array_record"  # there is no array_record for Windows
     default = os.path.expanduser(os.path.join("~", "tensorflow_datasets"))

@@ -1,7 +1,7 @@
-"""What happens to a batch on the device: the mean subtracted, crops of the paper (§2) or random ones, flips.
+"""What happens to a batch on the device: mean subtraction, the paper's crops (§2) or random ones, flips.
 
-All functions take images [n, height, width, channels] of any dtype and keep it, work under `jit` and with the
-batch sharded over devices, and draw per example by its place in the whole batch.
+All functions take images [n, height, width, channels] of any dtype and keep the dtype. They work under `jit` and with
+the batch sharded over devices; each example's random draw depends on its position in the whole batch.
 """
 
 import jax
@@ -12,12 +12,12 @@ from jaxtyping import Array, Float32, Int32, Key, Shaped, UInt8
 def subtract_mean(
     images: UInt8[Array, "n height width c"], mean: Float32[Array, "height width c"]
 ) -> Float32[Array, "n height width c"]:
-    """Images in 0..255 less the training set's mean, pixel by pixel; to be cropped afterwards."""
+    """Subtract the training set's mean from images in 0..255, pixel by pixel; crop afterward."""
     return images.astype(jnp.float32) - mean[None]
 
 
 def ten_crops(images: Shaped[Array, "n height width c"], size: int) -> Shaped[Array, "10 n size size c"]:
-    """The 10 sub-crops: top left, top right, bottom left, bottom right, center; then these five flipped."""
+    """The 10 sub-crops: top left, top right, bottom left, bottom right, center; then the same five flipped."""
     corners = [images[:, top : top + size, left : left + size] for top, left in _offsets(images.shape, size)]
     upright = jnp.stack(corners)
     return jnp.concatenate([upright, upright[:, :, :, ::-1]])
@@ -32,7 +32,7 @@ def center_crop(images: Shaped[Array, "n height width c"], size: int) -> Shaped[
 def fixed_crop(
     key: Key[Array, ""], images: Shaped[Array, "n height width c"], size: int
 ) -> Shaped[Array, "n size size c"]:
-    """One of `ten_crops` for each picture, drawn evenly."""
+    """One of `ten_crops` for each picture, drawn uniformly."""
     which = jax.random.randint(key, images.shape[:1], 0, 10)
     offsets = jnp.array(_offsets(images.shape, size), jnp.int32)[which % 5]
     return _flip(_crop(images, offsets, size), which >= 5)
@@ -41,7 +41,7 @@ def fixed_crop(
 def random_crop(
     key: Key[Array, ""], images: Shaped[Array, "n height width c"], size: int
 ) -> Shaped[Array, "n size size c"]:
-    """A crop from anywhere in each picture, flipped for half of them."""
+    """A crop from anywhere in each picture, flipped with probability 1/2."""
     n, height, width, _ = images.shape
     _offsets(images.shape, size)
     key_place, key_flip = jax.random.split(key)

@@ -1,9 +1,9 @@
-"""Image files to RGB: every mode Pillow knows comes out as uint8, a broken file as one clear error.
+"""Image files to RGB: every mode Pillow knows becomes uint8, and a broken file becomes one clear error.
 
-Gray is repeated, palettes are looked up, CMYK is converted without color profiles, 16 bits keep their high byte (or
-their low bits, where only those are used: `images.depth`), what is transparent lies on white, EXIF rotation is applied,
-and an animation gives its first frame. A file that lacks its last bytes, and with them at most a twentieth of its rows,
-is a picture; these rows are black, or of a JPEG's last color. `images.bounds` says how much memory a picture may take.
+Gray is repeated, palettes are looked up, CMYK is converted without color profiles, 16-bit samples keep their high byte
+(or their low bits if only those are used: `images.depth`), transparent pixels go on white, EXIF rotation is applied,
+and an animation gives its first frame. A truncated file counts as a picture if at most 5 % of its pixels are missing;
+they are black, or a JPEG's last color. `images.bounds` limits the memory a picture may take.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from zfjax.data.images.depth import Box
 from zfjax.data.images.loading import Picture, read
 
 _WHITE = (255, 255, 255, 255)
-_BAND = 1_000_000  # pixels of a large picture that are converted at once
+_BAND = 1_000_000  # pixels of a large picture to convert at once
 _LARGE = 4_000_000  # pixels
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # how to undo each of EXIF's orientations
     2: np.fliplr,
@@ -36,24 +36,24 @@ class BrokenImage(Exception):
 
 
 def decode(data: bytes, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
-    """The picture in `data`, an image file's bytes, in its own size.
+    """Decode the picture in `data`, an image file's bytes, at its own size.
 
     Args:
         data: the file.
         name: what messages call it.
 
     Raises:
-        BrokenImage: it is no image, is cut short, or would take more memory than a picture may.
+        BrokenImage: it is not an image, is truncated, or would take more memory than a picture may.
     """
     with _as_broken(name):
         return read(data, name, 0, _whole)
 
 
 def decode_square(data: bytes, size: int, name: str = "") -> UInt8[np.ndarray, "size size 3"]:
-    """The picture with its smallest side brought to `size` pixels, and of that the center square.
+    """Decode a picture, scale its smallest side to `size` pixels, and cut out the center square.
 
-    One antialiased bilinear resize of the largest centered square: both sides by the same factor. A large JPEG or
-    JPEG 2000 file is first decoded at a half, quarter or eighth, never below `size`.
+    This is one antialiased bilinear resize of the largest centered square: both sides by the same factor. A large JPEG
+    or JPEG 2000 file is first decoded at a half, quarter or eighth of its size, never below `size`.
 
     Args:
         data: the file.
@@ -61,7 +61,7 @@ def decode_square(data: bytes, size: int, name: str = "") -> UInt8[np.ndarray, "
         name: what messages call it.
 
     Raises:
-        BrokenImage: as `decode`.
+        BrokenImage: as for `decode`.
     """
     with _as_broken(name):
         return read(data, name, size, lambda picture: _square(picture, size))
@@ -69,7 +69,7 @@ def decode_square(data: bytes, size: int, name: str = "") -> UInt8[np.ndarray, "
 
 @contextlib.contextmanager
 def _as_broken(name: str) -> Iterator[None]:
-    """Whatever damaged files make their readers stumble over, as a `BrokenImage`."""
+    """Turn whatever a reader raises on a damaged file into a `BrokenImage`."""
     try:
         yield
     except Exception as error:
@@ -105,7 +105,7 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 
 
 def _reduced_square(picture: Picture, size: int) -> Image.Image:
-    """The centered square of a large picture, a whole number of times smaller; it is RGB band by band."""
+    """The centered square of a large picture, reduced by a whole factor, converted to RGB band by band."""
     side = min(picture.size)
     factor = max(1, side // (2 * size))
     left, top = ((length - side) // 2 for length in picture.size)
@@ -116,7 +116,7 @@ def _reduced_square(picture: Picture, size: int) -> Image.Image:
 
 
 def _bands(box: Box, rows: int = 1) -> Iterator[Box]:
-    """`box` in pieces from top to bottom, each of a multiple of `rows` rows but the last."""
+    """Cut `box` into bands from top to bottom; each but the last has a multiple of `rows` rows."""
     left, top, right, bottom = box
     step = rows * max(1, _BAND // ((right - left) * rows))
     return ((left, start, right, min(start + step, bottom)) for start in range(top, bottom, step))

@@ -1,6 +1,6 @@
 """Class folders: `PATH/CLASS/picture`, or `PATH/train/CLASS/picture` with `PATH/val/CLASS/picture`.
 
-Paths are whatever etils.epath takes (gs://… too).
+Paths are whatever etils.epath takes, including gs://….
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from zfjax.data.prints import digest_of
 from zfjax.data.reading import read_picture
 from zfjax.data.source import BrokenImage, Example, Source, held_out
 
-_REMOTE_READ = 200  # of the pictures in a remote folder, to know whether they have changed
+_REMOTE_READ = 200  # pictures of a remote folder to read, to tell whether they changed
 
 
 class NotThere(UserError):
@@ -31,7 +31,7 @@ class NotThere(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class FolderExamples:
-    """The pictures `root/files[i]`, of the classes `labels[i]`."""
+    """The pictures `root/files[i]` with the classes `labels[i]`."""
 
     root: epath.Path
     files: tuple[str, ...]
@@ -46,14 +46,14 @@ class FolderExamples:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """`CLASS/picture` of each: text, and the same on every machine, where `files` is as this disk has it."""
+        """Each picture's `CLASS/picture` as text that is the same on every machine; `files` is as on this disk."""
         return tuple(map(readable, self.files))
 
     @functools.cached_property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:
         """Each file's size, and a hash of its name and times.
 
-        In a remote folder, where each would be one request, some files are read, and their digests stand there.
+        In a remote folder, where each file costs a request, only a sample is read; its files have their digests here.
         """
         found, root = np.zeros((len(self), 2), np.int64), os.fspath(self.root)
         if "://" not in root:
@@ -61,7 +61,7 @@ class FolderExamples:
                 found[number] = _stamp(name, os.path.join(root, file))
         elif len(self):
             some = np.unique(np.linspace(0, len(self) - 1, _REMOTE_READ).astype(int))
-            with concurrent.futures.ThreadPoolExecutor(16) as pool:  # which wait for the network
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:  # threads mostly wait for the network
                 found[some] = list(pool.map(self._read_stamp, some.tolist()))
         return found
 
@@ -81,20 +81,21 @@ class FolderExamples:
         return digest.hexdigest()
 
     def where(self, mask: Bool[np.ndarray, "n"]) -> "FolderExamples":
-        """Those for which `mask` is true."""
+        """The examples for which `mask` is true."""
         numbers = np.flatnonzero(mask)
         return FolderExamples(self.root, tuple(self.files[i] for i in numbers), self.labels[numbers])
 
 
 def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
-    """Open class folders; classes are the folders' names, sorted.
+    """Open class folders; classes are the sorted folder names.
 
-    A folder for training and one for validation (`splits.choose`) are the two splits, where they hold class folders.
-    With one for training alone, or neither, a tenth of each class, drawn by `seed`, is kept for validation. The
-    source's notes say which folder became which split, and what was left out.
+    If there are a training and a validation folder (`splits.choose`) that hold class folders, they are the two splits.
+    Otherwise a tenth of each class, drawn with `seed`, is kept for validation. The source's notes say which folder
+    became which split, and what was left out.
 
     Raises:
-        UserError: no such folder; no, one, or an empty class folder; the splits' classes differ.
+        UserError: there is no such folder, it has fewer than two class folders, one is empty, or the splits' classes
+            differ.
     """
     root, left_out = find_root(path, data_dir), Leftovers()
     top = contents(root)
@@ -124,7 +125,7 @@ def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
 
 
 def find_root(path: str, data_dir: str = "") -> epath.Path:
-    """The folder that `folder:PATH` means: where one is, else in `data_dir`. Raises `NotThere` where there is none."""
+    """The folder that `folder:PATH` means: PATH, else PATH in `data_dir`. Raises `NotThere` if neither exists."""
     candidates = [epath.Path(path).expanduser()]
     if data_dir and not candidates[0].is_absolute():
         candidates.append(epath.Path(data_dir).expanduser() / path)
@@ -143,10 +144,10 @@ class _Split(NamedTuple):
 
 
 def _is_split(root: epath.Path, name: str, top: Contents) -> bool:
-    """Whether a folder holds the classes of a split, and is no class that happens to be called `train` or `test`."""
+    """Whether a folder holds the classes of a split, rather than being a class that is called `train` or `test`."""
     if not splits.is_split(name) or not contents(root / name).folders:
         return False
-    # One with pictures and folders in it is a class where there are others.
+    # A folder with both pictures and folders in it is a class if other folders hold pictures too.
     others = (other for other in top.folders if not splits.is_split(other))
     return not _has_pictures(root / name) or not any(_has_pictures(root / other) for other in others)
 
@@ -156,7 +157,7 @@ def _has_pictures(folder: epath.Path) -> bool:
 
 
 def _read(root: epath.Path, left_out: Leftovers) -> _Split:
-    """The class folders in `root`. Folders whose names are the same text, such as NFC and NFD, are one class."""
+    """Read the class folders in `root`. Folders whose names are the same text (NFC and NFD) are one class."""
     top, classes = contents(root), dict[str, list[str]]()
     for folder in sorted(top.folders):
         classes.setdefault(readable(folder), []).append(folder)
@@ -192,6 +193,6 @@ def _stamp(name: str, path: str) -> tuple[int, int]:
         stat = os.stat(path)
     except OSError:
         return 0, 0
-    # Archives give all their files one time; the time of the last change of the entry (ctime) knows of renamings too.
+    # Archives may give all their files the same mtime; ctime also changes when a file is renamed.
     told = f"{name}\0{stat.st_mtime_ns} {stat.st_ctime_ns}".encode()
     return stat.st_size, int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "big", signed=True)

@@ -1,6 +1,6 @@
-"""The picture formats that zfjax opens: one list, from which file extensions and decoders follow.
+"""The picture formats that zfjax opens: one list, which determines file extensions and decoders.
 
-Formats that run another program (EPS starts Ghostscript), read other files or hold no photographs are not in it.
+It omits formats that run another program (EPS starts Ghostscript), read other files, or hold no photographs.
 """
 
 import functools
@@ -13,12 +13,12 @@ from PIL import Image, UnidentifiedImageError
 
 
 class Format(NamedTuple):
-    """A picture format: Pillow's name of it, and where its decoder comes from."""
+    """A picture format: Pillow's name for it, and where its decoder comes from."""
 
     name: str
     extensions: tuple[str, ...]  # lower case, without the dot
-    plugins: tuple[str, ...]  # what brings the decoder, the first that imports: MODULE, or MODULE:FUNCTION to call
-    package: str = "pillow"  # what pip installs for it
+    plugins: tuple[str, ...]  # decoder modules, first importable one wins: MODULE, or MODULE:FUNCTION to call
+    package: str = "pillow"  # the package to install for it
 
 
 FORMATS = (
@@ -34,35 +34,35 @@ FORMATS = (
     Format("AVIF", ("avif", "avifs"), ("PIL.AvifImagePlugin", "pillow_avif"), "pillow-avif-plugin"),
     Format("HEIF", ("heic", "heics", "heif", "heifs", "hif"), ("pillow_heif:register_heif_opener",), "pillow-heif"),
     Format("JXL", ("jxl",), ("pillow_jxl",), "pillow-jxl-plugin"),
-    Format("TGA", ("tga",), ("PIL.TgaImagePlugin",)),  # last: its files begin with nothing to know them by
+    Format("TGA", ("tga",), ("PIL.TgaImagePlugin",)),  # last: its files have no signature
 )
 _SHORT_SIGNS = {"BMP", "DIB", "PPM"}
-# What files of formats that need a plugin begin with, after four bytes.
+# Signatures of formats that need a plugin; they start at byte 4.
 _SIGNS = {b"ftyphei": "HEIF", b"ftyphev": "HEIF", b"ftypmif": "HEIF", b"ftypavi": "AVIF", b"JXL \x0d\x0a\x87": "JXL"}
 
 
 @functools.cache
 def available() -> tuple[Format, ...]:
-    """Those of `FORMATS` that this Python can decode, their plugins imported."""
+    """The `FORMATS` that this Python can decode; imports their plugins."""
     return tuple(kind for kind in FORMATS if any(map(_brought, kind.plugins)) and kind.name in Image.OPEN)
 
 
 @functools.cache
 def extensions() -> frozenset[str]:
-    """File extensions of the formats that this Python can decode, in lower case with their dot: `.jpg`."""
+    """File extensions of the formats that this Python can decode, in lower case with the dot: `.jpg`."""
     return frozenset(f".{extension}" for kind in available() for extension in kind.extensions)
 
 
 def missing_package(extension: str) -> str:
-    """What to install for pictures with this extension (`.heic`); empty where nothing lacks or nothing helps."""
+    """The package to install for pictures with this extension (`.heic`); empty if none is missing or would help."""
     lacking = (kind for kind in FORMATS if kind not in available())
     return next((kind.package for kind in lacking if extension.lower().removeprefix(".") in kind.extensions), "")
 
 
 def recognized(file: Any) -> Format | None:
-    """The format of an open binary file by its content, installed or not; None if it is none of these.
+    """Tell the format of an open binary file by its content, whether it can be decoded or not; None if unknown.
 
-    Where that is two letters, as in many a text, the header has to be whole too.
+    If the signature is only two letters, which many text files start with, the header must be valid too.
     """
     head = file.read(16)
     for kind in available():
@@ -73,18 +73,18 @@ def recognized(file: Any) -> Format | None:
                     file.seek(0)
                     factory(file, "")
                 return kind
-        except Exception:  # Pillow's readers raise whatever a damaged file makes them stumble over
+        except Exception:  # Pillow's readers can raise anything on a damaged file
             continue
     return next((kind for kind in FORMATS if kind.name == _SIGNS.get(head[4:11]) and kind not in available()), None)
 
 
 def open_lazily(data: bytes) -> Any:
-    """Open a picture without decoding it, as `PIL.Image.open` does, but only in one of `FORMATS` and of any size.
+    """Open a picture without decoding it, as `PIL.Image.open` does, but only one of `FORMATS` and of any size.
 
-    Pillow's limit on pixels (`Image.MAX_IMAGE_PIXELS`) belongs to the program that runs; see `bounds` for ours.
+    Pillow's limit on pixels (`Image.MAX_IMAGE_PIXELS`) belongs to the calling program; see `bounds` for ours.
 
     Raises:
-        UnidentifiedImageError: the file is in none of the formats, or its header is damaged; it says which.
+        UnidentifiedImageError: the file is in none of the formats, or its header is damaged; the message says which.
     """
     damaged = ""
     for kind in available():
@@ -93,13 +93,13 @@ def open_lazily(data: bytes) -> Any:
             if accepts is None or accepts(data[:16]) is True:
                 damaged = damaged or (f"damaged {kind.name} file" if accepts else "")
                 return factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, ValueError, struct.error):  # what readers say "not mine" with
+        except (SyntaxError, IndexError, TypeError, ValueError, struct.error):  # how readers say "not mine"
             continue
     raise UnidentifiedImageError(damaged or _unknown(data))
 
 
 def _unknown(data: bytes) -> str:
-    """Why a file cannot be opened at all."""
+    """Why a file cannot be opened."""
     lacking = recognized(io.BytesIO(data))
     if lacking and lacking not in available():
         return f"its format is {lacking.name}: pip install {lacking.package}"
@@ -107,7 +107,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _brought(plugin: str) -> bool:
-    """Whether a plugin is there; importing it, or its function, registers its decoder with Pillow."""
+    """Import a plugin, which registers its decoder with Pillow; returns whether that worked."""
     module, _, function = plugin.partition(":")
     try:
         found = importlib.import_module(module)
@@ -115,4 +115,4 @@ def _brought(plugin: str) -> bool:
         return False
     if function:
         getattr(found, function)()
-    return getattr(found, "SUPPORTED", True)  # Pillow's own modules import without the library they need
+    return getattr(found, "SUPPORTED", True)  # Pillow's own modules import even without the library they need

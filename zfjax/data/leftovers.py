@@ -1,4 +1,4 @@
-"""Which files of a class folder are pictures; the others are counted, by why they are left out."""
+"""Which files of a class folder are pictures; the others are counted by the reason they are left out."""
 
 import collections
 import concurrent.futures
@@ -20,16 +20,16 @@ _EMPTY, _COPY, _NO_FILE, _NO_PICTURE = (
     "without a picture in them",
 )
 _MOST_REASONS = 12  # in one line
-# Endings of copies that editors keep, and of downloads that are not whole: a picture may be in them, but none is meant.
+# Extensions of editors' backups and unfinished downloads, left out even if they hold a picture.
 _NOT_MEANT = (".bak", ".backup", ".old", ".orig", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".download")
 
 
 class Contents(NamedTuple):
-    """What is directly in a folder, by name; hidden files and folders are not among these."""
+    """The names directly in a folder; `folders`, `files` and `others` have no hidden ones."""
 
     folders: list[str]
     files: list[str]
-    others: list[str]  # pipes, devices, links that lead nowhere
+    others: list[str]  # pipes, devices, broken links
     hidden: list[str]  # files and folders
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Contents(NamedTuple):
 
 
 class Leftovers:
-    """Files that are not used, counted by why, with one example of each kind."""
+    """Counts of unused files by reason, with one example for each reason."""
 
     def __init__(self) -> None:
         self._counts = collections.Counter[str]()
@@ -50,18 +50,18 @@ class Leftovers:
             self._examples.setdefault(why, readable(example))
 
     def add_beside(self, top: Contents) -> None:
-        """Count what lies beside class folders."""
+        """Count everything beside the class folders."""
         for why, names in ((_BESIDE, top.files), (_HIDDEN, top.hidden), (_NO_FILE, top.others)):
             for name in names:
                 self.add(why, name)
 
     def add_all(self, other: "Leftovers") -> None:
-        """Count what the other has counted."""
+        """Add the other's counts."""
         for why, count in other._counts.items():
             self.add(why, other._examples[why], count)
 
     def __str__(self) -> str:
-        """In one line; empty where there are none."""
+        """One line; empty if there are none."""
         most = self._counts.most_common(_MOST_REASONS)
         parts = [f"{count:,} {why} ({self._examples[why]})" for why, count in most]
         rest = self._counts.total() - sum(count for _, count in most)
@@ -69,10 +69,10 @@ class Leftovers:
 
 
 def contents(folder: epath.Path) -> Contents:
-    """List a folder. Raises an OSError where that cannot be done."""
+    """List a folder. Raises an OSError if it cannot be read."""
     found = Contents([], [], [], [])
     if "://" in os.fspath(folder):
-        # One level of a walk: asking of each name what it is would be one request each.
+        # One level of a walk: asking for each name's type would cost a request each.
         _, folders, files = next(iter(folder.walk()), (folder, [], []))
         entries = [(name.rstrip("/"), found.folders) for name in folders] + [(name, found.files) for name in files]
     else:
@@ -88,14 +88,14 @@ def _kind(entry: os.DirEntry[str], found: Contents) -> list[str]:
 
 
 def pick(folder: epath.Path, shown: str, left_out: Leftovers) -> list[str]:
-    """The names of the pictures directly in a folder; all else is counted in `left_out`.
+    """The names of the pictures directly in a folder; everything else is counted in `left_out`.
 
-    A file is a picture by its extension, else by its content, since downloads are called `1` or `1.jpg?w=640`.
+    The extension identifies a picture, else the content, since downloads have names such as `1` or `1.jpg?w=640`.
 
     Args:
-        folder: to look into.
+        folder: the folder to list.
         shown: what to call it.
-        left_out: is added to.
+        left_out: updated in place.
 
     Raises:
         OSError: the folder cannot be read.
@@ -122,17 +122,17 @@ def is_picture(name: str) -> bool:
 
 
 def count_below(folder: epath.Path) -> int:
-    """How many files are in a folder and all below it; what cannot be read is not counted."""
+    """Count the files in a folder and below it; unreadable folders are skipped."""
     if "://" in os.fspath(folder):
         return sum(len(files) for _, _, files in folder.walk())
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
 def _reasons(folder: epath.Path, names: Sequence[str]) -> list[str]:
-    """Why each of these files, whose names are no picture's, is left out; empty for those that are pictures."""
+    """Why each of these files, which lack a picture's extension, is left out; empty if it is a picture after all."""
     if not names:
         return []
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # each is opened, which takes long where it is far away
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # opening files on a network takes long
         return list(pool.map(lambda name: _reason(folder, name), names))
 
 
@@ -151,13 +151,13 @@ def _reason(folder: epath.Path, name: str) -> str:
         return f"unreadable: {error.strerror or error}"
     if kind and kind not in formats.available():
         return f"{kind.name}: pip install {kind.package}"
-    # The raw files of cameras (.nef, .dng) are TIFF too, with a thumbnail for a picture.
+    # Camera raw files (.nef, .dng) are TIFF too, but what opens is a thumbnail.
     if kind and not (kind.name == "TIFF" and extension):
         return ""
     return (extension or _NO_PICTURE) if size else _EMPTY
 
 
 def _extension(name: str) -> str:
-    """In lower case with its dot; empty where what follows the last dot is none, as in `1.jpg?w=640` or `Mr. Smith`."""
+    """A name's extension in lower case with the dot; empty if it has none, as `1.jpg?w=640` or `Mr. Smith`."""
     found = re.search(r"[^.](\.(?=\w*[A-Za-z])\w{1,10})$", name, re.ASCII)
     return found[1].lower() if found else ""

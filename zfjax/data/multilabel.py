@@ -1,4 +1,4 @@
-"""TFDS sets with several labels an image, such as PASCAL VOC (`tfds:voc`)."""
+"""TFDS datasets with several labels per image, such as PASCAL VOC (`tfds:voc`)."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -11,19 +11,19 @@ from zfjax.data import catalog, splits
 from zfjax.data.catalog import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
 
-SURE = "labels_no_difficult"  # PASCAL's labels without the classes of which an image has only difficult objects
+SURE = "labels_no_difficult"  # PASCAL's labels, without classes whose objects in the image are all difficult
 
 
 class Truth(NamedTuple):
-    """What is to be found in the images of a split."""
+    """The true labels of the images of a split."""
 
     present: Bool[np.ndarray, "images classes"]
-    counted: Bool[np.ndarray, "images classes"]  # False: only difficult objects, which a score leaves out
+    counted: Bool[np.ndarray, "images classes"]  # False: only difficult objects, which scores ignore
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelExamples(RecordExamples):
-    """Records whose one label is left 0; `truth` has all of them."""
+    """Records with several labels: an example's own label is 0, and `truth` has all of them."""
 
     def __getitem__(self, index: int) -> Example:
         number = int(self.kept[index])
@@ -47,7 +47,7 @@ class MultiLabelExamples(RecordExamples):
 
 
 class MultiLabelSet(NamedTuple):
-    """A set as any other source, and its two splits with all their labels."""
+    """A dataset as an ordinary source, and its two splits with all their labels."""
 
     source: Source
     train: MultiLabelExamples
@@ -55,13 +55,13 @@ class MultiLabelSet(NamedTuple):
 
 
 def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
-    """Opens `tfds:NAME[/CONFIG][:TRAIN,VAL]` where it has several labels an image; None where it has not.
+    """Open `tfds:NAME[/CONFIG][:TRAIN,VAL]` if it has several labels per image; otherwise return None.
 
-    The labels are its feature `labels`, else those of its `objects`. Without TRAIN,VAL its splits train and validation
-    (else test) are taken as they are.
+    The labels are the feature `labels`, else those of `objects`. Without TRAIN,VAL, the splits train and validation
+    (else test) are used.
 
     Raises:
-        UserError: there is no such set or split, it is not prepared, or it has no second split.
+        UserError: there is no such dataset or split, it is not prepared, or it has no second split.
     """
     kind, _, rest = spec.partition(":")
     if kind != "tfds" or not rest:
@@ -86,7 +86,7 @@ def _multilabel(examples: RecordExamples) -> MultiLabelExamples:
 
 
 def _classes(builder: Any) -> tuple[str, ...] | None:
-    """The class names of a sequence of labels beside an image."""
+    """The class names, if the features are an image and a sequence of labels."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features

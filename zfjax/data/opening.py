@@ -1,4 +1,4 @@
-"""A dataset by its name: `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`."""
+"""Open a dataset by name: `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`."""
 
 import dataclasses
 import os
@@ -10,14 +10,13 @@ from zfjax.data.source import Source
 
 
 def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
-    """Opens `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`.
+    """Open `shapes`, `folder:PATH` or `tfds:NAME[/CONFIG][:SPLIT]`.
 
     Args:
-        spec: which dataset. SPLIT is a TFDS split expression, divided like a set without a validation split, or
-            two of them as TRAIN,VAL.
-        data_dir: where TFDS sets lie; empty for TFDS's own default. A relative folder PATH is looked for here
-            too.
-        seed: divides sets that have no validation split of their own.
+        spec: the dataset. SPLIT is TRAIN,VAL, two TFDS split expressions, or a single one, which is divided like a
+            dataset without a validation split.
+        data_dir: the folder of TFDS datasets; empty for TFDS's default. A relative PATH may also be in it.
+        seed: seeds the division of datasets that have no validation split.
 
     Raises:
         UserError: there is no such dataset, or it cannot be used for training.
@@ -29,7 +28,7 @@ def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
 
 
 def check_spec(spec: str) -> None:
-    """Raises a UserError where `spec` is not spelled as a dataset; whether there is one is not looked at."""
+    """Raise a UserError if `spec` is not a valid dataset name; does not check that the dataset exists."""
     kind, _, rest = spec.partition(":")
     if spec != "shapes" and not (kind in ("folder", "tfds") and rest):
         hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""

@@ -1,4 +1,4 @@
-"""Nothing is written into a dataset's folder: a folder there would be one class more, and no command could read it."""
+"""Keep output out of a dataset's folder, where a new folder would count as one more class."""
 
 import contextlib
 import os
@@ -13,26 +13,26 @@ from zfjax.data.splits import is_split
 
 
 def root_of(dataset: str, data_dir: str = "") -> epath.Path | None:
-    """The folder of the pictures of `folder:PATH`; None for other datasets, and where there is no such folder."""
+    """The pictures' folder of `folder:PATH`; None for other datasets or if the folder does not exist."""
     kind, _, path = dataset.partition(":")
     if kind != "folder" or not path:
         return None
     try:
         return find_root(path, data_dir)
-    except (UserError, OSError):  # said when it is opened
+    except (UserError, OSError):  # opening it reports the error
         return None
 
 
 def require_outside(path: epath.PathLike, what: str, root: epath.Path | None) -> None:
-    """Refuse a path to write to that lies in the folder of a dataset's pictures, however either is spelled.
+    """Refuse to write inside the folder of a dataset's pictures, however either path is spelled.
 
     Args:
-        path: the file or folder that is to be written; it need not be there.
+        path: the file or folder to write; it need not exist.
         what: what to call it in the error, such as `--out`.
         root: from `root_of`; None refuses nothing.
 
     Raises:
-        UserError: it lies in there.
+        UserError: `path` is inside `root`.
     """
     if root is not None and _is_inside(os.fspath(path), root):
         raise UserError(
@@ -53,7 +53,7 @@ def _is_inside(path: str, root: epath.Path) -> bool:
 
 
 def _class_roots(root: epath.Path) -> Iterator[str]:
-    """The dataset's folder, and what links in it lead to: class folders may lie elsewhere."""
+    """The dataset's folder and the targets of links in it: class folders may be elsewhere."""
     yield os.fspath(root)
     entries = _entries(os.fspath(root))
     for split in [entry for entry in entries if is_split(entry.name)]:
@@ -62,14 +62,14 @@ def _class_roots(root: epath.Path) -> Iterator[str]:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder; nothing where there is none."""
+    """List a folder; empty if it does not exist."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return list(entries)
     return []
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """The same for the same folder, whatever it is called; None where there is none."""
+    """Device and inode, the same however a folder is spelled; None if it does not exist."""
     try:
         stat = os.stat(path)
     except (OSError, ValueError):
@@ -78,6 +78,6 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _normal(path: str) -> str:
-    """A remote path without `..`, doubled or last slashes."""
+    """A remote path without `..`, double slashes or a trailing slash."""
     scheme, _, rest = path.rpartition("://")
     return f"{scheme}://{posixpath.normpath(rest)}"

@@ -1,4 +1,4 @@
-"""A scanned split: its readable pictures as squares by number, decoded on the spot or read from the cache."""
+"""A scanned split: its readable pictures as numbered squares, decoded on demand or read from the cache."""
 
 import dataclasses
 import os
@@ -18,13 +18,13 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
-        """The squares (RGB) and labels of the asked pictures. Safe among threads."""
+        """The squares (RGB, 0..255) and labels of the pictures with these numbers. Thread-safe."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedPictures:
-    """Decodes each time: `kept[i]` is the number in `examples` of picture i."""
+    """Pictures decoded on each load: picture i is number `kept[i]` in `examples`."""
 
     examples: Examples
     kept: Int[np.ndarray, "kept"]
@@ -34,7 +34,7 @@ class DecodedPictures:
         return len(self.kept)
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
-        """Raises `UserError` where a picture that was readable when scanned no longer is."""
+        """Raises `UserError` if a picture that the scan could read is no longer readable."""
         images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
         labels = np.empty(len(indices), np.int32)
         for row, index in enumerate(indices):
@@ -48,7 +48,7 @@ class DecodedPictures:
 
 @dataclasses.dataclass(frozen=True)
 class CachedPictures:
-    """Reads the squares of all examples, memory-mapped: row `kept[i]` is picture i."""
+    """Pictures read from the memory-mapped squares of all examples: picture i is row `kept[i]`."""
 
     squares: UInt8[np.ndarray, "all size size 3"]
     labels: Int32[np.ndarray, "all"]
@@ -58,14 +58,14 @@ class CachedPictures:
         return len(self.kept)
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
-        """Copies out of the memory map."""
+        """Copy squares out of the memory map."""
         rows = self.kept[indices]
         return np.asarray(self.squares[rows]), self.labels[rows]
 
 
 @dataclasses.dataclass(frozen=True)
 class ChosenPictures:
-    """Some of other pictures: `numbers[i]` is the number in `pictures` of picture i."""
+    """A subset: picture i is number `numbers[i]` in `pictures`."""
 
     pictures: Pictures
     numbers: Int[np.ndarray, "chosen"]
@@ -74,7 +74,7 @@ class ChosenPictures:
         return len(self.numbers)
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
-        """As the pictures chosen from."""
+        """Load from the underlying pictures."""
         return self.pictures.load(self.numbers[indices])
 
 
@@ -89,7 +89,7 @@ class JoinedPictures:
         return len(self.first) + len(self.second)
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
-        """In the order asked for."""
+        """Load from both splits; the result is in the order of `indices`."""
         indices = np.asarray(indices)
         count = len(self.first)
         in_second = indices >= count
@@ -100,7 +100,7 @@ class JoinedPictures:
 
 
 def threads_or_cores(threads: int) -> int:
-    """`threads`, or the number of cores this process may use where it is 0."""
+    """`threads`, or if it is 0, the number of cores this process may use."""
     if threads < 0:
         raise UserError(f"threads {threads}: expected 0 (one a core) or more")
     if threads:

@@ -1,7 +1,7 @@
 """Batches as a pure function of (pictures, seed, step), read by Grain's threads.
 
-The shuffled order is made for the whole batch and then cut into rows, so a run with other processes or
-threads, or one that goes on from any step, sees the same batches.
+The order is shuffled for the whole batch, which is then divided among processes, so the batches do not depend on the
+number of processes or threads, or on the step that a run resumes from.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
     image: UInt8[np.ndarray, "n size size 3"]
     label: Int32[np.ndarray, "n"]
-    mask: Float32[np.ndarray, "n"]  # 1 for an example, 0 for what fills up the last batch
+    mask: Float32[np.ndarray, "n"]  # 1 for an example, 0 for padding in the last batch
 
 
 def train_batches(
@@ -35,18 +35,18 @@ def train_batches(
     shard: tuple[int, int] = (0, 1),
     threads: int = 0,
 ) -> Generator[Batch, None, None]:
-    """Batches without end; each epoch has every picture once, in its own order, and batches may span two.
+    """Endless batches; each epoch has every picture once, newly shuffled, and a batch may span two epochs.
 
     Args:
         pictures: the training split.
-        batch_size: rows of all processes together.
-        seed: the only source of the order.
+        batch_size: rows over all processes.
+        seed: alone determines the order.
         start_step: number of the first batch.
         shard: (process, number of processes); process p takes rows p·local to (p + 1)·local.
-        threads: readers, a batch each at a time; 0 for one a core.
+        threads: reader threads, each reading one batch at a time; 0 for one per core.
 
     Raises:
-        UserError: the processes cannot share the batch evenly; a picture can no longer be read.
+        UserError: the batch cannot be divided evenly among the processes, or a picture can no longer be read.
     """
     grain = _grain()
     local = _local_size(batch_size, shard)
@@ -64,9 +64,9 @@ def train_batches(
 def eval_batches(
     pictures: Pictures, batch_size: int, *, shard: tuple[int, int] = (0, 1), threads: int = 0
 ) -> Generator[Batch, None, None]:
-    """Every picture once over all processes, in order, in as many batches on each.
+    """Every picture once over all processes, in order, with the same number of batches on each process.
 
-    The last is filled up with zeros, and its `mask` tells which rows are pictures.
+    The last batch is padded with zeros, and `mask` tells which rows are pictures.
 
     Arguments and errors are those of `train_batches`.
     """
@@ -90,12 +90,12 @@ def _local_size(batch_size: int, shard: tuple[int, int]) -> int:
 
 
 def _spread(seed: int) -> int:
-    """A 32-bit seed for Grain, which adds the epoch to it: neighbors would give each other's epochs."""
+    """A 32-bit seed for Grain, which adds the epoch to it: adjacent seeds would share epochs."""
     return int(np.random.SeedSequence(abs(2 * seed + (seed < 0))).generate_state(1)[0])
 
 
 def _grain() -> Any:
-    """The library, imported when it is used, and without its warning about profiling on older jaxlibs."""
+    """Import Grain on first use, without its warning about profiling on older jaxlibs."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

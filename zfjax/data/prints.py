@@ -1,4 +1,4 @@
-"""What tells pictures from others: sizes, times and digests, so that a run goes on with those that it began with."""
+"""Fingerprints of pictures: sizes, times and digests, so that a resumed run has the pictures it began with."""
 
 import concurrent.futures
 import hashlib
@@ -10,12 +10,12 @@ from zfjax.console.progress import Progress
 from zfjax.data.pictures import threads_or_cores
 from zfjax.data.source import BrokenImage, Examples
 
-SIZE, STAMP, DIGEST = range(3)  # the columns of prints: bytes, what changes with the file, what its bytes are
-MOST_READ = 10_000  # pictures, where all stamps differ: those of a folder that was copied
+SIZE, STAMP, DIGEST = range(3)  # columns of prints: bytes, changes with the file, digest of its content
+MOST_READ = 10_000  # pictures to read if many stamps differ, as in a copied folder
 
 
 def digest_of(data: bytes) -> int:
-    """A number that tells a file's bytes from others."""
+    """A 64-bit digest of a file's bytes."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 
@@ -26,17 +26,17 @@ def first_changed(
     kept: Int[np.ndarray, "kept"],
     threads: int = 0,
 ) -> int | None:
-    """The number of the first picture that is not the one of which `prints` were taken; None where all are.
+    """The number of the first picture that no longer matches `prints`; None if all match.
 
-    Sizes and stamps are compared, and read are only pictures whose stamp differs; of more than MOST_READ that many,
-    spread evenly over all.
+    Sizes and stamps are compared first, and only pictures whose stamp differs are read: at most MOST_READ, spread
+    evenly over them.
 
     Args:
         examples: the pictures as they are now.
         labels: their labels as they were.
         prints: their sizes, stamps and digests as they were.
-        kept: the numbers to look at.
-        threads: readers; 0 for one a core.
+        kept: the numbers to check.
+        threads: reader threads; 0 for one per core.
     """
     now = examples.stamps
     resized = kept[(now[kept, SIZE] != prints[kept, SIZE]) & (now[kept, SIZE] > 0)]

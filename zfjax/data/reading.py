@@ -1,4 +1,4 @@
-"""A picture's file as bytes: nothing that would never end, or that no memory holds."""
+"""Read a picture's file, refusing what would never end or not fit in memory."""
 
 import os
 import stat
@@ -16,8 +16,8 @@ def read_picture(path: epath.PathLike) -> bytes:
     """The bytes of a picture's file, local or remote.
 
     Raises:
-        BrokenImage: it is not there or may not be read, is no regular file (a pipe would be waited for, a device read
-            without end), or is larger than a picture may be in memory (`images.bounds.ONE`).
+        BrokenImage: the file is missing or unreadable, is not a regular file (reading a pipe or device may never end),
+            or is larger than a picture may be in memory (`images.bounds.ONE`).
     """
     place = os.fspath(path)
     name = readable(place) or "''"

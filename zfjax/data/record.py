@@ -1,4 +1,4 @@
-"""What a scan found, as one file: the mean image, every label, and which pictures are broken."""
+"""The result of a scan as one file: the mean image, every label, and which pictures are broken."""
 
 import hashlib
 import io
@@ -12,20 +12,20 @@ from jaxtyping import Float32, Int32, Int64
 from zfjax.console.files import damaged, write_whole
 
 FILE = "scan.npz"
-NOTES = "pictures.txt"  # the notes again, for people
+NOTES = "pictures.txt"  # a copy of the notes, for people
 
 
 class Record(NamedTuple):
-    """Numbers count the examples of a split in the source's order, from 0."""
+    """The result of a scan. Numbers count the examples of a split in the source's order, from 0."""
 
     mean: Float32[np.ndarray, "size size 3"]
     train_labels: Int32[np.ndarray, "train"]
     val_labels: Int32[np.ndarray, "val"]  # 0 where broken
     train_broken: Int64[np.ndarray, "broken_train"]
     val_broken: Int64[np.ndarray, "broken_val"]
-    messages: np.ndarray  # one line a broken picture
-    notes: np.ndarray = np.zeros(0, np.str_)  # lines on the dataset: which split is which, what is left out
-    # Size, stamp and digest of each picture (`prints`); none where an older zfjax looked at them.
+    messages: np.ndarray  # one line per broken picture
+    notes: np.ndarray = np.zeros(0, np.str_)  # lines about the dataset: which split is which, what is left out
+    # Size, stamp and digest of each picture (`prints`); empty in records of older versions.
     train_prints: Int64[np.ndarray, "train_known 3"] = np.zeros((0, 3), np.int64)
     val_prints: Int64[np.ndarray, "val_known 3"] = np.zeros((0, 3), np.int64)
 
@@ -41,19 +41,19 @@ class Record(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether it says what each picture was."""
+        """Whether the record has fingerprints of the pictures."""
         return bool(len(self.train_prints) or len(self.val_prints))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what the pictures and their labels are, wherever they lie; only of a record that is `known`."""
+        """A hash of the pictures' contents and labels, independent of paths; only for a record that is `known`."""
         digest = hashlib.sha256()
         for array in (self.train_labels, self.train_prints[:, 2], self.val_labels, self.val_prints[:, 2]):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def equals(self, other: "Record") -> bool:
-        """Whether both describe the same pictures: as they are kept on disk, else as their mean image says."""
+        """Whether both describe the same pictures, by fingerprints, else by mean image and labels."""
         if not np.array_equal(self.train_broken, other.train_broken):
             return False
         if not np.array_equal(self.val_broken, other.val_broken):
@@ -63,9 +63,9 @@ class Record(NamedTuple):
         return all(np.array_equal(mine, its) for mine, its in zip(self[:3], other[:3], strict=True))
 
     def first_difference(self, other: "Record") -> tuple[str, int] | None:
-        """The split (`train` or `val`) and the number of the first picture that is another; None where it's not known.
+        """The split (`train` or `val`) and number of the first picture that differs; None if unknown.
 
-        Both have as many pictures.
+        Both records must have the same number of pictures.
         """
         if self.known and other.known:
             for split in ("train", "val"):
@@ -79,7 +79,7 @@ class Record(NamedTuple):
 
 
 def write(record: Record, folder: str | os.PathLike[str]) -> None:
-    """Keeps `record` in a folder (any epath), and its notes as text beside; each file is whole or absent."""
+    """Write `record` into a folder (any epath), and its notes beside it as text; each file is whole or absent."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **record._asdict())
     if len(record.notes):
@@ -92,20 +92,20 @@ def all_readable(
     train_labels: Int32[np.ndarray, "train"],
     val_labels: Int32[np.ndarray, "val"],
 ) -> Record:
-    """The record of a dataset with no broken picture."""
+    """The record of a dataset without broken pictures."""
     none = np.zeros(0, np.int64)
     return Record(mean, train_labels, val_labels, none, none, np.zeros(0, np.str_))
 
 
 def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan the dataset again") -> Record | None:
-    """The record kept in a folder, or None.
+    """Read the record in a folder; None if there is none.
 
     Args:
         folder: any epath.
-        what_to_do: the end of the error's line.
+        what_to_do: the end of the error message.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the record is damaged.
     """
     path = epath.Path(folder) / FILE
     if not path.exists():
@@ -114,13 +114,13 @@ def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan th
         with np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes())) as arrays:  # checks each array's CRC-32
             record = Record(**arrays)
         _require_whole(record)
-    except Exception as error:  # zipfile, zlib and NumPy fail in as many ways as there are bytes
+    except Exception as error:  # zipfile, zlib and NumPy fail in countless ways
         raise damaged(path, error, what_to_do) from error
     return record
 
 
 def _require_whole(record: Record) -> None:
-    """Raises a ValueError for what no scan finds."""
+    """Raise a ValueError for a record that no scan could have made."""
     expected = {
         "mean": (np.float32, 3),
         "train_labels": (np.int32, 1),
@@ -149,5 +149,5 @@ def _require_whole(record: Record) -> None:
 
 
 def _text(lines: np.ndarray) -> np.dtype:
-    """The type that an array of text has, whose lines may be of any length."""
+    """The dtype expected of an array of text, whatever the length of its lines."""
     return lines.dtype if lines.dtype.kind == "U" else np.dtype(np.str_)

@@ -1,4 +1,4 @@
-"""One look at every picture before training: the broken ones, the mean image and, if asked, a cache."""
+"""One pass over every picture before training: finds broken ones and the mean image, and can fill a cache."""
 
 import collections
 import concurrent.futures
@@ -24,13 +24,13 @@ from zfjax.data.prints import DIGEST, SIZE, STAMP, digest_of, first_changed
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
 
-_CHUNK = 16  # pictures a task; small, since two tasks a thread lie in memory at once
+_CHUNK = 16  # pictures per task; small, since two tasks per thread are in memory at once
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scanned:
-    """A dataset that has been looked at: its readable pictures, the mean of its training squares (0..255)."""
+    """A scanned dataset: its readable pictures, and the mean of its training squares (0..255)."""
 
     train: Pictures
     val: Pictures
@@ -39,7 +39,7 @@ class Scanned:
     record: Record
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Keeps what was found (not the pictures) in a folder, so that a resumed run need not scan again."""
+        """Save the results (not the pictures) in a folder, so that a resumed run need not scan again."""
         records.write(self.record, folder)
 
 
@@ -51,18 +51,18 @@ def scan(
     cache_dir: str = "",
     threads: int = 0,
 ) -> Scanned:
-    """Decodes every picture of both splits once; with a valid cache, none. Says the source's notes on stderr first.
+    """Decode every picture of both splits once, or none if there is a valid cache. Prints the source's notes first.
 
     Args:
-        source: what to scan.
+        source: the dataset.
         size: pixels of a square's side.
-        max_broken: the share of broken pictures, of all, up to which they are skipped.
-        cache_dir: a local folder in which the decoded squares are kept, or empty.
-        threads: decoders; 0 for one a core.
+        max_broken: the largest share of broken pictures that are skipped instead of being an error.
+        cache_dir: a local folder for the decoded squares, or empty.
+        threads: decoder threads; 0 for one per core.
 
     Raises:
-        UserError: too many pictures are broken, a split has none left, a label is out of range, the cache
-            cannot be written or lies among the pictures.
+        UserError: too many pictures are broken, a split has none left, a label is out of range, or the cache cannot be
+            written or is inside the dataset's folder.
     """
     if not 0 <= max_broken <= 1:
         raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
@@ -81,7 +81,7 @@ def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads:
     found = cache.read(folder)
     if found is None:
         with hold(folder, f"another command that reads {source.name}", beside=True, wait=True):
-            found = cache.read(folder)  # perhaps written while this one waited
+            found = cache.read(folder)  # may have been written during the wait
             if found is None:
                 pictures = len(source.train) + len(source.val)
                 with cache.writing(folder, pictures * cache.square_bytes(size)) as draft:
@@ -95,15 +95,15 @@ def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads:
 
 
 def load(folder: str | os.PathLike[str], source: Source, threads: int = 0) -> Scanned | None:
-    """What `Scanned.save` kept in a folder, or None where there is nothing.
+    """Load what `Scanned.save` saved in a folder; None if there is nothing.
 
     Args:
-        folder: a run's.
+        folder: a run's folder.
         source: where its pictures are now. Those that may have changed are read and compared.
-        threads: readers; 0 for one a core.
+        threads: reader threads; 0 for one per core.
 
     Raises:
-        UserError: `source` has other pictures than those scanned, or the file is damaged.
+        UserError: the pictures of `source` differ from those scanned, or the file is damaged.
     """
     kept = _kept(folder, source)
     return None if kept is None else _compared(folder, source, kept, threads)
@@ -118,12 +118,12 @@ def scan_once(
     cache_dir: str = "",
     threads: int = 0,
 ) -> Scanned:
-    """A run's scan: what `Scanned.save` kept in the run's folder, else done now, as by `scan`, and not kept yet.
+    """A run's scan: loaded from the run's folder if `Scanned.save` saved one there, else done by `scan`, but not saved.
 
-    `folder` is None for a run that begins.
+    `folder` is None for a new run.
 
     Raises:
-        UserError: as `scan` and `load`; the pictures are no longer those the run began with.
+        UserError: as for `scan` and `load`; the pictures are no longer those the run began with.
     """
     kept = None if folder is None else _kept(folder, source)
     if folder is None or kept is None:
@@ -140,7 +140,7 @@ def scan_once(
 
 
 def require_same(folder: str | os.PathLike[str], source: Source, kept: Record, now: Record) -> None:
-    """Raise a UserError where `source`, as it was scanned now, has not the pictures that the run in `folder` kept."""
+    """Raise a UserError if `source`, scanned as `now`, does not have the pictures of the run in `folder` (`kept`)."""
     if not kept.equals(now):
         raise _changed(folder, source, kept.first_difference(now))
 
@@ -163,7 +163,7 @@ def _kept(folder: str | os.PathLike[str], source: Source) -> Record | None:
 
 
 def _compared(folder: str | os.PathLike[str], source: Source, kept: Record, threads: int) -> Scanned:
-    """What was kept, where the pictures are still those; an older record does not know which they were."""
+    """The saved scan, if the pictures are still the same; an older record cannot tell."""
     if kept.known:
         for split, examples, labels, prints, numbers in (
             ("train", source.train, kept.train_labels, kept.train_prints, kept.train_kept),
@@ -176,7 +176,7 @@ def _compared(folder: str | os.PathLike[str], source: Source, kept: Record, thre
 
 
 def _changed(folder: str | os.PathLike[str], source: Source, first: tuple[str, int] | None) -> UserError:
-    """The error for pictures that are not those of a run; `first` is the split and the number of one, if known."""
+    """The error for pictures that differ from a run's; `first` is the split and number of one, if known."""
     which = ""
     if first:
         split, number = first
@@ -195,13 +195,13 @@ class _Job(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """What one task brings back; a broken picture's square is black and its label 0."""
+    """The result of one task; a broken picture's square is black and its label is 0."""
 
     squares: UInt8[np.ndarray, "k size size 3"]
     labels: Int32[np.ndarray, "k"]
     total: UInt32[np.ndarray, "size size 3"]
     broken: list[tuple[int, str]]
-    prints: Int64[np.ndarray, "k 3"]  # without stamps; of what cannot be read 0
+    prints: Int64[np.ndarray, "k 3"]  # without stamps; 0 for unreadable pictures
 
 
 class _Seen(NamedTuple):
@@ -248,9 +248,9 @@ def _look_at(
     note: Callable[[str], None],
     progress: Progress,
 ) -> _Seen:
-    """Sums are of integers, so that the mean depends on neither the order nor the number of threads."""
+    """Scan one split. Sums are integers, so that the mean depends on neither the order nor the number of threads."""
     labels, prints = [], []
-    stamps = examples.stamps[:, 1]  # taken first: what changes from now on differs
+    stamps = examples.stamps[:, 1]  # taken first, so that later changes are noticed
     total = np.zeros((job.size, job.size, 3), np.uint64)
     broken: list[tuple[int, str]] = []
     with contextlib.ExitStack() as stack:
@@ -273,7 +273,7 @@ def _look_at(
 
 
 def _chunks(job: _Job, split: str, examples: Examples) -> Iterator[_Chunk]:
-    """All chunks in order; `threads` at work and as many ready."""
+    """All chunks in order; up to `threads` in progress and as many ready."""
     starts = iter(range(0, len(examples), _CHUNK))
     waiting: collections.deque[concurrent.futures.Future[_Chunk]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(job.threads) as pool:

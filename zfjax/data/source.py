@@ -17,7 +17,7 @@ BrokenImage = decode.BrokenImage
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One labeled picture as it is stored: `data` are the bytes of an image file, decoded when asked for."""
+    """One labeled picture as stored: `data` holds an image file's bytes, decoded on demand."""
 
     name: str
     data: bytes
@@ -25,31 +25,31 @@ class Example:
 
     @property
     def image(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The whole picture, RGB. Raises `BrokenImage`."""
+        """The whole picture in RGB, 0..255. Raises `BrokenImage`."""
         return decode.decode(self.data, self.name)
 
     def square(self, size: int) -> UInt8[np.ndarray, "size size 3"]:
-        """Smallest side brought to `size` pixels, its center square. Raises `BrokenImage`."""
+        """The center square, after scaling the smallest side to `size` pixels. Raises `BrokenImage`."""
         return decode.decode_square(self.data, size, self.name)
 
 
 @runtime_checkable
 class Examples(Protocol):
-    """One split: examples by number, in an order that never changes.
+    """One split: examples by number, in a fixed order.
 
-    Indexing raises `BrokenImage` where the picture cannot even be read.
+    Indexing raises `BrokenImage` if the picture's file cannot be read.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the pictures do, so that a cache of them is known to be stale."""
+        """Changes whenever the pictures do, which makes a cache of them stale."""
         ...
 
     @property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:
-        """Of each picture, without reading it, its size in bytes and a number that changes when the file does.
+        """Each picture's size in bytes, and a number that changes when its file does, without reading the file.
 
-        0 for what is not known.
+        Unknown values are 0.
         """
         ...
 
@@ -66,18 +66,18 @@ class Source:
     classes: tuple[str, ...]
     train: Examples
     val: Examples
-    notes: tuple[str, ...] = ()  # what to say of it: which split is which, and what is left out
-    root: epath.Path | None = None  # the folder that holds the class folders, if the dataset is one
-    annotations: Annotations | None = None  # of val, where the dataset knows more than classes
+    notes: tuple[str, ...] = ()  # lines about it: which split is which, and what is left out
+    root: epath.Path | None = None  # the folder that holds the class folders, if any
+    annotations: Annotations | None = None  # of val, if the dataset knows more than classes
 
 
 def held_out(
     keys: Sequence[str], labels: Int[np.ndarray, "n"], *, seed: int, fraction: float = 0.1
 ) -> Bool[np.ndarray, "n"]:
-    """Which examples a seeded split keeps for validation: `fraction` of each class, at least one of two.
+    """Which examples a seeded split keeps for validation: `fraction` of each class, at least one if it has two.
 
-    Examples are drawn in the order of a hash of their keys: the same on every machine and with every version
-    of NumPy, and a file more or less does not reshuffle the others.
+    Examples are drawn in the order of a hash of their keys: it is the same on every machine and with every version of
+    NumPy, and adding or removing a file does not reshuffle the others.
     """
     drawn = [hashlib.blake2b(f"{seed}:{key}".encode()).digest()[:8] for key in keys]
     order = np.lexsort((np.array(drawn, dtype="S8"), labels))

@@ -1,4 +1,4 @@
-"""Which parts of a dataset train and validate, by the names that people give them."""
+"""Which splits of a dataset to train and validate on, by their usual names."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,19 @@ from zfjax.console.errors import UserError
 TRAIN = ("train", "training", "trn")
 VALIDATION = ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation")
 TEST = ("test", "testing", "tst")
-_HELD_OUT = VALIDATION + TEST  # a test split validates only where there is no other
+_HELD_OUT = VALIDATION + TEST  # a test split validates only if there is no other
 
 
 class Choice(NamedTuple):
     """The splits of a dataset, by name."""
 
     train: str
-    val: str | None  # None: a part of the training split has to be held out
-    aside: tuple[str, ...]  # those that are not used
+    val: str | None  # None: part of the training split must be held out
+    aside: tuple[str, ...]  # unused splits
 
 
 def is_split(name: str) -> bool:
-    """Whether a folder or split is called so as to train, validate or test, in any case, with or without `set`.
+    """Whether a name is that of a training, validation or test split, in any case, with or without `set`.
 
     >>> [name for name in ("Train", "valid", "test_set", "testament") if is_split(name)]
     ['Train', 'valid', 'test_set']
@@ -30,16 +30,16 @@ def is_split(name: str) -> bool:
 
 
 def choose(dataset: str, names: Iterable[str]) -> Choice | None:
-    """Choose the split to train on, and the one to validate on: a validation split before a test split.
+    """Choose the split to train on and the one to validate on; a validation split is preferred to a test split.
 
-    Of several with names of one kind, such as val and dev, the first in the order of this module's lists is taken.
+    If several names mean the same, such as val and dev, the first in this module's lists is chosen.
 
     Args:
         dataset: what errors call it.
-        names: of its splits; others than those of `is_split` are left aside.
+        names: the names of its splits; those that are not `is_split` are left aside.
 
     Returns:
-        The choice; None where no name is a split's.
+        The choice; None if no name is a split's.
 
     Raises:
         UserError: there is a split to validate on but none to train on.
@@ -63,11 +63,11 @@ def note(
 
     Args:
         dataset: what to call it.
-        train: the split to train on; empty where there are none.
-        val: the split to validate on; empty where a tenth of the other is held out.
+        train: the split to train on; empty if there are none.
+        val: the split to validate on; empty if a tenth of the other is held out.
         counts: how many images each has.
-        aside: splits that are not used.
-        drawn_from: of what a tenth is held out, such as `each class`.
+        aside: unused splits.
+        drawn_from: what a tenth is held out of, such as `each class`.
     """
     of_train = train if val else f"nine tenths of {drawn_from}" + (f" in {train}" if train else "")
     line = f"{dataset}: trains on {of_train} ({counts[0]:,} images), validates on {val or 'the rest'} ({counts[1]:,})"

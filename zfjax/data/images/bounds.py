@@ -1,4 +1,4 @@
-"""How much memory a picture may take: known from its header, before anything of its size is allocated."""
+"""Limits on the memory a picture may take, computed from its header before anything large is allocated."""
 
 import contextlib
 import ctypes
@@ -8,24 +8,24 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-ONE = 480_000_000  # bytes that one picture may take: its file, and what its decoder holds at its peak
-_LARGE = 64_000_000  # bytes of a picture after which freed memory is returned to the system
-TOGETHER = 1_000_000_000  # bytes for all pictures that are decoded at the same time in this process
+ONE = 480_000_000  # bytes that one picture may take: its file, and its decoder's peak
+_LARGE = 64_000_000  # bytes; after a larger picture, freed memory is returned to the system
+TOGETHER = 1_000_000_000  # bytes for all pictures being decoded at the same time in this process
 
-_ORIENTATION, _OFFSETS = 274, (273, 324)  # TIFF's tags: of the picture's turn, of its strips and its tiles
-# Bytes a pixel. Of Pillow's own picture, where a mode does not take 4:
+_ORIENTATION, _OFFSETS = 274, (273, 324)  # TIFF tags: the orientation; the offsets of strips and of tiles
+# Bytes per pixel of Pillow's own picture, for modes that do not take 4:
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-# Of what decoders hold beside it, measured at their peak and rounded up; AVIF with 12 bits and alpha.
+# Bytes per pixel that decoders hold besides, measured at their peak and rounded up; AVIF with 12 bits and alpha.
 _HELD = {"WEBP": 13, "JXL": 12, "AVIF": 14, "HEIF": 8, "GIF": 2, "JPEG": 4, "MPO": 4}
-_PIECES = 100_000  # of a TIFF file: Pillow takes 330 bytes and 7 microseconds for each
-_IN_PYTHON = {"bmp_rle", "ppm", "ppm_plain"}  # codecs, which are slow too: 30 in all
+_PIECES = 100_000  # most strips or tiles of a TIFF file: Pillow takes 330 bytes and 7 microseconds for each
+_IN_PYTHON = {"bmp_rle", "ppm", "ppm_plain"}  # slow codecs, which take 30 bytes per pixel in all
 
 
 def require_header(data: bytes) -> int:
-    """The bytes that it takes to decode a WebP or JPEG XL file, whose readers begin as soon as it is opened; else 0.
+    """The bytes it takes to decode a WebP or JPEG XL file, which Pillow decodes on opening; 0 for other formats.
 
     Raises:
-        ValueError: that is more than `ONE`, or a TIFF file is in so many pieces that listing them takes long.
+        ValueError: it takes more than `ONE`, or a TIFF file has so many pieces that listing them takes long.
     """
     if _tiff_pieces(data) > _PIECES:
         raise ValueError(f"a TIFF file of more than {_PIECES:,} strips or tiles")
@@ -37,16 +37,16 @@ def require_header(data: bytes) -> int:
 
 
 def require(image: Any, whole: tuple[int, int], size: tuple[int, int], extra: int) -> int:
-    """The bytes that it takes to decode an opened picture.
+    """The bytes it takes to decode an opened picture.
 
     Args:
         image: as Pillow opened it.
-        whole: its width and height.
-        size: width and height to which it will be decoded.
-        extra: bytes beyond those of its pixels, such as its file's.
+        whole: its width and height in pixels.
+        size: the width and height that it will be decoded to.
+        extra: bytes besides those of its pixels, such as its file's.
 
     Raises:
-        ValueError: that is more than `ONE`.
+        ValueError: it takes more than `ONE`.
     """
     codec, mode = (str(image.tile[0][0]), str(image.tile[0][3])) if image.tile else ("", "")
     stored = _STORED.get(image.mode, 4)
@@ -58,14 +58,14 @@ def require(image: Any, whole: tuple[int, int], size: tuple[int, int], extra: in
     elif image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         a_pixel += 8
     elif codec == "libtiff" or (image.format == "TIFF" and image.tag_v2.get(_ORIENTATION, 1) != 1):
-        a_pixel += stored  # a strip, which may be the whole picture; the picture turned
+        a_pixel += stored  # a strip, which may be the whole picture, or the rotated picture
     elif ";16" in mode and stored == 4:
-        a_pixel += stored  # read twice where it is dark: `depth`
+        a_pixel += stored  # dark ones are read twice: `depth`
     return _require(math.prod(size) * a_pixel + extra, f"{whole[0]}×{whole[1]} pixels as {image.format}")
 
 
 class _Room:
-    """Memory that threads share: who asks for more than is left waits."""
+    """A memory budget that threads share: a thread that asks for more than is left waits."""
 
     def __init__(self, total: int) -> None:
         self._changed = threading.Condition()
@@ -91,8 +91,8 @@ room = _Room(TOGETHER)
 
 
 def _give_back() -> None:
-    """Have glibc return freed memory to the system: it keeps up to a picture's for each thread."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # elsewhere than on Linux
+    """Have glibc return freed memory to the system: it would keep up to a picture's worth per thread."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not on Linux
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -103,7 +103,7 @@ def _require(needed: int, what: str) -> int:
 
 
 def _tiff_pieces(data: bytes) -> int:
-    """How many strips or tiles the first picture of a TIFF or BigTIFF file has; 0 for other and damaged files."""
+    """The number of strips or tiles of a TIFF or BigTIFF file's first picture; 0 for other and damaged files."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if not order or data[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
         return 0
@@ -133,7 +133,7 @@ def _webp_size(data: bytes) -> tuple[str, int, int] | None:
 
 
 def _jxl_size(data: bytes) -> tuple[str, int, int] | None:
-    """Width and height from a JPEG XL file's SizeHeader (ISO/IEC 18181-1, D.2), which is packed to bits."""
+    """Width and height from a JPEG XL file's bit-packed SizeHeader (ISO/IEC 18181-1, D.2)."""
     codestream = _jxl_codestream(data)
     if data[codestream : codestream + 2] != b"\xff\x0a":
         return None
@@ -151,13 +151,13 @@ def _jxl_size(data: bytes) -> tuple[str, int, int] | None:
 
     height = side()
     ratio = take(3)
-    shares = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # of width to height
+    shares = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
     width = height * shares[ratio - 1][0] // shares[ratio - 1][1] if ratio else side()
     return "JXL", width, height
 
 
 def _jxl_codestream(data: bytes) -> int:
-    """Where the codestream begins: at once, or in a container's box `jxlc` or first `jxlp`."""
+    """The offset of the codestream: 0, or inside a container's `jxlc` or first `jxlp` box."""
     if data[4:8] != b"JXL ":
         return 0
     at = 0

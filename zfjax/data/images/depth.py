@@ -1,8 +1,8 @@
-"""Pictures of more than 8 bits: their samples, and which of their bits are shown.
+"""Pictures with more than 8 bits: their samples, and which of their bits are shown.
 
-Files of 16 bits often hold in their low bits what a camera of 12 bits saw, or 8 bits: their high byte is nearly black.
-Where a file does not say what its white is, its largest sample tells: below 256 it is taken for 8 bits, below 4096
-for 12.
+16-bit files often hold 12-bit camera data or 8-bit data in their low bits, so that their high byte is nearly black.
+If a file does not say which sample is white, its largest sample decides: below 256, the file is taken as 8-bit; below
+4096, as 12-bit.
 """
 
 import math
@@ -18,24 +18,24 @@ from zfjax.data import formats
 from zfjax.data.images.notes import say_once
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-Part = Callable[[Box], np.ndarray]  # samples of a part: [height, width] or [height, width, channels], whole numbers
+Part = Callable[[Box], np.ndarray]  # samples of a part: [height, width] or [height, width, channels], integers
 _BITS = 258  # TIFF's tag BitsPerSample
 
 
 def view(image: Any, tile: Any, data: bytes, name: str = "") -> Callable[[Box], Image.Image] | None:
-    """Parts of a picture of more than 8 bits as pictures of 8.
+    """Show parts of a picture with more than 8 bits as 8-bit pictures.
 
     Args:
-        image: Pillow's picture, loaded; one of the codec `ppm` need not be.
-        tile: its first tile, as it was before it was loaded.
+        image: Pillow's picture, loaded; with the codec `ppm` it need not be.
+        tile: its first tile, as it was before loading.
         data: the file.
-        name: what to call it where its bits are guessed, which is said once.
+        name: what to call it in the warning that its bits are guessed.
 
     Returns:
-        None for a picture of 8 bits, and for one whose high bytes, which Pillow reads, are what to show.
+        A function from a box to that part; None for 8-bit pictures, and if Pillow already reads the bytes to show.
 
     Raises:
-        ValueError: samples below 0 or above 65535, for which no white is defined.
+        ValueError: there are samples below 0 or above 65535, for which no white is defined.
     """
     codec, _, _, args = tile
     mode = str(args if isinstance(args, str) or not args else args[0])
@@ -55,7 +55,7 @@ def view(image: Any, tile: Any, data: bytes, name: str = "") -> Callable[[Box], 
 
 
 def _whites(part: Part, size: tuple[int, int], white: int, name: str) -> np.ndarray:
-    """The sample that is shown as white in each channel, or as opaque; 0 for `white`: to be guessed."""
+    """Each channel's sample that is shown as white or opaque; guessed if `white` is 0."""
     ends = [(samples.min(), samples.max(axis=(0, 1))) for samples in map(part, _bands(size))]
     least, most = min(least for least, _ in ends), np.atleast_1d(np.max([most for _, most in ends], axis=0))
     if least < 0 or most.max() > 65535:
@@ -80,7 +80,7 @@ def _shown(samples: np.ndarray, whites: np.ndarray) -> UInt8[np.ndarray, "..."]:
 
 
 def _bands(size: tuple[int, int]) -> Iterator[Box]:
-    """Boxes that cover a picture, of about a million pixels each."""
+    """Boxes of about a million pixels each that cover a picture."""
     width, height = size
     rows = max(1, 1_000_000 // width)
     return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
@@ -91,7 +91,7 @@ def _gray(image: Any) -> Part:
 
 
 def _ppm(image: Any, tile: Any, data: bytes) -> Part:
-    """The samples of a binary PGM or PPM file whose white is not 255: Pillow takes them one by one."""
+    """The samples of a binary PGM or PPM file whose white is not 255; Pillow would read them one by one."""
     _, _, offset, (mode, white) = tile
     shape = (image.height, image.width, *([3] if mode == "RGB" else []))
     whole = np.frombuffer(data, ">u2" if white > 255 else "u1", math.prod(shape), offset).reshape(shape)
@@ -99,15 +99,15 @@ def _ppm(image: Any, tile: Any, data: bytes) -> Part:
 
 
 def _is_dark(image: Any) -> bool:
-    """Whether the high bytes of the colors are so small that no sample is above 4095."""
+    """Whether the colors' high bytes are so small that all samples are below 4096."""
     ends = zip(image.getbands(), image.getextrema(), strict=True)
     return max(most for band, (_, most) in ends if band != "A") < 16
 
 
 def _low_bytes(image: Any, data: bytes, mode: str) -> Part:
-    """The samples of a 16-bit picture with colors or alpha, of which Pillow reads the high bytes.
+    """The samples of a 16-bit picture with colors or alpha, of which Pillow reads only the high bytes.
 
-    With the other byte order the same file gives the low ones.
+    Reading the same file in the opposite byte order gives the low bytes.
     """
     low = formats.open_lazily(data)
     gray = mode.startswith("LA")  # two samples of two bytes, read as four
@@ -119,7 +119,7 @@ def _low_bytes(image: Any, data: bytes, mode: str) -> Part:
 
 
 def _other_order(args: Any) -> Any:
-    """A decoder's arguments with the last letter of its mode, the byte order, exchanged."""
+    """A decoder's arguments with the byte order, the last letter of its mode, swapped."""
     mode, rest = (args, None) if isinstance(args, str) else (args[0], args[1:])
     swapped = mode[:-1] + {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}[mode[-1]]
     return swapped if rest is None else (swapped, *rest)

@@ -1,4 +1,4 @@
-"""JPEG files from the inside: what their scans take to decode, and files that lack their end."""
+"""Inside JPEG files: the memory their scans take, and how to read truncated files."""
 
 import math
 import re
@@ -9,14 +9,14 @@ import numpy as np
 from PIL import Image, ImageChops
 
 _TOO_MUCH = 3e9  # pixels times scans: about two seconds
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # but no stuffed byte, restart or fill byte
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # excludes stuffed, restart and fill bytes
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of the segment that lists the components
-_START, _END = b"\xff\xda", b"\xff\xd9"  # of a scan; of the picture
-_NOISE = np.random.default_rng(0).integers(0, 255, 4096, np.uint8).tobytes()  # holds no marker
+_START, _END = b"\xff\xda", b"\xff\xd9"  # start of a scan; end of the picture
+_NOISE = np.random.default_rng(0).integers(0, 255, 4096, np.uint8).tobytes()  # contains no marker
 
 
 class _Scan(NamedTuple):
-    """What one scan of a file brings: for some components the coefficients `first` to `last` of each block."""
+    """What one scan contains: the coefficients `first` to `last` of each block of some components."""
 
     components: bytes  # their ids
     first: int
@@ -24,16 +24,16 @@ class _Scan(NamedTuple):
 
 
 def held_bytes(image: Any, data: bytes) -> int:
-    """Bytes of all coefficients, which a decoder holds where a picture comes in several scans; else 0.
+    """Bytes of all coefficients, which a decoder holds if a picture has several scans; 0 if it has one.
 
-    They do not become fewer where it is decoded to a smaller size.
+    Decoding to a smaller size does not reduce them.
 
     Args:
-        image: Pillow's JPEG file, in its whole size.
+        image: Pillow's JPEG file, at full size.
         data: the file.
 
     Raises:
-        ValueError: there are so many scans that it would take long.
+        ValueError: there are so many scans that decoding would take long.
     """
     first = next((at for marker, at in _segments(data) if marker == _START[1]), None)
     if first is None or (not image.info.get("progressive") and data[first + 2] >= image.layers):
@@ -48,24 +48,24 @@ def held_bytes(image: Any, data: bytes) -> int:
 
 
 def mended(data: bytes, read: Callable[[bytes], Image.Image], most: float) -> tuple[Image.Image, float]:
-    """The picture of a file that lacks its end, and what share of its pixels is not in the file.
+    """The picture in a truncated file, and the share of its pixels that are missing.
 
-    Missing blocks are gray. Where they begin shows when what follows the file's last byte is changed: they change with
-    it. Of a file of several scans, the last is left out where it lacks too much and those before it bring each
-    coefficient of each component in some form; what it would have brought is finer detail. Until all have begun to come
+    Missing blocks are gray. To find where they begin, different bytes are appended to the file: only missing blocks
+    change. If the last of several scans lacks too much, and the earlier ones have every coefficient of every component
+    in some form, the last scan is dropped, which loses only fine detail. While any coefficient has not begun to arrive,
     the whole picture counts as missing.
 
     Args:
         data: the file.
         read: decodes a file.
-        most: the share that a picture may lack.
+        most: the largest share of pixels that a picture may lack.
 
     Raises:
-        OSError: it ends before its first scan.
+        OSError: the file ends before its first scan.
     """
     segments = list(_segments(data))
     at = segments[-1][1] if segments else len(data)
-    if at + int.from_bytes(data[at : at + 2]) > len(data):  # a segment that is cut itself would swallow what follows
+    if at + int.from_bytes(data[at : at + 2]) > len(data):  # a truncated segment would swallow what follows
         data, segments = data[: at - 2], segments[:-1]
     data = data.rstrip(b"\xff")
     frame = next((at for marker, at in segments if marker in _FRAMES), None)
@@ -89,7 +89,7 @@ def mended(data: bytes, read: Callable[[bytes], Image.Image], most: float) -> tu
 
 
 def _lost(ended: Image.Image, other: Image.Image, rows: int) -> float:
-    """The share of pixels from the first block on, `rows` high, in which two pictures differ."""
+    """The share of pixels from the first block on, `rows` pixels high, in which two pictures differ."""
 
     def differing(top: int, height: int) -> tuple[int, int, int, int] | None:
         box = (0, top, ended.width, min(top + height, ended.height))
@@ -104,7 +104,7 @@ def _lost(ended: Image.Image, other: Image.Image, rows: int) -> float:
 
 
 def _are_complete(scans: Sequence[_Scan], components: bytes) -> bool:
-    """Whether scans bring each coefficient of each component."""
+    """Whether the scans contain every coefficient of every component."""
     return all(
         {number for scan in scans if component in scan.components for number in range(scan.first, scan.last + 1)}
         >= set(range(64))
@@ -119,7 +119,7 @@ def _scan(data: bytes, at: int) -> _Scan:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Each segment's marker, and where its length stands, up to the end of the first picture."""
+    """Each segment's marker and the offset of its length, up to the end of the first picture."""
     at = 2
     while found := _MARKER.search(data, at):
         marker, at = data[found.start() + 1], found.end()

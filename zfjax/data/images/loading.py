@@ -1,4 +1,4 @@
-"""An image file in memory: opened, held to its bounds, made smaller where the decoder can, its pixels read."""
+"""Load an image file: open it, check its memory bounds, let the decoder shrink it, and read its pixels."""
 
 import contextlib
 import math
@@ -14,35 +14,38 @@ from zfjax.data import formats
 from zfjax.data.images import bounds, depth, jpeg2000, jpegs, pngs
 from zfjax.data.images.notes import say_once
 
-try:  # the extra `fast`: the same pixels from color JPEGs, sooner
+try:  # the extra `fast`: the same pixels of color JPEGs, faster
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
-_ORIENTATION = 0x0112  # EXIF's tag
-_BY_ROWS = {"PNG", "BMP", "DIB", "PPM"}  # whose rows are read one after the other, and are zero until then
-_LOST = 0.05  # the share of its pixels that a file may lack
+_ORIENTATION = 0x0112  # EXIF tag
+_BY_ROWS = {"PNG", "BMP", "DIB", "PPM"}  # formats read row by row; unread rows are zero
+_LOST = 0.05  # the largest share of pixels that a file may lack
 
 
 class Picture(NamedTuple):
-    """A picture whose pixels are in memory, as its file has them: in any of Pillow's modes, not turned."""
+    """A picture whose pixels are in memory as stored: in any of Pillow's modes, not rotated."""
 
     size: tuple[int, int]  # width and height
-    part: Callable[[depth.Box], Image.Image]  # of 8 bits
+    part: Callable[[depth.Box], Image.Image]  # 8-bit
     orientation: int  # EXIF's: 1 is upright
 
 
 def read(data: bytes, name: str, smallest: int, use: Callable[[Picture], np.ndarray]) -> np.ndarray:
-    """What `use` makes of the picture of a file; its memory is counted among that of all that are decoded at once.
+    """Decode a file and pass the picture to `use`, within the memory budget for all pictures decoded at once.
 
     Args:
         data: the file.
-        name: what to call it where something is said of it.
-        smallest: pixels. A decoder that can may give a smaller picture, of which no side is below this; 0: never.
-        use: is given the picture, and keeps nothing of it.
+        name: what to call it in warnings.
+        smallest: the decoder may shrink the picture as long as no side gets below this many pixels; 0: never shrink.
+        use: gets the picture and must not keep any of it.
+
+    Returns:
+        What `use` returns.
 
     Raises:
-        Exception: of any kind, as the readers of damaged files do.
+        Exception: of any kind, as readers of damaged files do.
     """
     with _QUIET, contextlib.ExitStack() as held:
         at_opening = bounds.require_header(data)
@@ -57,20 +60,20 @@ def read(data: bytes, name: str, smallest: int, use: Callable[[Picture], np.ndar
         whole: tuple[int, int] = image.size
         size = _made_smaller(image, data, smallest) if smallest else whole
         if not smallest:
-            extra += 3 * math.prod(size)  # the array that is asked for
+            extra += 3 * math.prod(size)  # the returned array
         needed = bounds.require(image, whole, size, extra)
-        if not at_opening:  # memory is taken once, or two pictures could wait for each other's
+        if not at_opening:  # take memory only once, or two pictures could deadlock
             held.enter_context(bounds.room.take(needed))
         try:
             return use(_picture(image, file, name, smallest, is_small=size != whole))
         finally:
-            del image  # before its memory is given to others
+            del image  # before others may use its memory
 
 
 def _picture(image: Any, data: bytes, name: str, smallest: int, is_small: bool) -> Picture:
     tile = image.tile[0] if image.tile else None
     if tile and tile[0] == "ppm":
-        pixels = image  # `depth` takes its samples from the file
+        pixels = image  # `depth` reads its samples from the file
     elif simplejpeg and image.format == "JPEG" and image.mode == "RGB" and not is_small:
         pixels = _fast(data) or _loaded(image, data, name, smallest)
     else:
@@ -84,9 +87,9 @@ def _picture(image: Any, data: bytes, name: str, smallest: int, is_small: bool) 
 
 
 def _made_smaller(image: Any, data: bytes, smallest: int) -> tuple[int, int]:
-    """Have the decoder halve the picture where it can, and both sides stay `smallest`; the size that will come."""
+    """Have the decoder halve the picture while both sides stay at least `smallest`; returns the resulting size."""
     if image.format != "JPEG2000":
-        image.draft(None, (smallest, smallest))  # only JPEG's does something
+        image.draft(None, (smallest, smallest))  # only does something for JPEG
         return image.size
     times = jpeg2000.halvings(data, image.size, smallest)
     image.reduce = times
@@ -96,12 +99,12 @@ def _made_smaller(image: Any, data: bytes, smallest: int) -> tuple[int, int]:
 def _fast(data: bytes) -> Image.Image | None:
     try:
         return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB"))
-    except ValueError:  # stricter than Pillow, which then has the last word
+    except ValueError:  # it is stricter than Pillow, which then decides
         return None
 
 
 def _loaded(image: Any, data: bytes, name: str, smallest: int) -> Any:
-    """The picture with its pixels read; of a file that lacks its end, with what there is, if that is nearly all."""
+    """Read the picture's pixels; a truncated file is used as far as it goes, if that is nearly all."""
     try:
         image.load()
         return image
@@ -110,10 +113,10 @@ def _loaded(image: Any, data: bytes, name: str, smallest: int) -> Any:
             raise
     pixels, lost = image, 1.0
     if image.format in ("JPEG", "MPO"):
-        with contextlib.suppress(OSError):  # not even its tables are whole
+        with contextlib.suppress(OSError):  # even its tables are incomplete
             pixels, lost = jpegs.mended(data, lambda file: _read_jpeg(file, smallest), _LOST)
     elif image.format in _BY_ROWS and not image.info.get("interlace"):
-        image.tile = []  # what was read stands
+        image.tile = []  # keep what was read
         lost = 1 - _filled_rows(image) / image.height
     if lost > _LOST:
         raise OSError(f"cut short: {math.ceil(100 * lost)} % of it is missing")
@@ -130,7 +133,7 @@ def _read_jpeg(data: bytes, smallest: int) -> Image.Image:
 
 
 def _filled_rows(image: Image.Image) -> int:
-    """From the first row that is not zero to the last."""
+    """The number of rows from the first nonzero one to the last."""
     box = image.getbbox(alpha_only=False)
     return box[3] - box[1] if box else 0
 
@@ -138,22 +141,22 @@ def _filled_rows(image: Image.Image) -> int:
 def _orientation(image: Any) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata of a picture whose pixels are whole
+    except Exception:  # the pixels are fine, only the metadata is damaged
         return 1
 
 
 class _Quiet(threading.local):
-    """A block, in one thread, in which Pillow warns of nothing: what matters about a file is whether it decodes.
+    """A per-thread context that silences Pillow's warnings: all that matters about a file is whether it decodes.
 
-    `warnings.catch_warnings` is not safe among threads, and a filter on Pillow's modules would silence the program
-    around us too. So the filter's pattern for module names is this object, which matches while its thread is inside.
+    `warnings.catch_warnings` is not thread-safe, and a filter on Pillow's modules would silence the calling program
+    too. So the filter's module pattern is this object, which matches only while its thread is inside the context.
     """
 
     inside = False
 
     def __enter__(self) -> None:
         entry = ("ignore", None, Warning, self, 0)
-        if entry not in warnings.filters:  # or no longer
+        if entry not in warnings.filters:  # or was removed
             warnings.filters.insert(0, entry)  # type: ignore[attr-defined]
         self.inside = True
 

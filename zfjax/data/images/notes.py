@@ -1,13 +1,13 @@
-"""What is said of pictures that are used in spite of something: once of each kind, naming the first."""
+"""Warnings about pictures that are used despite a defect: one per kind, naming the first picture."""
 
 import logging
 
 _log = logging.getLogger(__name__)
-_said: set[str] = set()  # the kinds that were told of
+_said: set[str] = set()  # the kinds already reported
 
 
 def say_once(kind: str, name: str, what: str) -> None:
-    """Log a warning about a picture, unless there was one of this kind; `name` may be empty."""
+    """Log a warning about a picture, unless one of this kind was logged already; `name` may be empty."""
     if kind not in _said:
         _said.add(kind)
         _log.warning("%s: %s; so are others like it", name or "a picture", what)

@@ -1,20 +1,20 @@
-"""PNG files from the inside: what of them is read."""
+"""Inside PNG files: which chunks are read."""
 
 import re
 import zlib
 
 _START = b"\x89PNG\r\n\x1a\n"
 _CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
-_KEPT = {b"tRNS", b"eXIf"}  # transparency; which side is up
-_TURNED = re.compile(rb"iTXtXML:com\.adobe\.xmp\0\0|[tz]TXtRaw profile type exif\0")  # texts that say it too
+_KEPT = {b"tRNS", b"eXIf"}  # transparency; orientation
+_TURNED = re.compile(rb"iTXtXML:com\.adobe\.xmp\0\0|[tz]TXtRaw profile type exif\0")  # texts with the orientation
 _LONGEST = 1 << 17  # bytes of such a text
 
 
 def without_extras(data: bytes) -> bytes:
-    """A PNG file without what its pixels do not need: texts, color profiles, other frames, damaged extras.
+    """Strip from a PNG file what its pixels do not need: texts, color profiles, other frames, damaged extras.
 
-    Pillow refuses a file for what is wrong or long in any of these. Other files come back as they are, and so does
-    what follows the first chunk that is none.
+    Pillow refuses a file if any of these is damaged or too long. Other files are returned unchanged, and so is what
+    follows the first invalid chunk.
     """
     if not data.startswith(_START):
         return data

@@ -1,4 +1,4 @@
-"""`shapes`: pictures of ten drawn things, with their masks and parts, made by the package itself."""
+"""`shapes`: pictures of ten kinds of objects, with masks and parts, drawn by the package itself."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ PARTS: dict[str, tuple[str, ...]] = {drawing.name: drawing.parts for drawing in 
 
 
 def prepared_builder(data_dir: str = "", config: "ShapesConfig | None" = None) -> "Shapes":
-    """The TFDS builder, its pictures drawn on first use: see `builder.prepared_builder`."""
+    """The TFDS builder, which draws its pictures on first use: see `builder.prepared_builder`."""
     from zfjax.data.shapes import builder  # drawing alone needs no TFDS
 
     return builder.prepared_builder(data_dir, config)

@@ -1,4 +1,4 @@
-"""`shapes` knows its objects' pixels and parts: they were drawn."""
+"""Annotations of `shapes`: the drawn objects' pixels and parts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,5 +24,5 @@ class DrawnObjects:
         return masks(self.builder, self.split, examples, square=square, size=size)
 
     def part_boxes(self, examples: Int[np.ndarray, " n"], names: Sequence[str], *, square: int, size: int) -> PartBoxes:
-        """The pictures that show all the named parts, and the parts' boxes."""
+        """The pictures that show all the named parts, with the parts' boxes."""
         return part_boxes(self.builder, self.split, examples, names, square=square, size=size)

@@ -1,6 +1,6 @@
-"""`shapes` as a TFDS data set: drawn once into a folder, then read like any other.
+"""`shapes` as a TFDS dataset: drawn once into a folder, then read like any other.
 
-Array record where that exists, parquet elsewhere (Windows); neither needs TensorFlow.
+It is stored as array_record if available, else (on Windows) as parquet; neither needs TensorFlow.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _SPLITS = ("train", "validation")
 
 @dataclasses.dataclass
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How many pictures, and the seed they are drawn from; one's own configuration needs its own name."""
+    """The number of pictures per split, and the seed; a custom configuration needs its own name."""
 
     train: int = 10000
     validation: int = 2000
@@ -40,11 +40,11 @@ class ShapesConfig(tfds.core.BuilderConfig):
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Asks no server: everything about this set is known here."""
+        """Query no server: everything about this dataset is known here."""
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """Ten kinds of drawn things, with masks and the boxes of their parts."""
+    """Drawings of ten kinds of objects, with masks and the boxes of their parts."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = (ShapesConfig(name="standard", description="10,000 and 2,000 pictures."),)
@@ -74,7 +74,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         count = getattr(self.builder_config, split)
         with Progress(f"drawing {split}", count) as progress:
             for index in range(count):
-                # From its own numbers alone: a picture does not depend on those before it.
+                # Seeded per picture: a picture does not depend on those before it.
                 rng = np.random.default_rng((self.builder_config.seed, _SPLITS.index(split), index))
                 label = index % len(DRAWINGS)
                 yield index, _encode(scene(rng, label), label)
@@ -82,12 +82,16 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def prepared_builder(data_dir: str = "", config: ShapesConfig | None = None) -> Shapes:
-    """The `shapes` builder, its pictures drawn if they are not there yet.
+    """The `shapes` builder; draws the pictures if they do not exist yet.
 
-    `data_dir` is TFDS's folder of data sets; empty: TFDS's own default. A build that is stopped leaves
-    nothing that later counts as done; while one process draws, others wait.
+    An interrupted build leaves nothing that counts as done. While one process draws, others wait.
 
-    Raises: UserError where the folder cannot be read or written.
+    Args:
+        data_dir: the folder of TFDS datasets; empty for TFDS's default.
+        config: how many pictures to draw, and from which seed.
+
+    Raises:
+        UserError: the folder cannot be read or written.
     """
 
     def fresh() -> Shapes:
@@ -100,10 +104,10 @@ def prepared_builder(data_dir: str = "", config: ShapesConfig | None = None) -> 
             with hold(builder.data_path.parent, "another command that draws the shapes data set", wait=True):
                 if not builder.data_path.exists():
                     _draw(builder)
-    except (OSError, RuntimeError) as error:  # the latter is array_record's
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
         where = data_dir or str(tfds.core.constants.DATA_DIR)
         raise UserError(f"the shapes data set cannot be kept in {where}: {reason(error)}") from error
-    return fresh()  # what another process drew is read anew
+    return fresh()  # reads what another process may have drawn
 
 
 def _draw(builder: Shapes) -> None:
@@ -115,14 +119,14 @@ def _draw(builder: Shapes) -> None:
         for unfinished in builder.data_path.parent.glob("incomplete.*"):
             unfinished.rmtree(missing_ok=True)
 
-    clear()  # what one that was killed left behind
+    clear()  # what a killed process left behind
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
     with signals.at_end(clear), _quiet_tfds():
         builder.download_and_prepare(download_config=settings)
 
 
 def _encode(drawn: Scene, label: int) -> dict[str, Any]:
-    """An example as TFDS takes it without TensorFlow: encoded bytes, boxes as shares of the side."""
+    """An example in the form TFDS accepts without TensorFlow: encoded bytes, boxes as fractions of the side."""
     return {
         "image": _bytes(drawn.image, format="JPEG", quality=_JPEG_QUALITY),
         "label": label,
@@ -149,7 +153,7 @@ def _file_format() -> str:
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """Silences TFDS's own bars and its printed banner; ours go to stderr."""
+    """Silence TFDS's progress bars and its printed banner; ours go to stderr."""
     tfds.display_progress_bar(enable=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

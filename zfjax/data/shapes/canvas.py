@@ -1,6 +1,6 @@
-"""A canvas of paint numbers: polygons are filled with numbers; a lookup makes these colors, or owners.
+"""A canvas of paint numbers: polygons are filled with numbers, which lookups turn into colors or owners.
 
-It is drawn at twice the picture's size, so that edges come out smooth.
+It is drawn at twice the picture's size, to get smooth edges.
 """
 
 import functools
@@ -39,37 +39,37 @@ class Canvas:
         self._owners: list[int] = []
 
     def mix(self, paint: Paint, owner: int = 0) -> int:
-        """Adds a paint; returns its number."""
+        """Add a paint; returns its number."""
         self._paints.append(paint)
         self._owners.append(owner)
         return len(self._paints) - 1
 
     def fill(self, outline: Points, number: int, line: int = 0, width: float = 0.0) -> None:
-        """Fills a polygon, given in the picture's pixels; draws its edge, `width` wide, with `line`."""
+        """Fill a polygon, given in the picture's pixels, and draw its edge `width` pixels wide with paint `line`."""
         corners = (outline * (FINE / SIDE)).ravel().tolist()
         self._pen.polygon(corners, fill=number)
         if width:
             self._pen.line(corners + corners[:4], fill=line, width=round(width * FINE / SIDE), joint=None)
 
     def flood(self, number: int) -> None:
-        """Covers everything."""
+        """Cover the whole canvas."""
         self._image.paste(number, (0, 0, FINE, FINE))
 
     def owners(self) -> UInt8[np.ndarray, "side side"]:
-        """What each pixel of the finished picture shows."""
+        """The owner that each pixel of the finished picture shows."""
         numbers = np.asarray(self._image)[::2, ::2]
         return np.array(self._owners, np.uint8)[numbers]
 
     def snapshot(self) -> Image.Image:
-        """The canvas as it stands, for `restore`."""
+        """A copy of the canvas, for `restore`."""
         return self._image.copy()
 
     def restore(self, snapshot: Image.Image) -> None:
-        """Goes back to a snapshot."""
+        """Go back to a snapshot."""
         self._image.paste(snapshot)
 
     def picture(self, rng: Rng) -> UInt8[np.ndarray, "side side 3"]:
-        """The colors, edges smoothed, with random texture shift, contrast, tint and brightness."""
+        """The finished picture in RGB with smoothed edges and random texture shift, contrast, tint and brightness."""
         tint = rng.uniform(0.88, 1.12, 3) * rng.uniform(0.75, 1.15)
         paints = np.array([(paint.first, paint.second) for paint in self._paints])
         first, second = np.moveaxis((paints - 110.0) * tint + rng.uniform(98, 136), 1, 0)
@@ -79,7 +79,7 @@ class Canvas:
         texture = np.array([paint.texture for paint in self._paints])
         start = texture * (2 * FINE**2) + int(rng.integers(FINE**2))
         numbers = np.asarray(self._image).ravel().astype(np.intp)
-        # No index is out of range; "clip" only spares the check, which is half of the time.
+        # No index is out of range; "clip" skips the check, which takes half the time.
         levels = _textures().take(start.take(numbers, mode="clip") + _PIXELS, mode="clip")
         pixels = lookup.view(np.uint32).take(numbers * _LEVELS + levels, mode="clip")
         fine = Image.frombuffer("RGBX", (FINE, FINE), pixels, "raw", "RGBX", 0, 1)
@@ -87,13 +87,13 @@ class Canvas:
 
 
 def textures_count() -> int:
-    """How many textures there are; 0 is plain."""
+    """The number of textures; texture 0 is plain."""
     return len(_textures()) // (2 * FINE**2)
 
 
 @functools.cache
 def _textures() -> UInt8[np.ndarray, "pixels"]:
-    """Levels 0.._LEVELS-1 of all textures in turn, each twice: a window into it is a shifted texture."""
+    """Levels 0.._LEVELS-1 of all textures in turn, each stored twice, so that a window into it is a shifted texture."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:FINE, :FINE] * (2 * np.pi / FINE)
     waves = [np.sin(a * x + b * y) for a, b in ((9, 0), (0, 14), (12, 12), (20, -9), (3, 2), (-2, 4))]
@@ -105,12 +105,12 @@ def _textures() -> UInt8[np.ndarray, "pixels"]:
     clouds = [_clouds(rng, power) for power in (1.0, 1.5, 2.0)]
     plain = np.full_like(x, -1.0)
     values = np.stack([plain, *waves, *bands, checks, dots, bricks, *clouds])
-    levels = (values * 0.5 + 0.5) * (_LEVELS - 1) + rng.random(x.shape)  # the noise hides the steps
+    levels = (values * 0.5 + 0.5) * (_LEVELS - 1) + rng.random(x.shape)  # noise hides the steps
     return np.tile(np.clip(levels, 0, _LEVELS - 1).astype(np.uint8).reshape(len(values), -1), 2).ravel()
 
 
 def _clouds(rng: Rng, power: float) -> Float[np.ndarray, "fine fine"]:
-    """Noise whose strength falls with frequency to a power, in [-1, 1]."""
+    """Noise in [-1, 1] whose amplitude falls with frequency**power."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(FINE), np.fft.fftfreq(FINE))) * FINE
     spectrum = np.fft.fft2(rng.standard_normal((FINE, FINE))) / np.maximum(frequency, 1.0) ** power
     spectrum[0, 0] = 0.0

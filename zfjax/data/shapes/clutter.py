@@ -1,4 +1,4 @@
-"""What is not the object: background, things lying about, and what covers a corner of the object."""
+"""Everything but the object: the background, scattered clutter, and an occluder over part of the object."""
 
 import functools
 import math
@@ -10,11 +10,11 @@ from zfjax.data.shapes.colors import color, dark, paint
 from zfjax.data.shapes.geometry import Points, arc, ellipse, random_pose, rectangle, ring, stroke, turn
 from zfjax.data.shapes.objects import DRAWINGS
 
-MOST_HIDDEN = 0.15  # of the object's pixels
+MOST_HIDDEN = 0.15  # largest hidden share of the object's pixels
 
 
 def background(rng: Rng, canvas: Canvas) -> Rgb:
-    """Covers the canvas with up to four textured regions; returns the first one's color."""
+    """Cover the canvas with up to four textured regions; returns the first one's color."""
     base = color(rng)
     canvas.flood(canvas.mix(paint(rng, base, 0.6)))
     for _ in range(int(rng.integers(0, 4))):
@@ -25,7 +25,7 @@ def background(rng: Rng, canvas: Canvas) -> Rgb:
 
 
 def scatter(rng: Rng, canvas: Canvas) -> None:
-    """Puts simple shapes and single parts of drawings anywhere: one circle or triangle tells no class."""
+    """Scatter simple shapes and single parts of drawings, so that one circle or triangle does not reveal the class."""
     for _ in range(int(rng.integers(2, 5))):
         pose = random_pose(rng, 10, 44, math.pi)
         parts = _parts()
@@ -38,7 +38,7 @@ def scatter(rng: Rng, canvas: Canvas) -> None:
 
 
 def occlude(rng: Rng, canvas: Canvas) -> float:
-    """Lays something over the object in most pictures; returns the covered share of the object's pixels."""
+    """Cover part of the object in most pictures; returns the hidden share of the object's pixels."""
     if rng.random() < 0.4:
         return 0.0
     shown = canvas.owners() > 0
@@ -56,7 +56,7 @@ def occlude(rng: Rng, canvas: Canvas) -> float:
 
 
 def _simple(rng: Rng) -> Points:
-    """A shape as drawings are made of, in the drawings' frame."""
+    """A random simple shape like those in drawings, in the drawings' frame."""
     kind, ratio, sides = int(rng.integers(6)), rng.uniform(0.3, 1.0), int(rng.integers(3, 8))
     if kind == 0:
         return ellipse(0, 0, 1, ratio)
@@ -72,7 +72,7 @@ def _simple(rng: Rng) -> Points:
 
 @functools.cache
 def _parts() -> list[list[Points]]:
-    """Single parts of drawings, some of each."""
+    """Outlines of single parts of drawings, several samples of each part."""
     rng = np.random.default_rng(1)
     return [
         [piece.outline for piece in pieces if piece.part == part]

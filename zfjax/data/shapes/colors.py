@@ -1,4 +1,4 @@
-"""Random colors, drawn from one distribution whatever the class."""
+"""Random colors, drawn from the same distribution for all classes."""
 
 import colorsys
 
@@ -6,14 +6,14 @@ from zfjax.data.shapes.canvas import Paint, Rgb, Rng, textures_count
 
 
 def color(rng: Rng) -> Rgb:
-    """Any hue; not too dark."""
+    """A random color of any hue, not too dark."""
     hue, saturation, value = rng.random(3).tolist()
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.1 + 0.85 * saturation, 0.25 + 0.75 * value)
     return 255.0 * red, 255.0 * green, 255.0 * blue
 
 
 def blend(first: Rgb, second: Rgb, share: float) -> Rgb:
-    """The color that lies `share` (0..1) of the way from the first to the second."""
+    """The color `share` (0..1) of the way from the first to the second."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -29,7 +29,7 @@ def light(rng: Rng) -> Rgb:
 
 
 def palette(rng: Rng, background: Rgb) -> list[Rgb]:
-    """One color for each `Color`: MAIN stands out from the background, the next ones from those before."""
+    """One color for each `Color`: MAIN stands out from the background, and each next one from those before."""
     chosen = [background]
     for _ in range(3):
         candidates = [color(rng) for _ in range(6)]
@@ -38,7 +38,7 @@ def palette(rng: Rng, background: Rgb) -> list[Rgb]:
 
 
 def paint(rng: Rng, first: Rgb, strength: float) -> Paint:
-    """A paint of this color, often textured; `strength` (0..1): how far the texture leaves the color."""
+    """A paint of this color, often textured; `strength` (0..1) is how far the texture departs from the color."""
     if strength == 0.0 or rng.random() < 0.35:
         return Paint(first, first, 0)
     return Paint(first, blend(first, color(rng), strength), int(rng.integers(1, textures_count())))

@@ -1,4 +1,4 @@
-"""One picture: an object in a random pose and light, on a cluttered background, with something before it."""
+"""One picture: an object in a random pose and light, on a cluttered background, often with something in front."""
 
 import math
 from typing import NamedTuple
@@ -18,24 +18,24 @@ _RAMP = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
 
 
 class Part(NamedTuple):
-    """A named part and the box around what is seen of it."""
+    """A named part and the box around its visible pixels."""
 
     name: str
     box: Box
 
 
 class Scene(NamedTuple):
-    """A picture and where its object is. Mask and boxes hold what is seen; what is covered does not count."""
+    """A picture and where its object is. Mask and boxes include only visible pixels."""
 
     image: UInt8[np.ndarray, "128 128 3"]
     mask: Bool[np.ndarray, "128 128"]
     box: Box
-    parts: tuple[Part, ...]  # in the class's order; one that is wholly covered is left out
-    hidden: float  # the share of the object's pixels that is covered
+    parts: tuple[Part, ...]  # in the class's order, without those fully hidden
+    hidden: float  # the hidden share of the object's pixels
 
 
 def scene(rng: Rng | int, label: int) -> Scene:
-    """Draws a picture of class `label` of `CLASSES`; the same generator or seed gives the same picture."""
+    """Draw a picture of class `label` of `CLASSES`; the same seed or generator state gives the same picture."""
     rng = np.random.default_rng(rng)
     canvas, drawing = Canvas(), DRAWINGS[label]
     base = clutter.background(rng, canvas)
@@ -65,14 +65,14 @@ def _draw(rng: Rng, canvas: Canvas, drawing: Drawing, background: Rgb) -> None:
 
 
 def _light(rng: Rng, image: UInt8[np.ndarray, "side side 3"]) -> UInt8[np.ndarray, "side side 3"]:
-    """Light from one side, soft patches of shade, and grain."""
+    """Add light from one side, soft patches of shade, and grain."""
     angle, slope, strength = rng.uniform((0, 0, 0), (2 * math.pi, 0.45, 0.1))
     coarse = rng.uniform(-0.2, 0.2, (5, 5)).astype(np.float32)
     light = np.array(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     light += np.float32(1.0) + np.float32(slope * math.cos(angle)) * _RAMP[:, None]
     light += np.float32(slope * math.sin(angle)) * _RAMP
     grain = np.frombuffer(rng.bytes(light.size), np.int8).reshape(light.shape) * np.float32(strength)
-    # In sixteen bits, with channels laid out along the rows: far faster than floats by pixel and channel.
+    # 16-bit integers with channels laid out along the rows are far faster than floats per pixel and channel.
     scale, noise = (np.repeat(a.astype(np.int16), 3, axis=1) for a in (light * np.float32(64), grain))
     lit = (image.reshape(scale.shape) * scale >> 6) + noise
     return np.clip(lit, 0, 255, out=lit).astype(np.uint8).reshape(image.shape)

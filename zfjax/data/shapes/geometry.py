@@ -1,6 +1,6 @@
-"""Outlines in an object's own frame, and the pose that carries them into a picture.
+"""Outlines in an object's own frame, and the pose that maps them into a picture.
 
-The frame: x to the right, y down, an object roughly inside [-1, 1] in both. Every outline is a polygon, so
+In the frame, x points right and y down, and an object is roughly inside [-1, 1] in both. Every outline is a polygon, so
 that one map moves everything.
 """
 
@@ -16,17 +16,17 @@ Points = Float[np.ndarray, "points 2"]  # (x, y)
 
 
 class Color(enum.IntEnum):
-    """Which of a palette's colors a piece takes; what they are is drawn anew for every picture."""
+    """Which of a palette's colors a piece takes; each picture draws its own palette."""
 
     MAIN = 0
     SECOND = 1
     THIRD = 2
-    DARK = 3  # for small details only: a large bright or dark area would tell classes apart
+    DARK = 3  # for small details only: a large bright or dark area would give the class away
     LIGHT = 4
 
 
 class Piece(NamedTuple):
-    """One filled polygon of a drawing; pieces of one name make up one part."""
+    """One filled polygon of a drawing; pieces with the same part name make up one part."""
 
     part: str
     outline: Points
@@ -67,12 +67,12 @@ def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0) -> Poin
 
 
 def ring(x: float, y: float, rx: float, ry: float, inner: float, start: float, stop: float) -> Points:
-    """The part from angle `start` to `stop` of a band whose inner radius is `inner` of the outer one."""
+    """A ring from angle `start` to `stop` (radians) whose inner radii are `inner` times the outer ones."""
     return join(arc(x, y, rx, ry, start, stop), arc(x, y, rx * inner, ry * inner, stop, start))
 
 
 def leaf(x: float, y: float, rx: float, top: float, bottom: float, tilt: float = 0.0) -> Points:
-    """A shape with a point at its left and right end, reaching `top` above and `bottom` below (x, y)."""
+    """A shape with pointed left and right ends that extends `top` above and `bottom` below (x, y)."""
     along = np.linspace(-1, 1, 14)
     bulge = 1 - along**2
     upper = np.stack([rx * along, -top * bulge], axis=1)
@@ -81,7 +81,7 @@ def leaf(x: float, y: float, rx: float, top: float, bottom: float, tilt: float =
 
 
 def stroke(x0: float, y0: float, x1: float, y1: float, width: float, taper: float = 1.0) -> Points:
-    """A straight line of a width, `taper` times as wide at its end."""
+    """A straight line `width` wide at its start and `taper` times that at its end."""
     length = math.hypot(x1 - x0, y1 - y0) or 1.0
     across, along = (y0 - y1) / length * width / 2, (x1 - x0) / length * width / 2
     return polygon(
@@ -107,10 +107,10 @@ class Pose(NamedTuple):
     lean: tuple[float, float]  # perspective: how much nearer the right and the lower side are
     mirror: bool
     extent: float  # the longer side of the object's box, in pixels
-    place: tuple[float, float]  # 0..1: where in the room that is left, across and down
+    place: tuple[float, float]  # 0..1: position in the free space, across and down
 
     def carry(self, outlines: list[Points], side: int) -> list[Points]:
-        """The outlines in the pixels of a square picture, `side` wide, all of them inside it."""
+        """Map the outlines to pixels of a square picture, `side` wide; all end up inside it."""
         points = np.concatenate(outlines)
         frame = np.array([[-self.stretch if self.mirror else self.stretch, 0.0], [self.shear, 1.0]])
         points = points @ (frame @ turn(self.angle))
@@ -124,7 +124,7 @@ class Pose(NamedTuple):
 
 
 def random_pose(rng: np.random.Generator, low: float, high: float, tilt: float, mirror: bool = True) -> Pose:
-    """A random pose: longer side `low` to `high` pixels, turned by at most `tilt` radians either way."""
+    """A random pose: longer side `low` to `high` pixels, rotated by at most `tilt` radians either way."""
     r = rng.uniform(-1.0, 1.0, 6)
     across, down, size, side = rng.random(4)
     return Pose(

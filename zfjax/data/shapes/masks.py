@@ -1,4 +1,4 @@
-"""Which pixels of a run's pictures show the drawn thing."""
+"""Which pixels of a run's pictures show the drawn object."""
 
 import io
 from typing import Any
@@ -18,9 +18,9 @@ def masks(
     Args:
         builder: from `prepared_builder`.
         split: train or validation.
-        examples: numbers in the split.
-        square: side of the squares that pictures are decoded to.
-        size: side of the crop in their middle.
+        examples: picture numbers in the split.
+        square: side in pixels of the squares that pictures are decoded to.
+        size: side in pixels of the center crop.
     """
     records = encoded_records(builder, split)
     found = []

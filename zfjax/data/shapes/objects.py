@@ -29,7 +29,7 @@ Rng = np.random.Generator
 
 
 class Drawing(NamedTuple):
-    """One class: its name, its parts, how it is drawn, and whether it may be mirrored."""
+    """One class: its name, its parts, the function that draws it, and whether it may be mirrored."""
 
     name: str
     parts: tuple[str, ...]
@@ -84,7 +84,7 @@ def _car(rng: Rng) -> list[Piece]:
     belt = -0.12
     cabin = polygon((rear - 0.22, belt), (rear, roof), (front, roof), (front + 0.34, belt))
     tail = polygon((-1, 0.28), (-1, belt + 0.06), (-0.92, belt - 0.02))
-    bonnet = polygon((front + 0.34, belt - 0.02), (0.94, nose + 0.06), (1, 0.12), (1, 0.28))
+    hood = polygon((front + 0.34, belt - 0.02), (0.94, nose + 0.06), (1, 0.12), (1, 0.28))
     top, middle = roof + 0.08, (rear + front) / 2
     left, right = middle - 0.03, middle + 0.04
     behind = polygon((rear - 0.1, belt), (rear + 0.04, top), (left, top), (left, belt))
@@ -93,7 +93,7 @@ def _car(rng: Rng) -> list[Piece]:
         Piece("cabin", cabin, MAIN),
         Piece("windows", behind, SECOND),
         Piece("windows", ahead, SECOND),
-        Piece("body", join(tail, bonnet), MAIN),
+        Piece("body", join(tail, hood), MAIN),
         Piece("body", rectangle(middle - 0.02, belt + 0.1, middle + 0.14, belt + 0.14), DARK),
         Piece("body", rectangle(-1.03, 0.2, 1.03, 0.3), THIRD),
         Piece("lamp", ellipse(0.93, 0.1, 0.08, 0.07), LIGHT),

@@ -1,4 +1,4 @@
-"""The parts of the drawn things in the pictures of a run, in pixels of what the net sees."""
+"""The parts of the drawn objects in a run's pictures, in pixels of the net's input."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,24 +19,24 @@ def part_boxes(
     square: int,
     size: int,
 ) -> PartBoxes:
-    """Reads the boxes of parts of `shapes` and carries them to center crops; those that show all of them are kept.
+    """Read the boxes of parts of `shapes` and map them to center crops, for the pictures that show all the parts.
 
-    A picture is kept where each part lies whole inside the crop, and no part is mostly covered: half of the median
-    area of its box is seen.
+    A picture is kept if each part is entirely inside the crop and mostly visible: its box has at least half of the
+    part's median area.
 
     Args:
         builder: from `prepared_builder`.
         split: train or validation.
-        examples: numbers in the split of the pictures to look at.
-        names: of parts that their class has.
-        square: side of the squares that pictures are decoded to.
-        size: side of the crop in their middle.
+        examples: picture numbers in the split.
+        names: names of parts of the pictures' class.
+        square: side in pixels of the squares that pictures are decoded to.
+        size: side in pixels of the center crop.
 
     Returns:
-        Their places in `examples`, as `numbers`, and their boxes.
+        The kept pictures' positions in `examples`, as `numbers`, and their boxes.
 
     Raises:
-        ValueError: a part that no picture has.
+        ValueError: there is no such part in `shapes`.
     """
     known = builder.info.features["parts"]["name"].names
     for name in names:
@@ -59,20 +59,20 @@ def part_boxes(
 
 
 def encoded_records(builder: Any, split: str) -> Any:
-    """A split's records, with image and mask as the bytes of their files."""
+    """A split's records, with image and mask still encoded."""
     import tensorflow_datasets as tfds
 
     return builder.as_data_source(split, decoders={key: tfds.decode.SkipDecoding() for key in ("image", "mask")})
 
 
 def in_crop(shares: Float[np.ndarray, "n 4"], square: int, size: int) -> Int[np.ndarray, "n 4"]:
-    """The edges of boxes in pixels of the center crop, from those that TFDS keeps as shares of a picture's sides.
+    """Convert edges of boxes from TFDS's fractions of a picture's sides to pixels of the center crop.
 
-    Edges are (top, left, bottom, right), bottom and right exclusive, of the whole pixels that hold a box. They may lie
-    beyond the crop's edge. Pictures are placed as `zfjax.data.decode.decode_square` and `zfjax.data.crops.center_crop`
-    place square ones.
+    Edges are (top, left, bottom, right), bottom and right exclusive, of the smallest whole-pixel box that contains the
+    box. They may be outside the crop. Pictures are placed as `zfjax.data.decode.decode_square` and
+    `zfjax.data.crops.center_crop` place square ones.
     """
-    # In thousandths, so that 40.000001 does not take in a pixel more.
+    # Rounded to thousandths, so that 40.000001 does not add a pixel.
     edges = np.round(np.asarray(shares, np.float64) * square, 3)
     pixels = np.concatenate([np.floor(edges[:, :2]), np.ceil(edges[:, 2:])], axis=1).astype(np.int64)
     return pixels - (square - size) // 2
