@@ -16,10 +16,10 @@
 #
 # We train a small version of the net of Zeiler & Fergus (2013) on pictures that
 # [zfjax](https://github.com/zfjax/zfjax) draws itself, and look inside: what its filters and feature maps respond to,
-# and how they came to do so. These are the paper's Figures 6, 2 and 4. It took under five minutes on two CPU cores that
-# had other work as well, with the drawing of the pictures, which is done once.
+# and how that evolved. These are the paper's Figures 6, 2 and 4. It took under five minutes on two busy CPU cores,
+# including drawing the pictures, which is done once.
 #
-# What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
+# Comments on single maps and pictures refer to the run stored here, made on a CPU; yours will differ in detail.
 
 # %%
 import importlib.util
@@ -58,7 +58,7 @@ if jax.default_backend() == "cpu":
 # ## Settings
 #
 # `config.default()` holds every key of a training run; the same keys are flags of `python -m zfjax.train`. On an
-# accelerator there is time for `recipe.width = 0.5` and twenty epochs; the text below is of the settings here.
+# accelerator there is time for `recipe.width = 0.5` and twenty epochs; the text below is about the settings here.
 
 # %%
 QUICK = False  # True: seconds instead of minutes, for tests; the net then learns next to nothing
@@ -82,11 +82,11 @@ print(", ".join(shapes.CLASSES))
 Image.fromarray(np.hstack(pictures)).reduce(2)
 
 # %% [markdown]
-# Colors are drawn at random: the net must learn forms.
+# Colors are random: the net must learn shapes.
 #
 # ## Training
 #
-# A run lives in a folder. Stop this cell at any moment and run it again: it goes on from the last checkpoint. The
+# A run lives in a folder. Stop this cell at any moment and run it again: it resumes from the last checkpoint. The
 # first time, the data set is drawn, which takes a minute.
 
 # %%
@@ -113,14 +113,14 @@ train, val = subject.of_run(run)
 plot_filters(np.asarray(val.variables["params"]["conv1"]["kernel"]))
 
 # %% [markdown]
-# Edges of several directions and colors; about half of the twelve have hardly formed. The paper's Figure 6 shows the
-# same kinds, crisper, of a net eight times as wide after many more epochs.
+# Edges of several orientations and colors; about half of the twelve have hardly formed. The paper's Figure 6 shows the
+# same kinds, crisper, from a net eight times as wide after many more epochs.
 #
 # ## What each map fires for
 #
-# Above layer 1 weights are no pictures any more. So we ask which nine validation images excite a map most, and project
-# the strongest unit on each down to pixels by the *deconvnet*: left what drove the unit, right the patch that it sees.
-# Gray is zero. First four maps of layer 2:
+# Above layer 1, weights are no longer pictures. So we ask which nine validation images excite a map most, and project
+# the strongest unit on each down to pixels by the *deconvnet*: on the left what drove the unit, on the right the patch
+# that it sees. Gray is zero. First, four maps of layer 2:
 
 # %%
 names = ["relu1", "relu2", "relu5"]
@@ -136,8 +136,8 @@ def gallery_of(name):
 gallery_of("relu2")
 
 # %% [markdown]
-# Maps 2 and 11 want rings: eyes, wheels, and map 11 windows too. Map 21 wants a dark spot, map 25 level edges. The
-# projections show the form that the nine patches share and leave out what differs, such as most of the colors.
+# Maps 2 and 11 look for rings: eyes, wheels, and map 11 also windows. Map 21 looks for a dark spot, map 25 for level
+# edges. The projections show the shape that the nine patches share and leave out what differs, such as most colors.
 #
 # And four maps of layer 5, each of which sees nearly the whole image:
 
@@ -145,13 +145,13 @@ gallery_of("relu2")
 gallery_of("relu5")
 
 # %% [markdown]
-# By their patches map 21 is about boats, map 11 about houses and map 2 about cups, with a stray car or house among
-# them; map 25 mixes flowers, cups, a tree and a boat. In the projections one makes out a mast or a window here and
-# there, and much noise: five layers up, in a net this small, the patches tell more than the projections.
+# Judging by the patches, map 21 is about boats, map 11 about houses and map 2 about cups, with a stray car or house
+# among them; map 25 mixes flowers, cups, a tree and a boat. In the projections you can make out a mast or a window here
+# and there, and much noise: five layers up, in a net this small, the patches say more than the projections.
 #
-# Either way these are the nine *strongest* images. What a map does for all the others they do not show.
+# Either way these are the nine *strongest* images. They do not show what a map does for all the others.
 #
-# ## How they came to
+# ## How they evolved
 #
 # The run has kept checkpoints. At each of them we look for the strongest activation of the same maps over the training
 # set, and project it (the paper's Figure 4).
@@ -166,13 +166,13 @@ found = evolution(val.net, weights, chosen, lambda: train.batches(64), train.loa
 plot_evolution(found, epochs)
 
 # %% [markdown]
-# A column is an epoch, a black bar stands where the strongest image became another one. Layer 1's edges have their
-# direction after an epoch or two. Layer 2's rings are there after the second epoch or the fifth. In layer 5 the
-# strongest images change longest, and little that one could name has come by the end: the order that the paper found
+# Each column is an epoch; a black bar marks where the strongest image changed. Layer 1's edges have their
+# orientation after an epoch or two. Layer 2's rings are there after the second or fifth epoch. In layer 5 the
+# strongest images keep changing longest, and little of it is recognizable by the end: the order that the paper found
 # on ImageNet. The last two columns look alike in the lower layers because the learning rate has fallen to nearly zero
 # by then.
 #
 # **Next**: [the deconvnet from
 # scratch](https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/2_deconvnet_from_scratch.ipynb) shows
-# how these projections are made. For photographs of your own, one folder a class, set `recipe.dataset =
-# "folder:PHOTOS"` and another `folder` for the run; all else stays.
+# how these projections are made. For your own photographs, one folder per class, set `recipe.dataset =
+# "folder:PHOTOS"` and another `folder` for the run; leave everything else.

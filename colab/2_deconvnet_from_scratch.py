@@ -14,13 +14,13 @@
 # <a href="https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/2_deconvnet_from_scratch.ipynb">
 # <img src="https://colab.research.google.com/assets/colab-badge.svg" alt="Open in Colab"></a>
 #
-# A unit of a ConvNet fired for an image. What in the image made it? Zeiler & Fergus (2013, section 2.1) send the
-# unit's activation back down to pixels: unpool, rectify, filter. We do so by hand for one unit, a picture a step, see
-# that [zfjax](https://github.com/zfjax/zfjax)'s `deconvnet` gives the same, and then send a photograph through it,
-# yours if you like. It takes about two and a half minutes on two CPU cores, with the drawing of the pictures, which is
-# done once.
+# A unit of a ConvNet fired for an image. What in the image made it? Zeiler & Fergus (2013, section 2.1) send the unit's
+# activation back down to pixels: unpool, rectify, filter. We do this by hand for one unit, with a picture for each
+# step, check that [zfjax](https://github.com/zfjax/zfjax)'s `deconvnet` gives the same, and then send a photograph
+# through it, yours if you like. It takes about two and a half minutes on two CPU cores, including drawing the pictures,
+# which is done once.
 #
-# What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
+# Comments on single maps and pictures refer to the run stored here, made on a CPU; yours will differ in detail.
 
 # %%
 import importlib.util
@@ -49,7 +49,7 @@ from zfjax.training import config
 print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
 if jax.default_backend() == "cpu":
     print("A CPU will do. Colab has accelerators under Runtime > Change runtime type.")
-# By default TPUs and GPUs round what they multiply, to bfloat16 or TF32; below, two ways to the same pixels must agree.
+# By default TPUs and GPUs round factors to bfloat16 or TF32; below, two ways to compute the same pixels must agree.
 jax.config.update("jax_default_matmul_precision", "float32")
 
 # %% [markdown]
@@ -67,7 +67,7 @@ folder = "runs/one_epoch" if QUICK else "runs/four_epochs"  # other settings nee
 # %% [markdown]
 # ## A net
 #
-# An eighth of the paper's net in width, trained on ten kinds of drawn things. The first time, these are drawn, which
+# A net an eighth as wide as the paper's, trained on ten kinds of drawn things. The first time, these are drawn, which
 # takes a minute. Then we take a face that the net has never seen.
 
 # %%
@@ -92,7 +92,7 @@ Image.fromarray(np.uint8(images[0] + val.image_mean)).resize((240, 240), 0)
 print(*val.net.layers[:6], sep="\n")
 
 # %% [markdown]
-# **Filter and rectify.** In pictures of maps gray is zero and white the largest of all.
+# **Filter and rectify.** In pictures of maps, gray is zero and white is the largest value of all.
 
 # %%
 weights = val.variables["params"]
@@ -111,10 +111,10 @@ print(relu1.shape)
 maps(relu1)
 
 # %% [markdown]
-# Layer 1 finds edges of one direction, or light and dark areas.
+# Layer 1 finds edges of one orientation, or light and dark areas.
 #
-# **Pool.** Of each 3 × 3 cells the largest is kept, and a *switch* that tells which of the nine it was. `ceil` above
-# means that the last window may hang over the edge, here by one cell: a padding of (0, 1).
+# **Pool.** Of each 3 × 3 cells we keep the largest, and a *switch* that says which of the nine it was. `ceil` above
+# means that the last window may extend past the edge, here by one cell: a padding of (0, 1).
 
 # %%
 pool = {"window": (3, 3), "strides": (2, 2), "padding": ((0, 1), (0, 1))}
@@ -123,8 +123,8 @@ print("the first switches of map 0:", *switches[0, :2, :3, 0].tolist())
 maps(pool1)
 
 # %% [markdown]
-# Half the resolution; eyes and mouth are still there. What was lost, where in its window each maximum was, is in the
-# switches.
+# Half the resolution; eyes and mouth are still there. What was lost, the position of each maximum in its window, is in
+# the switches.
 #
 # **Normalize, filter and rectify** once more: layer 2.
 
@@ -139,7 +139,7 @@ maps(relu2, columns=8)
 #
 # ## One unit
 #
-# Of all these we keep one activation, the strongest, and see what part of the image it looks at: 27 × 27 pixels.
+# Of all these we keep one activation, the strongest, and see which part of the image it covers: 27 × 27 pixels.
 
 # %%
 unit = int(relu2.max(axis=(0, 1, 2)).argmax())
@@ -160,30 +160,30 @@ Image.fromarray(np.uint8((images + val.image_mean)[seen][0])).resize((160, 160),
 # %%
 signal = ops.rectify(seed)
 in_norm1 = ops.conv_transpose(signal, weights["conv2"]["kernel"], (2, 2), ((0, 0), (0, 0)), norm1.shape)
-in_pool1 = in_norm1  # contrast normalization is passed as it is
+in_pool1 = in_norm1  # contrast normalization passes the signal unchanged
 maps(in_pool1[:, 2 * row : 2 * row + 5, 2 * column : 2 * column + 5])
 
 # %% [markdown]
 # These are the unit's own filters, times its activation: what it would like to see in each map of layer 1. The image
-# has no part in them yet.
+# is not involved yet.
 #
-# **Unpool**: each value goes to where the maximum was.
+# **Unpool**: each value goes where the maximum was.
 
 # %%
 unpooled = ops.max_unpool(in_pool1, switches, **pool, input_shape=relu1.shape)
 maps(unpooled[:, 4 * row : 4 * row + 11, 4 * column : 4 * column + 11])
 
 # %% [markdown]
-# Now the values lie where *this* image has its edges. Where windows overlap they add up.
+# Now the values are where *this* image has its edges. Where windows overlap they add up.
 #
-# **Rectify**: layer 1 never says less than zero, so what comes down to it should not either.
+# **Rectify**: layer 1's output is never negative, so the signal that comes down to it should not be either.
 
 # %%
 rectified = ops.rectify(unpooled)
 maps(rectified[:, 4 * row : 4 * row + 11, 4 * column : 4 * column + 11])
 
 # %% [markdown]
-# **Filter** with layer 1's filters, flipped, and we are down at pixels: the whole image, and what the unit sees of it.
+# **Filter** with layer 1's filters, flipped, and we are at pixels: the whole image, and the part that the unit sees.
 
 # %%
 pixels = ops.conv_transpose(rectified, weights["conv1"]["kernel"], (2, 2), ((1, 1), (1, 1)), images.shape)
@@ -196,8 +196,8 @@ zfjax.show(jnp.concatenate([pixels, near]), columns=2)
 #
 # ## The same by `zfjax.deconvnet`
 #
-# `zfjax.deconvnet` takes any JAX function of images and stands beside `jax.vjp`. It walks the function's equations
-# back and does at each what we did by hand.
+# `zfjax.deconvnet` takes any JAX function of images, like `jax.vjp`. It walks the function's equations backward and
+# does at each what we did by hand.
 
 # %%
 y, project = zfjax.deconvnet(zfjax.layer(val.net, val.variables, "relu2"), images)
@@ -206,13 +206,13 @@ np.testing.assert_allclose(same, pixels, rtol=0, atol=1e-4 * float(jnp.abs(pixel
 print(f"largest difference: {jnp.abs(same - pixels).max() / jnp.abs(pixels).max():.1e} of the largest pixel")
 
 # %% [markdown]
-# The same picture to rounding, in two lines, for any layer.
+# The same picture up to rounding, in two lines, for any layer.
 #
 # ## What makes the picture
 #
-# `zfjax.backproject` takes other rules. Above the strongest unit of layer 2, the one we know; below that of layer 5.
-# *No switches* puts every value into the middle of its window. *Guided* backprop also stops the signal where the unit
-# did not fire on the way up, and the *gradient* does only that.
+# `zfjax.backproject` takes other rules. Top: the strongest unit of layer 2, the one from above; bottom: that of layer
+# 5. *No switches* puts every value into the middle of its window. *Guided* backprop also stops the signal where the
+# unit did not fire on the way up, and the *gradient* does only that.
 
 # %%
 no_switches = zfjax.DECONVNET.extend(reduce_window_max=zfjax.rules.unpool_at_centers)
@@ -227,18 +227,18 @@ def down(rules, layer):
 zfjax.show([down(way, layer) for layer in ("relu2", "relu5") for way in rules.values()], labels=[*rules] * 2, columns=4)
 
 # %% [markdown]
-# Without switches nothing of the face is left: what follows the image's edges in the other pictures are the places of
-# the maxima. Guided backprop gives the cleanest picture: two eyes.
+# Without switches nothing of the face is left: in the other pictures, it is the positions of the maxima that follow the
+# image's edges. Guided backprop gives the cleanest picture: two eyes.
 #
 # A clean picture is not a better explanation. Nie et al. (2018) showed that deconvnet and guided backprop partly
-# restore the image, whichever unit one starts from. They show *what* reaches a unit, not *why* the net chose a class;
+# restore the image, whichever unit you start from. They show *what* reaches a unit, not *why* the net chose a class;
 # for that, see [what it relies
 # on](https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/3_what_it_relies_on.ipynb).
 #
 # ## Your own photograph
 #
-# Tick the box on Colab to send one of yours; else it is a photograph that comes with scikit-learn. Convolutions take
-# images of any size, so it may be larger than what the net was trained on.
+# Check the box on Colab to upload your own; otherwise it is a photograph that comes with scikit-learn. Convolutions
+# take images of any size, so it may be larger than those the net was trained on.
 
 # %%
 UPLOAD = False  # @param {type:"boolean"}
@@ -254,8 +254,8 @@ images = jnp.asarray(photo - val.image_mean.mean(axis=(0, 1)))[None]
 Image.fromarray(photo)
 
 # %% [markdown]
-# Of layers 1, 2, 3 and 5 the four maps with the strongest units, one layer a row, and now the whole map is sent down
-# instead of one unit. Such a function compiles as one: one way up, four down.
+# For layers 1, 2, 3 and 5 we take the four maps with the strongest units, one row per layer, and now send the whole map
+# down instead of one unit. Such a function compiles as one: one way up, four down.
 
 
 # %%
@@ -271,12 +271,12 @@ layers = [zfjax.layer(val.net, val.variables, f"relu{number}") for number in (1,
 zfjax.show(np.stack([projections(fun, images) for fun in layers]))
 
 # %% [markdown]
-# Layer 1 answers to edges of one direction or to the dark ground, layer 2 to the rim of the flower from one side or to
+# Layer 1 responds to edges of one orientation or to the dark background, layer 2 to one side of the flower's rim or to
 # its texture, layer 3 to most of its outline. What layer 5 picks out is harder to name: this net knows ten drawn
-# things, and a dahlia on a dark ground is none of them. The fine grid where the photograph is flat is the net's, not
-# the photograph's: the pattern in which its windows lie.
+# things, and a dahlia on a dark background is none of them. The fine grid where the photograph is flat comes from the
+# net, not from the photograph: it is the spacing of its windows.
 #
 # **Next**: [what the net relies
 # on](https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/3_what_it_relies_on.ipynb);
-# [docs/deconvnet.md](https://github.com/zfjax/zfjax/blob/main/docs/deconvnet.md) for rules of your own, and for what
+# [docs/deconvnet.md](https://github.com/zfjax/zfjax/blob/main/docs/deconvnet.md) for your own rules, and for what
 # the paper leaves open.

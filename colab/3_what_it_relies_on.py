@@ -16,11 +16,11 @@
 #
 # A net says "face". Which part of the picture made it say so, does it still say so when the picture is moved, and does
 # it know that two faces have the same parts? Zeiler & Fergus (2013) ask by changing the image: they cover it (Figure
-# 7), move it (Figure 5), and hide the same part in several images (Figure 8, Table 1). We do so with a small net. It
-# took three and a half minutes on two CPU cores that had other work as well, with the drawing of the pictures,
+# 7), move it (Figure 5), and hide the same part in several images (Figure 8, Table 1). We do the same with a small net.
+# It took three and a half minutes on two busy CPU cores, including drawing the pictures,
 # which is done once.
 #
-# What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
+# Comments on single maps and pictures refer to the run stored here, made on a CPU; yours will differ in detail.
 
 # %%
 import importlib.util
@@ -68,7 +68,7 @@ folder = "runs/one_epoch" if QUICK else "runs/four_epochs"  # other settings nee
 # %% [markdown]
 # ## A net
 #
-# An eighth of the paper's net in width, trained on ten kinds of drawn things. The first time, these are drawn, which
+# A net an eighth as wide as the paper's, trained on ten kinds of drawn things. The first time, these are drawn, which
 # takes a minute.
 
 # %%
@@ -80,9 +80,9 @@ print(outcome.scores)
 # %% [markdown]
 # ## Occlusion
 #
-# A gray square slides over the image, and at each position we ask the net again. `zfjax.occlusion` does it for any
+# A gray square slides over the image, and at each position we ask the net again. `zfjax.occlusion` does this for any
 # function; `sensitivity` keeps what the paper's Figure 7 shows: the activation of layer 5's strongest map, the
-# probability of the true class, and the most probable class. The images are of the validation set: the net has never
+# probability of the true class, and the most probable class. The images are from the validation set: the net has never
 # seen them.
 
 # %%
@@ -103,16 +103,16 @@ def occluded(image, label, number):
 plot_occlusion([occluded(*one) for one in zip(chosen.images, chosen.labels, chosen.numbers)], val.classes)
 
 # %% [markdown]
-# Columns (b), (d) and (e) have a cell for each position of the square's center.
+# Columns (b), (d) and (e) have one cell per position of the square's center.
 #
 # - **Face**: cover the eye on the right and the net says fish or house. The other eye, the nose and the hair do not
 #   matter, the mouth a little. The map in (b) falls most when the *left* eye is covered: one map is not the class.
 # - **Flower**: its center matters. Petals and leaves do not.
-# - **Car**: the net stays sure wherever the square is, but for one wheel. Map 12 falls at both wheels.
+# - **Car**: the net stays sure wherever the square is, except at one wheel. Map 12 falls at both wheels.
 # - **Boat**: no square of this size changes the answer, although map 14 falls over hull and lower sails. Either many
 #   parts say "boat" and one is enough, or the evidence is larger than the square.
 #
-# This shows what the net *needs*, for this image and this size of square, not all that it uses; where several parts
+# This shows what the net *needs*, for this image and this size of square, not everything it uses; if several parts
 # say the same, none of them is needed. Gray squares are also pictures that the net was never trained on.
 #
 # ## Invariance
@@ -128,8 +128,8 @@ for name, moved in zip(steps._fields, invariance.relative_changes(found, net.ima
     print(f"small {name}: relu1 moved {moved[0]:.0%} of the distance between two images, relu7 {moved[1]:.0%}")
 
 # %% [markdown]
-# Small: up to 10 of 224 pixels, 10 % or 10°. These four images and this net: the last layer moves a quarter to two
-# fifths as far as the first, in units of what separates two images. The whole range:
+# These are small changes: up to 10 of 224 pixels, 10 % or 10°. For these four images and this net, the last layer moves
+# a quarter to two fifths as far as the first, in units of the distance between two images. The whole range:
 
 # %%
 examples = []
@@ -141,9 +141,9 @@ plot_invariance(found, examples, chosen.names, ("relu1", "relu7"))
 
 # %% [markdown]
 # A few pixels move layer 1 nearly as far as it ever goes. Layer 7 moves gradually. The probability holds for shifts of
-# five to ten pixels, for most images further upwards, and mostly for scales up to about 1.3. It does not hold under
+# five to ten pixels, for most images further upward, and mostly for scales up to about 1.3. It does not hold under
 # rotation: these things were upright in training. An answer that comes back at 160° or 200° is chance rather than
-# understanding, a single image's.
+# understanding; it happens for a single image.
 #
 # ## Correspondence
 #
@@ -161,7 +161,7 @@ hiding["random"] = random_boxes(rng, hiding["nose"][0], boxes.objects[:faces], d
 print(f"{len(images)} faces")
 
 # %% [markdown]
-# Random boxes are as large as the noses.
+# The random boxes are as large as the noses.
 
 # %%
 fun = layers(net, variables, ("relu5", "relu7"))
@@ -172,16 +172,16 @@ pictures = {name: np.clip((some[:5] + val.image_mean) / 255, 0, 1) for name, som
 plot_correspondence(pictures, results)
 
 # %% [markdown]
-# The paper's measure Δ counts the features that change with another sign (−, 0 or +) in two images: less means that
+# The paper's measure Δ counts the features that change with a different sign (−, 0 or +) in two images: less means that
 # the part is treated alike. By that measure eyes are not treated more alike than random boxes here. The other measure
-# looks only at features that change in both images, and asks how often in opposite ways: far less often for eyes
-# (right column) than for random boxes or noses. So there is a correspondence for eyes, and none seen for noses, which
-# fits what occlusion showed: for this net eyes matter.
+# looks only at features that change in both images, and asks how often in opposite ways: far less often for eyes (right
+# column) than for random boxes or noses. So there is a correspondence for eyes, but no sign of one for noses, which
+# fits what occlusion showed: to this net, eyes matter.
 #
 # The paper found the effect by Δ in layer 5, with five dogs; we chose the second measure after the first had failed,
 # so take it as an observation. [docs/paper.md](https://github.com/zfjax/zfjax/blob/main/docs/paper.md) has both for a
 # longer run.
 #
 # **Next**: [any model](https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/4_any_model.ipynb), with
-# more ways to ask where the evidence for a class is. On a run of your own, `python -m zfjax.figures --workdir=RUN
+# more ways to ask where the evidence for a class is. On your own run, `python -m zfjax.figures --workdir=RUN
 # --only=fig5,fig7,fig8` draws these figures.

@@ -16,10 +16,10 @@
 #
 # [zfjax](https://github.com/zfjax/zfjax)'s deconvnet and lenses take any JAX function of images. Here they look into
 # three nets: a ResNet-18 read from a file in PyTorch's names and layout, a Flax NNX module and an Equinox module. At
-# the end, twelve lenses side by side. It took five and a half minutes on two CPU cores that had other work as well,
-# most of them for training, with the drawing of the pictures, which is done once.
+# the end, twelve lenses side by side. It took five and a half minutes on two busy CPU cores, most of them for training,
+# including drawing the pictures, which is done once.
 #
-# What is said of single maps and pictures is of the run stored here, made on a CPU; yours will differ in detail.
+# Comments on single maps and pictures refer to the run stored here, made on a CPU; yours will differ in detail.
 
 # %%
 import importlib.util
@@ -74,8 +74,8 @@ folder = "runs/resnet18_quick" if QUICK else "runs/resnet18"  # other settings n
 # %% [markdown]
 # ## A ResNet from a file
 #
-# So that nothing must be downloaded, we train a quarter-width ResNet-18 on drawn things for two epochs and write it as
-# torchvision would name and lay out its tensors. Pretend that the file is someone else's. (The first time, the
+# To avoid a download, we train a quarter-width ResNet-18 on drawn things for two epochs and write it with
+# torchvision's names and layout. Pretend that the file is someone else's. (The first time, the
 # pictures are drawn, which takes a minute.)
 
 # %%
@@ -87,7 +87,7 @@ save(file, "resnet18", weights_of(run)[1], val.classes, recipe.width)
 print(outcome.scores)
 
 # %% [markdown]
-# Reading it takes one line. For torchvision's own, put the `.pth` file that PyTorch has downloaded in its place.
+# Reading it takes one line. For torchvision's own weights, use the `.pth` file that PyTorch has downloaded.
 
 # %%
 loaded = zfjax.weights.load(file, "resnet18")  # or "resnet18.pth"
@@ -99,7 +99,7 @@ print(loaded.preprocessing)
 #
 # ## The deconvnet through a ResNet
 #
-# Four validation images, and of each layer the map that fires most for each image: its strongest unit, sent down.
+# Four validation images, and for each layer and image the map that fires most: its strongest unit, sent down.
 
 # %%
 chosen = val.one_of_each([val.label_of(name) for name in ("face", "car", "flower", "boat")], np.random.default_rng(0))
@@ -120,14 +120,14 @@ found = [strongest(zfjax.layer(loaded.net, loaded.variables, name), images) for 
 zfjax.show(found, labels=[name for name in names for _ in images])
 
 # %% [markdown]
-# The first layer sees an edge; stage 1 to 3 a wheel of the car and something of an eye, a mast or a petal. In stage 4
+# The first layer sees an edge; stages 1 to 3 see a wheel of the car and parts of an eye, a mast or a petal. In stage 4
 # stripes run over the whole image: after two epochs the filters are still rough, and every step down adds their
 # pattern.
 #
 # ## Deconvnet and Grad-CAM
 #
-# Two functions are enough for all that follows: `features` from images to some maps, and `head` from these to logits.
-# For a net of zfjax's own `zfjax.split` gives both. Grad-CAM is asked about the true class, and once, in all four
+# Two functions are enough for everything that follows: `features` from images to some maps, and `head` from these to
+# logits. For zfjax's own nets `zfjax.split` returns both. We ask Grad-CAM about the true class and then, in all four
 # images, about flowers.
 
 
@@ -150,14 +150,14 @@ look(*zfjax.split(loaded.net, loaded.variables, "stage4"), images)
 # %% [markdown]
 # From left to right: the strongest map's projection, the deconvnet from the class's logit, its gradient, and Grad-CAM.
 # Stage 4 has 3 × 3 cells, so Grad-CAM is coarse; it covers the objects. Asked about flowers it moves away: into a
-# corner of the face's and the boat's picture, and for the car nothing at all speaks for a flower. The two columns of
+# corner of the face's and the boat's picture, and in the car nothing at all suggests a flower. The two columns of
 # the deconvnet look alike although one was asked about the class and the other was not: it shows what the net lets
-# pass rather than why it chose.
+# through rather than why it chose.
 #
 # ## Flax NNX
 #
-# A small net, its two functions as methods. Any other module will do; `model.eval()` first if it has dropout or batch
-# norm.
+# A small net with its two functions as methods. Any other module will do; `model.eval()` first if it has dropout or
+# batch norm.
 
 
 # %%
@@ -203,14 +203,14 @@ for batch in batches():
     nnx_step(nnx_net, optimizer, *batch)
 
 # %% [markdown]
-# Its maps and answers, for the same four images:
+# Its maps and answers for the same four images:
 
 # %%
 look(nnx_net.features, nnx_net.head, chosen.images)
 
 # %% [markdown]
 # The last maps have 12 × 12 cells, so Grad-CAM is finer. Asked about flowers it points at round things, near the
-# face's eyes and at the car's wheels: to this net a flower is first of all its center. The deconvnet of so small a net
+# face's eyes and at the car's wheels: to this net a flower is mainly its center. The deconvnet of such a small net
 # is mostly texture.
 #
 # ## Equinox
@@ -263,11 +263,11 @@ for batch in batches():
 look(eqx_net.features, eqx_net.head, chosen.images)
 
 # %% [markdown]
-# Other random weights at the start, another library, much the same answers.
+# Different initial weights, a different library, much the same answers.
 #
 # ## Lenses side by side
 #
-# All twelve, asked of the ResNet about the true class. `comparison.heat` puts the cells of a CAM where their fields
+# All twelve on the ResNet, for the true class. `comparison.heat` puts the cells of a CAM where their receptive fields
 # are.
 
 # %%
@@ -277,11 +277,11 @@ columns = {title: np.asarray(one) if one.ndim == 4 else comparison.heat(case, on
 plot_comparison(pictures, objects, columns, chosen.names)
 
 # %% [markdown]
-# Guided backprop draws the objects most clearly, integrated gradients and gradient × input a few places: the eyes, the
-# wheels, the flower's center. Occlusion agrees with these. The CAMs say "about here" (each cell stands where its field
-# is; the picture above stretched them over the image). Saliency is noise to the eye, and the deconvnet stripes.
+# Guided backprop draws the objects most clearly; integrated gradients and gradient × input mark a few places: the eyes,
+# the wheels, the flower's center. Occlusion agrees with these. The CAMs say "about here" (each cell is placed at its
+# field; the picture above stretched them over the image). Saliency looks like noise, and the deconvnet like stripes.
 #
 # Which to believe? Not the clearest: guided backprop and the deconvnet draw nearly the same picture when the upper
-# layers' weights are replaced by random ones.
+# layers' weights are random.
 # [docs/lenses.md](https://github.com/zfjax/zfjax/blob/main/docs/lenses.md) measures that, and which lenses find the
-# object; `python -m zfjax.compare --workdir=RUN` does it for a net of yours.
+# object; `python -m zfjax.compare --workdir=RUN` does it for your own net.

@@ -1,4 +1,4 @@
-"""Makes the notebooks of this folder: runs each .py in an empty folder and keeps what it showed in the .ipynb.
+"""Build the notebooks of this folder: run each .py in an empty folder and store its output in the .ipynb.
 
 python colab/build.py                  all of them
 python colab/build.py colab/2_*.py     some
@@ -36,7 +36,7 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        """With figures of the size that is stored."""
+        """The command, with figures of the size to store."""
         sized = "--InlineBackend.print_figure_kwargs=" + repr({"dpi": DPI, "bbox_inches": "tight"})
         return [*super().format_kernel_cmd(extra_arguments), sized, "--log-level=ERROR"]
 
@@ -47,7 +47,7 @@ def scripts() -> list[pathlib.Path]:
 
 
 def quick(notebook: Any) -> Any:
-    """The notebook with its small settings. Raises a ValueError where it has no switch, or several."""
+    """The notebook with its small settings. Raises a ValueError unless it has exactly one switch."""
     found = [cell for cell in notebook.cells if cell.cell_type == "code" and SWITCH in cell.source]
     if len(found) != 1 or found[0].source.count(SWITCH) != 1:
         raise ValueError(f"expected one line {SWITCH!r} in the notebook, found {len(found)} cells with it")
@@ -56,7 +56,7 @@ def quick(notebook: Any) -> Any:
 
 
 def executed(notebook: Any, folder: pathlib.Path, env: dict[str, str] | None = None, timeout: int = 1800) -> Any:
-    """The notebook after a run in `folder`, in a fresh process; nbclient's CellExecutionError where a cell fails.
+    """The notebook after a run in `folder`, in a fresh process; raises nbclient's CellExecutionError if a cell fails.
 
     Args:
       notebook: is changed.
@@ -76,7 +76,7 @@ def executed(notebook: Any, folder: pathlib.Path, env: dict[str, str] | None = N
 
 
 def cleaned(notebook: Any) -> Any:
-    """Without what differs from run to run and tells nothing: progress on stderr, ids, the kernel's version."""
+    """Drop what varies from run to run and says nothing: progress on stderr, ids, the kernel's version."""
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
         if cell.cell_type == "code":
@@ -87,7 +87,7 @@ def cleaned(notebook: Any) -> Any:
 
 
 def _smaller(output: Any) -> Any:
-    """With a picture as JPEG: as PNG, projections take five times as much."""
+    """Convert a picture to JPEG: as PNG, projections take five times as much space."""
     png = output.get("data", {}).pop("image/png", None)
     if png:
         picture, file = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"]), io.BytesIO()
@@ -97,14 +97,14 @@ def _smaller(output: Any) -> Any:
 
 
 def write(notebook: Any, path: pathlib.Path) -> None:
-    """Stores the notebook; one that is there stays whole until the new one is."""
+    """Store the notebook atomically."""
     part = path.with_suffix(".ipynb.part")
     nbformat.write(notebook, part)
     os.replace(part, path)
 
 
 def main() -> None:
-    """Reads the flags and makes the notebooks, saying how long each took."""
+    """Read the flags and build the notebooks, reporting how long each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("scripts", nargs="*", type=pathlib.Path, help="notebooks as .py; default all")
     for path in parser.parse_args().scripts or scripts():
