@@ -27,7 +27,7 @@ _NO_PICTURES = "the run in {folder} has no pictures: its weights were imported w
 
 
 class RunInfo(NamedTuple):
-    """What a run is, apart from its weights."""
+    """A run without its weights."""
 
     folder: epath.Path
     config: ConfigDict

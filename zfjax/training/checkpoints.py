@@ -79,7 +79,7 @@ class Checkpoints:
             self.wait()
             self._manager.close()
         else:
-            # What failed before is what must be told. Closing raises again where a checkpoint could not be written.
+            # Report the earlier failure. Closing raises again if a checkpoint could not be written.
             with contextlib.suppress(Exception):
                 self._manager.close()
             if jax.process_index() == 0:  # a full disk needs the space
@@ -87,11 +87,11 @@ class Checkpoints:
                     part.rmtree(missing_ok=True)
 
     def steps(self) -> list[int]:
-        """The steps there are, oldest first."""
+        """The existing steps, oldest first."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the best validation top-1 accuracy, of equals the last; None where there is no checkpoint."""
+        """The step with the best validation top-1 accuracy, the last of ties; None if there is no checkpoint."""
         return max(self.steps(), key=lambda step: (self._score(step), step), default=None)
 
     def save(self, state: State, val_top1: float = NOT_SCORED, log: str = "") -> None:
@@ -227,7 +227,7 @@ class _Best(NamedTuple):
     score: Callable[[int], float]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
-        """Which of the checkpoints to keep, as Orbax asks."""
+        """Say for each checkpoint whether to keep it; Orbax calls this."""
         best = max((info.step for info in checkpoints), key=lambda step: (self.score(step), step), default=None)
         return [info.step == best for info in checkpoints]
 

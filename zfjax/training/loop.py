@@ -49,7 +49,7 @@ class RunData(NamedTuple):
 
     @property
     def broken(self) -> int:
-        """How many pictures of both splits could not be read and are left out."""
+        """The number of pictures in both splits that could not be read and are left out."""
         return len(self.record.messages)
 
 

@@ -83,7 +83,7 @@ def _recipe(words: str) -> ConfigDict:
 
 
 def _called(file: str, args: Sequence[str]) -> dict[str, Any]:
-    """What the function `get_config` in a file returns."""
+    """Call `get_config` in a file and return its result as a dict."""
     path = Path(file)
     try:
         if not path.is_file():

@@ -68,7 +68,7 @@ class View:
         return self.inner.get(id(equation), [])
 
     def name(self, equation: Equation) -> str:
-        """What rules call an equation: its role, the jitted function that it calls, or its primitive."""
+        """The name that rules use for an equation: its role, the jitted function that it calls, or its primitive."""
         kind = equation.primitive.name
         if id(equation) in self.roles:
             return self.roles[id(equation)]
@@ -94,7 +94,7 @@ class View:
     def acting_inside(
         self, equation: Equation, rules: Container[str], loop: str | None = None
     ) -> set[tuple[str, str | None]]:
-        """As `acting`, inside one equation."""
+        """Like `acting`, inside one equation."""
         kind = equation.primitive.name
         around = loop if kind in CALLS else loop or kind
         return set().union(*(view.acting(rules, around) for view in self.inside(equation)))

@@ -30,7 +30,7 @@ _OTHERS = {
 
 
 class TensorFile(NamedTuple):
-    """What a file of weights holds."""
+    """The content of a weight file."""
 
     tensors: dict[str, np.ndarray]  # as in the file; half precision as float16 and ml_dtypes.bfloat16
     metadata: dict[str, str]  # of a safetensors file; empty for PyTorch's

@@ -135,7 +135,7 @@ def to_torch(net: ConvNet, modules: Modules, variables: PyTree) -> dict[str, np.
 
 
 def slots(net: ConvNet, modules: Modules) -> list[Slot]:
-    """All tensors of a net, from the bottom."""
+    """All tensors of a net, bottom layer first."""
     size = Size(net.image_size, net.image_size, 3)
     return [slot for layer, below in weighted(net.layers, size) for slot in _slots(layer, below, modules[layer.name])]
 

@@ -139,7 +139,7 @@ def save(
 
 
 class Usual(NamedTuple):
-    """What a file's weights are by default."""
+    """Default description of a file's weights."""
 
     model: str  # one of `MODELS`; "" if unknown
     width: float
