@@ -1,4 +1,4 @@
-"""Projections per second of Fig. 3's net, 224 px: zfjax beside a plain PyTorch deconvnet on the same weights.
+"""Projections per second of Fig. 3's net, 224 px: zfjax and a plain PyTorch deconvnet on the same weights.
 
     python benchmarks/deconvnet.py --repeats 9
 
@@ -44,7 +44,7 @@ def our_projections(fun: Callable, images: jax.Array, count: int) -> Action:
 
 
 def torch_projections(images: np.ndarray, layer: str, count: int, channels_last: bool) -> Action:
-    """The reference, with the seeds of all units as one batch."""
+    """The PyTorch reference, with the seeds of all units as one batch."""
     import torch
     from goldens import make_deconvnet_goldens as reference
 
@@ -71,7 +71,7 @@ def torch_projections(images: np.ndarray, layer: str, count: int, channels_last:
 
 
 def _torch_net(layer: str) -> Any:
-    """Fig. 3's features up to `layer`, random weights."""
+    """Fig. 3's features up to `layer`, with random weights."""
     from collections import OrderedDict
 
     from torch import nn
@@ -125,7 +125,7 @@ def _waiting(run: Callable, values: tuple[jax.Array, ...]) -> Action:
 
 
 def medians(actions: dict[str, Action], repeats: int) -> dict[str, float]:
-    """Milliseconds, the median of each action's repeats, the actions taking turns; the first turn compiles."""
+    """Median milliseconds of each action over its repeats, run in turns; the first turn compiles."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repeats + 1):
         for name, action in actions.items():

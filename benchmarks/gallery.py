@@ -41,7 +41,7 @@ def passes(net: zfjax.ConvNet, variables: Any, batches: list[jax.Array]) -> dict
 
 
 def projections(fun: Callable, images: jax.Array, project: Callable) -> Action:
-    """The strongest activation of map 0 in each image, found beforehand."""
+    """The precomputed strongest activation of map 0 in each image."""
     acts = jax.jit(lambda fun, images: fun(images)[..., 0])(fun, images)
     positions = jnp.stack(jnp.unravel_index(acts.reshape(len(acts), -1).argmax(axis=1), acts.shape[1:]), axis=1)
     units = jnp.zeros(len(images), jnp.int32)
@@ -49,7 +49,7 @@ def projections(fun: Callable, images: jax.Array, project: Callable) -> Action:
 
 
 def torch_projections(images: np.ndarray, layer: str, batch: int, channels_last: bool) -> Action:
-    """The same in PyTorch: up with switches, one unit an image down."""
+    """The same in PyTorch: forward with switches, then one unit per image back down."""
     import torch
     from goldens import make_deconvnet_goldens as reference
 
@@ -66,7 +66,7 @@ def torch_projections(images: np.ndarray, layer: str, batch: int, channels_last:
 
 
 def fastest_torch(images: np.ndarray, layer: str) -> dict[str, Action]:
-    """The batch size and layout that are fastest for PyTorch, by one run each; none where it is not installed."""
+    """PyTorch's fastest batch size and layout, by one run each; none if it is not installed."""
     try:
         runs = {
             f"PyTorch, batch {batch}{', channels last' * last}": torch_projections(images, layer, batch, last)
@@ -80,7 +80,7 @@ def fastest_torch(images: np.ndarray, layer: str) -> dict[str, Action]:
 
 
 def show_projections(net: zfjax.ConvNet, variables: Any, images: jax.Array, layer: str, repeats: int) -> None:
-    """A line of the table: winners per second of each contender."""
+    """Print a line of the table: projections per second of each contender."""
     fun = zfjax.layer(net, variables, layer)
     few = images[: max(1, len(images) // 2)]  # for whole images, which are slow
     actions = {
@@ -100,7 +100,7 @@ def show_projections(net: zfjax.ConvNet, variables: Any, images: jax.Array, laye
 
 
 def _gap(found: np.ndarray, field: np.ndarray, whole: np.ndarray) -> float:
-    """The largest difference, as a share of the largest value."""
+    """The largest difference relative to the largest value."""
     top, left, height, width = field
     rebuilt = np.zeros_like(whole)
     rebuilt[top : top + height, left : left + width] = found

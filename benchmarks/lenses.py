@@ -1,4 +1,4 @@
-"""Lenses on ResNet-18, 224 px: zfjax beside its PyTorch peers on the same weights.
+"""Lenses on ResNet-18, 224 px: zfjax and its PyTorch peers on the same weights.
 
     python benchmarks/lenses.py --repeats 5
 
@@ -33,7 +33,7 @@ WINDOW, STRIDE = 56, 28
 
 
 class Work(NamedTuple):
-    """How much of each lens is done."""
+    """How much work each lens does."""
 
     steps: int  # of integrated gradients
     samples: int  # of SmoothGrad
@@ -76,7 +76,7 @@ def our_lenses(net: zfjax.ConvNet, variables: Any, images: jax.Array, work: Work
 
 
 def captum_lenses(net: Any, x: Any, work: Work) -> dict[str, Callable[[], Any]]:
-    """The same by Captum."""
+    """The same lenses by Captum."""
     from captum import attr
 
     one, batch_size = x[:1], work.batch_size
@@ -154,7 +154,7 @@ def torch_cams(net: Any, x: Any, work: Work) -> dict[str, Callable[[], Any]]:
 
 
 def torch_net(net: zfjax.ConvNet, variables: Any) -> Any:
-    """tests/torch_nets.py's ResNet-18 with these weights, and ReLUs that Captum sees: a module in each place."""
+    """tests/torch_nets.py's ResNet-18 with these weights, and a separate ReLU module everywhere, as Captum needs."""
     import torch
     import torch_nets
     from torch import nn
@@ -186,7 +186,7 @@ def torch_net(net: zfjax.ConvNet, variables: Any) -> Any:
 
 
 def torch_lenses(net: zfjax.ConvNet, variables: Any, images: np.ndarray, work: Work) -> list[dict[str, Action]]:
-    """Each layout's lenses, which give NumPy arrays; none where PyTorch or Captum is not installed."""
+    """Each layout's lenses, returning NumPy arrays; none if PyTorch or Captum is not installed."""
     try:
         import captum  # noqa: F401
         import torch
@@ -214,7 +214,7 @@ def _gap(ours: Any, theirs: list[np.ndarray]) -> float:
 
 
 def compare(name: str, ours: Callable[[], Any], theirs: list[Action], repeats: int) -> None:
-    """Prints a line of the table."""
+    """Print a line of the table."""
     actions: dict[str, Action] = {"zfjax": lambda: jax.block_until_ready(ours())}
     gap = layouts = float("nan")
     if theirs:

@@ -1,4 +1,4 @@
-"""Occluded positions per second of Fig. 3's net, 224 px: zfjax beside Captum's Occlusion on the same weights.
+"""Occluded positions per second of Fig. 3's net, 224 px: zfjax and Captum's Occlusion on the same weights.
 
     python benchmarks/occlusion.py --repeats 3
 
@@ -82,7 +82,7 @@ def _fill(module: Any, kernel: np.ndarray, bias: Any) -> None:
 
 
 def check(net: Any, image: np.ndarray, expected: np.ndarray) -> None:
-    """The same net: the same logits."""
+    """Check that both nets give the same logits."""
     import torch
 
     with torch.inference_mode():
@@ -110,7 +110,7 @@ def captum_sweep(
 
 
 def best_setting(net: Any, image: np.ndarray) -> tuple[str, tuple[int, bool]]:
-    """Captum's fastest perturbations_per_eval and layout, by a sweep of some positions with each."""
+    """Captum's fastest perturbations_per_eval and layout, by a sweep over some positions with each."""
     settings = {
         f"{per_eval} per eval, channels {'last' if last else 'first'}": (per_eval, last)
         for per_eval in PER_EVAL
@@ -122,14 +122,14 @@ def best_setting(net: Any, image: np.ndarray) -> tuple[str, tuple[int, bool]]:
 
 
 def whole(fun: Callable, images: jax.Array) -> jax.Array:
-    """`fun`, but not known for what it is."""
+    """`fun`, wrapped so that its layers are not recognized."""
     return fun(images)
 
 
 def compare(
     fun: Partial, image: np.ndarray, window: int, repeats: int, captum: Callable[[int], Callable[[], Any]] | None
 ) -> None:
-    """Prints a line of the table, and how far the two ways of ours are apart."""
+    """Print a line of the table, with the difference between our two methods."""
     plain = Partial(whole, fun)
     found, reference = (occlusion(way, image, window, STRIDE).outputs for way in (fun, plain))
     actions: dict[str, Callable[[], Any]] = {

@@ -1,4 +1,4 @@
-"""Images per second of the input pipeline, and as a ratio to a plain loop that decodes file after file.
+"""Images per second of the input pipeline, also relative to a plain loop that decodes file after file.
 
     python benchmarks/pipeline.py FOLDER [--size 256] [--batch-size 64] [--threads 1,2,4]
 
@@ -74,7 +74,7 @@ def loop_rate(source: Source, size: int, seconds: float) -> float:
 
 def batch_rate(pictures: Pictures, batch_size: int, threads: int, seconds: float) -> float:
     with contextlib.closing(train_batches(pictures, batch_size, seed=0, threads=threads)) as batches:
-        for _ in range(2 * threads):  # what is read ahead while the clock does not run yet
+        for _ in range(2 * threads):  # read ahead before the clock starts
             next(batches)
         return rate(lambda: (batch.image for batch in batches), seconds)
 

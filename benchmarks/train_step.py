@@ -29,7 +29,7 @@ LR, MOMENTUM, RADIUS = 1e-2, 0.9, 0.1
 
 
 class Contender(NamedTuple):
-    """Two actions, each of which returns when its work is done."""
+    """Two actions, each of which blocks until its work is done."""
 
     name: str
     forward: Callable[[], None]
@@ -96,7 +96,7 @@ def jax_contender(
 
 
 def torch_contender(images: np.ndarray, labels: np.ndarray, width: float) -> Contender:
-    """Channels last; on a GPU compiled and in mixed precision.
+    """PyTorch with channels last; on a GPU, compiled and in mixed precision.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -176,7 +176,7 @@ def _scaled(features: int, width: float) -> int:
 
 
 def medians(actions: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Milliseconds, the median of each action's repeats, the actions taking turns; the first turn compiles."""
+    """Median milliseconds of each action over its repeats, run in turns; the first turn compiles."""
     times: list[list[float]] = [[] for _ in actions]
     for turn in range(repeats + 1):
         for action, kept in zip(actions, times, strict=True):
@@ -188,7 +188,7 @@ def medians(actions: list[Callable[[], None]], repeats: int) -> list[float]:
 
 
 def report(title: str, names: list[str], times: list[float], batch: int) -> None:
-    """Prints one row a contender; the last column is its speed over idiomatic Flax's."""
+    """Print one row per contender; the last column is its speed relative to idiomatic Flax."""
     print(f"\n{title:<16}{'ms':>10}{'images/s':>12}{'× Flax':>10}")
     flax = times[names.index("Flax")]
     for name, ms in zip(names, times, strict=True):
@@ -197,7 +197,7 @@ def report(title: str, names: list[str], times: list[float], batch: int) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16, help="images a step")
+    parser.add_argument("--batch", type=int, default=16, help="images per step")
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each; the median is shown")
     parser.add_argument("--width", type=float, default=1.0, help="scales maps and units")
     parser.add_argument("--image-size", type=int, default=224, help="pixels")

@@ -1,8 +1,8 @@
-"""Your own photographs: one folder a class, with or without train/ and val/ above them.
+"""Your own photographs: one folder per class, with or without train/ and val/ above them.
 
     python -m zfjax.train --config=configs/folder.py:PATH --workdir=runs/photos
 
-A quarter-width ZFNet at 96 px, so that some thousand pictures train on a laptop in minutes. On an accelerator add
+A quarter-width ZFNet at 96 px, so that a few thousand pictures train on a laptop in minutes. On an accelerator add
 `--config.image_size=224 --config.width=1`.
 """
 

@@ -4,7 +4,7 @@
     python -m zfjax.train --config=configs/imagenette.py:cpu --workdir=runs/imagenette-cpu
 
 The first is Fig. 3's net at 224 px, for an accelerator; the second a quarter of its width at 96 px, for a laptop.
-Pictures in class folders instead of TFDS: add `--config.dataset=folder:PATH`. docs/results.md has what was measured.
+Pictures in class folders instead of TFDS: add `--config.dataset=folder:PATH`. docs/results.md has the measured results.
 """
 
 from zfjax.training.config import default
@@ -28,7 +28,7 @@ def get_config(where: str = ""):
         config.epochs = 20
         config.batch_size = 64
         config.lr = 0.001
-        config.weight_decay = 0.003  # 0.001 in 30 epochs ended 1 % lower, and its projections had more grain
+        config.weight_decay = 0.003  # 0.001 for 30 epochs ended 1 % lower, with grainier projections
         config.dtype = "float32"
     elif where:
         raise ValueError(f"imagenette.py:{where}: expected imagenette.py or imagenette.py:cpu")

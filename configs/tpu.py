@@ -1,9 +1,9 @@
-"""ImageNet 2012 on a TPU: the paper's recipe in bfloat16, with batches of 1024 and the schedule that goes with them.
+"""ImageNet 2012 on a TPU: the paper's recipe in bfloat16, with batches of 1024 and a matching schedule.
 
     python -m zfjax.train --config=configs/tpu.py --workdir=gs://BUCKET/runs/imagenet
 
-and on every host of a pod the same with `--distributed`. The rate grows with the batch (8 × 128 and 8 × 0.01; Goyal et
-al. 2017), warms up over five epochs and falls along a cosine, instead of waiting for plateaus.
+On a pod, run the same on every host with `--distributed`. The rate is scaled with the batch (8 × 128 and 8 × 0.01;
+Goyal et al. 2017), warms up over five epochs and falls along a cosine, instead of waiting for plateaus.
 """
 
 from zfjax.training.config import paper

@@ -537,7 +537,7 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
     assert "<b>&0" in names
     index = "".join(pages[(out / "index.html").resolve()].text)
     assert all(name in index for name in NASTY.values())
-    assert "It names the class of" in index
+    assert "It classifies" in index
 
     assert command.run(atlas.main, words) == 0  # replaces, and is the same
     assert contents(out) == files
@@ -573,4 +573,4 @@ def test_of_a_resnet_and_of_fewer_than_nine_images(capsys, tmp_path):
     assert [section["id"] for section in first.of("section")] == ["stage1_1", "stage4", "fc", "classes"]  # bottom first
     index = "".join(first.text)
     assert "shown 3 validation images" in index
-    assert "It names the class of" not in index  # no record of its accuracy
+    assert "It classifies" not in index  # no record of its accuracy

@@ -1,4 +1,4 @@
-"""`python -m zfjax` is `zfjax`."""
+"""Run `python -m zfjax` as `zfjax`."""
 
 from zfjax.cli import main
 

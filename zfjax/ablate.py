@@ -1,12 +1,12 @@
-"""Train the twelve nets of Table 3, one after the other: layers left out or resized, of AlexNet and of Fig. 3's net.
+"""Train the twelve nets of Table 3 one after another: AlexNet and Fig. 3's net with layers left out or resized.
 
 Examples:
   python -m zfjax.ablate --workdir=runs/ablation
-      on the drawn shapes; the tables are ablation.md, .csv and .json in the workdir, each net's run a folder there
+      on the drawn shapes; the workdir gets the table as ablation.md, .csv and .json, and a folder for each net's run
   python -m zfjax.ablate --config=configs/imagenette.py:cpu --config.epochs=10 --workdir=runs/imagenette-ablation
-      by a recipe, with a key changed
+      with a recipe and one key changed
   python -m zfjax.ablate --rows=1,2,zfnet,zfnet-both --workdir=runs/ablation
-      some of the rows; machines that share the work put their folders together and run it once more without --rows
+      some of the rows; to split the work over machines, merge their folders and run once more without --rows
 
 Rows, by number or name:
   1 alexnet                 5 alexnet-without-3-4-6-7   9 zfnet-fc-2048
@@ -14,8 +14,8 @@ Rows, by number or name:
   3 alexnet-without-7       7 alexnet-fc-8192          11 zfnet-maps-512-1024-512
   4 alexnet-without-6-7     8 zfnet                    12 zfnet-both
 
-The same command goes on where it stopped. All keys but `net`, `without`, `fc_units` and `maps3to5` are as in zfjax
-train, and the same for all rows; AlexNet needs images of 63 px or more.
+The same command resumes where it stopped. All keys but `net`, `without`, `fc_units` and `maps3to5` are as in zfjax
+train, and shared by all rows; AlexNet needs images of 63 px or more.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains the rows that the flags in `argv` name, and writes and prints the table."""
+    """Train the rows that the flags in `argv` name, and write and print the table."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of the rows' runs; default runs/DATASET-ablation.", flag_values=values)
-    flags.DEFINE_list("rows", [], "Rows by number or name, with commas between; default all.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "Folder for the rows' runs; default runs/DATASET-ablation.", flag_values=values)
+    flags.DEFINE_list("rows", [], "Rows by number or name, separated by commas; default all.", flag_values=values)
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "ablate")
 

@@ -1,4 +1,4 @@
-"""`zfjax VERB …` does what `python -m zfjax.VERB …` does, with `_` for `-`."""
+"""The command `zfjax VERB …`, the same as `python -m zfjax.VERB …` with `_` for `-`."""
 
 import importlib
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ GROUPS = {
     "look": {
         "figures": "draw the paper's figures of a finished run",
         "atlas": "write a browsable site of what each map of a run fires for",
-        "compare": "put lenses side by side, and score them where the objects are known",
+        "compare": "compare lenses side by side, and score them on known objects",
         "summary": "print the layer table of a net or of a run",
     },
     "experiments": {
         "ablate": "train the twelve nets of Table 3: layers removed or resized",
-        "transfer": "train a softmax on a run's frozen layers for another dataset, against from scratch",
+        "transfer": "train a softmax on a run's frozen layers for another dataset, and a net from scratch",
         "probe": "train SVMs and softmaxes on each layer of a run",
     },
     "weights": {
-        "import-weights": "make a run of a PyTorch checkpoint",
-        "export-weights": "write a run's weights as PyTorch names them, to safetensors",
+        "import-weights": "turn a PyTorch checkpoint into a run",
+        "export-weights": "write a run's weights as safetensors with PyTorch's names",
     },
 }
 VERBS = {verb: what for verbs in GROUPS.values() for verb, what in verbs.items()}
@@ -35,7 +35,7 @@ HELP = ("help", "-h", "-help", "--help")
 
 
 def main() -> NoReturn:
-    """Be the console script: run the verb named on the command line, and end with its exit code."""
+    """Console script: run the verb named on the command line, and exit with its exit code."""
     signals.listen()
     from zfjax.console import command  # takes time
 
@@ -43,7 +43,7 @@ def main() -> NoReturn:
 
 
 def dispatch(argv: Sequence[str]) -> None:
-    """Run the verb that `argv` names after the program."""
+    """Run the verb that follows the program's name in `argv`."""
     words = list(argv[1:])
     if len(words) > 1 and words[0] in HELP:  # zfjax help VERB
         words = [words[1], "--help"]
@@ -66,7 +66,7 @@ def _overview() -> str:
     )
     return (
         f"zfjax {__version__}: see what a ConvNet sees.\n\n{groups}\n\n"
-        "zfjax VERB --help says how, with examples. `zfjax VERB` and `python -m zfjax.VERB` are the same,\n"
+        "zfjax VERB --help explains each, with examples. `zfjax VERB` and `python -m zfjax.VERB` are the same,\n"
         "with _ for - in the latter. Start with `zfjax train`, then `zfjax figures --workdir=runs/shapes`."
     )
 

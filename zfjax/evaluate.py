@@ -1,4 +1,4 @@
-"""Score finished runs: top-1 and top-5 accuracy and error, by one center crop and by the paper's ten crops.
+"""Score finished runs: top-1 and top-5 accuracy and error, with one center crop and with the paper's ten crops.
 
 Examples:
   python -m zfjax.evaluate --workdir=runs/shapes
@@ -25,14 +25,16 @@ from zfjax.console.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
-    """Scores the runs that the flags in `argv` name, and prints a table."""
+    """Score the runs that the flags in `argv` name, and print a table."""
     values = flags.FlagValues()
-    flags.DEFINE_list("workdir", [], "Folders that zfjax train wrote, with commas between.", flag_values=values)
-    flags.DEFINE_string("dataset", "", "Score on this one's val split; default the first run's.", flag_values=values)
+    flags.DEFINE_list("workdir", [], "Folders that zfjax train wrote, separated by commas.", flag_values=values)
     flags.DEFINE_string(
-        "checkpoint", "latest", "Of each run: latest, best (on the val split) or a step.", flag_values=values
+        "dataset", "", "Dataset whose val split to score on; default the first run's.", flag_values=values
     )
-    flags.DEFINE_integer("batch_size", 64, "Pictures at once, over all devices.", lower_bound=1, flag_values=values)
+    flags.DEFINE_string(
+        "checkpoint", "latest", "Checkpoint of each run: latest, best (on the val split) or a step.", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 64, "Pictures per pass, over all devices.", lower_bound=1, flag_values=values)
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
     command.reject_arguments(rest, "evaluate")
 

@@ -1,4 +1,4 @@
-"""Write a run's weights as PyTorch wants them, in a .safetensors file.
+"""Write a run's weights for PyTorch, as a .safetensors file.
 
 Examples:
   python -m zfjax.export_weights --workdir=runs/resnet18 --out=resnet18.safetensors
@@ -6,9 +6,9 @@ Examples:
   python -m zfjax.export_weights --workdir=runs/photos --checkpoint=best --out=photos.safetensors
       the weights that scored best on the validation split
 
-Names and layout are torchvision's; of an imported run, those of the file that it came from. What the net takes for
-pixels stands in the file's metadata: of an imported run as it was imported, of one that zfjax trained RGB in 0..255
-less a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50 and zfnet_post can be exported.
+Names and layout are torchvision's, or for an imported run those of its original file. The file's metadata describes
+the preprocessing the net expects: for an imported run the original one, for a run that zfjax trained RGB in 0..255
+minus a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50 and zfnet_post can be exported.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -26,10 +26,10 @@ from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the file that the flags in `argv` ask for."""
+    """Write the file that the flags in `argv` ask for."""
     values = flags.FlagValues()
     command.run_flags(values)
-    flags.DEFINE_string("out", "", "The file to write; its name ends in .safetensors.", flag_values=values)
+    flags.DEFINE_string("out", "", "The file to write; the name must end in .safetensors.", flag_values=values)
     rest = command.parse(argv, __doc__ or "", values, required=command.RUN | {"out": "FILE.safetensors"})
     command.reject_arguments(rest, "export-weights")
 

@@ -1,17 +1,17 @@
-"""Make a run of weights that PyTorch trained; every other command works on it.
+"""Turn weights trained in PyTorch into a run that every other command can use.
 
 Examples:
   python -m zfjax.import_weights resnet18.pth --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
-      what torch.save or safetensors wrote: a state_dict, a training script's checkpoint, a whole module
+      a file from torch.save or safetensors: a state_dict, a training script's checkpoint, or a whole module
   python -m zfjax.import_weights vgg.safetensors --model=vgg16 --dataset=folder:PHOTOS --classes=names.txt --workdir=RUN
-      names.txt names the net's 1000 outputs, one a line; the last layer is cut to the folders of PHOTOS
+      names.txt names the net's 1000 outputs, one per line; the last layer is cut to the folders of PHOTOS
   python -m zfjax.import_weights caffe.pth --model=vgg16 --bgr --pixel_max=255 --mean=103.939,116.779,123.68 --std=1,1,1
-      a net that takes its pixels as Caffe's do
+      a net that expects Caffe's preprocessing
 
-PyTorch is not needed, and no code in a file is run. Where a file has averaged weights (model_ema) beside the last ones,
-the averaged are taken; --key=model takes the others. The defaults of --model, --width, --image_size, --mean, --std,
---pixel_max and --bgr are, for a file that zfjax export-weights wrote, what it says of itself. The last four are folded
-into the first layer: a run's net takes RGB in 0..255 less its mean image, whatever the net took before.
+PyTorch is not needed, and no code in a file is run. If a file has averaged weights (model_ema) as well as the last
+ones, the averaged ones are used; --key=model selects the others. For a file that zfjax export-weights wrote, --model,
+--width, --image_size, --mean, --std, --pixel_max and --bgr default to the file's metadata. The last four are folded
+into the first layer: a run's net takes RGB in 0..255 minus its mean image, whatever the net expected before.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the run that the words and flags in `argv` ask for."""
+    """Write the run that the words and flags in `argv` ask for."""
     values = _flags()
     words = command.parse(argv, __doc__ or "", values, required=command.RUN)
     if len(words) != 1:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.weights.pretrained import from_file, usual
 
         if values.model:
-            layouts.model(values.model)  # mistakes are told before a large file is read
+            layouts.model(values.model)  # report mistakes before reading a large file
         pictures = root_of(values.dataset, values.data_dir)
         with held(values.workdir, "zfjax import-weights", pictures) as folder:
             imported.require_no_run(folder, words[0])
@@ -89,38 +89,42 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "model",
         "",
-        "alexnet, vgg16, resnet18, resnet34, resnet50 or zfnet_post; default what the file says that it is.",
+        "alexnet, vgg16, resnet18, resnet34, resnet50 or zfnet_post; default what the file says it is.",
         flag_values=values,
     )
     flags.DEFINE_string("workdir", "", "The folder of the new run.", flag_values=values)
     flags.DEFINE_string(
         "dataset",
         "",
-        "folder:PATH, tfds:NAME or shapes: the pictures that other commands show the net; default none.",
+        "folder:PATH, tfds:NAME or shapes: the pictures that other commands use; default none.",
         flag_values=values,
     )
-    flags.DEFINE_string("data_dir", "", "Where TFDS sets lie; default TFDS's own.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "Folder of TFDS datasets; default TFDS's own.", flag_values=values)
     flags.DEFINE_string(
         "key",
         "",
-        "In a file with several nets the name of the one to take, such as model; default the averaged one.",
+        "In a file with several nets, the name of the one to use, such as model; default the averaged one.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "classes",
         "",
-        "File with the class names of the net's outputs, one a line, in order; default the dataset's classes.",
+        "File with the class names of the net's outputs, one per line, in order; default the dataset's classes.",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "image_size", None, "Height and width in pixels; default 224.", lower_bound=1, flag_values=values
     )
-    flags.DEFINE_float("width", None, "Scales maps and fc units; default 1.", flag_values=values)
+    flags.DEFINE_float("width", None, "Scales the number of maps and fc units; default 1.", flag_values=values)
     flags.DEFINE_list(
-        "mean", None, "Of the net's channels, in their order; default 0.485,0.456,0.406.", flag_values=values
+        "mean", None, "Means of the net's channels, in its order; default 0.485,0.456,0.406.", flag_values=values
     )
-    flags.DEFINE_list("std", None, "The same of their deviations; default 0.229,0.224,0.225.", flag_values=values)
-    flags.DEFINE_float("pixel_max", None, "What white is before the mean is subtracted; default 1.", flag_values=values)
+    flags.DEFINE_list(
+        "std", None, "Standard deviations of the channels; default 0.229,0.224,0.225.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "pixel_max", None, "Value of white before the mean is subtracted; default 1.", flag_values=values
+    )
     flags.DEFINE_bool(
         "bgr", None, "The net's channels are blue, green, red; default red, green, blue.", flag_values=values
     )
@@ -128,7 +132,7 @@ def _flags() -> flags.FlagValues:
 
 
 def _preprocessing(values: flags.FlagValues, usual: "Preprocessing") -> "Preprocessing":
-    """What the flags say, and of what they do not what is usual."""
+    """The preprocessing given by the flags, with the usual values for the rest."""
     return usual._replace(
         mean=_numbers("mean", values.mean, usual.mean),
         std=_numbers("std", values.std, usual.std),

@@ -6,8 +6,8 @@ Examples:
   python -m zfjax.probe --workdir=runs/shapes
       on the run's own dataset: training and test images both come from its val split, which the net has not seen
 
-Table and plot go into the folder probe/DATASET of the run after each fold of each layer, under names that tell which
-flags differ from their defaults; the same command goes on where it stopped.
+Table and plot go into the run's folder probe/DATASET after each fold of each layer; file names list the flags that
+differ from their defaults. The same command resumes where it stopped.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -26,14 +26,14 @@ from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:
-    """Probes the run that the flags in `argv` name, and prints a table."""
+    """Probe the run that the flags in `argv` name, and print a table."""
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64)
-    flags.DEFINE_string("dataset", "", "folder:PATH or tfds:NAME; default the run's own.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "Dataset: folder:PATH or tfds:NAME; default the run's own.", flag_values=values)
     flags.DEFINE_integer("per_class", 30, "Training images per class.", lower_bound=2, flag_values=values)
-    flags.DEFINE_integer("test", 50, "Test images per class at most.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("folds", 5, "How many draws.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Draws the folds.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("test", 50, "Maximum test images per class.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed for drawing the folds.", lower_bound=0, flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "probe")
 
     with Progress("opening the run"):

@@ -8,7 +8,7 @@ Examples:
   python -m zfjax.summary --net=alexnet --markdown
       as a table for a Markdown file
   python -m zfjax.summary --net=zfnet --width=0.25 --image_size=64 --num_classes=10 --csv
-      a quarter of the maps, for spreadsheets
+      a net with a quarter of the maps, as CSV for spreadsheets
 
 Sizes are height×width×maps; multiply-adds are per image; receptive field, total stride and offset (the center of the
 first unit's field) are in pixels of the input.
@@ -29,9 +29,9 @@ from zfjax.console.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the table that the flags in `argv` ask for."""
+    """Print the table that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of a run, whose net it is; instead of --net.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "Folder of the run whose net to show, instead of --net.", flag_values=values)
     flags.DEFINE_string(
         "net",
         "zfnet",
@@ -39,10 +39,10 @@ def main(argv: Sequence[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("num_classes", 1000, "Units of the last layer.", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("width", 1.0, "Scales maps and fc units.", flag_values=values)
+    flags.DEFINE_float("width", 1.0, "Scales the number of maps and fc units.", flag_values=values)
     flags.DEFINE_integer("image_size", 224, "Height and width in pixels.", lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("csv", False, "As CSV.", flag_values=values)
-    flags.DEFINE_bool("markdown", False, "As a Markdown table.", flag_values=values)
+    flags.DEFINE_bool("csv", False, "Print CSV.", flag_values=values)
+    flags.DEFINE_bool("markdown", False, "Print a Markdown table.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values), "summary")
     if values.csv and values.markdown:
         raise UserError("--csv and --markdown: give one of them")

@@ -2,13 +2,13 @@
 
 Examples:
   python -m zfjax.train
-      draws the embedded `shapes` pictures on first use, trains on them, ends with pictures in runs/shapes
+      draws the built-in `shapes` pictures on first use, trains on them, and leaves plots in runs/shapes
   python -m zfjax.train --config.dataset=folder:PHOTOS --workdir=runs/photos
-      one folder a class, with or without train/ and val/ above them
+      one folder per class, with or without train/ and val/ above them
   python -m zfjax.train --config=configs/imagenette.py:cpu --config.lr=0.02 --workdir=runs/imagenette
       a recipe with one key changed
 
-The same command goes on where it stopped. Recipes are in configs/ of the repository.
+The same command resumes where it stopped. Recipes are in configs/ of the repository.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -36,21 +36,19 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains by the flags in `argv`, then draws the run's pictures and says what lies where."""
+    """Train as the flags in `argv` say, then draw the run's plots and print what was written."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of the run; default runs/DATASET.", flag_values=values)
+    flags.DEFINE_string("workdir", "", "Folder for the run; default runs/DATASET.", flag_values=values)
     flags.DEFINE_bool("distributed", False, "One of many processes of a TPU pod or cluster.", flag_values=values)
-    flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0; default what the cluster says.", flag_values=values
-    )
-    flags.DEFINE_integer("processes", None, "How many processes; default what the cluster says.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Which one this is; default what the cluster says.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default: from the cluster.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "Number of processes; default: from the cluster.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Number of this process; default: from the cluster.", flag_values=values)
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
     if not values.coordinator and not (values.processes is None and values.process is None):
         raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
 
-    # JAX is imported only now, so that --help and a mistyped flag are answered at once.
+    # Import JAX only now, so that --help and mistyped flags are answered at once.
     with Progress("starting JAX"):
         import jax
 
@@ -98,7 +96,7 @@ def _report(outcome: "Outcome") -> None:
 
 
 def _draw(outcome: "Outcome") -> list[str]:
-    """Draws a finished run's pictures into its folder and returns their names."""
+    """Draw a finished run's plots into its folder and return their names."""
     import jax
     import numpy as np
 
@@ -113,7 +111,7 @@ def _draw(outcome: "Outcome") -> list[str]:
     state, data = outcome.state, outcome.data
     some = np.linspace(0, len(data.val) - 1, min(12, len(data.val))).astype(int)
     images, labels = data.val.load(some)
-    variables, mean = jax.device_get((state.variables, state.mean))  # this process alone draws
+    variables, mean = jax.device_get((state.variables, state.mean))  # only this process draws
     probabilities = np.asarray(predict(state.net, variables, mean, images))
     first = next(spec for spec in state.net.layers if isinstance(spec, Conv))
     figures = {

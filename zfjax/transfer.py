@@ -2,15 +2,15 @@
 
 Examples:
   python -m zfjax.transfer --workdir=runs/photos --dataset=folder:caltech101 --per_class=15,30
-      trains a softmax on the run's frozen layers 1-7 with 15 and 30 images of each class, and beside it the run's net
-      from scratch on the same images; tests on up to 50 others of each class, in 5 folds
+      trains a softmax on the run's frozen layers 1-7 with 15 and 30 images of each class, and the run's net from
+      scratch on the same images; tests on up to 50 others of each class, in 5 folds
   python -m zfjax.transfer --workdir=runs/photos --dataset=folder:caltech101 --noscratch
-      the frozen layers alone, which takes minutes and not hours
+      the frozen layers only, which takes minutes instead of hours
   python -m zfjax.transfer --workdir=runs/photos --dataset=tfds:voc/2012
-      several labels an image: one classifier a class, average precision (the paper's Table 6)
+      several labels per image: one classifier per class, average precision (the paper's Table 6)
 
-Tables and Fig. 9 go into the folder transfer/DATASET of the run after each fold, under names that tell which flags
-differ from their defaults; the same command goes on where it stopped.
+Tables and Fig. 9 go into the run's folder transfer/DATASET after each fold; file names list the flags that differ
+from their defaults. The same command resumes where it stopped.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -34,32 +34,32 @@ if TYPE_CHECKING:
     from zfjax.runs.folder import RunInfo
 
 
-# Flags whose values, where they are not the default, stand in the names of what is written.
+# Flags whose values, if not the default, appear in the names of written files.
 SETTINGS = ("per_class", "test", "folds", "layer", "seed", "checkpoint")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures what the flags in `argv` ask for, and prints a table."""
+    """Measure what the flags in `argv` ask for, and print a table."""
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64)
-    flags.DEFINE_string("dataset", "", "Where to transfer to: folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_string("dataset", "", "Dataset to transfer to: folder:PATH or tfds:NAME.", flag_values=values)
     flags.DEFINE_list(
-        "per_class", ["15", "30"], "Training images per class, some numbers with commas between.", flag_values=values
+        "per_class", ["15", "30"], "Training images per class, as numbers separated by commas.", flag_values=values
     )
-    flags.DEFINE_integer("test", 50, "Test images per class at most.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("folds", 5, "How many draws.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("test", 50, "Maximum test images per class.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "layer", 0, "On top of which layer, counted from 1; default the last hidden one.", flag_values=values
+        "layer", 0, "Layer whose features to use, counted from 1; default the last hidden one.", flag_values=values
     )
-    flags.DEFINE_bool("scratch", True, "The same net from scratch too.", flag_values=values)
+    flags.DEFINE_bool("scratch", True, "Also train the same net from scratch.", flag_values=values)
     flags.DEFINE_integer(
         "scratch_epochs",
         0,
-        "Of the nets from scratch; default as many as give the run's number of updates.",
+        "Epochs of the nets from scratch; default: as many as needed for the run's number of updates.",
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_integer("seed", 0, "Draws the folds.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Seed for drawing the folds.", lower_bound=0, flag_values=values)
     required = command.RUN | {"dataset": "DATASET"}
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")
     per_class = counts(values.per_class)
@@ -77,14 +77,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def counts(words: Sequence[str]) -> tuple[int, ...]:
-    """`--per_class` as numbers, growing. Raises a UserError where one is no number of at least 2."""
+    """`--per_class` as ascending numbers. Raises a UserError unless all are numbers of at least 2."""
     if not words or not all(word.strip().isdigit() and int(word) >= 2 for word in words):
         raise UserError(f"--per_class={','.join(words)}: expected numbers of at least 2, with commas between")
     return tuple(sorted({int(word) for word in words}))
 
 
 def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagValues) -> None:
-    """Tables 4 and 5, and Fig. 9: writes what there is after each fold."""
+    """Tables 4 and 5, and Fig. 9: write the results so far after each fold."""
     from zfjax.console import tables
     from zfjax.experiments.features import open_pool
     from zfjax.experiments.transfer import PAPER, Protocol, dataset_of_the_paper, fold_by_fold, folder_of, to_table
@@ -110,7 +110,7 @@ def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagVal
 
 
 def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
-    """Table 6: average precision on a dataset with several labels an image."""
+    """Table 6: average precision on a dataset with several labels per image."""
     from zfjax.console import tables
     from zfjax.experiments.multilabel import to_table, transfer
     from zfjax.experiments.transfer import folder_of

@@ -4,11 +4,11 @@ Examples:
   python -m zfjax.atlas --workdir=runs/shapes
       every map of the paper's layers 1 to 5, over the validation split; open runs/shapes/atlas/index.html
   python -m zfjax.atlas --workdir=runs/photos --out=site --checkpoint=best --layers=relu4,relu5
-      two layers, of the weights that scored best, into a folder of its own
+      two layers, from the weights that scored best, into another folder
 
-Layers lead to maps, maps to the nine images that excite them most, with patches and projections, a histogram of the
-activations and the classes that excite them; classes lead to their maps. The folder opens from disk, and on any web
-server. It is written aside and put in place at the end; an atlas that is there already is replaced.
+Layers link to maps. Each map has a page with the nine images that excite it most, their patches and projections, a
+histogram of its activations and the classes that excite it; classes link to their maps. The folder opens from disk or
+on any web server. It is put in place only when complete, and replaces an earlier atlas.
 """
 
 from zfjax.console import signals
@@ -25,11 +25,11 @@ from zfjax.console.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the atlas that the flags in `argv` ask for."""
+    """Write the atlas that the flags in `argv` ask for."""
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64, pictures=True)
-    flags.DEFINE_string("out", "", "Folder to write, on this disk; default atlas in the run.", flag_values=values)
-    flags.DEFINE_list("layers", [], "Like relu5; default the paper's 1 to 5.", flag_values=values)
+    flags.DEFINE_string("out", "", "Local folder to write; default: atlas in the run.", flag_values=values)
+    flags.DEFINE_list("layers", [], "Layers, such as relu5; default the paper's 1 to 5.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 
     with Progress("starting JAX"):

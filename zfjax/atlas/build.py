@@ -1,4 +1,4 @@
-"""Joins a run, the experiments, the pictures and the pages; the folder is put in place when all is written."""
+"""Build an atlas from a run, the experiments, the pictures and the pages; the folder appears when complete."""
 
 import contextlib
 import functools
@@ -21,29 +21,29 @@ from zfjax.version import __version__
 
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
 _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file managers leave behind
-_NEW, _OLD = "new", "old"  # in the folder beside the atlas in which it is built
+_NEW, _OLD = "new", "old"  # subfolders of the folder in which the atlas is built
 
 
 def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int, dataset: str = "") -> str:
-    """Writes the atlas of a run into a folder, and says what was written.
+    """Write the atlas of a run into a folder, and return a line on what was written.
 
     Args:
-        workdir: folder of a run.
-        out: folder to write; empty for `atlas` in the run.
+        workdir: the run's folder.
+        out: the folder to write; empty for `atlas` in the run.
         checkpoint: latest, best or a step.
-        layers: names of layers, in any order; none for the paper's layers 1 to 5.
-        batch_size: images at once.
-        dataset: where the run's pictures are now; empty for where they were.
+        layers: names of layers, in any order; empty for the paper's layers 1 to 5.
+        batch_size: images per pass.
+        dataset: where the run's pictures are now; empty if they have not moved.
 
     Raises:
-        UserError: no such run, checkpoint or layer; `out` holds something else than an atlas or cannot be written.
+        UserError: no such run, checkpoint or layer; `out` holds something other than an atlas, or cannot be written.
         OSError: the run or its images cannot be read.
     """
     run = read_run(workdir, dataset)
     folder = _local(out or str(run.folder / "atlas"))
     require_outside(folder, "--out", root_of(run.config.dataset, run.config.data_dir))
     require_free(folder)
-    # Before anything is computed. What is moved as a whole is held from beside.
+    # Lock before anything is computed; the lock lies beside the folder, since the folder itself is moved.
     with hold(folder, "zfjax atlas", beside=True), _aside(folder) as aside:
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
@@ -60,7 +60,7 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
 
 
 def require_free(folder: Path) -> None:
-    """Raises a UserError where `folder` is there and holds anything but an atlas, or cannot be replaced."""
+    """Raise a UserError if `folder` exists and holds anything but an atlas, or cannot be replaced."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -68,7 +68,7 @@ def require_free(folder: Path) -> None:
     try:
         written = _written(folder)
     except UserError as error:
-        # Not all below it is listed: it may be a home folder.
+        # Do not list everything below: it may be a home folder.
         if any(path.name not in _LITTER for path in folder.iterdir()):
             raise UserError(
                 f"--out={folder} holds files but no atlas ({error}); expected a new folder, or an earlier atlas"
@@ -76,12 +76,12 @@ def require_free(folder: Path) -> None:
     else:
         for path in folder.rglob("*"):
             name = path.relative_to(folder).as_posix()
-            # Links are no folders of the atlas, whatever they lead to.
+            # An atlas has no links, wherever they lead.
             if path.name not in _LITTER and name not in written and (path.is_symlink() or not path.is_dir()):
                 raise UserError(
                     f"--out={folder} holds {name!r}, which no atlas wrote; move it away, or give another folder"
                 )
-    # At the end the folder is moved away as a whole. A shell would stay behind in the old one, a mount does not move.
+    # The folder is replaced as a whole: a shell would stay in the old one, and a mount point cannot move.
     if folder.is_mount():
         raise UserError(f"--out={folder} is a mount point, which cannot be replaced; give a folder in it")
     if Path.cwd().is_relative_to(folder):
@@ -91,7 +91,7 @@ def require_free(folder: Path) -> None:
 
 
 def _written(folder: Path) -> frozenset[str]:
-    """The files that an atlas wrote there. Raises a UserError where their list is missing or damaged."""
+    """The files that an atlas wrote there. Raises a UserError if their list is missing or damaged."""
     path = folder / MARK
     try:
         files = sealed.unseal(read_json(path))["files"]
@@ -107,7 +107,7 @@ def _local(out: str) -> Path:
         raise UserError(f"--out: expected a folder on this disk, got {out}; copy the atlas there afterwards")
     try:
         folder = Path(out).expanduser().resolve()
-    except RuntimeError as error:  # no such user, or links in a circle
+    except RuntimeError as error:  # no such user, or a circle of links
         raise UserError(f"--out={out}: {error}") from error
     if not folder.name:
         raise UserError(f"--out={out}: expected a folder with a name, got {folder}")
@@ -116,7 +116,7 @@ def _local(out: str) -> Path:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Around what writes only, for `folder`: what is read has errors of its own."""
+    """Turn OSErrors into UserErrors about `folder`; wrap only code that writes, since reading has its own errors."""
     try:
         yield
     except OSError as error:
@@ -125,9 +125,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, which is held, with an empty one in it for the new atlas; gone after the block.
+    """A temporary folder beside `folder` (which is locked), with an empty subfolder for the new atlas.
 
-    The inner one has the modes that the user's folders have; that of the outer keeps others out.
+    The subfolder has the user's default mode; the outer folder's mode keeps other users out.
     """
     aside = folder.with_name(f".{folder.name}.draft")
     with _writing(folder):
@@ -145,7 +145,7 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 
 def _clear(aside: Path, folder: Path) -> None:
-    """Remove what a build wrote beside `folder`; an old atlas that it moved there is put back first."""
+    """Remove what a build wrote beside `folder`, first moving an old atlas back."""
     if not aside.exists():
         return
     if not {path.name for path in aside.iterdir()} <= {_NEW, _OLD}:
@@ -156,13 +156,13 @@ def _clear(aside: Path, folder: Path) -> None:
 
 
 def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Path) -> tuple[Sheet, ...]:
-    """The pictures of all maps, into the `new` atlas of `folder`; of each layer how they are laid out."""
+    """Write the pictures of all maps into the `new` atlas of `folder`; return each layer's layout."""
     with Progress("projections", sum(layer.maps for layer in survey.layers), unit="map") as progress:
         return tuple(_write_layer(layer, val, new, folder, progress) for layer in survey.layers)
 
 
 def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, progress: Progress) -> Sheet:
-    """The pictures of a layer's maps; how all of them are laid out."""
+    """Write the pictures of a layer's maps; return their common layout."""
     with _writing(folder):
         (new / site.PICTURES / layer.name).mkdir(parents=True)
     sheets = set()

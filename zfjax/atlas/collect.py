@@ -1,4 +1,4 @@
-"""What an atlas shows: a run, and of each layer the strongest images, the histograms and the classes."""
+"""Collect what an atlas shows: facts of the run, and each layer's strongest images, histograms and classes."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -22,8 +22,8 @@ from zfjax.runs.subject import Subject
 from zfjax.training.metrics import read_metrics
 from zfjax.training.sharding import data_mesh
 
-STRONGEST = 9  # images a map, as in the paper
-_MAPS_AT_ONCE = 16  # whose patches and projections are held in memory
+STRONGEST = 9  # images per map, as in the paper
+_MAPS_AT_ONCE = 16  # maps whose patches and projections are in memory at a time
 
 
 class Facts(NamedTuple):
@@ -32,28 +32,28 @@ class Facts(NamedTuple):
     name: str
     net: str
     image_size: int  # pixels, as the net takes them
-    dataset: str  # of a folder only its last name: where it lies is nobody's business
+    dataset: str  # of a folder, only its name: pages should not reveal its path
     images: int  # of the validation split
-    top1: float | None  # accuracy on it, where the run kept a record of this checkpoint's
+    top1: float | None  # accuracy on it, if the run recorded it for this checkpoint
 
 
 class Layer(NamedTuple):
-    """A layer of feature maps, with all that is known of them but their pictures."""
+    """A layer of feature maps, with everything but their pictures."""
 
     name: str
     title: str
-    field: Pair | None  # height and width in pixels of what a unit sees; None: all of the image
+    field: Pair | None  # receptive field (height, width) in pixels; None: the whole image
     top: Top  # on the host
     responses: Responses
 
     @property
     def maps(self) -> int:
-        """How many there are."""
+        """Number of maps."""
         return len(self.top.values)
 
 
 class Survey(NamedTuple):
-    """A net's layers before the validation split of its run."""
+    """A net's layers, evaluated on the run's validation split."""
 
     facts: Facts
     layers: tuple[Layer, ...]
@@ -63,13 +63,13 @@ class Survey(NamedTuple):
 
 
 def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int) -> Survey:
-    """Looks at every image of a split twice: for the strongest, and for the histograms up to these.
+    """Pass over a split twice: for the strongest activations, and for the histograms up to these.
 
     Args:
         run: the run that `subject` was read from.
-        subject: the net before its images.
-        names: of layers, in any order; they are shown bottom first.
-        batch_size: images at once.
+        subject: the net and its images.
+        names: names of layers, in any order; they are shown bottom first.
+        batch_size: images per pass.
 
     Raises:
         UserError: no such layer, or no images.
@@ -93,7 +93,7 @@ def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int
 
 
 def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
-    """The patches and projections of a layer's maps, some maps at a time, in order."""
+    """Yield the patches and projections of a layer's maps in order, some maps at a time."""
     fun = layer(subject.net, subject.variables, surveyed.name)
     for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
         maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
@@ -131,7 +131,7 @@ def _dataset(spec: str) -> str:
 
 
 def _names(run: RunInfo, subject: Subject) -> tuple[str, ...]:
-    """Files below their dataset's folder where there are files; otherwise numbers in the validation split."""
+    """Names of the images: file paths below the dataset's folder, or numbers in the validation split."""
     examples = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
     if isinstance(examples, FolderExamples):
         return tuple(examples.names[number] for number in subject.kept)

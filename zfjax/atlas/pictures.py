@@ -1,4 +1,4 @@
-"""A map's strongest images as one picture: their projections in three columns, and right of them their patches."""
+"""A map's strongest images as one picture: projections in three columns, with their patches to the right."""
 
 import io
 import math
@@ -13,61 +13,61 @@ from zfjax.experiments.gallery import Gallery
 from zfjax.plots.gallery import patches
 from zfjax.plots.projections import per_image
 
-COLUMNS = 3  # of projections, and as many of patches
+COLUMNS = 3  # of projections, and of patches
 GAP = 2  # pixels between tiles, transparent
 _MIDDLE = 8  # pixels between projections and patches
-_SMALL = 48  # pixels; smaller tiles are enlarged, and kept without loss
-_THUMBNAIL = 112  # pixels; larger tiles are reduced for pages with many maps
+_SMALL = 48  # pixels; smaller tiles are enlarged and stored lossless
+_THUMBNAIL = 112  # pixels; larger tiles are shrunk for pages with many maps
 
 
 class Sheet(NamedTuple):
-    """How the tiles lie in a layer's pictures, in pixels."""
+    """Layout of the tiles in a layer's pictures, in pixels."""
 
     tile_height: int
     tile_width: int
     rows: int
-    pixelated: bool  # tiles are so small that their pixels are shown as squares
+    pixelated: bool  # whether tiles are so small that pixels show as squares
 
     @property
     def height(self) -> int:
-        """Of the whole picture."""
+        """Height of the whole picture."""
         return self.top(self.rows) - GAP
 
     @property
     def width(self) -> int:
-        """Of the whole picture."""
+        """Width of the whole picture."""
         return self.left(2 * COLUMNS - 1) + self.tile_width
 
     @property
     def thumbnail(self) -> tuple[int, int] | None:
-        """Width and height of the smaller picture that there is of each map; None where the whole one is small."""
+        """Width and height of each map's thumbnail; None if the full picture is small enough."""
         share = _THUMBNAIL / max(self.tile_height, self.tile_width)
         return (round(share * self.width), round(share * self.height)) if share < 1 else None
 
     def left(self, column: int) -> int:
-        """Of a tile; the patches' columns come after those of the projections."""
+        """Left edge of a tile; the patches' columns follow those of the projections."""
         return column * (self.tile_width + GAP) + (_MIDDLE - GAP) * (column >= COLUMNS)
 
     def top(self, row: int) -> int:
-        """Of a tile."""
+        """Top edge of a tile."""
         return row * (self.tile_height + GAP)
 
 
 class Picture(NamedTuple):
-    """The picture of one map as files."""
+    """The picture of one map, encoded as files."""
 
     map: int
     sheet: Sheet
     full: bytes  # WebP
-    thumbnail: bytes | None  # WebP; None where the full one is small enough
+    thumbnail: bytes | None  # WebP; None if the full one is small enough
 
 
 def pictures(found: Gallery, mean: Float[np.ndarray, "height width 3"]) -> Iterator[Picture]:
-    """One picture a map; winners whose activation is not above zero are left blank.
+    """Yield one picture per map; images that do not excite it are left blank.
 
     Args:
         found: some maps of a layer.
-        mean: what was subtracted from the images, 0..255.
+        mean: the mean subtracted from the images, 0..255.
     """
     for number, values, projections, images in zip(
         found.maps, found.values, map(per_image, found.projections), patches(found, mean), strict=True

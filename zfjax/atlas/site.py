@@ -1,4 +1,4 @@
-"""The pages of an atlas: templates and static files, filled with what the views say."""
+"""The pages of an atlas: templates filled with values from the views, and static files."""
 
 import json
 import math
@@ -18,18 +18,18 @@ from zfjax.console.progress import Progress
 
 PICTURES = "pictures"
 _SHOWPIECES = 4  # maps of each layer on the first page
-_FOUND_BY_CLASS = 2  # maps of each layer that searching for a class shows
+_FOUND_BY_CLASS = 2  # maps per layer shown when searching for a class
 
 
 def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
-    """Writes all pages, the search index and the static files; returns the number of pages.
+    """Write all pages, the search index and the static files; return the number of pages.
 
-    Names of classes and images are only ever text in pages: classes are numbered, and so are their files.
+    Names of classes and images only appear as text in pages, never in file names: classes' files are numbered.
 
     Args:
-        folder: which is there, and has or gets the pictures.
+        folder: an existing folder, which also holds the pictures.
         survey: what to show.
-        sheets: of each layer, how its pictures are laid out.
+        sheets: the layout of each layer's pictures.
     """
     contrasts = [layer.responses.contrast for layer in survey.layers]
     favorites = [
@@ -37,10 +37,10 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
         for label in range(len(survey.classes))
     ]
     strips = [views.showpieces(contrast, _SHOWPIECES) for contrast in contrasts]
-    # Of each class the map that prefers it most, from the highest layer that has one.
+    # For each class, the map that prefers it most, from the highest layer that has one.
     faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favorites]
     count = 1 + sum(1 + layer.maps for layer in survey.layers) + len(survey.classes)
-    # Only these are made, so that a folder that vanishes meanwhile is an error.
+    # Create only these, so that it is an error if the folder itself has vanished.
     for name in ("layer", "map", "class", *(f"map/{layer.name}" for layer in survey.layers)):
         (folder / name).mkdir()
     with Progress("pages", count, unit="page") as progress:
@@ -76,7 +76,7 @@ def picture_path(name: str, number: int) -> str:
 
 
 def thumbnail_path(name: str, number: int) -> str:
-    """The smaller picture of a map, where there is one."""
+    """The thumbnail of a map, if there is one."""
     return f"{PICTURES}/{name}/{number}-small.webp"
 
 
@@ -111,13 +111,13 @@ class _Pages:
         }
 
     def write(self, template: str, path: str, **values: Any) -> None:
-        """One page; links in it lead up to the atlas' folder first, so that it opens from disk."""
+        """Write one page; its links are relative, so that it opens from disk."""
         root = "../" * path.count("/")
         _write(self._folder / path, self._environment.get_template(template).render(root=root, path=path, **values))
         self._progress.advance(1)
 
     def write_layer(self, i: int) -> None:
-        """The page of a layer and those of its maps."""
+        """Write the page of a layer and those of its maps."""
         layers = self._survey.layers
         layer, around = layers[i], {"below": layers[i - 1] if i else None, "above": _at(layers, i + 1)}
         self.write("layer.html", layer_path(layer.name), layer=layer, **around)
@@ -134,14 +134,14 @@ class _Pages:
 
 
 def _favorites(survey: Survey, layer: Layer, number: int) -> list[tuple[str, int]]:
-    """The classes of a map's strongest images and how many there are of each, most first."""
+    """The classes of a map's strongest images with their counts, most frequent first."""
     labels = [winner.label for winner in views.winners(survey, layer, number)]
     counted = sorted(((labels.count(label), -label) for label in set(labels)), reverse=True)
     return [(survey.classes[-negative], count) for count, negative in counted]
 
 
 def _index(survey: Survey, favorites: Iterable[Sequence[Sequence[views.Excited]]]) -> dict[str, Any]:
-    """What search looks through: names, and for each class [layer, map] of those it excites most, from the top down."""
+    """The search index: names, and for each class [layer, map] of the maps it excites most, from the top down."""
     places = {layer.name: i for i, layer in enumerate(survey.layers)}
     excited = []
     for by_layer in favorites:
@@ -156,7 +156,7 @@ def _index(survey: Survey, favorites: Iterable[Sequence[Sequence[views.Excited]]
 
 
 def _script_json(value: Any) -> str:
-    """JSON that is safe in a script, inline too: ASCII, without a character that HTML reads."""
+    """JSON that is safe in scripts, even inline: ASCII, without characters special to HTML."""
     text = json.dumps(value, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -168,7 +168,7 @@ def _at(layers: Sequence[Layer], i: int) -> Layer | None:
 
 
 def _number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three digits, or all digits before the point."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
     size = abs(value)
@@ -178,7 +178,7 @@ def _number(value: float) -> str:
 
 
 def _short(count: int) -> str:
-    """A power of ten as 100, 10k, 1M."""
+    """Format a power of ten as 100, 10k, 1M."""
     for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count // size}{unit}"
@@ -186,14 +186,14 @@ def _short(count: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """Never 100 % of what is not all, nor 0 % of what is something."""
+    """Format a share in percent; never as 100 % unless it is 1, nor as 0 % unless it is 0."""
     if 0 < share < 1:
         share = min(max(share, 0.0001), 0.9999)
     return f"{100 * share:.{1 if 0.01 <= share <= 0.99 else 2}f}".rstrip("0").rstrip(".") + " %"
 
 
 def _write(path: Path, text: str) -> None:
-    # File names need not be Unicode; what of them is not becomes a question mark.
+    # File names may contain bytes that are not Unicode; these become question marks.
     path.write_bytes(text.encode(errors="replace"))
 
 

@@ -1,4 +1,4 @@
-"""What the pages say, as plain values: which maps, images and classes, in which order."""
+"""The content of the pages as plain values: which maps, images and classes, in which order."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS
 
 CLASSES_OF_MAP = 10  # shown on its page
-MAPS_OF_CLASS = 4  # of each layer, on the class' page
+MAPS_OF_CLASS = 4  # per layer, on the class's page
 
 
 class Winner(NamedTuple):
@@ -32,8 +32,8 @@ class Excited(NamedTuple):
     map: int
     label: int
     mean: float  # of the strongest activation in each image of the class
-    others: float  # the same of the other classes
-    share: float  # of the longest bar; 0 where the mean is not above zero
+    others: float  # the same for the other classes
+    share: float  # of the longest bar; 0 if the mean is not above zero
 
 
 class Bar(NamedTuple):
@@ -59,7 +59,7 @@ class Histogram(NamedTuple):
 
 
 def winners(survey: Survey, layer: Layer, number: int) -> list[Winner]:
-    """The strongest images of a map: those that it fires for."""
+    """The strongest images of a map, of those it fires for."""
     found = []
     for rank, (value, image) in enumerate(zip(layer.top.values[number], layer.top.images[number], strict=True)):
         if value > 0:
@@ -69,7 +69,7 @@ def winners(survey: Survey, layer: Layer, number: int) -> list[Winner]:
 
 
 def histogram(layer: Layer, number: int) -> Histogram:
-    """Its bars, with ticks at powers of ten."""
+    """A map's histogram, with ticks at powers of ten."""
     responses = layer.responses
     counts, edges = responses.histogram[number], responses.edges[number]
     top = math.log10(max(int(counts.max()), 1) * 10)
@@ -91,21 +91,21 @@ def histogram(layer: Layer, number: int) -> Histogram:
 
 
 def exciting(layer: Layer, number: int) -> list[Excited]:
-    """The classes that excite a map most, strongest first, by the mean of their strongest activations."""
+    """The classes that excite a map most, strongest first, by mean strongest activation."""
     means = np.nan_to_num(layer.responses.excitation[number])
     order = [label for label in np.argsort(-means, kind="stable") if means[label] > 0][:CLASSES_OF_MAP]
     return _excited(layer, [(number, int(label)) for label in order])
 
 
 def excited(layer: Layer, label: int, contrast: Float[np.ndarray, "maps classes"]) -> list[Excited]:
-    """The maps that a class excites more than other classes do, those with most contrast first."""
+    """The maps that a class excites more than other classes do, highest contrast first."""
     of_class = np.nan_to_num(contrast[:, label])
     order = [number for number in np.argsort(-of_class, kind="stable") if of_class[number] > 0][:MAPS_OF_CLASS]
     return _excited(layer, [(int(number), label) for number in order])
 
 
 def showpieces(contrast: Float[np.ndarray, "maps classes"], count: int) -> list[int]:
-    """Some maps of a layer that prefer one class clearly, each another class as far as there are."""
+    """Some maps of a layer that clearly prefer one class, each a different class if possible."""
     contrast = np.nan_to_num(contrast)
     favorites = contrast.argmax(axis=1)
     seen: Counter[int] = Counter()
@@ -124,7 +124,7 @@ def _excited(layer: Layer, pairs: list[tuple[int, int]]) -> list[Excited]:
     longest = max((mean for mean in means if 0 < mean < math.inf), default=1.0)
     found = []
     for (number, label), mean in zip(pairs, means, strict=True):
-        with np.errstate(invalid="ignore"):  # of infinite ones: NaN
+        with np.errstate(invalid="ignore"):  # infinite values give NaN
             others = (float(excitation[number].sum()) - mean) / rest
         found.append(Excited(layer, number, label, mean, others, min(mean / longest, 1.0) if mean > 0 else 0.0))
     return found

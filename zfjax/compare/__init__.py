@@ -1,20 +1,20 @@
-"""Put lenses side by side on images of a run, and score them where the objects are known.
+"""Compare lenses side by side on images of a run, and score them on known objects.
 
 Examples:
   python -m zfjax.compare --workdir=runs/shapes
-      all lenses on 200 images of the val split: one table, one picture with a row an image and a column a lens, and
-      how their maps change while the net's layers are randomized
+      all lenses on 200 images of the val split: a table, a picture with one row per image and one column per lens, and
+      how the maps change as the net's layers are randomized
   python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0
-      two lenses, the CAM of another layer, and no randomized nets
+      two lenses, the CAM of another layer, and no randomization
   python -m zfjax.compare --workdir=runs/photos --images=cat.jpg,dog.jpg
-      your own photographs, before any run: the picture alone; the folder of a file is its class where the net knows
-      it, else the class is what the net says
+      your own photographs, with any run: the picture only; a file's folder is its class if the net knows that class,
+      otherwise the class is the net's prediction
   python -m zfjax.compare --workdir=runs/photos --boxes=boxes.json
-      scores on folders of your own; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height, width], …}:
-      paths below the folder with the val split's classes, pixels of the whole picture, upright
+      scores on your own folders; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height, width], …}:
+      paths below the folder with the val split's classes, boxes in pixels of the whole, upright picture
 
-The dataset `shapes` knows its objects' pixels. All goes into the folder compare of the run: lenses.* and sanity.*,
-which replace those of the time before, and images.* of photographs.
+The dataset `shapes` has masks of its objects. Results go into the run's folder compare: lenses.* and sanity.*,
+which replace earlier ones, and images.* for photographs.
 """
 
 from zfjax.console import signals
@@ -34,7 +34,7 @@ from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compares lenses on the run that the flags in `argv` name, and prints tables."""
+    """Compare lenses on the run that the flags in `argv` name, and print tables."""
     values = _flags()
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "compare")
     of_the_split = [name for name in ("boxes", "count", "rows", "sanity_images") if values[name].present]
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.runs import claim
         from zfjax.runs.folder import read_run
 
-        chosen(request.only, ())  # a mistyped name comes first
+        chosen(request.only, ())  # report a mistyped name first
         run = read_run(request.workdir, request.dataset)
     with claim.writing(run, run.folder / "compare", "zfjax compare") as folder:
         if request.images:
@@ -84,14 +84,16 @@ def _request_of(values: flags.FlagValues) -> Request:
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=32, pictures=True)
-    flags.DEFINE_string("layer", "", "Whose maps the CAMs weigh; default the highest.", flag_values=values)
-    flags.DEFINE_list("only", [], "Some lenses by name, such as grad_cam; default all.", flag_values=values)
+    flags.DEFINE_string("layer", "", "Layer whose maps the CAMs weight; default the highest.", flag_values=values)
+    flags.DEFINE_list("only", [], "Lenses by name, such as grad_cam; default all.", flag_values=values)
     flags.DEFINE_list("images", [], "Image files; default images of the val split.", flag_values=values)
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
-    flags.DEFINE_integer("count", 200, "Images of the val split, drawn by --seed.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("rows", 5, "How many of them are pictured.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(
-        "sanity_images", 16, "How many are shown to randomized nets; 0: none.", lower_bound=0, flag_values=values
+        "count", 200, "Number of images of the val split, drawn by --seed.", lower_bound=1, flag_values=values
     )
-    flags.DEFINE_integer("seed", 0, "Draws images, weights and noise.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("rows", 5, "How many of them to show in the picture.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "sanity_images", 16, "How many of them to use with randomized nets; 0: none.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "Seed for drawing images, weights and noise.", lower_bound=0, flag_values=values)
     return values

@@ -1,4 +1,4 @@
-"""Which lenses look at which net, and what they make of some images."""
+"""The lenses and the net of a request, and the lenses' maps of some images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from zfjax.runs.subject import Subject, feature_layers
 
 
 class Asked(NamedTuple):
-    """What is requested of a run, opened; but for the images."""
+    """An opened request, without the images."""
 
     run: RunInfo
     subject: Subject
@@ -30,21 +30,21 @@ class Asked(NamedTuple):
 
     @property
     def folder(self) -> epath.Path:
-        """Where all is written."""
+        """The folder for all results."""
         return self.run.folder / "compare"
 
     def case(self, images: Float[Array, "n size size 3"], labels: Int[np.ndarray, " n"], first: int = 0) -> Case:
-        """Images as lenses take them. Raises a UserError where the net has no such layer."""
+        """Images in the form lenses take. Raises a UserError if the net has no such layer."""
         key, target = jax.random.key(self.seed), jnp.asarray(labels, jnp.int32)
         net, variables = self.subject.net, self.subject.variables
         return case_of(net, variables, self.layer, images, target, key, first=first, batch_size=self.batch_size)
 
 
 def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
-    """What is requested of a run's net.
+    """Open a request for a run's net.
 
     Raises:
-        UserError: the net has no such layer, told before anything is computed.
+        UserError: the net has no such layer, reported before anything is computed.
     """
     layer = request.layer or feature_layers(subject.net)[-1]
     asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)
@@ -54,7 +54,7 @@ def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request
 
 
 def chosen(only: Sequence[str], usual: Sequence[Lens]) -> Sequence[Lens]:
-    """The lenses of these names; where there are none, the usual. Raises a UserError for a name of none."""
+    """The lenses with these names, or `usual` if there are none. Raises a UserError for an unknown name."""
     known = {lens.name: lens for lens in LENSES + BASELINES}
     for name in only:
         if name not in known:
@@ -66,9 +66,9 @@ def chosen(only: Sequence[str], usual: Sequence[Lens]) -> Sequence[Lens]:
 def maps_of(
     asked: Asked, images: Float[Array, "n size size 3"], labels: Int[np.ndarray, " n"], rows: int
 ) -> dict[Lens, Float[np.ndarray, "n size size ..."]]:
-    """Each lens's maps: of pixels as they are, of regions one number a pixel.
+    """Each lens's maps: pixel maps unchanged, region maps as one number per pixel.
 
-    `rows` images go at once, filled up, so that what was compiled for that many serves again.
+    Runs batches of `rows` images, the last one padded, so that compiled code is reused.
     """
     found: dict[Lens, list[np.ndarray]] = {lens: [] for lens in asked.lenses}
     with Progress("pictures", len(asked.lenses) * len(images), unit="map") as progress:

@@ -1,4 +1,4 @@
-"""Where the objects are, in pictures of a run."""
+"""Locate the objects in pictures of a run."""
 
 import json
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from zfjax.runs.subject import Subject
 
 
 class Known(NamedTuple):
-    """Pictures of a split whose objects are known."""
+    """Pictures of a split with known objects."""
 
     numbers: Int[np.ndarray, " n"]
-    masks: Callable[[Int[np.ndarray, " some"]], Bool[np.ndarray, "some size size"]]  # of pictures by their numbers
+    masks: Callable[[Int[np.ndarray, " some"]], Bool[np.ndarray, "some size size"]]  # from picture numbers to masks
 
 
 def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
-    """The pictures whose objects a file of boxes or, without one, the dataset itself knows.
+    """The pictures with known objects, from a file of boxes or, without one, from the dataset.
 
     Raises:
-        UserError: neither knows them, or both do.
+        UserError: neither has them, or both do.
     """
     dataset, annotations = run.config.dataset, subject.annotations
     if annotations is not None and boxes:
@@ -44,7 +44,7 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
 
 
 def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
-    """The pictures that the file names, and their boxes in the center crops."""
+    """The pictures named in the file, and their boxes in the center crops."""
     boxes = _read_boxes(file)
     pictures = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
     assert isinstance(pictures, FolderExamples)  # boxes are refused for other datasets
@@ -59,7 +59,7 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
         for mask, number in zip(found, subject.kept[some], strict=True):
             height, width = pictures[int(number)].image.shape[:2]
             box = _inside(file, names[number], boxes[names[number]], height, width)
-            side = min(height, width)  # of the center square, which is what is decoded
+            side = min(height, width)  # of the center square, which is the part that is decoded
             shares = (box - np.array([height - side, width - side] * 2) / 2) / side
             top, left, bottom, right = np.clip(in_crop(shares[None], subject.mean.shape[0], size)[0], 0, size)
             mask[top:bottom, left:right] = True
@@ -85,7 +85,7 @@ def _read_boxes(file: str) -> dict[str, list[float]]:
 
 
 def _inside(file: str, name: str, box: list[float], height: int, width: int) -> np.ndarray:
-    """The box as (top, left, bottom, right), as far as it lies in its picture."""
+    """The box as (top, left, bottom, right), clipped to its picture."""
     top, left, tall, wide = box
     edges = np.clip([top, left, top + tall, left + wide], 0, [height, width] * 2)
     if not (edges[0] < edges[2] and edges[1] < edges[3]):

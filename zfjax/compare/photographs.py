@@ -1,4 +1,4 @@
-"""What lenses make of image files, before any run."""
+"""Maps of image files, with the net of any run."""
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from zfjax.runs.subject import Chosen
 
 
 def open_run(request: Request) -> tuple[Asked, Chosen]:
-    """The net of the run, and the files as it wants them; the run needs no pictures of its own.
+    """Open the net of the run, and the files as images for it; the run needs no pictures of its own.
 
     Raises:
-        UserError: no such run, checkpoint, lens or layer, or a file that is no image.
+        UserError: no such run, checkpoint, lens or layer, or a file that is not an image.
     """
     lenses = chosen(request.only, LENSES)
     run = runs.read_run(request.workdir)
@@ -25,7 +25,7 @@ def open_run(request: Request) -> tuple[Asked, Chosen]:
 
 
 def write(asked: Asked, images: Chosen) -> list[str]:
-    """The picture, a row a file; returns what was written."""
+    """Write the picture, one row per file; return the names of what was written."""
     subject, count = asked.subject, len(images.images)
     maps = maps_of(asked, images.images, images.labels, min(count, asked.batch_size))
     pixels = np.asarray(images.images) + subject.image_mean[None]

@@ -1,20 +1,20 @@
-"""What lenses are compared with: the flags of the command."""
+"""The flags of the command, as a request."""
 
 from typing import NamedTuple
 
 
 class Request(NamedTuple):
-    """A run by its folder, which lenses look at it, and at which images."""
+    """A run's folder, the lenses to compare, and the images to use."""
 
     workdir: str
     checkpoint: str
-    dataset: str  # where the run's pictures are now; none: where they were
+    dataset: str  # where the run's pictures are now; empty: not moved
     batch_size: int
-    layer: str  # whose maps the CAMs weigh; none: the highest
-    only: tuple[str, ...]  # lenses by name; none: all
-    images: tuple[str, ...]  # files; none: images of the val split
-    boxes: str  # file with the objects' boxes; none: the dataset knows its objects
-    drawn: int  # how many images of the val split
-    rows: int  # of them, pictured
-    sanity_images: int  # of them, shown to randomized nets
+    layer: str  # layer whose maps the CAMs weight; empty: the highest
+    only: tuple[str, ...]  # lenses by name; empty: all
+    images: tuple[str, ...]  # files; empty: images of the val split
+    boxes: str  # file with the objects' boxes; empty: the dataset has masks
+    drawn: int  # number of images of the val split
+    rows: int  # how many of them to show
+    sanity_images: int  # how many of them to use with randomized nets
     seed: int

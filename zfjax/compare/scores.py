@@ -1,4 +1,4 @@
-"""Lenses on images whose objects are known: how good their maps are, and whether they look at the weights."""
+"""Score lenses on images with known objects: how good their maps are, and whether they depend on the weights."""
 
 from typing import NamedTuple
 
@@ -24,17 +24,17 @@ from zfjax.runs import subject as subjects
 
 
 class Drawn(NamedTuple):
-    """Images of the val split, whose objects are known and inside the crop."""
+    """Images of the val split, with known objects inside the crop."""
 
     numbers: Int[np.ndarray, " n"]  # in the split
     masks: Bool[np.ndarray, "n size size"]  # the objects' pixels
 
 
 def open_run(request: Request) -> tuple[Asked, Drawn]:
-    """The net of the run, and images that the seed draws of its val split.
+    """Open the net of the run, and draw images of its val split by the seed.
 
     Raises:
-        UserError: no such run, checkpoint, lens or layer, or nobody knows where the objects are.
+        UserError: no such run, checkpoint, lens or layer, or the objects are not known.
     """
     lenses = chosen(request.only, LENSES + BASELINES)
     run = runs.read_run(request.workdir, request.dataset)
@@ -50,9 +50,9 @@ def open_run(request: Request) -> tuple[Asked, Drawn]:
 
 
 def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
-    """The table over all images, and the picture of up to `rows`; prints the table, returns what was written.
+    """Write the table over all images and the picture of up to `rows`; print the table, return the files' names.
 
-    What was written before goes, the randomized nets too: they need not be of the same images and lenses.
+    Also deletes earlier results on randomized nets, which may use other images and lenses.
     """
     subject, count, size = asked.subject, len(drawn.numbers), asked.batch_size
     labels = subject.labels[drawn.numbers]
@@ -87,9 +87,9 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
 
 
 def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
-    """The table and the plot of the model-randomization check, for those lenses that ask the net.
+    """Write the table and plot of the model-randomization check, for lenses that depend on the net.
 
-    Prints the table, returns what was written.
+    Prints the table and returns the names of the written files.
     """
     lenses = [lens for lens in asked.lenses if lens not in BASELINES]
     if not lenses:
@@ -118,7 +118,7 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
 
 
 def _counted(lens: sanity.Lens, title: str, progress: Progress) -> sanity.Lens:
-    """The same lens, each map counted."""
+    """The same lens, with progress for each map."""
 
     def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> Array | np.ndarray:
         progress.advance(0, title)
@@ -130,6 +130,6 @@ def _counted(lens: sanity.Lens, title: str, progress: Progress) -> sanity.Lens:
 
 
 def _one_of_each(labels: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " shown"]:
-    """Places of up to `count` images: the first of each class, then others."""
+    """Indices of up to `count` images: the first of each class, then others."""
     _, first = np.unique(labels, return_index=True)
     return np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(labels)), first)])[:count]

@@ -1,4 +1,4 @@
-"""Joins runs, experiments, plots and files: one module a figure, each with a function `draw`."""
+"""Connect runs, experiments, plots and files: one module per figure, each with a function `draw`."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -26,13 +26,13 @@ FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
 
 
 def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: tuple[int, ...]) -> Request:
-    """The flags' values, with the net and the pictures of the run opened.
+    """Build a request from the flags' values, opening the run's net and pictures.
 
     Raises:
         UserError: no such checkpoint, class or image, or a window larger than the images.
     """
     splits = subject.of_run(run, values.checkpoint)
-    # Before anything is drawn.
+    # Fail before anything is drawn.
     for name in values.classes:
         splits.val.label_of(name)
     files = splits.val.of_files(values.images) if values.images else None
@@ -56,11 +56,11 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
 
 
 def all_of(names: Sequence[str], request: Request) -> None:
-    """Draws the figures in turn, all where none is named; each is written before the next is begun.
+    """Draw the named figures, or all if none is named; each is written before the next is started.
 
     Raises:
-        UserError: some could not be drawn; the others were. One that was not named and that the run cannot have is
-            passed over.
+        UserError: some could not be drawn; the others were. Figures that the run does not support are skipped unless
+            named.
     """
     failed, folder, files = [], request.run.folder / "figures", list[str]()
     for name in names or FIGURES:
@@ -78,11 +78,11 @@ def all_of(names: Sequence[str], request: Request) -> None:
 
 
 def _draw(name: str, request: Request, folder: epath.Path) -> list[str]:
-    """Draws one figure, prints its tables, and returns the names of its pictures and tables."""
+    """Draw one figure, print its tables, and return the names of its pictures and tables."""
     files, shown = list[str](), list[tables.Table]()
     with Progress(name):
         for drawing in FIGURES[name](request):
-            # The others, PDF and NPZ or CSV and JSON, have the same names; the last line says so.
+            # The PDF and NPZ, or CSV and JSON, have the same names; the last line says so.
             files += save(drawing.figure, folder / drawing.name, drawing.arrays)[:1]
             if drawing.table:
                 file, table = drawing.table
@@ -99,7 +99,7 @@ def _tables_too(files: Sequence[str]) -> str:
 
 
 def _opened(folder: str, beside: RunInfo) -> Opened:
-    """Another run, whose pictures have moved with those of the first if they were the same."""
+    """Open another run; if it uses the same dataset as the first, its pictures are where the first's are now."""
     run, first = read_run(folder), read_run(beside.folder)
     if run.config.dataset == first.config.dataset:
         run.config.dataset = beside.config.dataset

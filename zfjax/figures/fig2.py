@@ -16,10 +16,10 @@ from zfjax.training.sharding import data_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """A picture a layer.
+    """Yield one drawing per layer.
 
     Raises:
-        UserError: no such layer, or a map that a layer has not.
+        UserError: no such layer, or no such map in a layer.
     """
     subject = request.subject
     features = feature_layers(subject.net)
@@ -43,7 +43,7 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 
 def _counted(subject: Subject, progress: Progress) -> Callable[[np.ndarray], Float[Array, "n size size 3"]]:
-    """`subject.load`, each image counted: the gallery asks for as many as it projects."""
+    """`subject.load` with progress: the gallery loads as many images as it projects."""
 
     def load(numbers: np.ndarray) -> Float[Array, "n size size 3"]:
         progress.advance(len(numbers))
@@ -53,7 +53,7 @@ def _counted(subject: Subject, progress: Progress) -> Callable[[np.ndarray], Flo
 
 
 def _maps(request: Request, top: Top, number: int) -> np.ndarray:
-    """Those asked for by number, all, or some drawn by the seed."""
+    """The maps asked for by number, all maps, or some drawn by the seed."""
     if request.units:
         return np.array(request.units)
     return some_maps(top, request.maps or len(top.values), np.random.default_rng((request.seed, number)))

@@ -24,14 +24,14 @@ PROBES = 64  # images of the validation split on which features are compared
 
 
 class Kept(NamedTuple):
-    """Checkpoints to look at, oldest first."""
+    """The checkpoints to compare, oldest first."""
 
     steps: tuple[int, ...]
-    epochs: tuple[float, ...]  # whole but for a run that was stopped inside one
+    epochs: tuple[float, ...]  # whole numbers unless the run stopped within an epoch
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """The strongest projections at each checkpoint, and curves of how far features moved."""
+    """Yield the strongest projections at each checkpoint, and curves of how far features moved."""
     subject, train = request.subject, request.splits.train
     kept = kept_checkpoints(request)
     names = request.layers or tuple(feature_layers(subject.net))
@@ -50,10 +50,10 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 
 def kept_checkpoints(request: Request) -> Kept:
-    """Those of the paper's epochs that the run has, and its latest.
+    """The run's checkpoints at the paper's epochs, and its latest.
 
     Raises:
-        NotForThisRun: there are fewer than two; the epochs that are missing are named.
+        NotForThisRun: there are fewer than two; the message names the missing epochs.
     """
     config = request.run.config
     schedule = Schedule(len(request.splits.train.pictures), config.batch_size, config.epochs)
@@ -74,13 +74,13 @@ def kept_checkpoints(request: Request) -> Kept:
 
 
 def _variables(request: Request, steps: tuple[int, ...]) -> Iterator[PyTree]:
-    """One checkpoint after the other, so that one is in memory at a time."""
+    """Yield the checkpoints one at a time, so that only one is in memory."""
     for step in steps:
         yield jax.device_put(load_model(request.run, str(step)).variables)
 
 
 def _maps(request: Request, names: tuple[str, ...], probes: list[Array]) -> dict[str, Int[np.ndarray, " maps"]]:
-    """The same at all checkpoints: as asked for, or drawn from those that fire in the end."""
+    """The maps, the same at all checkpoints: as asked for, or drawn from those that fire in the end."""
     if request.units:
         return {name: np.array(request.units) for name in names}
     tops = top_activations(layers(request.subject.net, request.subject.variables, names), probes, k=1)
@@ -128,6 +128,6 @@ def _table(found: Evolution, kept: Kept) -> Table:
     ]
     note = (
         "Distances to the features of the last checkpoint: 1 − the correlation of a map's responses, mean over maps;"
-        " of all epochs and after each. Converged: below 25 % from there on."
+        " on average over epochs, and after each. Converged: below 25 % from there on."
     )
     return Table("Convergence (Figure 4)", header, rows, note)

@@ -1,4 +1,4 @@
-"""Figure 5: features and answers under vertical translation, scale and rotation."""
+"""Figure 5: features and predictions under vertical translation, scale and rotation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -24,7 +24,7 @@ TRANSFORMS = (translations, scalings, rotations)
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, and the changes by small transforms in its arrays."""
+    """Yield one drawing; its arrays include the changes under small transforms."""
     subject, chosen = request.subject, request.chosen(5)
     hidden = (feature_layers(subject.net)[0], last_hidden_layer(subject.net))
     logits = subject.net.layers[-1].name
@@ -63,8 +63,8 @@ def _table(arrays: Mapping[str, np.ndarray], transforms: Sequence[str], hidden: 
         )
     ]
     note = (
-        "Moved: by small transforms (up to 10 of 224 px, ratio 1.1, 10°), in percent of the mean distance between two"
-        " different images. True class: its mean probability over all steps; untransformed"
+        "Moved: under small transforms (up to 10 of 224 px, ratio 1.1, 10°), in percent of the mean distance between"
+        " two different images. True class: its mean probability over all steps; untransformed"
         f" {100 * arrays['untransformed'].mean():.1f} %."
     )
     return Table("Invariance (Figure 5)", header, rows, note)

@@ -1,4 +1,4 @@
-"""Figure 6: filters of layer 1 and projections of layer 2, of one run or of several side by side."""
+"""Figure 6: filters of layer 1 and projections of layer 2, for one run or several side by side."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,7 +14,7 @@ from zfjax.training.sharding import data_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture with all runs, and a table of what is counted in it."""
+    """Yield one drawing of all runs, with a table of its counts."""
     runs = (Opened(request.run, request.splits), *request.compare)
     found = {}
     for number, run in enumerate(runs, start=1):
@@ -23,7 +23,7 @@ def draw(request: Request) -> Iterator[Drawing]:
             batches = progress.over(subject.batches(request.batch_size))
             net, variables = subject.net, subject.variables
             layers = first_layers(net, variables, batches, subject.load, request.rng(6), mesh=data_mesh())
-        # Numbered where there are several: folders of different places may have one name.
+        # Numbered if there are several, since folders in different places may share a name.
         found[f"{number}. {_title(run)}" if len(runs) > 1 else _title(run)] = layers
     strides = [_first_conv(run).strides for run in runs]
     arrays = {
@@ -72,7 +72,7 @@ def _table(found: Mapping[str, FirstLayers], strides: list[tuple[int, int]]) -> 
     )
     note = (
         "dead: RMS up to 5 % of the median; silent: fires for no image of the val split; dominating: RMS above 3 times"
-        " the median. aliased: energy beyond the Nyquist limit of layer 1's stride, of all its filters and of the drawn"
-        " projections of layer 2; noise would have as much as the last column says."
+        " the median. aliased: energy beyond the Nyquist limit of layer 1's stride, for all its filters and the drawn"
+        " projections of layer 2; the last column is the share of noise."
     )
     return Table("Layer 1's filters (Figure 6)", header, rows, note)

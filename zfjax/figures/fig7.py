@@ -20,12 +20,12 @@ from zfjax.training.sharding import data_mesh
 from zfjax.transform.backprojection import deconvnet
 from zfjax.transform.seeds import strongest
 
-OTHERS = 3  # images of the same map beside the projection
-SCORED = 50  # images whose masks are compared
+OTHERS = 3  # projections of the same map on other images
+SCORED = 50  # images compared with their masks
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, a row for each image; a table too, of how hiding the object matters, where the run has masks."""
+    """Yield one drawing, one row per image; if the run has masks, with a table of the effect of hiding the object."""
     window, stride = _square(request)
     rows, labels = _rows(request, window, stride)
     arrays = {"labels": labels}
@@ -41,13 +41,13 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 
 def _square(request: Request) -> tuple[int, int]:
-    """The side of the square and the distance of its positions, in pixels; of 224 px 48 and 8."""
+    """The side of the square and the distance between positions in pixels; by default 48 and 8 of 224."""
     size = request.subject.net.image_size
     return request.window or max(1, round(size * 48 / 224)), request.stride or max(1, round(size * 8 / 224))
 
 
 def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], np.ndarray]:
-    """What is shown of each image, and their classes."""
+    """The rows to show, one per image, and the images' classes."""
     subject, chosen = request.subject, request.chosen(7)
     fun = layer(subject.net, subject.variables, feature_layers(subject.net)[-1])
     with Progress("strongest activations", len(subject.pictures)) as progress:
@@ -73,7 +73,7 @@ def _sweep(request: Request, image: Array, label: int, window: int, stride: int)
 
 
 def _others(subject: Subject, fun: Partial, winners: Top, unit: int, number: int) -> Float[np.ndarray, "n h w c"]:
-    """The map's projections on those images that excite it most, but for the one at hand."""
+    """The map's projections on the images that excite it most, except the current one."""
     numbers, positions = np.asarray(winners.images)[unit], np.asarray(winners.positions)[unit]
     kept = [i for i, winner in enumerate(numbers) if winner not in (number, -1)][:OTHERS]
     return _projected(fun, subject.load(numbers[kept]), unit, positions[kept])
@@ -91,7 +91,7 @@ def _projected(fun: Partial, images: Array, unit: int, cells: np.ndarray) -> Flo
 
 
 def _against_masks(request: Request, window: int, stride: int) -> Table:
-    """Whether the probability falls where the object is hidden."""
+    """Measure whether the probability falls where the object is hidden."""
     subject = request.subject
     numbers = request.rng(7).choice(len(subject.pictures), min(SCORED, len(subject.pictures)), replace=False)
     objects = subject.masks(numbers)
@@ -107,7 +107,7 @@ def _against_masks(request: Request, window: int, stride: int) -> Table:
                 progress.advance(1)
             rows.append((side, *(100 * float(share) for share in np.mean(scores, axis=0))))
     return Table(
-        f"Fig. 7d against the masks of {len(numbers)} validation images",
+        f"Fig. 7d compared with the masks of {len(numbers)} validation images",
         ("square, px", "unhidden", "third that hides least", "third that hides most", "lowest on object", "by chance"),
         rows,
         "Mean probability of the true class, in percent: without the square, and over the third of its positions that"

@@ -1,4 +1,4 @@
-"""Figure 8 and Table 1: the same part hidden in several images, against random boxes of the same size."""
+"""Figure 8 and Table 1: the same part hidden in several images, compared with random boxes of the same size."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from zfjax.runs.subject import feature_layers, last_hidden_layer
 
 CLASS = "face"
 PARTS = {"right eye": "right_eye", "left eye": "left_eye", "nose": "nose"}
-MOST = 50  # images: pairs grow with the square
-SHOWN = 5  # of them in the picture, as many as in the paper
-DRAWS = 3  # of random boxes for each part
+MOST = 50  # maximum number of images; pairs grow with its square
+SHOWN = 5  # images shown in the figure, as in the paper
+DRAWS = 3  # draws of random boxes for each part
 
 
 class Paper(NamedTuple):
@@ -37,18 +37,18 @@ PAPER_RANDOM = {"layer 5": Paper(10.7, 1.7), "layer 7": Paper(7.3, 1.4)}
 
 
 class Compared(NamedTuple):
-    """A part in one layer, beside random boxes of its size in the same images."""
+    """A part in one layer, and random boxes of its size in the same images."""
 
     part: Correspondence
     random: Correspondence
 
 
 def draw(request: Request) -> Iterator[Drawing]:
-    """One picture, and Table 1.
+    """Yield one drawing, with Table 1.
 
     Raises:
-        NotForThisRun: its dataset has no boxes of parts.
-        UserError: it has, but too few pictures show all parts.
+        NotForThisRun: the dataset has no boxes of parts.
+        UserError: the dataset has boxes, but too few pictures show all parts.
     """
     subject, rng = request.subject, request.rng(8)
     faces = _faces(request, rng)
@@ -102,7 +102,7 @@ def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
 
 
 def _pooled(found: Mapping[str, Compared]) -> Correspondence:
-    """The random boxes of all sizes as draws of one."""
+    """Pool the random boxes of all sizes as draws of one."""
     matrices = zip(*(both.random for both in found.values()), strict=True)
     return Correspondence(*(np.concatenate(draws) for draws in matrices))
 
@@ -112,7 +112,7 @@ def _arrays(
     randoms: Mapping[str, Int[np.ndarray, "draws n 4"]],
     results: Mapping[str, Mapping[str, Compared]],
 ) -> dict[str, np.ndarray]:
-    """Such as boxes_left_eye, and layer_5_left_eye_differing beside layer_5_left_eye_random_differing."""
+    """Arrays named like boxes_left_eye, layer_5_left_eye_differing and layer_5_left_eye_random_differing."""
     named = {f"boxes {part}": box for part, box in boxes.items()}
     named |= {f"boxes {part} random": box for part, box in randoms.items()}
     for title, found in results.items():
@@ -135,10 +135,10 @@ def _table(results: Mapping[str, Mapping[str, Compared]], images: int) -> Table:
         *("Δ - random", "its error", "opposed - random", "its error (opposed)", "paper's Δ", "paper's std"),
     )
     note = (
-        f"All in percent, over the pairs of {images} {CLASS}s. Δ: features whose change has another sign (-1, 0, 1) in"
-        " the two images; std over pairs. unchanged: features with sign 0. opposed: of the features that change in both"
-        f" images, those that change in opposite ways. random: {DRAWS} boxes of the part's size anywhere in the same"
-        " objects; errors are the jackknife's over images. The paper has 5 dogs."
+        f"All in percent, over the pairs of {images} {CLASS}s. Δ: features whose change differs in sign (-1, 0, 1)"
+        " between the two images; std over pairs. unchanged: features with sign 0. opposed: of the features that change"
+        " in both images, those that change in opposite directions."
+        f" random: {DRAWS} boxes of the part's size anywhere in the same objects; errors are the jackknife's over images. The paper has 5 dogs."
     )
     return Table("Correspondence of parts (Table 1)", header, rows, note)
 

@@ -1,4 +1,4 @@
-"""What a figure is asked for with, and what it gives back."""
+"""The input and output of a figure."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from zfjax.runs.subject import Chosen, Splits, Subject
 
 
 class NotForThisRun(UserError):
-    """What a figure needs and a run cannot have; passed over where all figures are drawn."""
+    """The run lacks something a figure needs; such figures are skipped when all figures are drawn."""
 
 
 class Opened(NamedTuple):
-    """A run with its net before its pictures."""
+    """A run with its net and pictures."""
 
     run: RunInfo
     splits: Splits
@@ -28,28 +28,28 @@ class Request(NamedTuple):
 
     run: RunInfo
     splits: Splits
-    files: Chosen | None = None  # images to look at; None: one image of each of `classes`
-    classes: tuple[str, ...] = ()  # none: the first five that there are
-    layers: tuple[str, ...] = ()  # of the gallery and the evolution; none: the paper's 1 to 5
-    maps: int | None = 8  # how many of each layer; None: all
-    units: tuple[int, ...] = ()  # or these
+    files: Chosen | None = None  # images to use; None: one image of each of `classes`
+    classes: tuple[str, ...] = ()  # empty: the first five that have images
+    layers: tuple[str, ...] = ()  # of the gallery and the evolution; empty: the paper's 1 to 5
+    maps: int | None = 8  # maps per layer; None: all
+    units: tuple[int, ...] = ()  # these maps instead
     window: int = 0  # side of the occluder in pixels; 0: 48 of 224
-    stride: int = 0  # pixels between its positions; 0: 8 of 224
+    stride: int = 0  # pixels between positions; 0: 8 of 224
     seed: int = 0
     batch_size: int = 64
-    compare: tuple[Opened, ...] = ()  # other runs, beside this one
+    compare: tuple[Opened, ...] = ()  # other runs to show beside this one
 
     @property
     def subject(self) -> Subject:
-        """The net before its validation split."""
+        """The net and its validation split."""
         return self.splits.val
 
     def rng(self, figure: int) -> np.random.Generator:
-        """Draws for one figure, whatever others are drawn."""
+        """A generator for one figure, independent of which others are drawn."""
         return np.random.default_rng((self.seed, figure))
 
     def chosen(self, figure: int) -> Chosen:
-        """The single images to look at.
+        """The single images to use.
 
         Raises:
             UserError: the dataset lacks a class.
@@ -69,4 +69,4 @@ class Drawing(NamedTuple):
     name: str
     figure: Figure
     arrays: Mapping[str, np.ndarray]
-    table: tuple[str, Table] | None = None  # written beside it, and the name of its files
+    table: tuple[str, Table] | None = None  # the name of its files, and the table

@@ -1,4 +1,4 @@
-// Search and keys; every page reads and links without them. The index is ATLAS, from search.js.
+// Search and keys; every page works without them. The index is ATLAS, from search.js.
 "use strict";
 
 const LIMIT = 60; // results shown
@@ -75,7 +75,7 @@ function line(text) {
   return p;
 }
 
-let place = ""; // the fragment that the address has when nothing is searched for
+let place = ""; // the address's fragment when there is no search
 
 /** The address holds the query, so that it can be passed on; without one it is what it was before. */
 function remember() {
@@ -84,7 +84,7 @@ function remember() {
   try {
     history.replaceState(null, "", fragment || location.pathname + location.search);
   } catch {
-    // Safari refuses more than a hundred of these in a short time; the next one sets the address right.
+    // Safari refuses more than a hundred of these in a short time; the next one corrects the address.
   }
 }
 
@@ -139,7 +139,7 @@ const KEYS = {
   "/": () => (input.focus(), input.select(), true),
   ArrowLeft: () => go("prev"),
   ArrowRight: () => go("next"),
-  // Where the page can still be scrolled up, the arrow does that.
+  // If the page can still scroll up, the arrow does that.
   ArrowUp: () => window.scrollY <= 0 && go("up"),
   u: () => go("up"),
 };
@@ -151,7 +151,7 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest(".search")) inSearch(event);
   else if (!event.repeat && KEYS[event.key]?.()) event.preventDefault();
 });
-// Not `focusout`: where a click focuses no link, as in Safari, that would hide the link before it is followed.
+// Not `focusout`: if a click does not focus the link, as in Safari, the link would hide before it is followed.
 for (const type of ["pointerdown", "focusin"]) {
   document.addEventListener(type, (event) => {
     if (!event.target.closest(".search")) found.hidden = true;
