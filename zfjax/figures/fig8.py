@@ -138,7 +138,8 @@ def _table(results: Mapping[str, Mapping[str, Compared]], images: int) -> Table:
         f"All in percent, over the pairs of {images} {CLASS}s. Δ: features whose change differs in sign (-1, 0, 1)"
         " between the two images; std over pairs. unchanged: features with sign 0. opposed: of the features that change"
         " in both images, those that change in opposite directions."
-        f" random: {DRAWS} boxes of the part's size anywhere in the same objects; errors are the jackknife's over images. The paper has 5 dogs."
+        f" random: {DRAWS} boxes of the part's size anywhere in the same objects; errors are the jackknife's over"
+        " images. The paper has 5 dogs."
     )
     return Table("Correspondence of parts (Table 1)", header, rows, note)
 
