@@ -3,10 +3,10 @@
     python benchmarks/deconvnet.py --repeats 9
 
 For 1, 16 and 64 units of one image, at relu5 and at relu2: one forward pass that keeps the switches, then all units
-down to pixels, whole images. PyTorch runs the reference of tests/goldens/make_deconvnet_goldens.py, its seeds as one
-batch, in the memory layout that is faster for it, and is left out where it is not installed. Then the forms of pooling
-and unpooling that zfjax chooses from, and the time to compile `jit(deconvnet)` of the full net. The contenders run in
-turns, so that a busy machine slows all of them.
+down to pixels, as whole images. PyTorch runs the reference of tests/goldens/make_deconvnet_goldens.py, with its seeds
+as one batch, in its faster memory layout; it is left out if not installed. Then the variants of pooling and unpooling
+that zfjax chooses from, and the time to compile `jit(deconvnet)` of the full net. The contenders take turns, so that a
+busy machine slows all of them.
 """
 
 import argparse

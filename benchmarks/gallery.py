@@ -2,11 +2,11 @@
 
     python benchmarks/gallery.py --repeats 9
 
-First the pass that finds the nine strongest images of every map of all five layers, beside the forward pass alone over
-the same batches. Then projections per second of winners, each of another image, by receptive fields as `gallery` does
-it, by whole images, and by the PyTorch reference of tests/goldens/make_deconvnet_goldens.py, which projects whole
-images, on the CPU, in the batch size and memory layout that are fastest for it; it is left out where PyTorch is not
-installed. Images lie ready in memory. The contenders run in turns, so that a busy machine slows all of them.
+First the pass that finds the nine strongest images of every map of all five layers, compared with a plain forward pass
+over the same batches. Then projections per second of strongest activations, each from a different image: on receptive
+fields as `gallery` does it, on whole images, and by the PyTorch reference of tests/goldens/make_deconvnet_goldens.py,
+which projects whole images on the CPU, in its fastest batch size and memory layout; it is left out if PyTorch is not
+installed. Images are already in memory. The contenders take turns, so that a busy machine slows all of them.
 """
 
 import argparse
@@ -110,9 +110,9 @@ def _gap(found: np.ndarray, field: np.ndarray, whole: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each; the median is shown")
-    parser.add_argument("--batch", type=int, default=32, help="images at once, and winners at once")
-    parser.add_argument("--batches", type=int, default=4, help="batches of the pass")
-    parser.add_argument("--layers", nargs="*", default=LAYERS, help="layers whose winners are projected")
+    parser.add_argument("--batch", type=int, default=32, help="images, and projections, per pass")
+    parser.add_argument("--batches", type=int, default=4, help="number of batches")
+    parser.add_argument("--layers", nargs="*", default=LAYERS, help="layers to project from")
     args = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 

@@ -2,13 +2,13 @@
 
     python benchmarks/lenses.py --repeats 5
 
-Captum for the lenses that it has, and pytorch-grad-cam's formulas in plain PyTorch for the CAMs, of stage4. The net is
-tests/torch_nets.py's with a ReLU module in each place, since Captum sees no others. PyTorch runs in the memory layout
-that is faster for it, by one run of each. `gap` is how far the results are apart, as a share of the largest value, in
-the layout where it is smaller; `layouts` is how far PyTorch's two are apart, where rounding switches a ReLU. SmoothGrad
-has none, since the noise is each library's own, nor occlusion, which Captum spreads over pixels and ours keeps by
-position. Gradient × input is saliency's work, and activation maximization has no peer with the same objective. The
-contenders run in turns, so that a busy machine slows both.
+PyTorch uses Captum for the lenses it has, and pytorch-grad-cam's formulas in plain PyTorch for the CAMs, of stage4. The
+net is that of tests/torch_nets.py with separate ReLU modules, since Captum sees no others. PyTorch runs in its faster
+memory layout, by one run of each. `gap` is the difference of the results relative to the largest value, in the layout
+where it is smaller; `layouts` is the difference between PyTorch's two layouts, where rounding flips a ReLU. SmoothGrad
+has no gap, since each library draws its own noise, nor does occlusion, which Captum spreads over pixels and we keep by
+position. Gradient × input costs the same as saliency, and activation maximization has no peer with the same objective.
+The contenders take turns, so that a busy machine slows both.
 """
 
 import argparse
@@ -38,11 +38,11 @@ class Work(NamedTuple):
     steps: int  # of integrated gradients
     samples: int  # of SmoothGrad
     maps: int  # of Score-CAM
-    batch_size: int  # images at once
+    batch_size: int  # images per pass
 
 
 def our_lenses(net: zfjax.ConvNet, variables: Any, images: jax.Array, work: Work) -> dict[str, Callable[[], Any]]:
-    """Each lens as a user would call it; CAMs with the pass up to their maps."""
+    """Each lens as a user would call it; CAMs include the pass up to their maps."""
     fun = zfjax.layer(net, variables, "fc")
     features, head = zfjax.split(net, variables, "stage4")
     jitted = jax.jit(lambda fun, images: fun(images))
@@ -231,13 +231,13 @@ def compare(name: str, ours: Callable[[], Any], theirs: list[Action], repeats: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each; the median is shown")
-    parser.add_argument("--batch", type=int, default=8, help="images of the lenses that need one pass")
-    parser.add_argument("--steps", type=int, default=50, help="of integrated gradients, one image")
-    parser.add_argument("--samples", type=int, default=50, help="of SmoothGrad, one image")
-    parser.add_argument("--maps", type=int, default=128, help="of Score-CAM, one image; stage4 has 512")
-    parser.add_argument("--batch-size", type=int, default=16, help="images at once in lenses that need many")
+    parser.add_argument("--batch", type=int, default=8, help="images for lenses that need one pass")
+    parser.add_argument("--steps", type=int, default=50, help="steps of integrated gradients, on one image")
+    parser.add_argument("--samples", type=int, default=50, help="samples of SmoothGrad, on one image")
+    parser.add_argument("--maps", type=int, default=128, help="maps of Score-CAM, on one image; stage4 has 512")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per pass in lenses that need many")
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
-    parser.add_argument("--lenses", nargs="*", help="some of them, by name")
+    parser.add_argument("--lenses", nargs="*", help="lenses to run, by name")
     args = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 

@@ -2,10 +2,10 @@
 
     python benchmarks/occlusion.py --repeats 3
 
-Squares of 16, 48 and 96 px at every 8 px, the probability of one class at each. zfjax computes again only what the
-square changed; `plain` is the same function as any function, whole images in batches. Captum runs with the
-`perturbations_per_eval` and the memory layout that are fastest for it, tried first on a few positions, and is left
-out where it is not installed. The contenders run in turns, so that a busy machine slows all of them.
+Squares of 16, 48 and 96 px at every 8 px, with the probability of one class at each. zfjax recomputes only what the
+square changes; `plain` is the same function without that, on whole images in batches. Captum runs with its fastest
+`perturbations_per_eval` and memory layout, tried first on a few positions, and is left out if it is not installed. The
+contenders take turns, so that a busy machine slows all of them.
 """
 
 import argparse

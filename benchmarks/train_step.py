@@ -2,9 +2,9 @@
 
     python benchmarks/train_step.py --batch 16 --repeats 7
 
-prints one row a contender: median milliseconds and images per second, and its speed relative to idiomatic Flax. A
-training step is loss, gradients, SGD with momentum and the renormalization of the filters. The contenders run in
-turns, so that a busy machine slows all of them. PyTorch is left out where it is not installed; on a GPU it runs
+prints one row per contender: median milliseconds and images per second, and its speed relative to idiomatic Flax. A
+training step is loss, gradients, SGD with momentum and the renormalization of the filters. The contenders take
+turns, so that a busy machine slows all of them. PyTorch is left out if it is not installed; on a GPU it runs
 compiled and in mixed precision, and `--dtype bfloat16` gives JAX the same. On Linux, huge pages speed up all of
 them: put `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` before the command.
 """

@@ -31,6 +31,7 @@ def fun(images):
         (responses, "LabelledImages", "LabeledImages"),
         (sanity, "randomised", "randomized"),
         (sanity, "Randomised", "Randomized"),
+        (sanity, "drawn_anew", "randomized_layers"),
     ],
 )
 def test_an_old_name_is_the_new_one(module, old, new):

@@ -40,9 +40,15 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder for the run; default runs/DATASET.", flag_values=values)
     flags.DEFINE_bool("distributed", False, "One of many processes of a TPU pod or cluster.", flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default: from the cluster.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "Number of processes; default: from the cluster.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Number of this process; default: from the cluster.", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0; default what the cluster reports.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "processes", None, "Number of processes; default what the cluster reports.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process", None, "Number of this process; default what the cluster reports.", flag_values=values
+    )
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
     if not values.coordinator and not (values.processes is None and values.process is None):

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "scratch_epochs",
         0,
-        "Epochs of the nets from scratch; default: as many as needed for the run's number of updates.",
+        "Epochs of the nets from scratch; default as many as needed for the run's number of updates.",
         lower_bound=0,
         flag_values=values,
     )

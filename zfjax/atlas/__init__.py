@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     """Write the atlas that the flags in `argv` ask for."""
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64, pictures=True)
-    flags.DEFINE_string("out", "", "Local folder to write; default: atlas in the run.", flag_values=values)
+    flags.DEFINE_string("out", "", "Local folder to write; default atlas in the run.", flag_values=values)
     flags.DEFINE_list("layers", [], "Layers, such as relu5; default the paper's 1 to 5.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 

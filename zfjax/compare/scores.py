@@ -15,7 +15,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
 from zfjax.experiments.comparison import BASELINES, LENSES, Labeled, for_sanity
-from zfjax.experiments.sanity import drawn_anew, sanity_check
+from zfjax.experiments.sanity import randomized_layers, sanity_check
 from zfjax.models import ConvNet
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
@@ -97,7 +97,7 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     subject, found, numbers = asked.subject, {}, drawn.numbers[:count]
     images, target = subject.load(numbers), jnp.asarray(subject.labels[numbers], jnp.int32)
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
-    nets = 1 + 2 * len(drawn_anew(subject.net))
+    nets = 1 + 2 * len(randomized_layers(subject.net))
     with Progress("randomized nets", len(lenses) * nets * len(numbers), unit="map") as progress:
         for lens in lenses:
             of_weights = _counted(for_sanity(lens, asked.layer, lens_key, asked.batch_size), lens.title, progress)

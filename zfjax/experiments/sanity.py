@@ -15,7 +15,7 @@ from zfjax.console.tables import Cell, Table
 from zfjax.models import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, flat
 
-__getattr__ = renamed(__name__, randomised="randomized", Randomised="Randomized")
+__getattr__ = renamed(__name__, randomised="randomized", Randomised="Randomized", drawn_anew="randomized_layers")
 
 # From a net, its variables, images and one class per image to one map per image, [n, H, W] or [n, H, W, C].
 Lens = Callable[
@@ -115,7 +115,7 @@ def randomized(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator
         yield Randomized(name, cascade, _redrawn(net, variables, names, fresh))
 
 
-def drawn_anew(net: ConvNet) -> tuple[str, ...]:
+def randomized_layers(net: ConvNet) -> tuple[str, ...]:
     """The layers that `randomized` randomizes, the top layer first."""
     return tuple(reversed(_groups(net)))
 

@@ -237,7 +237,7 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
     Paper: tables 4 and 5, "non-pretrained".
     """
     pictures = ChosenPictures(pool.pictures, fold.train)
-    # The validation after each epoch is only for show; one test picture per class is enough.
+    # The validation after each epoch is only for monitoring; one test picture per class is enough.
     _, firsts = np.unique(pool.labels[fold.test], return_index=True)
     watched = fold.test[firsts]
     folder.mkdir(parents=True, exist_ok=True)

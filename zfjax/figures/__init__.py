@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         "layers", [], "Layers for fig2 and fig4, such as relu5; default the paper's 1 to 5.", flag_values=values
     )
     flags.DEFINE_string("maps", "8", "fig2, fig4: maps per layer, drawn by --seed; or all.", flag_values=values)
-    flags.DEFINE_list("units", [], "fig2, fig4: maps by number, instead of --maps.", flag_values=values)
+    flags.DEFINE_list("units", [], "fig2, fig4: maps by number; default as --maps says.", flag_values=values)
     flags.DEFINE_list("compare", [], "fig6: folders of other runs to draw beside this one.", flag_values=values)
     flags.DEFINE_integer(
         "window", 0, "fig7: side of the square in pixels; default 48 of 224.", lower_bound=0, flag_values=values
