@@ -16,7 +16,12 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
+
+# Types and shapes of arguments and results hold at run time: before zfjax is imported.
+CHECKED = ("zfjax.ops", "zfjax.models")
+jaxtyping.install_import_hook(list(CHECKED), "typechecker.check")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -32,6 +37,14 @@ VERSIONED = (
     *("fields", "functions", "gallery", "layer", "models", "notebooks", "occlusion", "ops", "resnet", "rules", "seeds"),
     "training",
 )
+
+
+@pytest.fixture
+def unchecked():
+    """No checks by types: for tests of what the functions themselves say of wrong arguments."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_collection_modifyitems(items):

@@ -82,6 +82,7 @@ def test_unknown_layers_list_those_there_are(name):
         ((1, 2, 64, 64, 3), r"images: expected \[N, H, W, 3\], got \[1, 2, 64, 64, 3\](\n|$)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_images_in_another_layout_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):
         layer("relu5")(jnp.zeros(shape))
@@ -89,6 +90,7 @@ def test_images_in_another_layout_are_refused(shape, message):
         zfjax.deconvnet(layer("relu5"), jnp.zeros(shape))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_integer_images_are_refused():
     images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     with pytest.raises(
@@ -141,6 +143,7 @@ def test_the_way_down_of_a_layer_has_the_images_shape():
         ({"relu1": jnp.zeros((2, 15, 15, 6))}, "seed: expected a pytree like that of y"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_seeds_are_named(seed, message):
     y, project = zfjax.deconvnet(layer("pool1"), IMAGES)
     assert y.shape == (2, 15, 15, 6)

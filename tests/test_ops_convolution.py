@@ -139,6 +139,7 @@ def test_transpose_flips_the_filters():
         ((1, 2, 8, 3), (3, 3, 3, 4), (1, 1), 1, r"does not fit x \(1, 2, 8, 3\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_shapes(x, kernel, strides, groups, message):
     none = ((0, 0), (0, 0))
     with pytest.raises(ValueError, match=message):

@@ -164,6 +164,7 @@ def test_max_pool_is_recognizable():
         ((1, 2, 4, 1), (3, 3), (2, 2), ((0, 0), (0, 0))),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_pools(shape, window, strides, padding):
     for pool in (ops.max_pool, ops.max_pool_with_switches):
         with pytest.raises(ValueError, match="pooling"):

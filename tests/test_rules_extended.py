@@ -129,6 +129,7 @@ def test_rules_are_immutable():
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         zfjax.backproject(*arguments)

@@ -150,18 +150,21 @@ def test_units_out_of_range_are_refused(make, unit):
 @pytest.mark.parametrize(
     "unit", [1.0, np.array([0, 1]), np.zeros((3, 1), int), True, jnp.ones(3), "1", None, ["1"]], ids=repr
 )
+@pytest.mark.usefixtures("unchecked")
 def test_units_that_are_no_indices_are_refused(make, unit):
     with pytest.raises(ValueError, match=r"^unit: expected an integer, or one for each of 3 images; got "):
         make(MAPS, unit)
 
 
 @each_maker
+@pytest.mark.usefixtures("unchecked")
 def test_activations_without_a_batch_are_refused(make):
     with pytest.raises(ValueError, match=r"y: expected activations \[N, H, W, C\] or \[N, C\], got shape \(6,\)"):
         make(VECTORS[0], 1)
 
 
 @each_maker
+@pytest.mark.usefixtures("unchecked")
 def test_scalars_are_refused(make):
     with pytest.raises(ValueError, match="y: expected activations"):
         make(jnp.float32(1.0), 0)
@@ -199,6 +202,7 @@ def test_of_no_images_the_seed_is_empty():
         ((), "^position: expected 2 indices .* got \\(\\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_positions_are_refused(position, message):
     with pytest.raises(ValueError, match=message):
         seeds.at(MAPS, 0, position)
@@ -216,6 +220,7 @@ def test_bad_positions_are_refused(position, message):
         (None, "NoneType"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_masks_are_refused(mask, got):
     with pytest.raises(
         ValueError, match=r"^mask: expected booleans that broadcast to y's shape \(3, 4, 5, 6\), got " + got
@@ -224,6 +229,7 @@ def test_bad_masks_are_refused(mask, got):
 
 
 @pytest.mark.parametrize("make", [zfjax.strongest, seeds.whole_map, functools.partial(seeds.at, position=(0, 0))])
+@pytest.mark.usefixtures("unchecked")
 def test_a_bad_value_is_refused(make):
     with pytest.raises(ValueError, match=r"^value: expected 'activation' or a number, got 'activations'"):
         make(MAPS, 0, value="activations")
@@ -272,6 +278,7 @@ def test_one_unit_out_of_range_leaves_the_others_of_a_vmap():
 
 
 @pytest.mark.parametrize("value", [None, "activations", np.ones(6), 1j, {}, object()], ids=repr)
+@pytest.mark.usefixtures("unchecked")
 def test_other_values_are_refused(value):
     with pytest.raises(ValueError, match=r"^value: expected 'activation' or a number"):
         zfjax.strongest(jnp.ones((2, 6)), 1, value)

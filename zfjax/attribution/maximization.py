@@ -206,7 +206,7 @@ def _unbounded(picture: Callable, coefficients: Float[Array, "k ..."], size: Pai
 def _uphill(fun: Callable, images: Array, units: Array, linear: Array) -> Array:
     """The gradient of each image's unit, of root mean square 1; with `linear`, as if there were no ReLUs."""
 
-    def relu(equation: Equation, x: Array) -> Down:
+    def relu(equation: Equation, x: Array | np.ndarray) -> Down:
         passed = (x > 0) | linear
         return lambda signal: jnp.where(passed, signal, jnp.zeros_like(signal))
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from zfjax import ops
@@ -29,12 +30,12 @@ class ConvNet(nn.Module):
     layers: tuple[Layer, ...]
     image_size: int = 224
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
-    dtype: jnp.dtype = jnp.float32
+    dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "n height width channels"], *, train: bool = False
-    ) -> tuple[Float[Array, "n classes"], dict[str, Float[Array, "n ..."]]]:
+        self, images: Float[Array | np.ndarray, "n *grid channels"], *, train: bool = False
+    ) -> tuple[Float[Array, "n *output"], dict[str, Float[Array, "n ..."]]]:
         """Apply all layers to a batch of images.
 
         Args:
@@ -45,7 +46,7 @@ class ConvNet(nn.Module):
         Returns:
             The last layer's output as float32, and each layer's output by name, bottom first (dropout has no entry).
         """
-        x = images.astype(self.dtype)
+        x = jnp.asarray(images, self.dtype)
         acts = {}
         for layer in self.layers:
             x = self._apply(layer, x, train)
@@ -94,8 +95,8 @@ class ConvNet(nn.Module):
 
     def _weights(self, layer: Conv | Dense, below: Size) -> tuple[Array, Array | None]:
         shapes = layer.parameters(below)
-        weights = Weights(shapes["kernel"], self.kernel_init, "bias" in shapes, name=layer.name)()
-        return weights[0].astype(self.dtype), None if weights[1] is None else weights[1].astype(self.dtype)
+        kernel, bias = Weights(shapes["kernel"], self.kernel_init, "bias" in shapes, name=layer.name)()
+        return jnp.asarray(kernel, self.dtype), None if bias is None else jnp.asarray(bias, self.dtype)
 
 
 class Weights(nn.Module):
@@ -106,7 +107,7 @@ class Weights(nn.Module):
     bias: bool = True
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, " features"] | None]:
+    def __call__(self) -> tuple[Float[Array | np.ndarray, "..."], Float[Array | np.ndarray, " features"] | None]:
         """The kernel (`shape`) and, where there is one, the bias (`shape[-1:]`), float32."""
         return (
             self.param("kernel", self.kernel_init, self.shape, jnp.float32),

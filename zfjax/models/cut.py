@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import ScopeParamShapeError
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
@@ -78,7 +78,7 @@ class Head(Fixed):
 
     net: ConvNet
 
-    def __call__(self, variables: PyTree, acts: Float[Array, "n ..."]) -> Float[Array, "n classes"]:
+    def __call__(self, variables: PyTree, acts: Float[Array | np.ndarray, "n ..."]) -> Float[Array, "n *output"]:
         """The logits."""
         return self.net.apply(variables, acts)[0]
 
@@ -94,7 +94,7 @@ class Layers(Fixed):
     names: tuple[str, ...]
 
     def __call__(
-        self, variables: PyTree, images: Float[Array, "n height width channels"]
+        self, variables: PyTree, images: Float[Array | np.ndarray, "n height width channels"]
     ) -> dict[str, Float[Array, "n ..."]]:
         """The activations by name."""
         _check_images(self.net, variables, images)
@@ -119,7 +119,9 @@ class Layer(Fixed):
     net: ConvNet
     name: str
 
-    def __call__(self, variables: PyTree, images: Float[Array, "n height width channels"]) -> Float[Array, "n ..."]:
+    def __call__(
+        self, variables: PyTree, images: Float[Array | np.ndarray, "n height width channels"]
+    ) -> Float[Array, "n ..."]:
         """The activations."""
         return Layers(self.net, (self.name,))(variables, images)[self.name]
 
@@ -154,7 +156,7 @@ def _used(cut: ConvNet, variables: PyTree) -> PyTree:
     return used or {"params": {}}
 
 
-def _check_images(net: ConvNet, variables: PyTree, images: jax.Array) -> None:
+def _check_images(net: ConvNet, variables: PyTree, images: Array | np.ndarray) -> None:
     first = net.layers[0]
     channels = variables["params"][first.name]["kernel"].shape[2] * first.groups if isinstance(first, Conv) else None
     if not jnp.issubdtype(images.dtype, jnp.floating):

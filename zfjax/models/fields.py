@@ -38,11 +38,11 @@ class Fields(NamedTuple):
     strides: Pair
     first: Pair
 
-    def starts(self, positions: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
+    def starts(self, positions: Int[Array | np.ndarray, "n 2"]) -> Int[Array, "n 2"]:
         """The pixel (row, column) where each unit's field begins, which may lie outside the image."""
         return jnp.array(self.first, jnp.int32)[None] + positions * jnp.array(self.strides, jnp.int32)[None]
 
-    def inside(self, positions: Int[Array, "n 2"]) -> Int[Array, "n 4"]:
+    def inside(self, positions: Int[Array | np.ndarray, "n 2"]) -> Int[Array, "n 4"]:
         """(top, left, height, width) of each unit's field, moved inside the image so that all have one size.
 
         A field larger than the image is cut to it.
@@ -88,7 +88,7 @@ def fields_of(fun: Callable, image: Pair) -> Fields | None:
 
 def project_units(
     fun: Callable[[Array], Float[Array, "n *grid maps"]],
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     units: Int[Array | np.ndarray, " n"],
     positions: Int[Array | np.ndarray, "n axes"],
 ) -> tuple[Float[Array, " n"], Float[Array, "n height width channels"]]:
@@ -108,7 +108,7 @@ def project_units(
 
 def project_fields(
     fun: Callable[[Array], Float[Array, "n *grid maps"]],
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     units: Int[Array | np.ndarray, " n"],
     positions: Int[Array | np.ndarray, "n axes"],
 ) -> Projected:

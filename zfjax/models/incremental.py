@@ -133,7 +133,7 @@ def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
 def recompute(
     plan: Plan,
     params: PyTree[Float[Array, "..."]],
-    clean: Sequence[Float[Array, "height width maps"]],
+    clean: Sequence[Float[Array, "_ _ _"]],
     cover: Float[Array, "height width channels"],
     reads: Reads,
 ) -> dict[str, Float[Array, "n ..."]]:
@@ -185,7 +185,7 @@ def _table(clean: Array, outside: float, values: Array) -> Float[Array, "rows ma
     return jnp.concatenate([_flat(clean), edge, values])
 
 
-def _read(table: Array, index: Array) -> Float[Array, "n cells maps"]:
+def _read(table: Array, index: Array) -> Float[Array, "*places maps"]:
     return table.at[index].get(mode="promise_in_bounds")
 
 

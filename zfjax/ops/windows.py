@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right)) in cells
 
 
-def pair(name: str, value: int | Pair) -> Pair:
+def pair(name: str, value: int | Iterable[int]) -> Pair:
     """One number for both, or (height, width), as a pair.
 
     Args:
@@ -22,7 +22,7 @@ def pair(name: str, value: int | Pair) -> Pair:
     Raises:
         ValueError: anything else, or a number below 1.
     """
-    both = [value, value] if isinstance(value, Integral) else list(value) if isinstance(value, Iterable) else []
+    both = list(value) if isinstance(value, Iterable) else [value, value]
     if len(both) != 2 or not all(isinstance(one, Integral) and one >= 1 for one in both):
         raise ValueError(f"{name}: expected a positive number of pixels or (height, width), got {reprlib.repr(value)}")
     return int(both[0]), int(both[1])

@@ -34,7 +34,7 @@ def config_from(argv: Sequence[str], usage: str, values: flags.FlagValues) -> tu
     flags.DEFINE_string("config", "", _HELP, flag_values=values)
     for key, usual in default().items():
         _DEFINE[type(usual)](f"config.{key}", None, "", flag_values=values)
-    rest = command.parse(argv, usage, values, keys=default())
+    rest = command.parse(argv, usage, values, keys=dict(default()))
     config = _recipe(values.config) if values.config else default()
     for key in default():
         if values[f"config.{key}"].present:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from zfjax import ops
 from zfjax.console.deprecation import renamed
@@ -23,7 +24,7 @@ __getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
 
 Equation = Any  # a JaxprEqn; its class is public only under jax.extend
 Down = Callable[[jax.Array], jax.Array]
-Rule = Callable[[Equation, jax.Array], Down]
+Rule = Callable[[Equation, jax.Array | np.ndarray], Down]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Rules:
         return Rules(tuple((dict(self.named) | rules).items()), self.expected | frozenset(rules))
 
 
-def rectify(equation: Equation, x: jax.Array) -> Down:
+def rectify(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Pass the positive part of the signal, whatever x was.
 
     Paper: section 2.1, "Rectification".
@@ -61,13 +62,13 @@ def rectify(equation: Equation, x: jax.Array) -> Down:
     return ops.rectify
 
 
-def guide(equation: Equation, x: jax.Array) -> Down:
+def guide(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Pass the positive part of the signal where x was positive too (Springenberg et al. 2014)."""
     passed = x > 0
     return lambda signal: jnp.where(passed, ops.rectify(signal), jnp.zeros_like(signal))
 
 
-def unclip(equation: Equation, x: jax.Array) -> Down:
+def unclip(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Pass the signal unchanged, even where x was beyond the bound.
 
     At the upper end of a clip, as in ReLU6, the derivative is zero, and exactly the units that fire most are there:
@@ -78,7 +79,7 @@ def unclip(equation: Equation, x: jax.Array) -> Down:
     return lambda signal: signal
 
 
-def identity(equation: Equation, x: jax.Array) -> Down:
+def identity(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Pass the signal unchanged.
 
     Paper: ECCV version, section 2.1: contrast normalization has no part in the way down.
@@ -86,7 +87,7 @@ def identity(equation: Equation, x: jax.Array) -> Down:
     return lambda signal: signal
 
 
-def unpool(equation: Equation, x: jax.Array) -> Down:
+def unpool(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Put each value back where its maximum was; where windows overlap, values add up.
 
     Paper: section 2.1, "Unpooling".
@@ -100,21 +101,21 @@ def unpool(equation: Equation, x: jax.Array) -> Down:
     return lambda signal: unpooling.unpool(signal, at, windows, x.shape)
 
 
-def unpool_overwriting(equation: Equation, x: jax.Array) -> Down:
+def unpool_overwriting(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """`unpool`, but where windows overlap the last in row-major order wins, as in PyTorch's `max_unpool2d`."""
     windows = _windows(equation)
     _, at = unpooling.pool(x, windows)
     return lambda signal: unpooling.unpool_overwriting(signal, at, windows, x.shape)
 
 
-def unpool_at_centers(equation: Equation, x: jax.Array) -> Down:
+def unpool_at_centers(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Put each value at the center of its window: unpooling without switches (Mahendran & Vedaldi 2016)."""
     windows = _windows(equation)
     at = jnp.asarray(unpooling.centers(x.shape, windows))
     return lambda signal: unpooling.unpool(signal, at, windows, x.shape)
 
 
-def unpool_whole(equation: Equation, x: jax.Array) -> Down:
+def unpool_whole(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """`unpool` for the maximum over whole axes (`jnp.max`): put all at the first maximum in row-major order."""
     axes = equation.params["axes"]
     kept = tuple(axis for axis in range(x.ndim) if axis not in axes)

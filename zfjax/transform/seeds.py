@@ -18,11 +18,13 @@ from jaxtyping import Array, Bool, Float, Int
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import array, described, is_array
 
-Value = float | Literal["activation"]
-Index = int | np.integer | Sequence[int] | Int[Array, ""] | Int[Array, " n"] | np.ndarray
+Value = float | np.floating | Float[Array | np.ndarray, ""] | Literal["activation"]
+Index = int | np.integer | Sequence[int] | Int[Array | np.ndarray, ""] | Int[Array | np.ndarray, "#n"]
 
 
-def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
+def strongest(
+    y: Float[Array | np.ndarray, "n *grid c"], unit: Index, value: Value = "activation"
+) -> Float[Array, "n *grid c"]:
     """The strongest activation of one unit in each image; ties go to the first in row-major order.
 
     Args:
@@ -55,7 +57,9 @@ def strongest(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
     return _seed(y, mask.reshape(y.shape), value, _inside(unit, y.shape[-1]))
 
 
-def whole_map(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activation") -> Float[Array, "n *grid c"]:
+def whole_map(
+    y: Float[Array | np.ndarray, "n *grid c"], unit: Index, value: Value = "activation"
+) -> Float[Array, "n *grid c"]:
     """All positions of one unit. Arguments, result and errors as in `strongest`."""
     y = _activations(y)
     unit = _checked("unit", unit, y, -1)
@@ -63,7 +67,7 @@ def whole_map(y: Float[Array, "n *grid c"], unit: Index, value: Value = "activat
 
 
 def at(
-    y: Float[Array, "n *grid c"],
+    y: Float[Array | np.ndarray, "n *grid c"],
     unit: Index,
     position: Sequence[Index] | Array | np.ndarray,
     value: Value = "activation",
@@ -96,7 +100,7 @@ def at(
 
 
 def masked(
-    y: Float[Array, "n *grid c"], mask: Bool[Array, "#n *#grid #c"], value: Value = "activation"
+    y: Float[Array | np.ndarray, "n *grid c"], mask: bool | Bool[Array | np.ndarray, "..."], value: Value = "activation"
 ) -> Float[Array, "n *grid c"]:
     """The activations where `mask`, broadcast to the shape of y, is true.
 
@@ -114,7 +118,7 @@ def masked(
     return _seed(y, mask, value)
 
 
-def _seed(y: jax.Array, mask: jax.Array, value: Value, valid: jax.Array | bool = True) -> jax.Array:
+def _seed(y: jax.Array, mask: bool | Array | np.ndarray, value: Value, valid: jax.Array | bool = True) -> jax.Array:
     if isinstance(value, str) and value == "activation":
         chosen = y
     elif is_array(value) and not jnp.ndim(value) and (jnp.iscomplexobj(y) or not jnp.iscomplexobj(value)):
@@ -162,7 +166,7 @@ def _watch(index: jax.Array, name: str, size: int) -> None:
     jax.debug.callback(functools.partial(_warn, name, size), index)
 
 
-def _warn(name: str, size: int, index: np.ndarray) -> None:
+def _warn(name: str, size: int, index: Array | np.ndarray) -> None:
     if not np.all(_inside(np.asarray(index), size)):
         warn(_text(name, size, index) + "; the seed is NaN", RuntimeWarning)
 

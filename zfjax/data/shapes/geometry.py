@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-Points = Float[np.ndarray, "points 2"]  # (x, y)
+Points = Float[np.ndarray, "_ 2"]  # (x, y)
 
 
 class Color(enum.IntEnum):
