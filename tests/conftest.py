@@ -1,14 +1,14 @@
 import os
 import pathlib
 
-# Before JAX starts: the CPU as 8 devices, so that sharding is tested anywhere.
+# Before JAX starts: split the CPU into 8 devices, so that sharding is tested anywhere.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# Most of the time here is LLVM's, and tests ask for right numbers, not for fast code.
+# LLVM takes most of the time here, and tests need correct numbers, not fast code.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# Eight devices on few cores: programs in flight at once could wait for each other.
+# With eight devices on few cores, programs in flight at once could deadlock.
 os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
-# What one test has compiled, no other compiles again: tests start many processes that run the same programs.
+# Share compiled programs: tests start many processes that run the same ones.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -26,12 +26,12 @@ jaxtyping.install_import_hook(list(CHECKED), "typechecker.check")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The first example compiles, so its time says nothing; the same examples on every run.
+# No deadline, since the first example compiles; derandomized, so that every run has the same examples.
 hypothesis.settings.register_profile("zfjax", deadline=None, derandomize=True, max_examples=10)
 hypothesis.settings.load_profile("zfjax")
 
-# The modules whose tests another version of JAX, Flax, Orbax, Grain or Python can break: CI runs them, and only them,
-# on Colab's versions and on the newest ones too (`-m versions`).
+# Test modules that another version of JAX, Flax, Orbax, Grain or Python can break: CI runs only these on Colab's
+# versions and on the newest ones (`-m versions`).
 VERSIONED = (
     *("attribution", "backproject", "checkpoints", "crops", "damage", "data_pipeline", "data_source", "deconvnet"),
     *("fields", "functions", "gallery", "layer", "models", "notebooks", "occlusion", "ops", "resnet", "rules", "seeds"),

@@ -116,7 +116,7 @@ def test_a_second_ctrl_c_does_not_wait(inside):
     assert err == (
         ""
         if "held" in inside
-        else "zfjax: stopping as soon as the step in hand is saved; Ctrl-C again ends at once, without saving it\n"
+        else "zfjax: stopping as soon as the current step is saved; Ctrl-C again ends at once, without saving it\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tiny runs for tests: a folder of pictures that can be told apart, and commands on it."""
+"""Tiny runs for tests: a folder of pictures in easily separable classes, and commands on it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from zfjax.data.record import all_readable
 from zfjax.runs import claim
 from zfjax.training.config import default, square_size
 
-# As in conftest.py: most of a tiny run's time is LLVM's.
+# As in conftest.py: LLVM takes most of a tiny run's time.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 CLASSES = ("circles", "noise", "stripes")
 
@@ -43,7 +43,7 @@ def make_folder(folder: Path, per_class: int = 24, seed: int = 0) -> Path:
 
 
 def tiny_keys(folder: Path) -> dict[str, object]:
-    """Configuration of a run that takes seconds."""
+    """The configuration of a run that takes seconds."""
     return {
         "dataset": f"folder:{folder}",
         "image_size": 48,
@@ -66,7 +66,7 @@ def tiny_config(folder: Path, **changes: object):
 
 
 def begin(workdir: Path, config: ConfigDict) -> None:
-    """What a run's folder holds before its first checkpoint, of no pictures. Raises where the folder is another's."""
+    """Write a run's folder as it is before its first checkpoint, without pictures. Raises if another run owns it."""
     side, none = square_size(config.image_size), np.zeros(0, np.int32)
     claim.is_begun(epath.Path(workdir), config)
     claim.begin(epath.Path(workdir), config, CLASSES, all_readable(np.zeros((side, side, 3), np.float32), none, none))
@@ -93,25 +93,25 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 def run(command: list[str], devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+    """Run a command and wait for it."""
     return subprocess.run(command, env=environment(devices), capture_output=True, text=True, timeout=timeout)
 
 
 def start(command: list[str], devices: int = 1) -> subprocess.Popen[str]:
-    """Starts a command."""
+    """Start a command."""
     return subprocess.Popen(
         command, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def killing(command: list[str], number: signal.Signals, moment: str) -> list[str]:
-    """A command that sends itself a signal at a moment, as `killed.py` has it."""
+    """A command that sends itself a signal at one of the moments in `killed.py`."""
     program = str(Path(__file__).with_name("killed.py"))
     return [sys.executable, program, str(int(number)), moment, command[2].removeprefix("zfjax."), *command[3:]]
 
 
 def killed(command: list[str], number: signal.Signals, moment: str) -> subprocess.CompletedProcess[str]:
-    """Runs such a command, and asserts that it ends by its signal."""
+    """Run a `killing` command, and assert that the signal ends it."""
     done = run(killing(command, number, moment))
     expected = -number if number == signal.SIGKILL else 128 + number
     assert done.returncode == expected, (done.returncode, done.stdout, done.stderr)

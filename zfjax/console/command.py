@@ -1,4 +1,4 @@
-"""What all commands share: flags, `--help` without JAX, whatever goes wrong as one line and an exit code."""
+"""What all commands share: flags, `--help` without importing JAX, and errors as one line and an exit code."""
 
 import atexit
 import contextlib
@@ -21,15 +21,15 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import brief, did_you_mean, first_line, is_full, is_out_of_memory, reason, say
 
 WIDTH = 112  # columns of the help
-FAULT, MISTAKE = 1, 2  # exit codes: of zfjax's, of the user's
-NO_READER = 141  # the exit code of a program that a closed pipe ended, as shells show it
+FAULT, MISTAKE = 1, 2  # exit codes: zfjax's fault, the user's mistake
+NO_READER = 141  # the exit code that shells show for a program ended by a closed pipe
 ISSUES = "https://github.com/zfjax/zfjax/issues"
-TRACE = "ZFJAX_TRACE"  # the environment variable that asks for stack traces
-RUN = {"workdir": "RUN"}  # as `parse` requires it
+TRACE = "ZFJAX_TRACE"  # the environment variable that enables stack traces
+RUN = {"workdir": "RUN"}  # for `required` of `parse`
 
 
 def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a command as this process, and end with its exit code."""
+    """Run a command as this process, and exit with its exit code."""
     if not _traces():
         _silence()
     try:
@@ -37,8 +37,8 @@ def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except SystemExit as end:  # after --help
         code = int(end.code or 0)
     if code not in (MISTAKE, FAULT):
-        atexit._run_exitfuncs()  # after a failure they may wait for other processes, which wait for this one
-    # Python's own end would take its time, in which signals are no longer heard, and wait for threads of libraries.
+        atexit._run_exitfuncs()  # after a failure they may deadlock with other processes
+    # Python's normal exit is slow, deaf to signals, and waits for libraries' threads.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -48,24 +48,24 @@ def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    Whatever is raised ends in one line on stderr, with the stack trace before it where ZFJAX_TRACE=1.
+    Any exception becomes one line on stderr, preceded by the stack trace if ZFJAX_TRACE=1.
 
     Returns:
-        0; 2 for a mistake of the user's, 1 for a fault of zfjax's; 128 and the signal's number where one stopped it.
+        0 on success, 2 for a user's mistake, 1 for a fault of zfjax, 128 plus the number of a signal that stopped it.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's streams take everything
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be text that a terminal knows
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's streams accept any text
+            stream.reconfigure(errors="backslashreplace")  # file names may contain what a terminal cannot print
     try:
         main(sys.argv if argv is None else argv)
         _flush()
     except BrokenPipeError:
-        # Behind `| head -1` nobody reads on; what is buffered goes nowhere, or Python would complain at its end.
+        # With `| head -1` the reader is gone; discard buffered output, or Python would complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except UserError as error:
         return _failed(MISTAKE, str(error))
-    except OSError as error:  # a full disk, or a file that may not be read
+    except OSError as error:  # such as a full disk or an unreadable file
         where = f" {error.filename}" if error.filename is not None else ""
         return _failed(MISTAKE, f"cannot read or write{where}: {reason(error)}")
     except signals.Stopped as stopped:
@@ -86,23 +86,23 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
 
 
 def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool = False) -> None:
-    """Define what most commands take: a run and one of its checkpoints.
+    """Define the flags most commands take: a run and one of its checkpoints.
 
     Args:
         values: the flags.
-        batch_size: its default; 0: there is none.
-        pictures: whether the command looks at the run's pictures, which may have moved.
+        batch_size: the default of --batch_size; 0: no such flag.
+        pictures: whether to add --dataset, for commands that read the run's pictures, which may have moved.
     """
     flags.DEFINE_string("workdir", "", "The folder that zfjax train wrote.", flag_values=values)
     flags.DEFINE_string(
-        "checkpoint", "latest", "Of the run: latest, best (on the val split) or a step.", flag_values=values
+        "checkpoint", "latest", "Checkpoint: latest, best (on the val split) or a step.", flag_values=values
     )
     if pictures:
         flags.DEFINE_string(
-            "dataset", "", "Where the run's pictures are now; default where they were.", flag_values=values
+            "dataset", "", "Where the run's pictures are now; by default where they were.", flag_values=values
         )
     if batch_size:
-        flags.DEFINE_integer("batch_size", batch_size, "Pictures at once.", lower_bound=1, flag_values=values)
+        flags.DEFINE_integer("batch_size", batch_size, "Pictures per batch.", lower_bound=1, flag_values=values)
 
 
 def parse(
@@ -113,17 +113,17 @@ def parse(
     required: Mapping[str, str] | None = None,
     keys: Mapping[str, object] | None = None,
 ) -> list[str]:
-    """Parses `argv` into `values` and returns what is no flag; prints the help and ends where that is asked for.
+    """Parse `argv` into `values` and return the arguments that are not flags; with --help, print the help and exit.
 
     Args:
-        argv: what was called, and its words.
+        argv: the program's name and its arguments.
         usage: the command's docstring.
         values: the flags.
-        required: those that must be given, each with what it stands for, such as `RUN`.
-        keys: what --config.KEY may name, each with its default.
+        required: the flags that must be given, each with a placeholder for its value, such as `RUN`.
+        keys: the configuration keys that --config.KEY accepts, each with its default.
 
     Raises:
-        UserError: an unknown flag or configuration key, a value that does not fit, or something that is missing.
+        UserError: a flag or configuration key is unknown, a value is invalid, or a required flag is missing.
     """
     required, keys = required or {}, keys or {}
     if {"--help", "-h", "-help"} & set(argv[1:]):
@@ -135,7 +135,7 @@ def parse(
         raise UserError(_unknown(error.flagname, values, keys)) from error
     except flags.IllegalFlagValueError as error:
         raise UserError(_illegal(error, values)) from error
-    except (flags.Error, OSError, ValueError) as error:  # the latter two: of --flagfile
+    except (flags.Error, OSError, ValueError) as error:  # the latter two come from --flagfile
         raise UserError(" ".join(str(error).split())) from error
     missing = [name for name in required if not _given(values[name].value)]
     if missing:
@@ -148,19 +148,19 @@ def parse(
 
 
 def setting(values: flags.FlagValues, *names: str) -> str:
-    """An ending for names of files: those of some flags that have not their default, such as `_per_class-15`."""
+    """File-name suffix listing the flags that differ from their defaults, such as `_per_class-15`."""
     changed = ((name, values[name].value) for name in names if values[name].value != values[name].default)
     return "".join(f"_{name}-{re.sub(r'[^A-Za-z0-9.]+', '-', _shown(value))}" for name, value in changed)
 
 
 def reject_arguments(rest: Sequence[str], command: str) -> None:
-    """Raises a UserError where words that are no flags were given."""
+    """Raise a UserError if there are arguments that are not flags."""
     if rest:
         raise UserError(f"{command} takes only flags, not {rest[0]!r} (see --help)")
 
 
 def _unknown(name: str, values: flags.FlagValues, keys: Mapping[str, object]) -> str:
-    """The line for a flag that there is not, with the likely one."""
+    """The message for an unknown flag, with the likely intended one."""
     if keys and name.startswith("config."):
         key = name.removeprefix("config.")
         return f"unknown configuration key {key!r}{did_you_mean(key, list(keys))}"
@@ -171,7 +171,7 @@ def _unknown(name: str, values: flags.FlagValues, keys: Mapping[str, object]) ->
 
 
 def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> str:
-    """The line for a value that a flag does not take, with what it takes."""
+    """The message for an invalid flag value, with what the flag accepts."""
     name, _, said = str(error).removeprefix("flag --").partition("=")
     flag, why = values[name], str(error.__context__)
     expected = "true or false" if flag.boolean else flag.parser.syntactic_help
@@ -179,14 +179,14 @@ def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> st
 
 
 def _given(value: object) -> bool:
-    """Whether a flag has a value; commas alone are none."""
+    """Whether a flag has a value; commas alone do not count."""
     return any(value) if isinstance(value, list) else bool(value)
 
 
 def _failed(code: int, line: str) -> int:
     if _traces():
         traceback.print_exc()
-    with contextlib.suppress(OSError):  # where its stderr goes, too, the disk may be full, or nobody read on
+    with contextlib.suppress(OSError):  # stderr, too, may go to a full disk or a closed pipe
         say(line)
     return code
 
@@ -205,7 +205,7 @@ def _traces() -> bool:
 
 
 def _fault(error: Exception) -> str:
-    """What nobody foresaw, and where."""
+    """The message for an unexpected error, with where it occurred."""
     package = os.path.dirname(os.path.dirname(__file__))
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(package)]
     where = f" in {os.path.relpath(ours[-1].filename, package)}, line {ours[-1].lineno}" if ours else ""
@@ -220,7 +220,7 @@ def _nothing(*_: object) -> None:
 
 
 def _silence() -> None:
-    """Keep from the screen what libraries print of errors that they raise as well, often from threads of their own."""
+    """Hide what libraries print about errors that they also raise, often from threads of their own."""
     sys.excepthook = _nothing
     sys.unraisablehook = _nothing
     threading.excepthook = _nothing
@@ -230,12 +230,12 @@ def _silence() -> None:
 
 
 def _is_absls(name: str) -> bool:
-    """Whether absl defines the flag by itself."""
+    """Whether absl itself defines the flag."""
     return name in ("flagfile", "undefok")
 
 
 def _described(values: flags.FlagValues, required: Mapping[str, str], keys: Mapping[str, object]) -> str:
-    """The flags in columns, those that must be given first; then, where there is a recipe, its keys."""
+    """The flags in columns, required ones first; then the configuration keys, if any."""
     names = [name for name in values if not _is_absls(name) and not name.startswith("config.")]
     spelled = {name: _spelled(values[name], required.get(name, "")) for name in names}
     column = max(map(len, spelled.values())) + 4
@@ -259,7 +259,7 @@ def _spelled(flag: flags.Flag[Any], stands_for: str) -> str:
 
 
 def _with_default(flag: flags.Flag[Any]) -> str:
-    """What the flag's help says; where that does not say what the default is, its value."""
+    """The flag's help, with the default appended unless the help mentions it."""
     text = flag.help or ""
     return text if "default" in text else f"{text.rstrip('.')}; default {_shown(flag.default)}."
 
@@ -276,6 +276,6 @@ def _shown(value: object) -> str:
 
 
 def _inside(sentence: str | None) -> str:
-    """A flag's help inside another sentence."""
+    """A flag's help as part of another sentence."""
     text = (sentence or "").rstrip(".")
     return text[:1].lower() + text[1:]

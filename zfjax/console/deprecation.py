@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def renamed(module: str, **names: str) -> Callable[[str], Any]:
-    """Make a module's `__getattr__` that answers to old names.
+    """Make a `__getattr__` that lets a module answer to old names.
 
     Args:
         module: the module's `__name__`.
@@ -46,7 +46,7 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
         names: old name = new name.
 
     Returns:
-        A decorator. What it decorates raises a TypeError where both names are given.
+        A decorator. The decorated function raises a TypeError if both the old and the new name are given.
 
     Warns:
         DeprecationWarning: at the line that calls with an old name.

@@ -1,4 +1,4 @@
-"""Files that are whole at any moment: what is written appears under its name all at once."""
+"""Atomic file writes: a file appears under its name all at once."""
 
 import contextlib
 import functools
@@ -18,12 +18,12 @@ from zfjax.console.text import reason
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:
-    """Write a file, so that a reader or a kill meets the old content or the new, never a part.
+    """Write a file atomically: a reader sees the old content or the new, never a part, even if this process is killed.
 
-    Folders on the way are made. A write that fails leaves nothing behind.
+    Missing parent folders are created. A failed write leaves nothing behind.
 
     Raises:
-        UserError: the file cannot be written; it is named.
+        UserError: the file cannot be written; the message names it.
     """
     target = epath.Path(path)
     part = target.with_name(f".{target.name}.part")
@@ -40,7 +40,7 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Remove a local folder with all that is in it, also while another thread still writes there."""
+    """Remove a local folder and its content, even while another thread is still writing there."""
     until = time.monotonic() + 5
     while folder.exists() and time.monotonic() < until:
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,12 +48,12 @@ def remove(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def draft(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new local folder, gone after the block however that ends, unless it was moved to where it belongs.
+    """A new local folder that is removed after the block, however it ends, unless the block moved it away.
 
-    The caller holds the place: what lies there already was left behind by a command that was killed.
+    The caller must hold the path: anything already there is taken as left behind by a killed command.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     remove(path)
     with signals.at_end(functools.partial(remove, path)):
@@ -65,7 +65,7 @@ def draft(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Write a value as indented JSON, as `write_whole` does."""
+    """Write a value as indented JSON, atomically."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
@@ -74,10 +74,10 @@ def read_json(path: epath.PathLike, what_to_do: str = "") -> Any:
 
     Args:
         path: the file.
-        what_to_do: the end of the error's line, such as `remove it to measure its folds again`.
+        what_to_do: the end of the error message, such as `remove it to measure its folds again`.
 
     Raises:
-        UserError: the file is missing, cannot be read or holds no JSON; it is named.
+        UserError: the file is missing, cannot be read or is not JSON; the message names it.
     """
     try:
         return json.loads(epath.Path(path).read_bytes().decode())
@@ -86,7 +86,7 @@ def read_json(path: epath.PathLike, what_to_do: str = "") -> Any:
 
 
 def damaged(path: epath.PathLike, why: BaseException | str, what_to_do: str = "") -> UserError:
-    """The error for a file that is not what was written, with why and what to do."""
+    """The error for a missing or damaged file, with the reason and what to do."""
     if isinstance(why, FileNotFoundError):
         found = "is missing"
     else:

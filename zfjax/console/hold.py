@@ -1,9 +1,9 @@
-"""One writer a folder: a command holds what it writes, and a second one is refused in a line that names the first.
+"""One writer per folder: a command holds the folder it writes, and a second one gets an error that names the first.
 
-A hold is a small file, `.hold`, that says who holds (host, process, command, since when), and the operating system's
-lock on that file, which ends with the process, however that ends. Some disks have no such lock (gs://), or one that
-other machines don't see (some network disks). So the holder also renews its file every few seconds, and another
-machine's hold counts only while it is renewed.
+A hold is a small file, `.hold`, that says who holds the folder (host, process, command, since when), plus the operating
+system's lock on that file, which is released when the process ends, however it ends. Some disks have no such lock
+(gs://), or one that other machines don't see (some network disks). So the holder also renews its file every few
+seconds, and another machine's hold counts only while it is being renewed.
 """
 
 import _thread
@@ -31,14 +31,14 @@ from zfjax.console.text import reason, say
 
 FILE = ".hold"
 RENEWED_EVERY = 10.0  # seconds
-WATCHED_FOR = 25.0  # seconds in which a living holder on another machine has renewed its hold
-SETTLED_AFTER = 2.0  # seconds after which two that started at once, on a disk without locks, have both written
-SURELY_DEAD = 3600.0  # seconds by the clock, not renewed for so long
-_LENGTH = 512  # bytes of the file, so that renewing it overwrites it all at once
+WATCHED_FOR = 25.0  # seconds within which a live holder on another machine renews its hold
+SETTLED_AFTER = 2.0  # seconds within which two commands that start at once, on a disk without locks, have both written
+SURELY_DEAD = 3600.0  # wall-clock seconds without renewal after which a holder is certainly dead
+_LENGTH = 512  # bytes of the file; fixed, so that a renewal overwrites all of it at once
 
 
 class InUse(UserError):
-    """Another command, or another thread of this one, writes there now."""
+    """Another command, or another thread of this one, is writing there."""
 
     def __init__(self, path: epath.Path, holder: str) -> None:
         super().__init__(f"{path} is in use by {holder}; let it end first, or write to another folder")
@@ -49,18 +49,18 @@ class InUse(UserError):
 def hold(path: epath.PathLike, command: str, *, beside: bool = False, wait: bool = False) -> Iterator[None]:
     """Keep other commands from writing to a folder while the block runs; reading needs no hold.
 
-    The folder is made if it is missing, and removed again if nothing was written. The same thread may hold it again
-    inside the block, as when one command calls another. A process that a holder forks does not hold.
+    A missing folder is created, and removed again if nothing was written. The same thread may hold the folder again
+    inside the block, as when one command calls another. A forked child does not inherit the hold.
 
     Args:
         path: the folder.
-        command: who holds it, for the line that others get.
-        beside: keep the hold's file next to `path` and not in it, where `path` is a file or is moved as a whole.
-        wait: where it is held, wait until it is free, and say so.
+        command: the holder's name in others' error messages.
+        beside: put the hold's file next to `path` instead of in it, if `path` is a file or is moved as a whole.
+        wait: if the folder is held, say so and wait until it is free.
 
     Raises:
-        InUse: it is held, and `wait` is False.
-        UserError: the hold cannot be written there.
+        InUse: the folder is held, and `wait` is False.
+        UserError: the hold's file cannot be written.
     """
     mine = _Hold(epath.Path(path), command, beside)
     held = _held.get(mine.key)
@@ -73,7 +73,7 @@ def hold(path: epath.PathLike, command: str, *, beside: bool = False, wait: bool
         mine.release()
         with contextlib.suppress(OSError):
             for folder in made:
-                os.rmdir(folder)  # where nothing else is in it
+                os.rmdir(folder)  # fails if anything else is in it
 
     with signals.at_end(end):
         try:
@@ -82,7 +82,7 @@ def hold(path: epath.PathLike, command: str, *, beside: bool = False, wait: bool
                     mine.take_when_free()
                 else:
                     mine.take()
-            except (OSError, ImportError) as error:  # the latter: gs:// without gcsfs
+            except (OSError, ImportError) as error:  # ImportError: gs:// without gcsfs
                 raise UserError(f"cannot write in {mine.file.parent}: {reason(error)}") from error
             yield
         finally:
@@ -101,7 +101,7 @@ class _Hold:
         self.thread = threading.get_ident()
         self._token = uuid.uuid4().hex
         self._since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-        self._lock: int | None = None  # a descriptor; None where the disk has no locks
+        self._lock: int | None = None  # a file descriptor; None if the disk has no locks
         self._written = False  # whether the file is this hold's
         self._ended = threading.Event()
         self._renewing: threading.Thread | None = None
@@ -153,7 +153,7 @@ class _Hold:
             self._renewing.join()
         with contextlib.suppress(OSError):
             if self._written and self._is_mine(self._read()):
-                self.file.unlink()  # while it is locked: who comes later makes a new one
+                self.file.unlink()  # while it is locked: the next holder creates a new one
         if self._lock is not None:
             os.close(self._lock)
         self._lock, self._written = None, False
@@ -161,7 +161,7 @@ class _Hold:
             del _held[self.key]
 
     def forget(self) -> None:
-        """In a child of a fork: the lock must end with the parent, which alone holds."""
+        """Drop the hold in a forked child: only the parent holds, and the lock must end with it."""
         if self._lock is not None:
             os.close(self._lock)
         self._lock, self._written, self._renewing = None, False, None
@@ -173,7 +173,7 @@ class _Hold:
             return b""
 
     def _read_soon(self) -> bytes:
-        """What the file says, once the one who has just locked it has written it."""
+        """Read the file, waiting briefly for a new holder that has locked it but not yet written it."""
         for _ in range(20):
             found = self._read()
             if found:
@@ -195,7 +195,7 @@ class _Hold:
         if self.remote:
             self.file.write_bytes(content)
         else:
-            with open(self.file, "r+b") as file:  # never empty in between, nor made anew where the folder was moved
+            with open(self.file, "r+b") as file:  # never truncates, and creates nothing if the folder was moved
                 file.write(content)
         self._written = True
 
@@ -203,14 +203,14 @@ class _Hold:
         return self._token.encode() in found
 
     def _is_dead(self, found: bytes) -> bool:
-        """Whether the holder that left this ended without a word."""
+        """Whether the holder that wrote this died without releasing its hold."""
         said = _parsed(found)
         if isinstance(said.get("renewed"), float) and time.time() - said["renewed"] > SURELY_DEAD:
             return True
         if said.get("machine") == _machine():
             return self._lock is not None or not _runs(said.get("process"))
         deadline = time.monotonic() + WATCHED_FOR
-        with Progress(f"looking whether {_holder(found)} still runs"):
+        with Progress(f"checking whether {_holder(found)} is still running"):
             while time.monotonic() < deadline:
                 time.sleep(min(0.5, WATCHED_FOR))
                 now = self._read()
@@ -220,17 +220,17 @@ class _Hold:
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_EVERY):
-            with contextlib.suppress(OSError):  # a network that is away for a moment
+            with contextlib.suppress(OSError):  # such as a brief network outage
                 found = self._read()
                 if _parsed(found) and not self._is_mine(found):
                     say(f"{self._path} was taken over by {_holder(found)}")
-                    signals.end_command(2)  # before anything of this run is written over the other's
+                    signals.end_command(2)  # before this run overwrites anything of the other's
                     _thread.interrupt_main()
                     return
                 self._write()
 
 
-_held: dict[str, _Hold] = {}  # of this process, by file
+_held: dict[str, _Hold] = {}  # this process's holds, by file
 
 
 def _forget_all() -> None:
@@ -244,22 +244,22 @@ if hasattr(os, "register_at_fork"):
 
 
 def _locked(file: epath.Path) -> int | None:
-    """A descriptor of the file, locked for as long as it is open; None where the disk has no locks.
+    """A file descriptor that keeps the file locked while it is open; None if the disk has no locks.
 
     Raises:
-        BlockingIOError: another has locked it.
-        OSError: it cannot be written.
+        BlockingIOError: the file is locked by another process.
+        OSError: the file cannot be written.
     """
     for _ in range(100):
-        with contextlib.suppress(FileNotFoundError):  # its folder was made, and removed again by one that ended
+        with contextlib.suppress(FileNotFoundError):  # a holder that just ended may remove the folder we created
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             with contextlib.suppress(OSError, AttributeError):
-                os.fchmod(descriptor, 0o666)  # so that others of the group may take over what is left of a dead holder
+                os.fchmod(descriptor, 0o666)  # so that others in the group can take over a dead holder's file
             keep = False
             try:
                 has_locks = _lock(descriptor)
-                # Else the one who held it has just removed it.
+                # If not, its holder has just removed it.
                 is_there = os.path.samestat(os.fstat(descriptor), os.stat(file))
                 keep = has_locks and is_there
                 if is_there:
@@ -271,7 +271,7 @@ def _locked(file: epath.Path) -> int | None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Locks an open file; False where its disk has no locks. Raises a BlockingIOError where it is locked."""
+    """Lock an open file; False if its disk has no locks. Raises a BlockingIOError if it is already locked."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -293,7 +293,7 @@ def _lock(descriptor: int) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """What processes share that see each other by number: a host, since its start, and on Linux a namespace."""
+    """An identifier shared by processes that see each other's PIDs: host, boot, and on Linux the PID namespace."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -302,10 +302,10 @@ def _machine() -> str:
 
 
 def _runs(process: object) -> bool:
-    """Whether a process of this machine runs; this one, which does not hold, left its hold earlier."""
+    """Whether a process of this machine is running; False for this process, whose hold is a leftover."""
     if not isinstance(process, int) or process == os.getpid():
         return False
-    if os.name == "nt":  # signal 0 would end it there
+    if os.name == "nt":  # on Windows, signal 0 would kill it
         return True
     try:
         os.kill(process, 0)
@@ -325,7 +325,7 @@ def _parsed(found: bytes) -> dict[str, Any]:
 
 
 def _holder(found: bytes) -> str:
-    """Who wrote a hold's file."""
+    """Describe who wrote a hold's file."""
     match _parsed(found):
         case {"command": command, "process": process, "host": host, "since": since}:
             return f"{command} (process {process} on {host}, since {since})"

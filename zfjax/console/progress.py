@@ -1,4 +1,4 @@
-"""How long work shows itself: one bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: one bar on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar with the rate and the time left; plain lines every ten seconds where stderr is no terminal.
+    """A bar with the rate and the time left, or plain lines every ten seconds if stderr is not a terminal.
 
-    One bar is drawn at a time, from a second after its start, and twice a second, so that its clock goes on while
-    something compiles. Of several that are open it is the outermost that knows its total, with the innermost's name and
-    share beside it; where none knows its total, the innermost.
+    Only one bar is shown at a time. It appears after a second and is redrawn twice a second, so that its clock keeps
+    running while something compiles. Of several open bars, it is the outermost with a known total, with the innermost's
+    name and percentage beside it; if no total is known, it is the innermost.
     """
 
     SECONDS_BETWEEN_LINES = 10.0
@@ -23,7 +23,7 @@ class Progress:
     def __init__(
         self, what: str, total: int | None = None, *, initial: int = 0, unit: str = "image", show: bool = True
     ):
-        """Work of `total` units of which `initial` are done; None: nobody knows how many, and only a clock is shown."""
+        """Track `total` units of work, `initial` of them already done; if `total` is None, only a clock is shown."""
         self._what = what
         self._show = show
         self._total, self._done, self._initial = total, initial, initial
@@ -45,11 +45,11 @@ class Progress:
 
     @property
     def endless(self) -> bool:
-        """Whether the total is not known."""
+        """Whether the total is unknown."""
         return self._total is None
 
     def advance(self, count: int, note: str = "") -> None:
-        """Tells that `count` more units are done; `note` stands beside the bar."""
+        """Record that `count` more units are done; `note` is shown beside the bar."""
         self._note = note
         if self._terminal:
             with _SCREEN.lock:
@@ -69,22 +69,22 @@ class Progress:
                 f" {(self._total - self._done) / max(rate, 1e-9):,.0f} s left{note and ', ' + note}"
             )
         if self._counted_from[1] == self._started:
-            self._counted_from = (self._done, now)  # for the first piece something had to be compiled
+            self._counted_from = (self._done, now)  # the first piece includes compilation
 
     def over(self, batches: Iterable[Any], count: Callable[[Any], int] = len) -> Iterator[Any]:
-        """The batches, each counted when the next is asked for; `count` tells how many units one has."""
+        """Yield the batches, counting each when the next is requested; `count` returns a batch's number of units."""
         for batch in batches:
             yield batch
             self.advance(count(batch))
 
     def say(self, line: str) -> None:
-        """Prints a line without disturbing the bar."""
+        """Print a line without disturbing the bar."""
         if self._show:
             with _SCREEN.lock:
                 tqdm.write(line, file=sys.stderr)
 
     def draw(self, inside: "Progress | None") -> None:
-        """Draws the bar, or draws it again; `inside` is the work that this one waits for."""
+        """Draw or redraw the bar; `inside` is the work that this one is waiting for."""
         elapsed = time.monotonic() - self._started
         if elapsed < self.SECONDS_BEFORE_BAR:
             return
@@ -98,7 +98,7 @@ class Progress:
                 bar_format="{desc} … {elapsed}" if self.endless else None,
                 leave=not self.endless,
                 dynamic_ncols=True,
-                delay=1e-9,  # not before what follows is set
+                delay=1e-9,  # so that it is not drawn before the values below are set
                 file=sys.stderr,
             )
             self._bar.start_t = time.time() - elapsed
@@ -108,10 +108,10 @@ class Progress:
         self._bar.refresh()
 
     def hide(self) -> None:
-        """Ends the bar: one that knows its total stays as it is in the end, another is wiped away."""
+        """Close the bar: it stays on the screen if its total is known, else it is erased."""
         if self._bar is not None:
             self._bar.set_postfix_str(self._note, refresh=False)
-            self._bar.last_print_t = self._bar.start_t + 1  # tqdm wipes only what it believes to have drawn
+            self._bar.last_print_t = self._bar.start_t + 1  # tqdm erases only what it believes it has drawn
             self._bar.close()
             self._bar = None
 
@@ -120,7 +120,7 @@ class Progress:
 
 
 class _Screen:
-    """The terminal, which shows one of the bars that are open."""
+    """The terminal, which shows one of the open bars."""
 
     SECONDS_BETWEEN_DRAWS = 0.5
 

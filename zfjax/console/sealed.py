@@ -1,4 +1,4 @@
-"""JSON objects that show whether they are what was written: each with a digest of the rest of it."""
+"""Sealed JSON objects: each contains a digest of the rest of it, to detect damage."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ DIGEST = "digest"
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The same object with a digest of it, under `digest`.
+    """The object with a digest of itself added under `digest`.
 
     >>> unseal(json.loads(json.dumps(seal({"accuracy": 0.5}))))
     {'accuracy': 0.5}
@@ -18,10 +18,10 @@ def seal(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unseal(value: Any) -> dict[str, Any]:
-    """What was sealed, without the digest. An object that has none passes as it is.
+    """The sealed object without its digest. An object without a digest is returned unchecked.
 
     Raises:
-        ValueError: it is no object, or was changed since.
+        ValueError: it is not an object, or was changed since it was sealed.
     """
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")
@@ -32,5 +32,5 @@ def unseal(value: Any) -> dict[str, Any]:
 
 
 def digest_of(value: Any) -> str:
-    """A digest of a JSON value: the same for the value as written and as read back."""
+    """A digest of a JSON value; writing and reading the value back does not change it."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,10 +1,10 @@
-"""Ctrl-C, SIGTERM and a terminal that closes: how they end a command.
+"""How Ctrl-C, SIGTERM and a closed terminal end a command.
 
-Handlers raise nothing. An exception that comes up in the middle of anything can be lost in a callback, and crashes a
-compiler or an import that it interrupts. Instead a thread of its own listens, also while the main one computes, and
-ends the process at once, with 128 and the signal's number as exit code. What zfjax writes survives SIGKILL, so it
-survives this. What is better not cut short is `held`; what must go when the process ends is left to `at_end`; and
-training, which has work to save, asks a `Deferral` after each step whether to stop.
+Handlers raise nothing: an exception at an arbitrary point can get lost in a callback, or crash a compiler or import.
+Instead a separate thread listens, even while the main one computes, and ends the process at once with exit code 128
+plus the signal's number. What zfjax writes survives SIGKILL, so it survives this. Code that should not be interrupted
+runs inside `held`; cleanup on exit goes to `at_end`; and training, which has work to save, asks a `Deferral` after each
+step whether to stop.
 """
 
 import contextlib
@@ -18,34 +18,34 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-SAME = 0.5  # seconds in which a second signal is the first one again: a terminal and a parent may both send it
-TIDYING = 10.0  # seconds for what must go at the end
+SAME = 0.5  # seconds within which a second signal counts as the first: a terminal and a parent may both send it
+TIDYING = 10.0  # seconds allowed for cleanup
 _ENDER = "the end"  # the thread's name
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _CAUGHT = tuple(number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number is not None)
 
 
 class Stopped(KeyboardInterrupt):
-    """A deferred signal stopped a command, which has saved what it did and goes on when it is given again."""
+    """A deferred signal stopped a command, which has saved its work and resumes when run again."""
 
     def __init__(self, where: str) -> None:
-        """Say how far it came: `where` is such as `after step 3`."""
+        """`where` says how far it got, such as `after step 3`."""
         super().__init__(_farewell(where))
         self.number = _state.deferred
 
 
 class Deferral:
-    """Whether a signal asks to stop. Use as a context.
+    """Turn SIGTERM or Ctrl-C into a request to stop after the current step. Use as a context manager.
 
-    In a command the first signal still ends the process, until `begin` says that there is something to save. In other
-    programs, such as a notebook, SIGTERM and the first Ctrl-C are deferred all along and a second Ctrl-C interrupts;
-    there, nothing is caught outside the main thread, or unless `alone`.
+    In a command, the first signal ends the process until `begin` says that there is something to save. In other
+    programs, such as notebooks, SIGTERM and the first Ctrl-C are always deferred and a second Ctrl-C interrupts; there,
+    signals are caught only in the main thread and only if `alone`.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
-        """With `alone` False this is one of many processes, and JAX's own service catches SIGTERM."""
+        """`alone` is False if this is one of many processes, where JAX's own service catches SIGTERM."""
         self._alone = alone
-        self.number: int | None = None  # of the signal; None as long as there was none
+        self.number: int | None = None  # the signal's number; None if there was none yet
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Deferral":
@@ -63,7 +63,7 @@ class Deferral:
             signal.signal(number, handler)
 
     def begin(self) -> None:
-        """From here on a command's first signal is deferred, too."""
+        """From now on, defer a command's first signal too."""
         if _state.listening:
             with _state.lock:
                 _state.deferral = self
@@ -80,17 +80,17 @@ class Deferral:
 
 
 class _State:
-    """Of this process."""
+    """This process's state."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # on Windows a handler may interrupt who has it
+        self.lock = threading.RLock()  # reentrant: on Windows a handler may interrupt its owner
         self.listening = False
         self.ending = False
         self.first_at: float | None = None  # when the first signal came
         self.holds = 0
-        self.pending: int | None = None  # the signal that waits for the holds to end
+        self.pending: int | None = None  # the signal waiting for the holds to end
         self.deferral: Deferral | None = None
-        self.deferred: int = signal.SIGTERM  # the last signal that was; JAX's own service catches SIGTERM
+        self.deferred: int = signal.SIGTERM  # the last deferred signal; JAX's own service catches SIGTERM
         self.where: list[str] = []
         self.actions: list[Callable[[], object]] = []
 
@@ -99,20 +99,20 @@ _state = _State()
 
 
 def is_starting(package: str) -> bool:
-    """Whether this process is `python -m PACKAGE`, which imports the package before what it runs."""
+    """Whether this process is `python -m PACKAGE`, which imports the package before running its main module."""
     return sys.argv[:1] == ["-m"] and package in sys.orig_argv
 
 
 def listen() -> None:
-    """From now on Ctrl-C, SIGTERM and SIGHUP end this process with 128 and the signal's number.
+    """From now on, Ctrl-C, SIGTERM and SIGHUP end this process with exit code 128 plus the signal's number.
 
-    Commands call it before anything that takes time. Signals that are ignored, as under nohup, stay ignored.
+    Commands call this before anything that takes time. Signals that are ignored, as under nohup, stay ignored.
     """
     if _state.listening:
         return
     caught = [number for number in _CAUGHT if signal.getsignal(number) is not signal.SIG_IGN]
     _state.listening = True
-    if os.name == "nt":  # has no pipes for signals: they are heard between two instructions of the main thread
+    if os.name == "nt":  # no wakeup pipe: signals are handled between the main thread's instructions
         for number in caught:
             signal.signal(number, lambda number, _: _hear(number))
         return
@@ -127,7 +127,7 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Inside, a signal waits until the block ends. For what takes moments, such as putting a file in place."""
+    """Delay signals until the block ends. For brief work, such as moving a file into place."""
     give_way()
     with _state.lock:
         _state.holds += 1
@@ -143,7 +143,7 @@ def held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_end(action: Callable[[], object]) -> Iterator[None]:
-    """Inside, a signal that ends the process calls `action` first, since no `finally` runs then."""
+    """Call `action` if a signal ends the process inside the block, since no `finally` runs then."""
     _state.actions.append(action)
     try:
         yield
@@ -154,7 +154,7 @@ def at_end(action: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopping(where: str) -> Iterator[None]:
-    """Inside, a signal that ends the process says that it stopped `where`, and that the same command goes on."""
+    """If a signal ends the process inside the block, print that it stopped `where` and how to resume."""
     _state.where.append(where)
     try:
         yield
@@ -163,13 +163,13 @@ def stopping(where: str) -> Iterator[None]:
 
 
 def end_command(code: int) -> None:
-    """End a command's process at once, from any thread, without another word or write; in other programs do nothing."""
+    """End a command's process at once, from any thread, without further output; do nothing in other programs."""
     if _state.listening:
         os._exit(code)
 
 
 def give_way() -> None:
-    """Come back only where no signal is ending the process."""
+    """Block forever if a signal is ending the process, else return at once."""
     while _state.ending and threading.current_thread().name != _ENDER:
         time.sleep(TIDYING)
 
@@ -179,11 +179,11 @@ def _farewell(where: str) -> str:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """Be the main thread's handler; what is to be done, the listening thread does."""
+    """The main thread's handler does nothing; the listening thread does the work."""
 
 
 def _forget(caught: Sequence[int]) -> None:
-    """In a child of a fork: its signals are not its parent's, nor is the lock that a thread there may have."""
+    """Reset a forked child: it handles its own signals, and a thread of the parent may have held the lock."""
     _state.listening, _state.lock = False, threading.RLock()
     signal.set_wakeup_fd(-1)
     for number in caught:
@@ -207,7 +207,7 @@ def _hear(number: int) -> None:
             os._exit(128 + number)
         if _state.deferral is not None:
             if _state.deferral.number is None:
-                _say("stopping as soon as the step in hand is saved; Ctrl-C again ends at once, without saving it")
+                _say("stopping as soon as the current step is saved; Ctrl-C again ends at once, without saving it")
             _state.deferral.note(number)
         elif _state.holds:
             _state.pending = _state.pending or number
@@ -216,7 +216,7 @@ def _hear(number: int) -> None:
 
 
 def _end(number: int) -> None:
-    """End the process soon, in a thread of its own: whoever calls this has the lock, and may be needed."""
+    """End the process from a separate thread: the caller has the lock, and cleanup may need the caller."""
     if _state.ending:
         return
     _state.ending = True
@@ -226,7 +226,7 @@ def _end(number: int) -> None:
     try:
         late.start()
         threading.Thread(target=_tidy, args=(number, where), name=_ENDER, daemon=True).start()
-    except RuntimeError:  # Python itself is ending
+    except RuntimeError:  # Python itself is shutting down
         os._exit(128 + number)
 
 
@@ -237,7 +237,7 @@ def _tidy(number: int, where: str | None) -> None:
     if where is not None:
         _say(_farewell(where))
     elif os.isatty(2):
-        os.write(2, b"\n")  # below a bar, or ^C
+        os.write(2, b"\n")  # move below a bar or ^C
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     os._exit(128 + number)
@@ -245,12 +245,12 @@ def _tidy(number: int, where: str | None) -> None:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):
-        before = "\r\x1b[K" if os.isatty(2) else ""  # in place of a bar
+        before = "\r\x1b[K" if os.isatty(2) else ""  # erases a bar
         os.write(2, f"{before}zfjax: {line}\n".encode(errors="backslashreplace"))
 
 
 def _leave_terminal() -> None:
-    """Send to nowhere what would go to the terminal, which is gone: writing there fails."""
+    """Redirect terminal streams to the null device: the terminal is gone, so writing there fails."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         with contextlib.suppress(OSError):

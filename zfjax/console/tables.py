@@ -1,4 +1,4 @@
-"""Tables of results: one value, written as Markdown, CSV, JSON or aligned text."""
+"""Tables of results, written as Markdown, CSV, JSON or aligned text."""
 
 import csv
 import io
@@ -12,30 +12,30 @@ from etils import epath
 from zfjax.console.files import write_whole
 from zfjax.console.text import align
 
-Cell = str | int | float | None  # None: not there, or not measured
+Cell = str | int | float | None  # None: missing or not measured
 
 
 class Table(NamedTuple):
-    """A line of names over rows of cells; numbers stay numbers in JSON and CSV."""
+    """A header over rows of cells; numbers stay numbers in JSON and CSV."""
 
     title: str
     header: tuple[str, ...]
     rows: Sequence[Sequence[Cell]]
-    note: str = ""  # a sentence below, with units and what is compared with what
+    note: str = ""  # a sentence below the table: units, and what is compared with what
 
     def text(self) -> str:
-        """Aligned columns."""
+        """The table as aligned text."""
         return align([self.header, *([_shown(cell) for cell in row] for row in self.rows)])
 
     def markdown(self) -> str:
-        """With the title above and the note below; the first column to the left."""
+        """The table as Markdown with title and note; the first column is left-aligned, the others right-aligned."""
         lines = [self.header, ("---",) + ("---:",) * (len(self.header) - 1)]
         lines += [tuple(_shown(cell) for cell in row) for row in self.rows]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return "\n\n".join(part for part in (f"**{self.title}**", body, self.note) if part) + "\n"
 
     def csv(self) -> str:
-        """Plain numbers; an empty cell for None."""
+        """The table as CSV with plain numbers; a None cell is empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
@@ -43,13 +43,13 @@ class Table(NamedTuple):
         return text.getvalue()
 
     def json(self) -> str:
-        """An object with title, note and rows, each row an object by the header's names."""
+        """The table as a JSON object with title, note and rows; each row is an object keyed by the header's names."""
         rows = [dict(zip(self.header, map(_there, row), strict=True)) for row in self.rows]
         return json.dumps({"title": self.title, "note": self.note, "rows": rows}, indent=2) + "\n"
 
 
 def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:
-    """Writes name.md, name.csv and name.json into `folder`, each whole or not at all; returns these names.
+    """Write name.md, name.csv and name.json into `folder`, each atomically; returns these names.
 
     Raises:
         UserError: the folder cannot be written.
@@ -62,7 +62,7 @@ def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:
 
 
 def _there(cell: Cell) -> Cell:
-    """NaN, which JSON does not have, is nothing."""
+    """Replace NaN, which JSON lacks, by None."""
     return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 

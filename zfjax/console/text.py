@@ -1,4 +1,4 @@
-"""Tables, hints and last lines as plain text."""
+"""Plain-text output: aligned columns, hints, reasons of errors, and names made printable."""
 
 import contextlib
 import difflib
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
-    """Cells in columns, two spaces apart: the first column to the left, the others to the right."""
+    """Cells in columns two spaces apart; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -24,32 +24,32 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
-    """`; did you mean X?`, or nothing where no known word is near."""
+    """`; did you mean X?`, or nothing if no known word is close."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def brief(value: object) -> str:
-    """What stands in a file of anybody's, for a line of ours: a name as it is, what is long or odd cut short."""
+    """Untrusted content for use in a message: printable short text as is, anything long or odd abbreviated."""
     plain = isinstance(value, str) and value.isprintable() and len(value) <= 80
     return str(value) if plain else reprlib.repr(value)
 
 
 def whole_number(text: str) -> int:
-    """The number that some digits are, 18 of them at most. Raises a ValueError for any other text."""
+    """Parse a number of at most 18 digits. Raises a ValueError for any other text."""
     if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
         raise ValueError(f"{brief(text)!r} is no whole number")
     return int(text)
 
 
 def listed(names: Sequence[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """The first `shown` names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(brief, names[:shown])) + more
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, 300 characters at most; of one that says nothing, its kind."""
+    """The first line of an error's message, at most 300 characters; its type if there is no message."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return line if len(line) <= 300 else f"{line[:299]}…"
 
@@ -58,9 +58,9 @@ _SYSTEM = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.
 
 
 def reason(error: BaseException) -> str:
-    """Why something could not be read or written, in the system's words, whichever library met it; else its first line.
+    """Why something could not be read or written, in the operating system's words if possible, else the first line.
 
-    Libraries in C++ raise what they like, with the system's words somewhere in it.
+    C++ libraries raise arbitrary errors with the system's words somewhere in the message.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -68,36 +68,36 @@ def reason(error: BaseException) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a full disk is behind an error."""
+    """Whether a full disk caused an error."""
     return reason(error) in _SYSTEM[:2]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine's memory, or a device's, is behind an error."""
+    """Whether an error means that the host or a device ran out of memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error)
 
 
 def written(folder: object, names: Sequence[str]) -> str:
-    """The last line of a command that writes: where, and what."""
+    """The last line of a command that writes files: where, and which."""
     return f"written to {folder}: {', '.join(names)}"
 
 
 def say(line: str) -> None:
-    """Print a line on stderr, as commands end with one: something to know, after which the work goes on."""
+    """Print a notice on stderr, prefixed like an error line; the work goes on."""
     print(f"zfjax: {one_line(line)}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:
-    """Text as `readable` makes it, and of what is very long the middle left out."""
+    """Text made `readable`; the middle of very long text is left out."""
     line = readable(text)
     return line if len(line) <= 1000 else f"{line[:600]} … {line[-300:]}"
 
 
 def readable(name: str) -> str:
-    r"""A file's or folder's name as text that can be printed, written and compared.
+    r"""A file or folder name as text that can be printed, written and compared.
 
-    The same name is composed of other characters on a Mac than elsewhere (NFD and NFC); here it is NFC. Bytes that are
-    no UTF-8, as old archives have them, are read as Windows' Latin letters; what cannot be printed at all is escaped.
+    Macs store names in NFD, other systems in NFC; the result is NFC. Bytes that are not UTF-8, as in old archives, are
+    read as cp1252 letters; anything unprintable is escaped.
 
     >>> readable("cafe\u0301") == readable("caf\udce9") == "caf\u00e9"
     True
@@ -106,9 +106,9 @@ def readable(name: str) -> str:
 
 
 def _printable(match: re.Match[str]) -> str:
-    """A control character escaped; a byte that the file system did not understand as a letter."""
+    """Escape a control character; turn a byte that is not UTF-8 into a letter."""
     character = match[0]
-    if "\udc80" <= character <= "\udcff":  # how Python passes on such bytes
+    if "\udc80" <= character <= "\udcff":  # how Python represents such bytes
         with contextlib.suppress(UnicodeDecodeError):
             return bytes([ord(character) - 0xDC00]).decode("cp1252")
     return character.encode("ascii", "backslashreplace").decode() if character > "~" else repr(character)[1:-1]
