@@ -277,7 +277,9 @@ def test_one_unit_out_of_range_leaves_the_others_of_a_vmap():
     np.testing.assert_array_equal(got[::2], [strongest_by_numpy(MAPS, 1), strongest_by_numpy(MAPS, 2)])
 
 
-@pytest.mark.parametrize("value", [None, "activations", np.ones(6), 1j, {}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, "activations", np.ones(6), 1j, {}, object()], ids=lambda value: type(value).__name__
+)
 @pytest.mark.usefixtures("unchecked")
 def test_other_values_are_refused(value):
     with pytest.raises(ValueError, match=r"^value: expected 'activation' or a number"):
