@@ -323,9 +323,9 @@ def test_bad_overwriting_unpools_are_named():
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        (ops, "center_switches", ops.center_switches),
-        (ops.pooling, "center_switches", ops.center_switches),
-        (rules, "unpool_at_centers", rules.unpool_at_centers),
+        (ops, "centre_switches", ops.center_switches),
+        (ops.pooling, "centre_switches", ops.center_switches),
+        (rules, "unpool_at_centres", rules.unpool_at_centers),
     ],
 )
 def test_names_in_the_old_spelling_work_and_warn(module, old, new):
