@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def noise(width: int, height: int, blob: int = 8) -> Image.Image:
-    """Random colours that change over `blob` pixels."""
+    """Random colors that change over `blob` pixels."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (height // blob + 2, width // blob + 2, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
@@ -42,10 +42,10 @@ def test_lossy_kinds_come_close(kind):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "PPM"])
-def test_grey_is_repeated(kind):
-    grey = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
-    found = decode(encoded(Image.fromarray(grey), kind, **({"quality": 100} if kind == "JPEG" else {})))
-    np.testing.assert_allclose(found, np.repeat(grey[..., None], 3, 2), atol=1)
+def test_gray_is_repeated(kind):
+    gray = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+    found = decode(encoded(Image.fromarray(gray), kind, **({"quality": 100} if kind == "JPEG" else {})))
+    np.testing.assert_allclose(found, np.repeat(gray[..., None], 3, 2), atol=1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
@@ -55,7 +55,7 @@ def test_16_bits_keep_the_high_byte(kind):
     np.testing.assert_array_equal(found[..., 1], np.arange(256).reshape(16, 16))
 
 
-def test_16_bit_colour_png():
+def test_16_bit_color_png():
     # Pillow does not write these: by hand, one row of two pixels.
     def chunk(name: bytes, body: bytes) -> bytes:
         import zlib
@@ -107,9 +107,9 @@ def test_half_transparent_is_blended():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_transparent_colour_of_png(mode):
-    colour = (9, 9, 9) if mode == "RGB" else 9
-    data = encoded(Image.new(mode, (2, 2), colour), "PNG", transparency=colour)
+def test_transparent_color_of_png(mode):
+    color = (9, 9, 9) if mode == "RGB" else 9
+    data = encoded(Image.new(mode, (2, 2), color), "PNG", transparency=color)
     assert decode(data).min() == 255
 
 
@@ -168,13 +168,13 @@ def test_pixels_without_a_white_are_broken(pixels):
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (1201, 903), (40, 30), (64, 64), (64, 200)])
-def test_square_is_the_resized_centre(shape):
+def test_square_is_the_resized_center(shape):
     image = noise(shape[1], shape[0], blob=max(shape) // 3)
     found = decode_square(encoded(image, "PNG"), 64)
     side = min(shape)
     top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    centre = image.crop((left, top, left + side, top + side))
-    expected = np.asarray(centre.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    center = image.crop((left, top, left + side, top + side))
+    expected = np.asarray(center.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
     assert found.shape == (64, 64, 3)
     assert found.dtype == np.uint8
     assert np.abs(found - expected).mean() < 1.5

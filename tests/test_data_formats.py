@@ -51,7 +51,7 @@ def test_formats_that_are_not_listed_stay_closed():
     for kind in sorted(set(Image.SAVE) & set(Image.OPEN) - {kind.name for kind in formats.FORMATS}):
         try:
             data = encoded(kind)
-        except (OSError, ValueError, KeyError):  # a stub, or no colours
+        except (OSError, ValueError, KeyError):  # a stub, or no colors
             continue
         with pytest.raises(BrokenImage, match="no picture of a known format"):
             decode(data)

@@ -138,11 +138,11 @@ def test_of_several_pictures_the_first_counts(kind):
 
 # --- more than 8 bits
 
-GREY = np.random.default_rng(1).integers(0, 256, (24, 40), dtype=np.uint16)
+GRAY = np.random.default_rng(1).integers(0, 256, (24, 40), dtype=np.uint16)
 COLOR = np.random.default_rng(2).integers(0, 256, (24, 40, 3), dtype=np.uint16)
 
 
-def grey(kind: str, samples: np.ndarray) -> bytes:
+def gray(kind: str, samples: np.ndarray) -> bytes:
     if kind == "TIFF, Motorola":
         return tiff(samples[..., None], ">")
     return encoded(Image.fromarray(samples), kind)
@@ -181,11 +181,11 @@ def _nothing_said_yet(monkeypatch):
 
 @pytest.mark.parametrize(("bits", "shift"), [(8, 0), (12, 4), (16, 8)])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "TIFF, Motorola", "PPM"])
-def test_grey_of_16_bits_shows_the_bits_that_it_uses(kind, bits, shift, caplog):
+def test_gray_of_16_bits_shows_the_bits_that_it_uses(kind, bits, shift, caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            found = decode(grey(kind, GREY << shift), "scan.png")
-    np.testing.assert_array_equal(found[..., 0], GREY)
+            found = decode(gray(kind, GRAY << shift), "scan.png")
+    np.testing.assert_array_equal(found[..., 0], GRAY)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (bits < 16)  # once
     assert all(f"shown as {bits}-bit" in line and "scan.png" in line for line in said)
@@ -206,7 +206,7 @@ def test_opacity_of_16_bits_uses_its_own(channels):
 
 
 def test_a_file_that_says_where_white_is_is_believed(caplog):
-    for white, samples in ((4095, GREY << 2), (1000, GREY)):
+    for white, samples in ((4095, GRAY << 2), (1000, GRAY)):
         data = b"P5 40 24 %d\n" % white + samples.astype(">u2").tobytes()
         np.testing.assert_allclose(decode(data)[..., 0], samples.astype(int) * 255 / white, atol=1)
     assert not caplog.records
@@ -366,7 +366,7 @@ def seeds() -> dict[str, bytes]:
         "progressive": encoded(picture, "JPEG", progressive=True, exif=exif),
         "palette": encoded(picture.quantize(8), "PNG", transparency=1),
         "animated": encoded(picture, "PNG", save_all=True, append_images=[picture.rotate(90)]),
-        "16 bits": grey("PNG", GREY << 4),
+        "16 bits": gray("PNG", GRAY << 4),
         "compressed": encoded(picture, "TIFF", compression="tiff_lzw"),
     }
 

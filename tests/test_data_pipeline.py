@@ -12,7 +12,7 @@ N, SIZE = 23, 2
 
 
 class Numbered:
-    """Picture i is grey i, of label i."""
+    """Picture i is gray i, of label i."""
 
     def __init__(self, count=N, delay=0.0):
         self.count, self.delay = count, delay
@@ -55,7 +55,7 @@ def test_order_depends_on_the_seed_alone():
     np.testing.assert_array_equal(first.ravel()[:40], train_labels(8, 5, seed=1).ravel())
     seeds = [0, 1, 2, 3, -1, 2**40]
     epochs = {tuple(epoch) for seed in seeds for epoch in train_labels(N, 4, seed=seed)}
-    assert len(epochs) == 4 * len(seeds)  # neighbouring seeds do not share epochs
+    assert len(epochs) == 4 * len(seeds)  # neighboring seeds do not share epochs
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 17])

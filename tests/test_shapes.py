@@ -1,4 +1,4 @@
-"""The drawn data set: repeatable, balanced, truly labelled, and not to be told apart by colour or place."""
+"""The drawn data set: repeatable, balanced, truly labeled, and not to be told apart by color or place."""
 
 import io
 import multiprocessing
@@ -106,14 +106,14 @@ def linear_accuracy(features, labels, train):
 
 
 @pytest.mark.slow
-def test_pixels_colours_and_background_do_not_give_the_class_away():
+def test_pixels_colors_and_background_do_not_give_the_class_away():
     labels = np.arange(2000) % 10
     images = [scene(np.random.default_rng((8, i)), int(label)).image for i, label in enumerate(labels)]
     small = np.stack([np.asarray(Image.fromarray(image).reduce(4), np.float32) for image in images]) / 255
     assert linear_accuracy(small.reshape(2000, -1), labels, 1500) < 0.45
-    colour = np.stack([np.concatenate([i.mean((0, 1)), i.std((0, 1))]) for i in small])
-    assert linear_accuracy(colour[:, :3], labels, 1500) < 0.16
-    assert linear_accuracy(colour, labels, 1500) < 0.25
+    color = np.stack([np.concatenate([i.mean((0, 1)), i.std((0, 1))]) for i in small])
+    assert linear_accuracy(color[:, :3], labels, 1500) < 0.16
+    assert linear_accuracy(color, labels, 1500) < 0.25
     ring = np.ones((32, 32), bool)
     ring[1:-1, 1:-1] = False
     assert linear_accuracy(small[:, ring].reshape(2000, -1), labels, 1500) < 0.2

@@ -276,7 +276,7 @@ def _lock(descriptor: int) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond what is read
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # past the content
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl

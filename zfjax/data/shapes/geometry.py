@@ -99,7 +99,7 @@ def turn(angle: float) -> Float[np.ndarray, "2 2"]:
 
 
 class Pose(NamedTuple):
-    """How an object lies in a picture."""
+    """An object's placement in a picture."""
 
     angle: float  # radians, clockwise
     stretch: float  # width over height, relative to the drawing
