@@ -15,6 +15,8 @@ from zfjax.experiments.responses import LabeledImages, responses
 from zfjax.models.fields import project_fields, project_units
 from zfjax.ops.windows import pair
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
 MAPS = np.zeros((2, 4, 5), np.float32)
@@ -87,7 +89,7 @@ def test_what_fills_as_it_should():
     found = zfjax.occlusion(lambda x: x, images[0], 4, 1, cover).outputs
     np.testing.assert_array_equal(found[0, 0, :, :4], np.broadcast_to(cover, (4, 4, 3)))
     for baseline in (1, np.ones((4, 5, 3), np.uint8), np.ones((2, 4, 5, 3))):
-        assert not np.any(lenses.integrated_gradients(fun, images, 1, baseline, steps=2).attributions)
+        assert not np.any(lenses.integrated_gradients(fun, images, 1, baseline, n_steps=2).attributions)
 
 
 @pytest.mark.parametrize("value", [{"class": 1}, "cat", None, 1.0])
@@ -95,7 +97,7 @@ def test_targets_and_units(value):
     with pytest.raises(ValueError, match=r"^target: expected a class, or one for each of the 2 images; got "):
         lenses.gradient(fun, IMAGES, value)
     with pytest.raises(ValueError, match=r"^units: expected numbers of units, one or "):
-        lenses.maximise(fun, value, KEY, size=8)
+        lenses.maximize(fun, value, KEY, size=8)
 
 
 @pytest.mark.parametrize("value", [0, (8,), (8, 0), (8, 8, 3), 8.5, "96", None, {"height": 8}])

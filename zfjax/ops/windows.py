@@ -12,7 +12,7 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right)) in cells
 
 
-def pair(name: str, value: int | Iterable[int]) -> Pair:
+def pair(name: str, value: int | np.integer | Iterable[int | np.integer]) -> Pair:
     """One number for both, or (height, width), as a pair.
 
     Args:
