@@ -77,7 +77,7 @@ def compared():
 def test_lenses_find_what_the_net_looks_at_and_baselines_do_not(compared):
     assert compared.pointing.shape == (len(ALL), 6)
     rows = dict(zip(BY_NAME, compared.pointing.mean(axis=1), strict=True))
-    # A deconvnet lets a signal down where nothing came up: it does not know where the colour is.
+    # A deconvnet lets a signal down where nothing came up: it does not know where the color is.
     assert {lens.name for lens in LENSES if rows[lens.name] < 1} == {"deconvnet"}
     assert rows["random"] < 1
     assert not compared.pointing[-1].all()
@@ -141,7 +141,7 @@ def test_random_maps_are_each_images_own():
     assert not np.array_equal(first[0], first[1])
 
 
-def test_the_centre_gaussian_is_highest_in_the_middle_and_falls_by_its_deviation():
+def test_the_center_gaussian_is_highest_in_the_middle_and_falls_by_its_deviation():
     images, labels, _ = squares(1)
     (one,) = np.asarray(BY_NAME["center"].of(reddest(images, labels)))
     np.testing.assert_allclose(one, one[::-1, ::-1])
@@ -166,7 +166,7 @@ def test_occlusion_is_the_mean_fall_over_the_squares_that_hide_a_pixel():
 
 
 def test_cells_stand_where_they_look():
-    """One bright cell is highest at the centre of its field, whatever the padding and strides below."""
+    """One bright cell is highest at the center of its field, whatever the padding and strides below."""
     net = zfjax.zfnet(10, width=0.03, image_size=96)
     images = jnp.zeros((1, 96, 96, 3))
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(net.init, KEY, images))
@@ -291,7 +291,7 @@ def test_the_picture_outlines_the_objects_box_and_marks_the_maximum():
             assert box.get_edgecolor()[:3] == to_rgb(MARK)
     assert [len(panel.lines) for panel in axes.ravel()] == [0, 1, 1, 0, 0, 0]  # of zeros nothing is highest
     assert [np.concatenate(panel.lines[0].get_data()).tolist() for panel in axes[0, 1:]] == [[11, 3], [2, 7]]
-    np.testing.assert_allclose(axes[1, 1].images[0].get_array(), 0.5)  # grey is zero
+    np.testing.assert_allclose(axes[1, 1].images[0].get_array(), 0.5)  # gray is zero
 
 
 def some_sanity(layers=("fc3", "conv2", "conv1")):

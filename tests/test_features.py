@@ -87,7 +87,7 @@ def test_pictures_are_joined_and_chosen_by_number(pool):
     np.testing.assert_array_equal(chosen.load(np.array([1]))[0], squares[[3]])
 
 
-def test_features_are_the_nets_outputs_for_centre_crops(model, pool):
+def test_features_are_the_nets_outputs_for_center_crops(model, pool):
     """Of every picture once, in order, though the last batch is not full."""
     names = ["norm1", "relu4", "relu7"]
     blocks = list(features(model, pool.pictures, names, batch_size=8))
@@ -245,8 +245,8 @@ def test_every_class_counts_alike_in_the_mean():
 def blobs(n=24, features=200, seed=0):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
-    centres = rng.normal(size=(3, features))
-    return (centres[labels] + 2.0 * rng.normal(size=(n, features)) + 5.0).astype(np.float32), labels
+    centers = rng.normal(size=(3, features))
+    return (centers[labels] + 2.0 * rng.normal(size=(n, features)) + 5.0).astype(np.float32), labels
 
 
 @pytest.mark.parametrize("kind", ["softmax", "svm"])

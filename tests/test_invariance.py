@@ -71,7 +71,7 @@ def test_quarter_turns_are_counter_clockwise_as_rot90(size):
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
 
 
-def test_scale_one_changes_nothing_and_two_moves_pixels_twice_as_far_from_the_centre():
+def test_scale_one_changes_nothing_and_two_moves_pixels_twice_as_far_from_the_center():
     image = picture()
     same, larger = transformed(image, scalings(np.array([1.0, 2.0])))
     np.testing.assert_array_equal(same, image)
@@ -80,7 +80,7 @@ def test_scale_one_changes_nothing_and_two_moves_pixels_twice_as_far_from_the_ce
             np.testing.assert_allclose(larger[4 + 2 * row, 4 + 2 * column], image[4 + row, 4 + column], atol=1e-6)
 
 
-def test_the_centre_stays():
+def test_the_center_stays():
     image = picture()
     maps = np.concatenate([scalings(np.array([0.5, 1.3])), rotations(np.array([17.0, 200.0]))])
     np.testing.assert_allclose(transformed(image, maps)[:, 4, 4], np.tile(image[4, 4], (4, 1)), atol=1e-5)
@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_named(changes, message):
         response(identity_net, ("pixels",), "logits", **(arguments | changes))
 
 
-def test_the_grid_has_a_row_a_transform_and_a_colour_an_image():
+def test_the_grid_has_a_row_a_transform_and_a_color_an_image():
     found = made_up(np.abs)
     examples = [np.full((2, len(shown_steps(len(one.parameters))), 8, 8, 3), 0.5) for one in found[:3]]
     figure = plot_invariance(found, examples, ["$a_", "b"], ["first", "last"])

@@ -173,7 +173,7 @@ def test_blurring_is_a_gaussian_over_rows_and_columns_and_leaves_flat_images():
     np.testing.assert_allclose(blurred(np.full((1, 9, 9, 3), 7.0, np.float32), 3.0), 7, rtol=1e-6)
 
 
-# A net of two classes that looks at two colours in two pixels only.
+# A net of two classes that looks at two colors in two pixels only.
 WEIGHTS = np.zeros((6 * 6 * 3, 2), np.float32)
 WEIGHTS[(1 * 6 + 2) * 3, 0] = 2.0
 WEIGHTS[(4 * 6 + 4) * 3 + 1, 1] = 1.0
@@ -208,12 +208,12 @@ def by_loops(images, cover, labels, maps, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 36])
-@pytest.mark.parametrize("fill", ["number", "colour", "picture", "pictures"])
+@pytest.mark.parametrize("fill", ["number", "color", "picture", "pictures"])
 def test_curves_are_those_of_the_definition(steps, fill):
     images, maps = drawn()
     maps[0, :3] = 0.0  # ties
     labels = np.array([0, 1, 1])
-    fills = {"number": 0.5, "colour": np.arange(3.0), "picture": images[1], "pictures": images[::-1]}
+    fills = {"number": 0.5, "color": np.arange(3.0), "picture": images[1], "pictures": images[::-1]}
     cover = np.broadcast_to(np.asarray(fills[fill], np.float32), images.shape)
     found = deletion(NET, images, labels, maps, n_steps=steps, fill=fills[fill])
     expected = by_loops(images, cover, labels, maps, steps)

@@ -70,12 +70,12 @@ def test_recomputed_windows_equal_whole_images(net, window):
 
 @pytest.mark.parametrize("name", ["conv1", "relu5"])
 def test_maps_of_images_that_are_not_square(name):
-    """Layers of maps, other windows down than across, a colour for the square."""
+    """Layers of maps, other windows down than across, a color for the square."""
     net, variables, image = drawn(NETS["zfnet"], (64, 91))
     fun = zfjax.layer(net, variables, name)
-    colour = np.array([40.0, -30.0, 7.0], np.float32)
-    found = occlusion(fun, image, (11, 20), (13, 9), colour)
-    assert_close(found.outputs, by_loops(fun, image, (11, 20), (13, 9), colour))
+    color = np.array([40.0, -30.0, 7.0], np.float32)
+    found = occlusion(fun, image, (11, 20), (13, 9), color)
+    assert_close(found.outputs, by_loops(fun, image, (11, 20), (13, 9), color))
 
 
 def test_several_layers_at_once_and_a_picture_that_covers():

@@ -64,7 +64,7 @@ def test_another_installed_font_is_taken_where_it_has_the_letter(monkeypatch):
     lettering._family_with.cache_clear()
 
 
-def test_filters_are_scaled_alike_and_zero_is_grey():
+def test_filters_are_scaled_alike_and_zero_is_gray():
     kernel = np.zeros((7, 7, 3, 12), np.float32)
     kernel[..., 0] = 1.0  # dominates
     kernel[..., 1] = -0.5
@@ -104,7 +104,7 @@ def test_class_names_are_text_and_no_formula(tmp_path):
         assert picture.size[0] == 1500
 
 
-def test_grey_is_zero_and_signs_go_to_both_sides():
+def test_gray_is_zero_and_signs_go_to_both_sides():
     projection = np.zeros((5, 5, 3), np.float32)
     projection[0, 0], projection[1, 1] = 2.0, -1.0
     picture = per_image(projection)
@@ -112,7 +112,7 @@ def test_grey_is_zero_and_signs_go_to_both_sides():
     np.testing.assert_array_equal(per_image(np.zeros((2, 4, 4, 3))), 0.5)
 
 
-def test_one_outlier_does_not_grey_out_the_rest():
+def test_one_outlier_does_not_gray_out_the_rest():
     projection = np.ones((20, 20, 3), np.float32)
     projection[0, 0] = 1e6
     np.testing.assert_allclose(per_image(projection)[5, 5], 1.0)

@@ -17,10 +17,10 @@ from zfjax.runs.subject import Subject, feature_layers, last_hidden_layer
 CLASSES = ("blue", "green", "red")
 
 
-def colours(net_colour):
-    """A net that knows the three colours by their sum over the image, and pictures of them, one class missing."""
+def colors(net_color):
+    """A net that knows the three colors by their sum over the image, and pictures of them, one class missing."""
     net = zfjax.ConvNet((zfjax.models.specs.Dense("fc1", 3),), image_size=8)
-    kernel = np.tile(np.eye(3, dtype=np.float32)[::-1], (64, 1)) * net_colour
+    kernel = np.tile(np.eye(3, dtype=np.float32)[::-1], (64, 1)) * net_color
     variables = {"params": {"fc1": {"kernel": kernel, "bias": np.zeros(3, np.float32)}}}
     squares = np.zeros((6, 9, 9, 3), np.uint8)
     labels = np.array([2, 0, 2, 0, 2, 2], np.int32)
@@ -33,17 +33,17 @@ def colours(net_colour):
 
 def test_one_of_each_class_is_one_that_the_net_gets_right():
     for seed in range(5):
-        chosen = colours(1.0).one_of_each([2, 0], np.random.default_rng(seed))
+        chosen = colors(1.0).one_of_each([2, 0], np.random.default_rng(seed))
         assert chosen.labels.tolist() == [2, 0]
         assert chosen.names == ("red", "blue")
         assert chosen.numbers[0] in (2, 4, 5)  # not 0
         assert chosen.images.shape == (2, 8, 8, 3)
-    wrong_net = colours(-1.0).one_of_each([2], np.random.default_rng(0))
+    wrong_net = colors(-1.0).one_of_each([2], np.random.default_rng(0))
     assert wrong_net.numbers[0] in (0, 2, 4, 5)
 
 
 def test_a_class_without_images_and_one_that_is_none_are_named():
-    subject = colours(1.0)
+    subject = colors(1.0)
     with pytest.raises(UserError, match="the split has no image of class 'green'"):
         subject.one_of_each([1], np.random.default_rng(0))
     with pytest.raises(UserError, match="did you mean green"):
@@ -59,20 +59,20 @@ def test_the_class_of_a_file_is_its_folder_or_what_the_net_says(tmp_path):
     for path in paths:
         path.parent.mkdir()
         Image.fromarray(pixels).save(path)
-    chosen = colours(1.0).of_files(paths)
+    chosen = colors(1.0).of_files(paths)
     assert chosen.labels.tolist() == [1, 2]
     assert chosen.names == ("a", "b")
-    classes = colours(1.0).classes
+    classes = colors(1.0).classes
     assert chosen.titles(classes) == [classes[1], f"b (net: {classes[2]})"]  # a guess is not shown as the truth
     np.testing.assert_allclose(chosen.images[0], pixels[:8, :8], atol=1)
-    grey = tmp_path / "grey.png"
-    Image.fromarray(pixels[..., 0]).save(grey)
-    assert colours(1.0).of_files([grey]).images.shape == (1, 8, 8, 3)
-    grey.write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match=r"cannot read the image .*grey.png"):
-        colours(1.0).of_files([grey])
+    gray = tmp_path / "gray.png"
+    Image.fromarray(pixels[..., 0]).save(gray)
+    assert colors(1.0).of_files([gray]).images.shape == (1, 8, 8, 3)
+    gray.write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match=r"cannot read the image .*gray.png"):
+        colors(1.0).of_files([gray])
     with pytest.raises(UserError, match=r"cannot read the image .*none.png"):
-        colours(1.0).of_files([tmp_path / "none.png"])
+        colors(1.0).of_files([tmp_path / "none.png"])
 
 
 def test_layers_are_named_whatever_was_left_out():
@@ -81,7 +81,7 @@ def test_layers_are_named_whatever_was_left_out():
     assert feature_layers(without(net, (3, 5))) == ["relu1", "relu2", "relu4"]
     assert (last_hidden_layer(net), last_hidden_layer(without(net, (7,)))) == ("relu7", "relu6")
     with pytest.raises(UserError, match="no rectified maps"):
-        feature_layers(colours(1.0).net)
+        feature_layers(colors(1.0).net)
 
 
 def test_masks_lie_where_the_objects_are():

@@ -37,10 +37,10 @@ def state_dict(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def pictures(count: int = 2, size: int = 224, seed: int = 7) -> np.ndarray:
-    """[count, size, size, 3] RGB, uint8: squares of random colours, 16 px wide."""
+    """[count, size, size, 3] RGB, uint8: squares of random colors, 16 px wide."""
     side = -(-size // 16)
-    colours = np.random.RandomState(seed).randint(0, 256, (count, side, side, 3)).astype(np.uint8)
-    return colours.repeat(16, axis=1).repeat(16, axis=2)[:, :size, :size]
+    colors = np.random.RandomState(seed).randint(0, 256, (count, side, side, 3)).astype(np.uint8)
+    return colors.repeat(16, axis=1).repeat(16, axis=2)[:, :size, :size]
 
 
 def torch_net(name: str, **sizes):
@@ -57,7 +57,7 @@ def torch_net(name: str, **sizes):
 
 
 def torch_logits(net, pixels: np.ndarray) -> np.ndarray:
-    """Logits for RGB pictures in 0..255, scaled and normalised as torchvision's transforms do."""
+    """Logits for RGB pictures in 0..255, scaled and normalized as torchvision's transforms do."""
     import torch
 
     scaled = ((pixels / 255 - MEAN) / STD).astype(np.float32)

@@ -53,7 +53,8 @@ class FolderExamples:
     def stamps(self) -> Int64[np.ndarray, "n 2"]:
         """Each file's size, and a hash of its name and times.
 
-        In a remote folder, where each file costs a request, only a sample is read; its files have their digests here.
+        In a remote folder, where each file costs a request, only a sample is read: here are its sizes and content
+        digests, and 0 for the other files.
         """
         found, root = np.zeros((len(self), 2), np.int64), os.fspath(self.root)
         if "://" not in root:
