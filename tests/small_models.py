@@ -96,7 +96,7 @@ def _lrn(x):
 
 
 def _convnet_by_hand(net, params, relu):
-    """A ConvNet written out in plain lax: XLA's own pooling, and contrast normalisation passed over by a deconvnet."""
+    """A ConvNet written out in plain lax: XLA's own pooling, and contrast normalization passed over by a deconvnet."""
     lrn = lrn_passed_over if relu is deconv_relu else _lrn
 
     def fun(x):

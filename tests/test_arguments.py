@@ -84,7 +84,7 @@ def test_what_fills(value):
 
 
 def test_what_fills_as_it_should():
-    """A number, a colour, a picture, and of baselines one for each image, as lists or whole numbers too."""
+    """A number, a color, a picture, and of baselines one for each image, as lists or whole numbers too."""
     images, cover = jnp.ones((2, 4, 5, 3)), [1, 2, 3]
     found = zfjax.occlusion(lambda x: x, images[0], 4, 1, cover).outputs
     np.testing.assert_array_equal(found[0, 0, :, :4], np.broadcast_to(cover, (4, 4, 3)))

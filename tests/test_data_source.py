@@ -340,7 +340,7 @@ def tiny_dir(tmp_path_factory):
                     },
                 )
 
-    class ZfUnlabelled(ZfTiny):
+    class ZfUnlabeled(ZfTiny):
         def _info(self):
             features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "note": tfds.features.Text()})
             return tfds.core.DatasetInfo(builder=self, features=features)
@@ -351,7 +351,7 @@ def tiny_dir(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("tfds")
     file_format = "parquet" if sys.platform == "win32" else "array_record"
-    for builder in (ZfTiny, ZfUnlabelled):
+    for builder in (ZfTiny, ZfUnlabeled):
         builder(data_dir=root, file_format=file_format).download_and_prepare()
     return root
 
@@ -412,7 +412,7 @@ def test_tfds_errors_are_one_clear_line(tiny_dir, tmp_path):
     assert "full-size-v2" in message("imagenette/medium")
     assert "expected NAME[/CONFIG][:VERSION]" in message("cifar-10")
     assert "only: 1.0.0" in message("imagenette:9.9.9")
-    assert "expected the features image (Image) and label (ClassLabel); it has image, note" in message("zf_unlabelled")
+    assert "expected the features image (Image) and label (ClassLabel); it has image, note" in message("zf_unlabeled")
     assert "expected the features image" in message("voc")
     assert "Unknown split 'dev'" in message("zf_tiny:dev")
     assert message("zf_tiny:dev").endswith("it has train, test")

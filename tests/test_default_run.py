@@ -32,7 +32,7 @@ def run(tmp_path_factory) -> Path:
 
 def command(verb: str, run: Path, *flags: str) -> str:
     words = [sys.executable, "-m", f"zfjax.{verb}", f"--workdir={run}", *flags]
-    usual = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}  # here much is computed: with optimised programs
+    usual = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}  # here much is computed: with optimized programs
     done = subprocess.run(words, env=usual, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -202,7 +202,7 @@ def test_one_checkpoint_is_too_few(small):
         evolve(small, checkpoints=small[1][:1], maps={"relu1": np.array([0])})
 
 
-def test_the_blocks_are_labelled_and_bars_mark_other_images():
+def test_the_blocks_are_labeled_and_bars_mark_other_images():
     layer = LayerEvolution(
         np.array([3, 8]),
         np.ones((2, 3)),

@@ -270,7 +270,7 @@ def test_every_spelling_of_relu_is_seen(spelling):
     assert_right(pixels, down1(relu(signal)), gradient, down1(signal))
 
 
-def test_a_relu_that_is_not_recognised_is_the_plain_gradient_but_says_so():
+def test_a_relu_that_is_not_recognized_is_the_plain_gradient_but_says_so():
     gradient = down1(down2(SEED) * (np.asarray(hidden(IMAGES)) > 0))
     with pytest.warns(zfjax.RuleWarning, match="no relu"):
         pixels = projected(lambda x: two_convs(x, lambda x: x * (x > 0).astype(x.dtype)))

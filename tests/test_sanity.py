@@ -1,4 +1,4 @@
-"""The model-randomisation check: which weights are drawn anew, and what is made of the maps."""
+"""The model-randomization check: which weights are drawn anew, and what is made of the maps."""
 
 import warnings
 
