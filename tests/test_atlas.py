@@ -396,7 +396,7 @@ def test_what_cannot_be_read_is_not_said_to_be_unwritable(build_site, monkeypatc
 
 @pytest.mark.parametrize(
     ("out", "expected"),
-    [("~no-such-user/x", "--out=~no-such-user/x: "), ("/", "expected a folder with a name"), ("a://b", "on this disk")],
+    [("/", "expected a folder with a name"), ("a://b", "on this disk")],
 )
 def test_an_out_that_is_no_folder_is_named(build_site, out, expected):
     with pytest.raises(UserError, match=expected):
@@ -515,7 +515,7 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
         ([], "holds files but no atlas"),
         ([f"--out={tmp_path / 'other'}", "--layers=relu9"], "no layer 'relu9'"),
         ([f"--out={tmp_path / 'other'}", "--checkpoint=77"], "has no checkpoint '77'"),
-        (["--out=gs://bucket/site"], "expected a folder on this disk"),
+        (["--out=gs://bucket/site"], "expected a path on this disk"),
     ):
         assert command.run(atlas.main, [*words, *more]) == 2, more
         assert expected in capsys.readouterr().err

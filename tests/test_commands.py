@@ -237,10 +237,27 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
         (["--workdir=nowhere"], "no run in"),
         (["--workdir=nowhere", "--maps=0"], "maps"),
         (["--workdir=nowhere", "--map=3"], "unknown flag --map; did you mean --maps?"),
-        (["--workdir=nowhere", "--only=fig3"], "--only: no figure 'fig3'; there are fig2, fig4"),
+        (["--workdir=nowhere", "--only=fig3"], "--only: no figure 'fig3'; did you mean fig"),
         (["--workdir=nowhere", "--units=a"], "--units: expected numbers of maps"),
-        (["--workdir=nowhere", "--images=a.jpg", "--classes=b"], "not both"),
-        (["--workdir=nowhere", "--only=fig2", "--images=a.jpg"], "--images and --classes are for fig5 and fig7"),
+        (["--workdir=nowhere", "--images=a.jpg", "--classes=b"], "--classes has no meaning with --images"),
+        (
+            ["--workdir=nowhere", "--only=fig2,fig4", "--images=a.jpg"],
+            "--images has no meaning with --only=fig2,fig4, as it is for fig5 and fig7: leave it out",
+        ),
+        (["--workdir=nowhere", "--only=fig2", "--window=10"], "--window has no meaning with --only=fig2, as it is for"),
+        (["--workdir=nowhere", "--only=fig7", "--units=3"], "--units has no meaning with --only=fig7"),
+        (["--workdir=nowhere", "--only=fig8", "--compare=a"], "--compare has no meaning with --only=fig8"),
+        (["--workdir=nowhere", "--units=3", "--maps=all"], "--maps has no meaning with --units"),
+        (["--workdir=nowhere", "--images="], "--images= is empty; leave it out for the default"),
+        (
+            ["--workdir=nowhere", "--units=\u00b2"],
+            "--units: expected numbers of maps, with commas between, got '\u00b2'",
+        ),
+        (["--workdir=nowhere", f"--maps={'9' * 5000}"], "--maps: expected a number of at least 1, or all, got '9999"),
+        (
+            ["--workdir=nowhere", "--seed=4294967296"],
+            "--seed=4294967296: expected an integer in the range [0, 4294967295]",
+        ),
     ],
 )
 def test_figures_names_what_is_missing(capsys, words, expected):
@@ -259,7 +276,7 @@ def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_pat
         (["--only=fig4"], "fig4 compares checkpoints of at least two epochs"),
         (["--only=fig8"], "fig8 needs boxes of parts"),
         (["--only=fig7", "--window=65"], "--window=65 is larger than the run's images of 64×64 px"),
-        (["--only=fig7", "--window=-5"], "--window=-5: expected a non-negative integer"),
+        (["--only=fig7", "--window=-5"], "--window=-5: expected an integer in the range [0, "),
         (["--only=fig5", "--classes=noise,striped"], "no class 'striped' in the run's 3; did you mean stripes?"),
         (["--only=fig5", f"--images={tmp_path / 'broken.jpg'}"], "cannot read the image"),
         (["--only=fig5", f"--images={tmp_path / 'none.jpg'}"], "cannot read the image"),
@@ -315,7 +332,7 @@ def test_summary_of_a_run_is_its_nets(capsys, folder, tmp_path):
     assert "fc6" in layers
     assert "fc7" not in layers
     code, line = said(capsys, summary.main, f"--workdir={workdir}", "--width=2")
-    assert (code, line) == (2, "zfjax: --workdir names a run, which has its own net: leave out --width")
+    assert (code, line) == (2, "zfjax: --width has no meaning with --workdir, whose net is shown: leave it out")
 
 
 @pytest.mark.parametrize("words", [["-m", "zfjax.summary"], ["-m", "zfjax.train", "--help"], ["-m", "zfjax"]])

@@ -152,7 +152,7 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
         for one, image, colour in zip(maps, pixels, (0, 1), strict=True):
             assert image[np.unravel_index(np.argmax(one), one.shape)][colour] > 150  # it points at the square
     for more, expected in (
-        ([*words, "--rows=2"], "--images names the images, which are not scored: leave out --rows"),
+        ([*words, "--rows=2"], "--rows has no meaning with --images, which are not scored: leave it out"),
         ([*words[:-1], f"--images={tmp_path / 'none.png'}"], "cannot read the image"),
         ([*words[:-1], f"--images={on_photos[1]}"], "cannot read the image"),
     ):

@@ -177,7 +177,10 @@ def said(capsys, *words):
         ([], "missing --workdir=RUN"),
         (["--workdir=nowhere"], "missing --dataset=DATASET, where to transfer to"),
         (["--workdir=nowhere", "--dataset=shapes"], "no run in"),
-        (["--workdir=nowhere", "--dataset=shapes", "--per_class=15,x"], "--per_class=15,x: expected numbers"),
+        (
+            ["--workdir=nowhere", "--dataset=shapes", "--per_class=15,x"],
+            "--per_class: expected numbers of at least 2, with commas between, got 'x'",
+        ),
         (["--workdir=nowhere", "--dataset=shapes", "--per_class=1"], "of at least 2"),
         (["--workdir=nowhere", "--dataset=shapes", "--folds=0"], "folds"),
     ],

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     """Train the rows that the flags in `argv` name, and write and print the table."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder for the rows' runs; default runs/DATASET-ablation.", flag_values=values)
-    flags.DEFINE_list("rows", [], "Rows by number or name, separated by commas; default all.", flag_values=values)
+    options.names(values, "rows", [], "Rows by number or name, separated by commas; default all.")
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "ablate")
 

@@ -20,21 +20,21 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.progress import Progress
 
 
 def main(argv: Sequence[str]) -> None:
     """Score the runs that the flags in `argv` name, and print a table."""
     values = flags.FlagValues()
-    flags.DEFINE_list("workdir", [], "Folders that zfjax train wrote, separated by commas.", flag_values=values)
+    options.files(values, "workdir", "Folders that zfjax train wrote, separated by commas.")
     flags.DEFINE_string(
         "dataset", "", "Dataset whose val split to score on; default the first run's.", flag_values=values
     )
     flags.DEFINE_string(
         "checkpoint", "latest", "Checkpoint of each run: latest, best (on the val split) or a step.", flag_values=values
     )
-    flags.DEFINE_integer("batch_size", 64, "Pictures per pass, over all devices.", lower_bound=1, flag_values=values)
+    options.whole_number(values, "batch_size", 64, "Pictures per pass, over all devices.", smallest=1)
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
     command.reject_arguments(rest, "evaluate")
 

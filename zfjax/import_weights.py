@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> None:
     words = command.parse(argv, __doc__ or "", values, required=command.RUN)
     if len(words) != 1:
         raise UserError(f"import-weights takes one file of weights, such as resnet18.pth, not {len(words)}")
+    if not values.dataset:
+        command.reject_unused(values, ("data_dir",), "without --dataset")
     with Progress("importing the weights"):
         from zfjax.data.outside import root_of
         from zfjax.runs import imported
@@ -112,16 +114,10 @@ def _flags() -> flags.FlagValues:
         "File with the class names of the net's outputs, one per line, in order; default the dataset's classes.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "image_size", None, "Height and width in pixels; default 224.", lower_bound=1, flag_values=values
-    )
+    options.whole_number(values, "image_size", None, "Height and width in pixels; default 224.", smallest=1)
     flags.DEFINE_float("width", None, "Scales the number of maps and fc units; default 1.", flag_values=values)
-    flags.DEFINE_list(
-        "mean", None, "Means of the net's channels, in its order; default 0.485,0.456,0.406.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "std", None, "Standard deviations of the channels; default 0.229,0.224,0.225.", flag_values=values
-    )
+    options.names(values, "mean", None, "Means of the net's channels, in its order; default 0.485,0.456,0.406.")
+    options.names(values, "std", None, "Standard deviations of the channels; default 0.229,0.224,0.225.")
     flags.DEFINE_float(
         "pixel_max", None, "Value of white before the mean is subtracted; default 1.", flag_values=values
     )

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
 from zfjax.console.text import written
@@ -30,10 +30,10 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64)
     flags.DEFINE_string("dataset", "", "Dataset: folder:PATH or tfds:NAME; default the run's own.", flag_values=values)
-    flags.DEFINE_integer("per_class", 30, "Training images per class.", lower_bound=2, flag_values=values)
-    flags.DEFINE_integer("test", 50, "Maximum test images per class.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed for drawing the folds.", lower_bound=0, flag_values=values)
+    options.whole_number(values, "per_class", 30, "Training images per class.", smallest=2)
+    options.whole_number(values, "test", 50, "Maximum test images per class.", smallest=1)
+    options.whole_number(values, "folds", 5, "Number of folds.", smallest=1, largest=1000)
+    options.seed(values, "Seed for drawing the folds.")
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "probe")
 
     with Progress("opening the run"):

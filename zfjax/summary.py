@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 
@@ -38,17 +38,18 @@ def main(argv: Sequence[str]) -> None:
         "zfnet, zfnet_post, alexnet, alexnet_torchvision, vgg16, resnet18, resnet34 or resnet50.",
         flag_values=values,
     )
-    flags.DEFINE_integer("num_classes", 1000, "Units of the last layer.", lower_bound=1, flag_values=values)
+    options.whole_number(values, "num_classes", 1000, "Units of the last layer.", smallest=1)
     flags.DEFINE_float("width", 1.0, "Scales the number of maps and fc units.", flag_values=values)
-    flags.DEFINE_integer("image_size", 224, "Height and width in pixels.", lower_bound=1, flag_values=values)
+    options.whole_number(values, "image_size", 224, "Height and width in pixels.", smallest=1)
     flags.DEFINE_bool("csv", False, "Print CSV.", flag_values=values)
     flags.DEFINE_bool("markdown", False, "Print a Markdown table.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values), "summary")
     if values.csv and values.markdown:
         raise UserError("--csv and --markdown: give one of them")
-    given = [name for name in ("net", "num_classes", "width", "image_size") if values[name].present]
-    if values.workdir and given:
-        raise UserError(f"--workdir names a run, which has its own net: leave out --{given[0]}")
+    if values.workdir:
+        command.reject_unused(
+            values, ("net", "num_classes", "width", "image_size"), "with --workdir, whose net is shown"
+        )
 
     with Progress("building the net"):
         from zfjax.models import layer_table, preset, table

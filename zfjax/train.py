@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import ConfigDict
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
@@ -43,12 +43,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "coordinator", None, "HOST:PORT of process 0; default what the cluster reports.", flag_values=values
     )
-    flags.DEFINE_integer(
-        "processes", None, "Number of processes; default what the cluster reports.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "process", None, "Number of this process; default what the cluster reports.", flag_values=values
-    )
+    options.whole_number(values, "processes", None, "How many processes; default what the cluster reports.", smallest=1)
+    options.whole_number(values, "process", None, "Number of this process; default what the cluster reports.")
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
     if not values.coordinator and not (values.processes is None and values.process is None):

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax.console import command
-from zfjax.console.errors import UserError
+from zfjax.console import command, options
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
 from zfjax.console.text import written
@@ -43,25 +42,18 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64)
     flags.DEFINE_string("dataset", "", "Dataset to transfer to: folder:PATH or tfds:NAME.", flag_values=values)
-    flags.DEFINE_list(
-        "per_class", ["15", "30"], "Training images per class, as numbers separated by commas.", flag_values=values
-    )
-    flags.DEFINE_integer("test", 50, "Maximum test images per class.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "layer", 0, "Layer whose features to use, counted from 1; default the last hidden one.", flag_values=values
-    )
+    options.names(values, "per_class", ["15", "30"], "Training images per class, as numbers separated by commas.")
+    options.whole_number(values, "test", 50, "Maximum test images per class.", smallest=1)
+    options.whole_number(values, "folds", 5, "Number of folds.", smallest=1, largest=1000)
+    options.whole_number(values, "layer", 0, "Layer whose features to use, from 1; default the last hidden one.")
     flags.DEFINE_bool("scratch", True, "Also train the same net from scratch.", flag_values=values)
-    flags.DEFINE_integer(
-        "scratch_epochs",
-        0,
-        "Epochs of the nets from scratch; default as many as needed for the run's number of updates.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer("seed", 0, "Seed for drawing the folds.", lower_bound=0, flag_values=values)
+    epochs = "Epochs of the nets from scratch; default as many as needed for the run's number of updates."
+    options.whole_number(values, "scratch_epochs", 0, epochs)
+    options.seed(values, "Seed for drawing the folds.")
     required = command.RUN | {"dataset": "DATASET"}
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")
+    if not values.scratch:
+        command.reject_unused(values, ("scratch_epochs",), "with --noscratch")
     per_class = counts(values.per_class)
 
     with Progress("opening the run"):
@@ -71,6 +63,8 @@ def main(argv: Sequence[str]) -> None:
         run = read_run(values.workdir)
         several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
     if several:
+        of_folds = ("per_class", "test", "folds", "scratch", "scratch_epochs")
+        command.reject_unused(values, of_folds, f"for {values.dataset}, whose images have several labels")
         _several_labels(run, several, values)
     else:
         _one_label(run, per_class, values)
@@ -78,9 +72,8 @@ def main(argv: Sequence[str]) -> None:
 
 def counts(words: Sequence[str]) -> tuple[int, ...]:
     """`--per_class` as ascending numbers. Raises a UserError unless all are numbers of at least 2."""
-    if not words or not all(word.strip().isdigit() and int(word) >= 2 for word in words):
-        raise UserError(f"--per_class={','.join(words)}: expected numbers of at least 2, with commas between")
-    return tuple(sorted({int(word) for word in words}))
+    expected = "numbers of at least 2, separated by commas"
+    return tuple(sorted({options.number_in("per_class", word, expected, smallest=2) for word in words}))
 
 
 def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagValues) -> None:

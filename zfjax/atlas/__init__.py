@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.progress import Progress
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64, pictures=True)
     flags.DEFINE_string("out", "", "Local folder to write; default atlas in the run.", flag_values=values)
-    flags.DEFINE_list("layers", [], "Layers, such as relu5; default the paper's 1 to 5.", flag_values=values)
+    options.names(values, "layers", [], "Layers, such as relu5; default the paper's 1 to 5.")
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 
     with Progress("starting JAX"):

@@ -11,6 +11,7 @@ from zfjax.console import sealed, signals
 from zfjax.console.errors import UserError
 from zfjax.console.files import damaged, read_json, remove, write_json
 from zfjax.console.hold import hold
+from zfjax.console.paths import user_path
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason
 from zfjax.data.outside import require_outside, root_of
@@ -103,11 +104,9 @@ def _written(folder: Path) -> frozenset[str]:
 
 
 def _local(out: str) -> Path:
-    if "://" in out:
-        raise UserError(f"--out: expected a folder on this disk, got {out}; copy the atlas there afterwards")
     try:
-        folder = Path(out).expanduser().resolve()
-    except RuntimeError as error:  # no such user, or a circle of links
+        folder = Path(user_path(out, "--out", local="where it can be copied from")).resolve()
+    except RuntimeError as error:  # a circle of links
         raise UserError(f"--out={out}: {error}") from error
     if not folder.name:
         raise UserError(f"--out={out}: expected a folder with a name, got {folder}")

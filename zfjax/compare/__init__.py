@@ -27,8 +27,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from zfjax.compare.request import Request
-from zfjax.console import command
-from zfjax.console.errors import UserError
+from zfjax.console import command, options
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
 
@@ -37,9 +36,9 @@ def main(argv: Sequence[str]) -> None:
     """Compare lenses on the run that the flags in `argv` name, and print tables."""
     values = _flags()
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "compare")
-    of_the_split = [name for name in ("boxes", "count", "rows", "sanity_images") if values[name].present]
-    if values.images and of_the_split:
-        raise UserError(f"--images names the images, which are not scored: leave out --{of_the_split[0]}")
+    if values.images:
+        of_the_split = ("dataset", "boxes", "count", "rows", "sanity_images")
+        command.reject_unused(values, of_the_split, "with --images, which are not scored")
 
     request = _request_of(values)
     with Progress("opening the run"):
@@ -85,15 +84,11 @@ def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=32, pictures=True)
     flags.DEFINE_string("layer", "", "Layer whose maps the CAMs weight; default the highest.", flag_values=values)
-    flags.DEFINE_list("only", [], "Lenses by name, such as grad_cam; default all.", flag_values=values)
-    flags.DEFINE_list("images", [], "Image files; default images of the val split.", flag_values=values)
+    options.names(values, "only", [], "Lenses by name, such as grad_cam; default all.")
+    options.files(values, "images", "Image files; default images of the val split.")
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
-    flags.DEFINE_integer(
-        "count", 200, "Number of images of the val split, drawn by --seed.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer("rows", 5, "How many of them to show in the picture.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "sanity_images", 16, "How many of them to use with randomized nets; 0: none.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "Seed for drawing images, weights and noise.", lower_bound=0, flag_values=values)
+    options.whole_number(values, "count", 200, "Number of images of the val split, drawn by --seed.", smallest=1)
+    options.whole_number(values, "rows", 5, "How many of them to show in the picture.", smallest=1)
+    options.whole_number(values, "sanity_images", 16, "How many of them to use with randomized nets; 0: none.")
+    options.seed(values, "Seed for drawing images, weights and noise.")
     return values

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.console.text import readable
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
@@ -71,10 +71,10 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
 def _read_boxes(file: str) -> dict[str, list[float]]:
     expected = '{"CLASS/picture.jpg": [top, left, height, width], …}'
     try:
-        boxes = json.loads(epath.Path(file).expanduser().read_bytes())  # with or without a byte-order mark
+        boxes = json.loads(user_path(file, "--boxes").read_bytes())  # with or without a byte-order mark
     except OSError as error:
         raise UserError(f"--boxes: cannot read {file}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--boxes: {file} is no JSON ({error}); expected {expected}") from error
     if not isinstance(boxes, dict):
         raise UserError(f"--boxes: {file} holds no object; expected {expected}")

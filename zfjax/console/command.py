@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from zfjax.console import signals
+from zfjax.console import options, signals
 from zfjax.console.errors import UserError
 from zfjax.console.text import brief, did_you_mean, first_line, is_full, is_out_of_memory, reason, say
 
@@ -24,6 +24,7 @@ WIDTH = 112  # columns of the help
 FAULT, MISTAKE = 1, 2  # exit codes: zfjax's fault, the user's mistake
 NO_READER = 141  # the exit code that shells show for a program ended by a closed pipe
 ISSUES = "https://github.com/zfjax/zfjax/issues"
+_STORAGE = ("aiohttp", "botocore", "gcsfs", "google", "s3fs", "tensorflow")  # raise the errors of gs:// and s3://
 TRACE = "ZFJAX_TRACE"  # the environment variable that enables stack traces
 RUN = {"workdir": "RUN"}  # for `required` of `parse`
 
@@ -79,6 +80,8 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
             return _failed(
                 MISTAKE, f"out of memory: {first_line(error)}; ask for less at once, such as a smaller batch_size"
             )
+        if type(error).__module__.partition(".")[0] in _STORAGE:
+            return _failed(MISTAKE, f"the storage does not answer: {first_line(error)}")
         return _failed(FAULT, _fault(error))
     finally:
         signals.give_way()
@@ -102,7 +105,7 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool =
             "dataset", "", "Where the run's pictures are now; by default where they were.", flag_values=values
         )
     if batch_size:
-        flags.DEFINE_integer("batch_size", batch_size, "Pictures per batch.", lower_bound=1, flag_values=values)
+        options.whole_number(values, "batch_size", batch_size, "Pictures per batch.", smallest=1)
 
 
 def parse(
@@ -178,6 +181,13 @@ def _illegal(error: flags.IllegalFlagValueError, values: flags.FlagValues) -> st
     return f"--{name}={brief(said.removesuffix(f': {why}'))}: expected {expected}"
 
 
+def reject_unused(values: flags.FlagValues, names: Sequence[str], why: str) -> None:
+    """Raise a UserError if any of these flags was given although it has no effect."""
+    for name in names:
+        if values[name].present:
+            raise UserError(f"--{name} has no meaning {why}: leave it out")
+
+
 def _given(value: object) -> bool:
     """Whether a flag has a value; commas alone do not count."""
     return any(value) if isinstance(value, list) else bool(value)
@@ -225,7 +235,7 @@ def _silence() -> None:
     sys.unraisablehook = _nothing
     threading.excepthook = _nothing
     screen = logging.StreamHandler()
-    screen.addFilter(lambda record: record.name not in ("absl", "asyncio"))
+    screen.addFilter(lambda record: record.name.partition(".")[0] not in ("absl", "asyncio", *_STORAGE))
     logging.getLogger().addHandler(screen)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import draft, remove
+from zfjax.console.paths import user_path
 from zfjax.data import record
 from zfjax.data.source import Source
 
@@ -21,12 +22,11 @@ _FORMAT = "3"  # bump it when decoding or the record changes, so that older cach
 
 def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
     """The folder of this dataset's squares at this size; a new one as soon as a picture changes."""
-    if "://" in cache_dir:
-        raise UserError(f"cache_dir {cache_dir}: expected a local folder, since the cache is memory-mapped")
+    place = user_path(cache_dir, "cache_dir", local="since the cache is memory-mapped")
     digest = hashlib.sha256("\0".join((_FORMAT, source.train.fingerprint, source.val.fingerprint)).encode())
     name = source.name if source.root is None else source.root.absolute().name  # however the path is spelled
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[-60:]
-    return pathlib.Path(cache_dir).expanduser().absolute() / f"{slug}-{size}-{digest.hexdigest()[:16]}"
+    return pathlib.Path(place).absolute() / f"{slug}-{size}-{digest.hexdigest()[:16]}"
 
 
 def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] | None:

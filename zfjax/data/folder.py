@@ -15,6 +15,7 @@ from etils import epath
 from jaxtyping import Bool, Int32, Int64
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.console.text import readable
 from zfjax.data import splits
 from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_picture, pick
@@ -127,9 +128,9 @@ def open_folder(path: str, *, data_dir: str = "", seed: int = 0) -> Source:
 
 def find_root(path: str, data_dir: str = "") -> epath.Path:
     """The folder that `folder:PATH` means: PATH, else PATH in `data_dir`. Raises `NotThere` if neither exists."""
-    candidates = [epath.Path(path).expanduser()]
+    candidates = [user_path(path, "image folder")]
     if data_dir and not candidates[0].is_absolute():
-        candidates.append(epath.Path(data_dir).expanduser() / path)
+        candidates.append(user_path(data_dir, "data_dir") / candidates[0])
     for candidate in candidates:
         if candidate.is_dir():
             return candidate

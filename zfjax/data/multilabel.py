@@ -1,12 +1,14 @@
 """TFDS datasets with several labels per image, such as PASCAL VOC (`tfds:voc`)."""
 
 import dataclasses
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.data import catalog, splits
 from zfjax.data.catalog import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
@@ -67,6 +69,7 @@ def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
     if kind != "tfds" or not rest:
         return None
     name, split = catalog.name_and_split(rest)
+    data_dir = os.fspath(user_path(data_dir, "data_dir")) if data_dir else ""
     builder = catalog.open_builder(name, data_dir)
     classes = _classes(builder)
     if classes is None:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.data import catalog, folder, shapes
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.source import Source
@@ -21,6 +22,7 @@ def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
     Raises:
         UserError: there is no such dataset, or it cannot be used for training.
     """
+    data_dir = os.fspath(user_path(data_dir, "data_dir")) if data_dir else ""
     try:
         return _open(spec, data_dir, seed)
     except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.data.folder import find_root
 from zfjax.data.splits import is_split
 
@@ -34,7 +35,7 @@ def require_outside(path: epath.PathLike, what: str, root: epath.Path | None) ->
     Raises:
         UserError: `path` is inside `root`.
     """
-    if root is not None and _is_inside(os.fspath(path), root):
+    if root is not None and _is_inside(os.fspath(user_path(path, what)), root):
         raise UserError(
             f"{what} {path} lies in the dataset's folder {root}, where folders are classes; give one outside"
         )
@@ -43,7 +44,7 @@ def require_outside(path: epath.PathLike, what: str, root: epath.Path | None) ->
 def _is_inside(path: str, root: epath.Path) -> bool:
     if "://" in path or "://" in os.fspath(root):
         return f"{_normal(path)}/".startswith(f"{_normal(os.fspath(root))}/")
-    above = os.path.realpath(os.path.expanduser(path))
+    above = os.path.realpath(path)
     folders = {identity for folder in _class_roots(root) if (identity := _identity(folder)) is not None}
     while _identity(above) not in folders:
         above, below = os.path.dirname(above), above

@@ -13,7 +13,7 @@ from zfjax.data.opening import open_source
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.data.scan import scan
-from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
+from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different
 from zfjax.training import sharding
 from zfjax.training.config import square_size
 from zfjax.training.scoring import Model, Scores, score_together
@@ -52,6 +52,7 @@ def evaluate_runs(
     """
     sharding.check_batch_size(batch_size)
     runs = [read_run(workdir) for workdir in workdirs]
+    require_different("--workdir", runs)
     first = runs[0]
     for run in runs[1:]:
         if run.classes != first.classes:

@@ -32,51 +32,42 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command
+from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.text import did_you_mean
 
 NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
+# Flags that only some figures use.
+FOR = {
+    **dict.fromkeys(("images", "classes"), ("fig5", "fig7")),
+    **dict.fromkeys(("layers", "maps", "units"), ("fig2", "fig4")),
+    **dict.fromkeys(("window", "stride"), ("fig7",)),
+    "compare": ("fig6",),
+}
 
 
 def main(argv: Sequence[str]) -> None:
     """Draw the figures that the flags in `argv` ask for."""
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64, pictures=True)
-    flags.DEFINE_list("only", [], f"Figures to draw, of {', '.join(NAMES)}; default all.", flag_values=values)
-    flags.DEFINE_list(
-        "images", [], "Image files for fig5 and fig7; default images of the val split.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "classes",
-        [],
-        "Classes for fig5 and fig7, one val image each; quote names with commas; default the first five.",
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "layers", [], "Layers for fig2 and fig4, such as relu5; default the paper's 1 to 5.", flag_values=values
-    )
+    options.names(values, "only", [], f"Figures to draw, of {', '.join(NAMES)}; default all.")
+    options.files(values, "images", "Image files for fig5 and fig7; default images of the val split.")
+    classes = "Classes for fig5 and fig7, one val image each; quote names with commas; default the first five."
+    options.names(values, "classes", [], classes)
+    options.names(values, "layers", [], "Layers for fig2 and fig4, such as relu5; default the paper's 1 to 5.")
     flags.DEFINE_string("maps", "8", "fig2, fig4: maps per layer, drawn by --seed; or all.", flag_values=values)
-    flags.DEFINE_list("units", [], "fig2, fig4: maps by number; default as --maps says.", flag_values=values)
-    flags.DEFINE_list("compare", [], "fig6: folders of other runs to draw beside this one.", flag_values=values)
-    flags.DEFINE_integer(
-        "window", 0, "fig7: side of the square in pixels; default 48 of 224.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "stride", 0, "fig7: pixels between squares; default 8 of 224.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "Seed for drawing maps and images.", lower_bound=0, flag_values=values)
+    options.names(values, "units", [], "fig2, fig4: maps by number; default as --maps says.")
+    options.files(values, "compare", "fig6: folders of other runs to draw beside this one.")
+    options.whole_number(values, "window", 0, "fig7: side of the square in pixels; default 48 of 224.")
+    options.whole_number(values, "stride", 0, "fig7: pixels between squares; default 8 of 224.")
+    options.seed(values, "Seed for drawing maps and images.")
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "figures")
-    for name in values.only:
-        if name not in NAMES:
-            raise UserError(f"--only: no figure {name!r}; there are {', '.join(NAMES)}")
-    if (values.images or values.classes) and values.only and not {"fig5", "fig7"} & set(values.only):
-        raise UserError(f"--images and --classes are for fig5 and fig7; --only={','.join(values.only)} takes neither")
-    if values.images and values.classes:
-        raise UserError("give --images=FILES or --classes=NAMES, not both")
-
-    maps = None if values.maps == "all" else _number("--maps", values.maps, "a number of at least 1, or all", 1)
-    units = tuple(_number("--units", unit, "numbers of maps, with commas between") for unit in values.units)
+    _check(values)
+    expected = "a number of at least 1, or all"
+    maps = None if values.maps == "all" else options.number_in("maps", values.maps, expected, smallest=1)
+    of_units = "numbers of maps, with commas between"
+    units = tuple(dict.fromkeys(options.number_in("units", word, of_units) for word in values.units))
 
     with Progress("opening the run"):
         from zfjax.figures import draw
@@ -87,10 +78,21 @@ def main(argv: Sequence[str]) -> None:
     with claim.writing(run, run.folder / "figures", "zfjax figures"):
         with Progress("opening the run"):
             request = draw.request_of(run, values, maps, units)
-        draw.all_of(values.only, request)
+        draw.all_of(tuple(dict.fromkeys(values.only)), request)
 
 
-def _number(flag: str, text: str, expected: str, smallest: int = 0) -> int:
-    if not text.strip().isdigit() or int(text) < smallest:
-        raise UserError(f"{flag}: expected {expected}, got {text!r}")
-    return int(text)
+def _check(values: flags.FlagValues) -> None:
+    """Raise a UserError for an unknown figure, or a flag that none of the figures asked for uses."""
+    for name in values.only:
+        if name not in NAMES:
+            raise UserError(
+                f"--only: no figure {name!r}{did_you_mean(name, NAMES) or ';'} there are {', '.join(NAMES)}"
+            )
+    for name, figures in FOR.items():
+        if values.only and not {*figures} & {*values.only}:
+            why = f"with --only={','.join(values.only)}, as it is for {' and '.join(figures)}"
+            command.reject_unused(values, (name,), why)
+    if values.images:
+        command.reject_unused(values, ("classes",), "with --images, which are used instead")
+    if values.units:
+        command.reject_unused(values, ("maps",), "with --units, which are used instead")

@@ -13,7 +13,7 @@ from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
 from zfjax.runs import subject
-from zfjax.runs.folder import RunInfo, read_run
+from zfjax.runs.folder import RunInfo, read_run, require_different
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,
@@ -37,21 +37,24 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
         splits.val.label_of(name)
     files = splits.val.of_files(values.images) if values.images else None
     size = splits.val.net.image_size
-    if values.window > size:
-        raise UserError(f"--window={values.window} is larger than the run's images of {size}×{size} px")
+    for name, pixels in (("window", values.window), ("stride", values.stride)):
+        if pixels > size:
+            raise UserError(f"--{name}={pixels} is larger than the run's images of {size}×{size} px")
+    others = tuple(read_run(folder) for folder in values.compare)
+    require_different("--compare", (run, *others))
     return Request(
         run,
         splits,
         files,
         tuple(values.classes),
-        tuple(values.layers),
+        tuple(dict.fromkeys(values.layers)),
         maps,
         units,
         values.window,
         values.stride,
         values.seed,
         values.batch_size,
-        tuple(_opened(folder, run) for folder in values.compare),
+        tuple(_opened(other, run) for other in others),
     )
 
 
@@ -98,9 +101,8 @@ def _tables_too(files: Sequence[str]) -> str:
     return ", each table as .csv and .json" if any(name.endswith(".md") for name in files) else ""
 
 
-def _opened(folder: str, beside: RunInfo) -> Opened:
+def _opened(run: RunInfo, beside: RunInfo) -> Opened:
     """Open another run; if it uses the same dataset as the first, its pictures are where the first's are now."""
-    run, first = read_run(folder), read_run(beside.folder)
-    if run.config.dataset == first.config.dataset:
+    if run.config.dataset == read_run(beside.folder).config.dataset:
         run.config.dataset = beside.config.dataset
     return Opened(run, subject.of_run(run))

@@ -1,5 +1,7 @@
 """A run's folder read back: configuration, classes and scan, its pictures, and the weights in its checkpoints."""
 
+import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import absolute_path
 from zfjax.console.text import readable
 from zfjax.data import record
 from zfjax.data.folder import NotThere
@@ -121,6 +124,16 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
     return RunInfo(folder, config, classes, found.mean)
 
 
+def require_different(flag: str, runs: Sequence[RunInfo]) -> None:
+    """Raise a UserError if two of the runs are the same, however their folders are spelled."""
+    seen = set[str]()
+    for run in runs:
+        place = os.fspath(run.folder) if "://" in os.fspath(run.folder) else os.path.realpath(run.folder)
+        if place in seen:
+            raise UserError(f"{flag} names the run in {run.folder} twice; expected different runs")
+        seen.add(place)
+
+
 def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
     """Load a run's net with the weights of one of its checkpoints: `latest`, `best` (on the val split) or a step.
 
@@ -169,17 +182,15 @@ def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
 
 
 def absolute(workdir: epath.PathLike) -> epath.Path:
-    """A run's folder as an absolute path, as checkpoints need it. Raises a UserError for ~NAME of an unknown user."""
-    try:
-        folder = epath.Path(workdir).expanduser()
-    except RuntimeError as error:  # ~NAME of an unknown user
-        raise UserError(f"workdir {workdir}: {error}") from error
-    folder = folder if "://" in str(workdir) else folder.resolve()
+    """A run's folder as an absolute path, as checkpoints need it. Raises a UserError if it can't be one."""
+    folder = absolute_path(workdir, "workdir")
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
         shown = readable(str(folder))
         raise UserError(f"workdir {shown}: expected a path in UTF-8, which checkpoints need; rename it") from error
+    if os.sep == "/" and "\\" in str(folder):
+        raise UserError(f"workdir {folder}: expected a path without a backslash, which checkpoints cannot have")
     return folder
 
 

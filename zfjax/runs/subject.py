@@ -12,6 +12,7 @@ from etils import epath
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.console.text import did_you_mean, listed, readable
 from zfjax.data.annotations import Annotations, PartBoxes
 from zfjax.data.crops import center_crop, subtract_mean
@@ -130,9 +131,10 @@ class Subject(NamedTuple):
         Raises:
             UserError: a file is missing or not an image; the error names it.
         """
-        squares = np.stack([_square(path, self.mean.shape[0]) for path in paths])
+        files = [user_path(path, "image") for path in paths]
+        squares = np.stack([_square(file, self.mean.shape[0]) for file in files])
         said = np.asarray(jnp.argmax(self._predict(squares), axis=1))
-        folders = [readable(epath.Path(path).parent.name) for path in paths]
+        folders = [readable(file.parent.name) for file in files]
         labels = [
             self.classes.index(folder) if folder in self.classes else int(first)
             for folder, first in zip(folders, said, strict=True)
@@ -140,7 +142,7 @@ class Subject(NamedTuple):
         return Chosen(
             _images(squares, self.mean, self.net.image_size),
             np.array(labels, np.int32),
-            tuple(readable(epath.Path(path).stem) for path in paths),
+            tuple(readable(file.stem) for file in files),
             np.full(len(paths), -1),
             np.array([folder not in self.classes for folder in folders]),
         )
@@ -230,9 +232,9 @@ def last_hidden_layer(net: ConvNet) -> str:
     return [spec.name for spec in net.layers[:-1] if not isinstance(spec, Dropout)][-1]
 
 
-def _square(path: epath.PathLike, size: int) -> np.ndarray:
+def _square(file: epath.Path, size: int) -> np.ndarray:
     try:
-        return decode_square(read_picture(os.path.expanduser(path)), size, readable(os.fspath(path)))
+        return decode_square(read_picture(file), size, readable(os.fspath(file)))
     except BrokenImage as error:
         raise UserError(f"cannot read the image {error}") from error
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from zfjax.console import command
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.console.text import first_line, reason, whole_number
 from zfjax.training import config as defaults
 from zfjax.training.config import check, default, unknown_key, wrong_kind
@@ -84,7 +85,7 @@ def _recipe(words: str) -> ConfigDict:
 
 def _called(file: str, args: Sequence[str]) -> dict[str, Any]:
     """Call `get_config` in a file and return its result as a dict."""
-    path = Path(file)
+    path = Path(user_path(file, "--config", local="like configs/folder.py[:ARG]"))
     try:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "no such file"

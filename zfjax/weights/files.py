@@ -11,6 +11,7 @@ from etils import epath
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
 from zfjax.console.hold import hold
+from zfjax.console.paths import user_path
 from zfjax.console.text import first_line
 from zfjax.weights import pickles
 
@@ -44,7 +45,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     Raises:
         UserError: the file is missing, damaged, of another kind, or has no named tensors.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(user_path(path, "weights", local="so download it first"))
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
@@ -74,19 +75,14 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
     from safetensors import SafetensorError
     from safetensors.numpy import save
 
-    try:
-        target = epath.Path(path).expanduser()
-    except KeyError as error:
-        raise UserError(f"cannot write {os.fspath(path)}: zfjax writes to folders, gs:// and s3://") from error
-    if str(target).startswith("~"):
-        raise UserError(f"cannot write {target}: no such user")
+    target = user_path(path, "--out")
     if target.suffix != SAFETENSORS:
         raise UserError(f"cannot write weights to {target}: expected a name that ends in {SAFETENSORS}")
     try:
         content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata))
         with hold(target, "zfjax export-weights", beside=True):
             write_whole(target, content)  # not save_file, whose files are readable by their owner only
-    except (SafetensorError, ImportError) as error:  # gs:// without gcsfs
+    except SafetensorError as error:  # gs:// without gcsfs
         raise UserError(f"cannot write {target}: {first_line(error)}") from error
     return target
 

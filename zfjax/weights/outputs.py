@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from zfjax.console.errors import UserError
+from zfjax.console.paths import user_path
 from zfjax.console.text import did_you_mean, listed
 from zfjax.models.edits import resized
 from zfjax.weights.pretrained import Loaded
@@ -43,7 +43,7 @@ def read_names(path: str | os.PathLike[str]) -> Names:
         UserError: the file cannot be read, is not text, has no names, or has an empty line between them.
     """
     try:
-        content = epath.Path(path).expanduser().read_bytes()
+        content = user_path(path, "--classes").read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {error.strerror or error}") from error
     text, note = _decoded(path, content)
