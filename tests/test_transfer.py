@@ -175,11 +175,11 @@ def said(capsys, *words):
     ("words", "expected"),
     [
         ([], "missing --workdir=RUN"),
-        (["--workdir=nowhere"], "missing --dataset=DATASET, where to transfer to"),
+        (["--workdir=nowhere"], "missing --dataset=DATASET, dataset to transfer to"),
         (["--workdir=nowhere", "--dataset=shapes"], "no run in"),
         (
             ["--workdir=nowhere", "--dataset=shapes", "--per_class=15,x"],
-            "--per_class: expected numbers of at least 2, with commas between, got 'x'",
+            "--per_class: expected numbers of at least 2, separated by commas, got 'x'",
         ),
         (["--workdir=nowhere", "--dataset=shapes", "--per_class=1"], "of at least 2"),
         (["--workdir=nowhere", "--dataset=shapes", "--folds=0"], "folds"),
