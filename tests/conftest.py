@@ -33,8 +33,21 @@ hypothesis.settings.load_profile("zfjax")
 # Test modules that another version of JAX, Flax, Orbax, Grain or Python can break: CI runs only these on Colab's
 # versions and on the newest ones (`-m versions`).
 VERSIONED = (
-    *("attribution", "backproject", "checkpoints", "crops", "damage", "data_pipeline", "data_source", "deconvnet"),
-    *("fields", "functions", "gallery", "layer", "models", "notebooks", "occlusion", "ops", "resnet", "rules", "seeds"),
+    *("attribution", "backproject", "crops", "damage", "data_pipeline", "data_source", "deconvnet"),
+    *(
+        "evolution",
+        "fields",
+        "functions",
+        "gallery",
+        "layer",
+        "models",
+        "notebooks",
+        "occlusion",
+        "ops",
+        "resnet",
+        "rules",
+        "seeds",
+    ),
     "training",
 )
 

@@ -313,3 +313,30 @@ def test_other_activations_between_relus_are_left_alone(name):
 def test_a_rule_may_name_another_activation():
     got = down(lambda x: jax.nn.hard_swish(jax.nn.relu(x)), X, zfjax.DECONVNET.extend(hard_silu=zfjax.rules.rectify))
     np.testing.assert_array_equal(got, jnp.maximum(dense_seed(X), 0))
+
+
+def diamonds(x):
+    y = jax.nn.relu(x)
+    for _ in range(40):
+        y = y + 0.1 * y  # two ways up each time
+    return y
+
+
+def long_chain(x):
+    y = jax.nn.relu(x)
+    for _ in range(1500):
+        y = y * 1.0001
+    return y
+
+
+@pytest.mark.parametrize("fun", [diamonds, long_chain])
+def test_programs_of_many_ways_and_long_ones_are_read_at_once(fun):
+    x = jnp.array([1.0, -1.0])
+    _, project = zfjax.deconvnet(fun, x)
+    np.testing.assert_allclose(project(jnp.array([1.0, 1.0])), jax.grad(lambda x: fun(x).sum())(jnp.ones(2)), rtol=1e-4)
+
+
+def test_a_literal_of_python_is_read():
+    with jax.numpy_dtype_promotion("standard"):
+        _, project = zfjax.deconvnet(lambda x: jnp.where(x > 0, x, False), jnp.array([1.0, -1.0]))
+    assert project(jnp.array([1.0, 2.0])).shape == (2,)

@@ -44,6 +44,11 @@ def remove(folder: pathlib.Path) -> None:
     until = time.monotonic() + 5
     while folder.exists() and time.monotonic() < until:
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_file():
+            with contextlib.suppress(OSError):
+                folder.unlink()
+        elif folder.exists():
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager

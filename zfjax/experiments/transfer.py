@@ -137,6 +137,11 @@ def _on_frozen_layers(
 def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) -> Measure:
     scanned = record.read(run.folder)
     run_examples = len(scanned.train_kept) if scanned else 0
+    if not (run_examples or protocol.scratch_epochs):
+        raise UserError(
+            f"the run in {run.folder} has no pictures of its own, which would tell how long to train from scratch;"
+            " expected --scratch_epochs=N, or --noscratch"
+        )
 
     def measure(fold: Fold, seed: tuple[int, int]) -> float:
         config = scratch_config(run.config, len(fold.train), run_examples, protocol.scratch_epochs, seed[1])

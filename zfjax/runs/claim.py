@@ -135,8 +135,8 @@ def _on_first(action: Callable[[], object]) -> None:
     if jax.process_index() == 0:
         try:
             action()
-        except UserError as error:
-            text = str(error).encode(errors="backslashreplace")[: len(line)]
+        except Exception as error:  # of any kind: the other processes wait for an answer
+            text = (str(error) or type(error).__name__).encode(errors="backslashreplace")[: len(line)]
             line[: len(text)] = np.frombuffer(text, np.uint8)
     line = np.asarray(multihost_utils.broadcast_one_to_all(line))
     if line.any():

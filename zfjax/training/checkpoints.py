@@ -76,15 +76,22 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self.wait()
-            self._manager.close()
-        else:
-            # Report the earlier failure. Closing raises again if a checkpoint could not be written.
-            with contextlib.suppress(Exception):
+            try:
+                self.wait()
                 self._manager.close()
-            if jax.process_index() == 0:  # a full disk needs the space
-                for part in self.folder.glob("*.orbax-checkpoint-tmp"):
-                    part.rmtree(missing_ok=True)
+            except BaseException:
+                self._abandon()
+                raise
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Close after a failure, which is what is to be reported: closing raises again if a write failed."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        if jax.process_index() == 0:  # a full disk needs the space
+            for part in self.folder.glob("*.orbax-checkpoint-tmp"):
+                part.rmtree(missing_ok=True)
 
     def steps(self) -> list[int]:
         """The existing steps, oldest first."""

@@ -82,7 +82,7 @@ class Schedule(NamedTuple):
 
     def epochs_after(self, step: int) -> range:
         """The epochs, counted from 1, that are not finished at `step`."""
-        over = sum(self.end_of(epoch) <= step for epoch in range(1, self.epochs + 1))
+        over = min(self.epochs, step * self.batch_size // self.examples)
         return range(over + 1, self.epochs + 1)
 
 

@@ -140,9 +140,7 @@ class _Program:
             if bound and self._rectifies(bound):
                 caps = list(self._caps(bound))
                 real = jnp.issubdtype(node.equation.outvars[0].aval.dtype, jnp.floating)
-                is_relu = real and not (
-                    self._guards(bound, bound.y) or self._is_part(bound, caps) or self._is_gate(bound, caps)
-                )
+                is_relu = real and not (self._guards(bound) or self._is_part(bound, caps) or self._is_gate(bound, caps))
                 node.view.roles[id(node.equation)] = "relu" if is_relu else node.kind
                 for cap, _ in caps if is_relu else ():
                     cap.node.view.roles[id(cap.node.equation)] = "saturation"
@@ -156,7 +154,8 @@ class _Program:
         value = self.constants.get(place)
         if value is None or isinstance(value, jax.core.Tracer) or not 0 < np.size(value) <= most:
             return None
-        if not (jnp.issubdtype(jnp.result_type(value), jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        dtype = jnp.result_type(value)
+        if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
             return None
         numbers = np.asarray(value).reshape(-1)
         return float(numbers[0]) if np.all(numbers == numbers[0]) else None
@@ -234,32 +233,40 @@ class _Program:
 
     # What happens to it.
 
-    def _guards(self, bound: _Bound, place: Place, summed: bool = False) -> bool:
+    def _guards(self, bound: _Bound) -> bool:
         """Whether it ends up in a square root or a denominator, possibly scaled, shifted or bounded first.
 
         A root of its sum with other values counts too.
         """
-        for node in self.users[place]:
-            match node.kind:
-                case "sqrt" | "rsqrt":
+        start = bound.y, False  # a value, and whether others were added to it on the way
+        seen, upwards = {start}, [start]
+        while upwards:
+            place, summed = upwards.pop()
+            for node in self.users[place]:
+                if self._is_guarded(node, place, summed, bound):
                     return True
-                case "integer_pow" if node.equation.params["y"] < 0:
-                    return True
-                case "pow" if place == node.inputs[0]:
-                    power = self._number(node.inputs[1], most=1)
-                    if power is not None and (power < 0 or power == 0.5):
-                        return True
-                case "div" if place == node.inputs[1] and not summed:
-                    # But y / (1 + y) is a squashed y.
-                    if self._sources(node.inputs[0], bound, {}) != {"self"}:
-                        return True
-                case kind if kind in _MOVES | _PARTS | _ARITHMETIC:
+                if node.kind in _MOVES | _PARTS | _ARITHMETIC:
                     alone = all(other == place or other not in self.active for other in node.inputs)
-                    rest = summed or not (alone or kind in _PARTS)
-                    if (alone or kind == "add" or kind in _PARTS) and any(
-                        self._guards(bound, y, rest) for y in node.outputs
-                    ):
-                        return True
+                    if alone or node.kind == "add" or node.kind in _PARTS:
+                        rest = summed or not (alone or node.kind in _PARTS)
+                        reached = {(output, rest) for output in node.outputs} - seen
+                        seen |= reached
+                        upwards.extend(reached)
+        return False
+
+    def _is_guarded(self, node: _Node, place: Place, summed: bool, bound: _Bound) -> bool:
+        """Whether an equation takes a value's root or divides by it."""
+        match node.kind:
+            case "sqrt" | "rsqrt":
+                return True
+            case "integer_pow":
+                return node.equation.params["y"] < 0
+            case "pow" if place == node.inputs[0]:
+                power = self._number(node.inputs[1], most=1)
+                return power is not None and (power < 0 or power == 0.5)
+            case "div" if place == node.inputs[1] and not summed:
+                # But y / (1 + y) is a squashed y.
+                return self._sources(node.inputs[0], bound, {}) != {"self"}
         return False
 
     def _is_part(self, bound: _Bound, caps: list[tuple[_Bound, float]]) -> bool:
