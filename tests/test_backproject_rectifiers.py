@@ -337,6 +337,6 @@ def test_programs_of_many_ways_and_long_ones_are_read_at_once(fun):
 
 
 def test_a_literal_of_python_is_read():
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), pytest.warns(zfjax.RuleWarning):
         _, project = zfjax.deconvnet(lambda x: jnp.where(x > 0, x, False), jnp.array([1.0, -1.0]))
     assert project(jnp.array([1.0, 2.0])).shape == (2,)
