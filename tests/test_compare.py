@@ -300,6 +300,6 @@ def test_a_trained_run_is_compared_by_its_highest_maps(tmp_path, capsys):
     flags = ["compare", f"--workdir={workdir}", f"--boxes={tmp_path / 'boxes.json'}", "--sanity_images=0"]
     assert command.run(compare.main, [*flags, "--only=grad_cam,deconvnet", "--count=3", "--rows=2"]) == 0
     rows = json.loads((workdir / "compare" / "lenses.json").read_text())
-    assert "CAMs are of relu5" in rows["note"]
+    assert "CAMs use relu5" in rows["note"]
     assert [row["lens"] for row in rows["rows"]] == ["Grad-CAM", "deconvnet"]
     capsys.readouterr()

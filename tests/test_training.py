@@ -5,6 +5,7 @@ import errno
 import functools
 import json
 import math
+import shutil
 import threading
 
 import jax
@@ -282,12 +283,20 @@ def test_recorder_averages_over_the_window_and_counts_only_training(tmp_path, mo
     assert log.records[1]["images_per_second"] == pytest.approx(8 / 0.5)
 
 
-@pytest.mark.parametrize("values", [(math.nan, 1.0), (1.0, math.inf)])
-def test_a_loss_or_weights_that_are_not_finite_stop_and_name_the_step(tmp_path, values):
+@pytest.mark.parametrize(
+    ("step", "values", "remedy"),
+    [
+        (7, (math.nan, 1.0), "lr"),
+        (7, (1.0, math.inf), "lr"),
+        (1, (1.0, math.inf), "lr"),
+        (1, (math.nan, 1.0), "init_std"),
+    ],
+)
+def test_a_loss_or_weights_that_are_not_finite_stop_and_name_the_step(tmp_path, step, values, remedy):
     recorder = StepRecorder(MetricsLog(tmp_path, 0), lambda step: 0.1, log_steps=2, batch_size=8)
     loss, norm = values
-    recorder.add(7, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, norm, 1.0, 1.0))))
-    with pytest.raises(UserError, match="diverged at step 7"):
+    recorder.add(step, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, norm, 1.0, 1.0))))
+    with pytest.raises(UserError, match=f"diverged at step {step}: .* try a smaller {remedy}"):
         recorder.settle()
 
 
@@ -411,10 +420,14 @@ def test_the_loop_sends_nothing_but_batches_to_the_device(finished, tmp_path, mo
 
 def test_evaluate_scores_runs_and_their_average(finished):
     outcome, folder, workdir = finished
-    one, same, average = evaluation.evaluate_runs([workdir, f"{workdir}/."], batch_size=8)
+    shutil.copytree(workdir, workdir.with_name("copy"))
+    # Batches of 5 are of 8, as many as there are devices.
+    one, same, average = evaluation.evaluate_runs([workdir, workdir.with_name("copy")], batch_size=5)
     assert one.single_crop == outcome.scores
     assert same[1:] == one[1:]
     assert average.single_crop.top1 == one.single_crop.top1
     assert average.name == "average of 2"
+    with pytest.raises(UserError, match=r"--workdir names the run in .* twice; expected different runs"):
+        evaluation.evaluate_runs([workdir, f"{workdir}/."])
     (other,) = evaluation.evaluate_runs([workdir], dataset=f"folder:{folder}", checkpoint="best", batch_size=8)
     assert other.single_crop.examples == 6

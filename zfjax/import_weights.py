@@ -63,10 +63,10 @@ def main(argv: Sequence[str]) -> None:
             width = said.width if values.width is None else values.width
             size = said.image_size if values.image_size is None else values.image_size
             before = _preprocessing(values, said.preprocessing)
+            config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
             loaded = from_file(
                 file, words[0], model, preprocessing=before, width=width, image_size=size, key=values.key
             )
-            config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
             named = outputs.read_names(values.classes) if values.classes else outputs.Names(said.classes)
             fitted = imported.fit_classes(loaded, config, named.names)
             imported.write_run(folder, config, fitted, {"source": words[0], "model": model}, named.names)

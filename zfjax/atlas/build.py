@@ -18,6 +18,7 @@ from zfjax.data.outside import require_outside, root_of
 from zfjax.runs import subject
 from zfjax.runs.folder import read_run
 from zfjax.runs.subject import Subject, feature_layers
+from zfjax.training import memory
 from zfjax.version import __version__
 
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
@@ -48,6 +49,7 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
     with hold(folder, "zfjax atlas", beside=True), _aside(folder) as aside:
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
+            memory.require_batches(val.net, batch_size)
         survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size)
         new = aside / _NEW
         sheets = _write_pictures(survey, val, new, folder)

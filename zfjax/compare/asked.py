@@ -16,6 +16,7 @@ from zfjax.console.text import did_you_mean
 from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Subject, feature_layers
+from zfjax.training import memory
 
 
 class Asked(NamedTuple):
@@ -46,6 +47,7 @@ def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request
     Raises:
         UserError: the net has no such layer, reported before anything is computed.
     """
+    memory.require_batches(subject.net, request.batch_size)
     layer = request.layer or feature_layers(subject.net)[-1]
     asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)
     size = subject.net.image_size

@@ -72,6 +72,11 @@ def is_full(error: BaseException) -> bool:
     return reason(error) in _SYSTEM[:2]
 
 
+def size_of(num_bytes: float) -> str:
+    """A number of bytes in MB, or GB."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the host or a device ran out of memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED: Out of memory" in str(error)

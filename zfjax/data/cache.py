@@ -14,6 +14,7 @@ import numpy as np
 from zfjax.console.errors import UserError
 from zfjax.console.files import draft, remove
 from zfjax.console.paths import user_path
+from zfjax.console.text import size_of
 from zfjax.data import record
 from zfjax.data.source import Source
 
@@ -61,13 +62,13 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
             remove(abandoned)
         free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
-            raise UserError(f"cache_dir {folder.parent}: expected {_size(num_bytes)} free, found {_size(free)}")
+            raise UserError(f"cache_dir {folder.parent}: expected {size_of(num_bytes)} free, found {size_of(free)}")
         with draft(folder.with_name(f"{folder.name}.draft")) as unfinished:
             yield unfinished
             unfinished.rename(folder)
     except OSError as error:
         raise UserError(
-            f"cache_dir {folder.parent}: {error.strerror or error}; expected {_size(num_bytes)} of writable space"
+            f"cache_dir {folder.parent}: {error.strerror or error}; expected {size_of(num_bytes)} of writable space"
         ) from error
 
 
@@ -88,7 +89,3 @@ def squares_file(path: pathlib.Path, count: int, size: int) -> Iterator[IO[bytes
 def square_bytes(size: int) -> int:
     """Bytes of one square."""
     return size * size * 3
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"

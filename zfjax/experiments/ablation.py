@@ -20,7 +20,7 @@ from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.models import layer_table
 from zfjax.runs import claim
 from zfjax.runs.folder import open_data
-from zfjax.runs.training import train_and_evaluate
+from zfjax.runs.training import require_possible, train_and_evaluate
 from zfjax.runs.written import CONFIG
 from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS
@@ -28,7 +28,6 @@ from zfjax.training.config import check, default, settings
 from zfjax.training.loop import RunData, schedule_of
 from zfjax.training.scoring import Model, score
 from zfjax.training.seals import steps_in
-from zfjax.training.state import create_net
 
 RESULT = "errors.json"  # a finished row's result, in its folder
 TABLE = "ablation"  # the name of the table's files, beside the rows' folders
@@ -265,7 +264,7 @@ def _check(config: ConfigDict, rows: Sequence[Row]) -> None:
             raise UserError(f"{key}={config[key]!r}: the rows of Table 3 set it themselves; choose rows with --rows")
     for row in rows:
         try:
-            create_net(row.config(config), num_classes=1)
+            require_possible(row.config(config))
         except UserError as error:
             raise UserError(f"row {row.slug}: {error}") from error
 

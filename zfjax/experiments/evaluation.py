@@ -14,7 +14,7 @@ from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.data.scan import scan
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different
-from zfjax.training import sharding
+from zfjax.training import memory, sharding
 from zfjax.training.config import square_size
 from zfjax.training.scoring import Model, Scores, score_together
 
@@ -50,7 +50,7 @@ def evaluate_runs(
     Raises:
         UserError: a run or checkpoint is missing, or the runs' classes or image sizes differ.
     """
-    sharding.check_batch_size(batch_size)
+    batch_size = sharding.rounded_up(batch_size)
     runs = [read_run(workdir) for workdir in workdirs]
     require_different("--workdir", runs)
     first = runs[0]
@@ -67,6 +67,7 @@ def evaluate_runs(
     models = {}
     for workdir, run in zip(workdirs, runs, strict=True):
         model = load_model(run, checkpoint)
+        memory.require_batches(model.net, batch_size)
         variables, mean = sharding.replicate((model.variables, model.mean), mesh)
         models[str(workdir)] = model._replace(variables=variables, mean=mean)
     with Progress("scoring", 2 * len(pictures)) as progress:  # one pass for 1 crop, one for 10

@@ -31,7 +31,7 @@ from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
 from zfjax.runs.folder import RunInfo, open_own
-from zfjax.training import sharding
+from zfjax.training import memory, sharding
 from zfjax.training.config import square_size
 from zfjax.training.scoring import Model
 
@@ -146,9 +146,10 @@ def features(
         batch_size: pictures per pass, split over all devices.
 
     Raises:
-        UserError: the net has no such layer, or the batch does not split over the devices.
+        UserError: the net has no such layer, or the batch needs more memory than there is.
     """
-    sharding.check_batch_size(batch_size)
+    batch_size = sharding.rounded_up(batch_size)
+    memory.require_batches(model.net, batch_size)
     fun = layers(model.net, model.variables, names)
     mesh = sharding.data_mesh()
     fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)

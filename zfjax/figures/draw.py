@@ -14,6 +14,7 @@ from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
 from zfjax.runs import subject
 from zfjax.runs.folder import RunInfo, read_run, require_different
+from zfjax.training import memory
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,
@@ -32,6 +33,7 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
         UserError: no such checkpoint, class or image, or a window larger than the images.
     """
     splits = subject.of_run(run, values.checkpoint)
+    memory.require_batches(splits.val.net, values.batch_size)
     # Fail before anything is drawn.
     for name in values.classes:
         splits.val.label_of(name)

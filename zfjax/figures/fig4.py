@@ -59,10 +59,9 @@ def kept_checkpoints(request: Request) -> Kept:
     schedule = Schedule(len(request.splits.train.pictures), config.batch_size, config.epochs)
     with Checkpoints(request.run.folder / CHECKPOINTS, create=False) as checkpoints:
         there = checkpoints.steps()
-    epoch_at = {schedule.end_of(epoch): epoch for epoch in range(1, config.epochs + 1)}
     wanted = {schedule.end_of(epoch) for epoch in FIG4_EPOCHS} | {*there[-1:]}
     steps = tuple(step for step in there if step in wanted)
-    epochs = tuple(epoch_at.get(step, step / schedule.steps_per_epoch) for step in steps)
+    epochs = tuple(schedule.epoch_at(step) for step in steps)
     if len(steps) < 2:
         missing = [str(epoch) for epoch in FIG4_EPOCHS if schedule.end_of(epoch) not in there]
         has = f"the one after epoch {epochs[0]:.3g}" if steps else "none"

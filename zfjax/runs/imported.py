@@ -20,6 +20,7 @@ from zfjax.models.specs import Dense
 from zfjax.runs.claim import begin, held, require_ours
 from zfjax.runs.folder import RunInfo, absolute, load_model, open_data
 from zfjax.runs.written import CONFIG, ORIGIN
+from zfjax.training import memory
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, is_saved
 from zfjax.training.config import default, square_size
 from zfjax.training.seals import describe, newest_seal, steps_in
@@ -41,6 +42,7 @@ def run_config(
     config.net = layouts.model(model).preset
     config.width = width
     config.image_size = image_size
+    memory.require_host(12 * square_size(image_size) ** 2, f"image_size={image_size}: its mean image")
     config.dropout = 0.5
     config.adam = False
     config.filter_radius = 0.0  # imported filters have any size

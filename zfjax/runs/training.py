@@ -7,10 +7,22 @@ from zfjax.data.opening import check_spec
 from zfjax.data.outside import root_of
 from zfjax.runs.claim import begin, held, is_begun
 from zfjax.runs.folder import open_data
-from zfjax.training import sharding
+from zfjax.training import memory, sharding
 from zfjax.training.config import check
 from zfjax.training.loop import Outcome, schedule_of, train
 from zfjax.training.state import create_net
+
+
+def require_possible(config: ConfigDict) -> None:
+    """Refuse a configuration that no run can have, before a folder is made or a picture read.
+
+    Raises:
+        UserError: a value out of range, an impossible net, or one that needs more memory than there is.
+    """
+    check(config)
+    check_spec(config.dataset)  # before a workdir named after it finds another run
+    sharding.check_batch_size(config.batch_size)
+    memory.require_training(config, create_net(config, num_classes=1))
 
 
 def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
@@ -23,10 +35,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike) -> Outcome:
     Raises:
         UserError: the configuration, the data or the folder cannot be used, or the loss is no longer finite.
     """
-    check(config)
-    check_spec(config.dataset)  # before a workdir named after it finds another run
-    create_net(config, num_classes=1)  # refuses an impossible net before the pictures are read
-    sharding.check_batch_size(config.batch_size)
+    require_possible(config)
     with held(workdir, "zfjax train", root_of(config.dataset, config.data_dir)) as folder:
         data = open_data(config, folder if is_begun(folder, config) else None)
         schedule_of(config, data)

@@ -80,6 +80,11 @@ class Schedule(NamedTuple):
         """The step after which every example was seen `epoch` times."""
         return -(-epoch * self.examples // self.batch_size)
 
+    def epoch_at(self, step: int) -> float:
+        """The epoch that ends at `step`, as a whole number; if none does, how many epochs that many steps are."""
+        epoch = step * self.batch_size // self.examples
+        return epoch if self.end_of(epoch) == step else step / self.steps_per_epoch
+
     def epochs_after(self, step: int) -> range:
         """The epochs, counted from 1, that are not finished at `step`."""
         over = min(self.epochs, step * self.batch_size // self.examples)
@@ -87,10 +92,15 @@ class Schedule(NamedTuple):
 
 
 def schedule_of(config: ConfigDict, data: RunData) -> Schedule:
-    """Epochs in steps. Raises a UserError if there are fewer pictures than one batch takes."""
+    """Epochs in steps. Raises a UserError if there are fewer pictures than one batch takes, or too many steps."""
     if config.batch_size > len(data.train):
         raise UserError(f"batch_size={config.batch_size} is larger than the {len(data.train)} training pictures")
-    return Schedule(len(data.train), config.batch_size, config.epochs)
+    schedule = Schedule(len(data.train), config.batch_size, config.epochs)
+    for key in ("epochs", "warmup_epochs"):
+        steps = schedule.end_of(math.ceil(config[key]))
+        if steps >= 2**31:  # steps are numbered by int32
+            raise UserError(f"{key}={config[key]:,} is {steps:,} steps; expected fewer than {2**31:,}")
+    return schedule
 
 
 def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: Iterable[int] = FIG4_EPOCHS) -> Outcome:

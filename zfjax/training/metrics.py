@@ -100,6 +100,11 @@ def _record(line: bytes) -> dict[str, float] | None:
         return None
 
 
+def _remedy(step: int, loss: float) -> str:
+    """What to change after a step whose loss or weights are not finite; no learning rate is behind the first loss."""
+    return "a smaller init_std, or dtype=float32" if step == 1 and not math.isfinite(loss) else "a smaller lr"
+
+
 def _without_nan(record: Mapping[str, float]) -> dict[str, float | None]:
     """Replace non-finite numbers, which JSON lacks, by None."""
     return {name: value if math.isfinite(value) else None for name, value in record.items()}
@@ -157,7 +162,7 @@ class StepRecorder:
         if not (math.isfinite(values.loss) and math.isfinite(values.param_norm)):
             raise UserError(
                 f"training diverged at step {step}: loss {values.loss}, norm of the weights {values.param_norm};"
-                " checkpoints from before are kept; try a smaller lr"
+                f" checkpoints from before are kept; try {_remedy(step, values.loss)}"
             )
         self._window.append(values)
         if step % self._log_steps == 0:

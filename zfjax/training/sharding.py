@@ -23,6 +23,11 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
+def rounded_up(batch_size: int) -> int:
+    """The next multiple of the number of devices, for passes whose results don't depend on the batch size."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Copy arrays to every device. Donating the copies leaves the originals alive."""
     return jax.jit(_itself, out_shardings=NamedSharding(mesh, P()))(tree)

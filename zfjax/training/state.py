@@ -16,7 +16,7 @@ from zfjax.console.errors import UserError
 from zfjax.data.crops import fixed_crop, random_crop
 from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized, without
-from zfjax.models.specs import Dropout
+from zfjax.models.specs import Conv, Dropout, flat
 from zfjax.ops import renormalize_filters
 
 Crop = Callable[[Key[Array, ""], Float[Array, "n side side 3"], int], Float[Array, "n size size 3"]]
@@ -67,6 +67,8 @@ def create_net(config: ConfigDict, num_classes: int) -> ConvNet:
     net = preset(config.net, num_classes, width=config.width, image_size=config.image_size)
     net = without(resized(net, _sizes(config)), config.without)
     kernel_init = nn.initializers.normal(config.init_std) if config.init_std else he_above_pixels
+    if not any(isinstance(layer, Conv) for layer in flat(net.layers)):
+        raise UserError(f"without={tuple(config.without)} leaves no convolution; expected a net with one or more")
     layers = tuple(
         dataclasses.replace(layer, rate=config.dropout) if isinstance(layer, Dropout) else layer for layer in net.layers
     )

@@ -231,7 +231,7 @@ def _in_order(net: ConvNet, tensors: Tensors) -> Modules:
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """A sort key that orders numbers in names by value: conv2 before conv10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+    return [(part.isdecimal(), int(part[:18]) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _residual(net: ConvNet, tensors: Tensors) -> Modules:
