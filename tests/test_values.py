@@ -24,20 +24,7 @@ from zfjax.training.loop import RunData, Schedule, schedule_of
 from zfjax.training.seals import describe
 from zfjax.training.state import create_net, create_state
 
-NUMBERS = (
-    "-1",
-    "0",
-    "1.5",
-    "1e400",
-    "1e300",
-    "nan",
-    "-inf",
-    "2147483648",
-    "4294967296",
-    "9" * 20,
-    "1" * 5000,
-    "\u00b2",
-)
+NUMBERS = ("-1", "0", "1.5", "1e400", "1e300", "nan", "-inf", "2147483648", "4294967296", "9" * 20, "1" * 5000)
 TEXTS = (
     "\u00b2",
     "",
