@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from test_plots import ink
+from test_plots import ink, pixels
 
 import zfjax
 from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localization, pointing_game
@@ -266,7 +266,7 @@ def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):
     assert row["pointing"] == row["in box"] == row["localized"] == 100
     assert row["deletion"] == pytest.approx(100 * compared.deletion[6].mean())
     assert row["ms per image"] == pytest.approx(1000 * compared.seconds[6])
-    assert "CAMs are of relu1" in table.note
+    assert "CAMs use relu1" in table.note
 
 
 def test_the_picture_outlines_the_objects_box_and_marks_the_maximum():

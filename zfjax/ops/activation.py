@@ -1,10 +1,10 @@
 """The rectified linear unit."""
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 
-def rectify(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def rectify(x: Inexact[Array, "*shape"]) -> Inexact[Array, "*shape"]:
     """max(x, 0), with gradient 0 at 0.
 
     Args:

@@ -21,7 +21,7 @@ Pooled = tuple[Float[Array, "*pooled"], Integer[Array, "*pooled"]]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def pool(x: Float[Array, "*shape"], windows: Windows) -> Pooled:
+def pool(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """The maxima and their switches. Ties go to the first; NaN is larger than every number."""
     # On a CPU the variadic reduce_window calls its comparison cell by cell: 130-150 ms against 30-45 ms for the
     # slices (110×110×96, batch 16, 2 cores). Other platforms compile it whole; not measured there.
@@ -37,7 +37,7 @@ def _pool_jvp(windows: Windows, primals: tuple[Array], tangents: tuple[Array]) -
     return (pooled, switches), (tangent, np.zeros(switches.shape, jax.dtypes.float0))
 
 
-def by_slices(x: Float[Array, "*shape"], windows: Windows) -> Pooled:
+def by_slices(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """`pool` by the running maximum over one strided slice for each cell of the window."""
     slices = _slices(x, -np.inf, windows)
     pooled = jnp.full_like(slices[0], -jnp.inf)
@@ -50,7 +50,7 @@ def by_slices(x: Float[Array, "*shape"], windows: Windows) -> Pooled:
     return pooled, switches
 
 
-def by_reduce_window(x: Float[Array, "*shape"], windows: Windows) -> Pooled:
+def by_reduce_window(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """`pool` by one reduce_window over pairs (value, cell of the input)."""
     axes = [axis for axis, size in enumerate(windows.size) if size > 1]
     sides = [x.shape[axis] for axis in axes]
@@ -131,7 +131,7 @@ def centers(shape: tuple[int, ...], windows: Windows) -> Integer[np.ndarray, "*p
     return np.broadcast_to(_switches(shape, windows, middles), windows.counts(shape))
 
 
-def _slices(x: Array, fill: float, windows: Windows) -> list[Array]:
+def _slices(x: Array | np.ndarray, fill: float, windows: Windows) -> list[Array]:
     """For each cell of the window, row-major: that cell of every window."""
     spread = [(*pad, dilation - 1) for pad, dilation in zip(windows.padding, windows.base_dilation, strict=True)]
     counts = windows.counts(x.shape)
