@@ -56,6 +56,10 @@ def tiny_words(folder, workdir, **changes):
         (["--config=nowhere"], "no such file: 'nowhere'; expected"),
         (["--config"], "--config"),
         (["--processes=2"], "--processes and --process need --coordinator"),
+        (
+            ["--coordinator=localhost:0", "--processes=1", "--process=0"],
+            "--coordinator=localhost:0: expected HOST:PORT",
+        ),
         (["runs/shapes"], "train takes only flags, not 'runs/shapes'"),
     ],
 )
@@ -345,6 +349,11 @@ def test_a_reader_that_leaves_is_no_error(words):
     assert (done.returncode, done.stderr) == (command.NO_READER, "")
 
 
+def remote(kind):
+    """An error as libraries of gs:// and s3:// raise them."""
+    return type("NotReached", (kind,), {"__module__": "gcsfs.retry"})
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -352,6 +361,8 @@ def test_a_reader_that_leaves_is_no_error(words):
         (Stopped("after step 3"), (143, "zfjax: stopped after step 3; the same command goes on from there\n")),
         (UserError("one line"), (2, "zfjax: one line\n")),
         (PermissionError(13, "Permission denied", "a/b"), (2, "zfjax: cannot read or write a/b: Permission denied\n")),
+        (remote(OSError)("no host"), (2, "zfjax: the storage does not answer: no host\n")),
+        (remote(Exception)("no bucket"), (2, "zfjax: the storage does not answer: no bucket\n")),
         (OSError(28, "No space left on device"), (2, "zfjax: cannot read or write: No space left on device\n")),
         (
             ValueError("put: No space left on device [a]"),
@@ -401,6 +412,8 @@ def test_settings_that_are_not_the_default_are_in_names():
     flags.DEFINE_string("checkpoint", "latest", "", flag_values=values)
     values(["probe", "--per_class=15,30"])
     assert command.setting(values, "per_class", "checkpoint") == ""
+    values(["probe", f"--per_class={','.join(map(str, range(300)))}"])
+    assert len(command.setting(values, "per_class", "checkpoint")) < 150
     values(["probe", "--per_class=5,x/y", "--checkpoint=best"])
     assert command.setting(values, "per_class", "checkpoint") == "_per_class-5-x-y_checkpoint-best"
 

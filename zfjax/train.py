@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> None:
     options.whole_number(values, "process", None, "Number of this process; default what the cluster reports.")
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
+    if values.coordinator and not re.fullmatch(r".+:0*[1-9]\d{0,4}", values.coordinator):
+        raise UserError(f"--coordinator={values.coordinator}: expected HOST:PORT, the address of process 0")
     if not values.coordinator and not (values.processes is None and values.process is None):
         raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
 
@@ -85,7 +87,7 @@ def default_workdir(config: ConfigDict) -> str:
     """runs/ and the dataset's name, as a file name."""
     kind, _, path = config.dataset.partition(":")
     name = f"folder:{posixpath.normpath(path)}" if kind == "folder" else config.dataset
-    return "runs/" + re.sub(r"[^\w.-]+", "-", name).strip("-")
+    return "runs/" + re.sub(r"[^\w.-]+", "-", name)[-150:].strip("-")  # file names have a limit
 
 
 def _report(outcome: "Outcome") -> None:

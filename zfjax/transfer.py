@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     options.whole_number(values, "layer", 0, "Layer whose features to use, from 1; default the last hidden one.")
     flags.DEFINE_bool("scratch", True, "Also train the same net from scratch.", flag_values=values)
     epochs = "Epochs of the nets from scratch; default as many as needed for the run's number of updates."
-    options.whole_number(values, "scratch_epochs", 0, epochs)
+    options.whole_number(values, "scratch_epochs", 0, epochs, largest=10**6)
     options.seed(values, "Seed for drawing the folds.")
     required = command.RUN | {"dataset": "DATASET"}
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")

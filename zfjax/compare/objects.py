@@ -1,15 +1,16 @@
 """Locate the objects in pictures of a run."""
 
 import json
+import reprlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
-from zfjax.console.text import readable
+from zfjax.console.text import brief, first_line, readable
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
 from zfjax.data.shapes.parts import in_crop
@@ -75,13 +76,19 @@ def _read_boxes(file: str) -> dict[str, list[float]]:
     except OSError as error:
         raise UserError(f"--boxes: cannot read {file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--boxes: {file} is no JSON ({error}); expected {expected}") from error
+        raise UserError(f"--boxes: {file} is no JSON ({first_line(error)}); expected {expected}") from error
     if not isinstance(boxes, dict):
         raise UserError(f"--boxes: {file} holds no object; expected {expected}")
     for name, box in boxes.items():
-        if not (isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box)):
-            raise UserError(f"--boxes: expected [top, left, height, width] for {name!r} in {file}, got {box!r}")
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_length(side) for side in box)):
+            got = reprlib.repr(box)
+            raise UserError(f"--boxes: expected [top, left, height, width] for {brief(name)!r} in {file}, got {got}")
     return {readable(name): box for name, box in boxes.items()}
+
+
+def _is_length(value: object) -> bool:
+    """Whether a value is a number of pixels, not infinite, NaN or beyond any picture."""
+    return type(value) in (int, float) and abs(cast(float, value)) < 2**31
 
 
 def _inside(file: str, name: str, box: list[float], height: int, width: int) -> np.ndarray:

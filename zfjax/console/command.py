@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import hashlib
 import io
 import logging
 import os
@@ -64,25 +65,13 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         # With `| head -1` the reader is gone; discard buffered output, or Python would complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
-    except UserError as error:
-        return _failed(MISTAKE, str(error))
-    except OSError as error:  # such as a full disk or an unreadable file
-        where = f" {error.filename}" if error.filename is not None else ""
-        return _failed(MISTAKE, f"cannot read or write{where}: {reason(error)}")
     except signals.Stopped as stopped:
         return _failed(128 + stopped.number, str(stopped))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        if is_full(error):
-            return _failed(MISTAKE, f"cannot write: {first_line(error)}")
-        if is_out_of_memory(error):
-            return _failed(
-                MISTAKE, f"out of memory: {first_line(error)}; ask for less at once, such as a smaller batch_size"
-            )
-        if type(error).__module__.partition(".")[0] in _STORAGE:
-            return _failed(MISTAKE, f"the storage does not answer: {first_line(error)}")
-        return _failed(FAULT, _fault(error))
+        mistake = _mistake(error)
+        return _failed(MISTAKE, mistake) if mistake else _failed(FAULT, _fault(error))
     finally:
         signals.give_way()
     return 0
@@ -153,7 +142,10 @@ def parse(
 def setting(values: flags.FlagValues, *names: str) -> str:
     """File-name suffix listing the flags that differ from their defaults, such as `_per_class-15`."""
     changed = ((name, values[name].value) for name in names if values[name].value != values[name].default)
-    return "".join(f"_{name}-{re.sub(r'[^A-Za-z0-9.]+', '-', _shown(value))}" for name, value in changed)
+    suffix = "".join(f"_{name}-{re.sub(r'[^A-Za-z0-9.]+', '-', _shown(value))}" for name, value in changed)
+    if len(suffix) <= 150:
+        return suffix
+    return f"{suffix[:130]}-{hashlib.sha256(suffix.encode()).hexdigest()[:12]}"  # file names have a limit
 
 
 def reject_arguments(rest: Sequence[str], command: str) -> None:
@@ -212,6 +204,22 @@ def _flush() -> None:
 
 def _traces() -> bool:
     return os.environ.get(TRACE) == "1"
+
+
+def _mistake(error: Exception) -> str:
+    """The message for what the user can mend; empty for anything else."""
+    if isinstance(error, UserError):
+        return str(error)
+    if type(error).__module__.partition(".")[0] in _STORAGE:
+        return f"the storage does not answer: {first_line(error)}"
+    if isinstance(error, OSError):  # such as a full disk or an unreadable file
+        where = f" {error.filename}" if error.filename is not None else ""
+        return f"cannot read or write{where}: {reason(error)}"
+    if is_full(error):
+        return f"cannot write: {first_line(error)}"
+    if is_out_of_memory(error):
+        return f"out of memory: {first_line(error)}; ask for less at once, such as a smaller batch_size"
+    return ""
 
 
 def _fault(error: Exception) -> str:

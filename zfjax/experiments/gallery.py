@@ -119,7 +119,7 @@ def gallery(
     >>> found.projections.shape
     (2, 9, 27, 27, 3)
     """
-    maps = _checked_maps(maps, len(top.values))
+    maps = checked_maps(maps, len(top.values))
     values, numbers, positions = (np.asarray(part)[maps] for part in top)
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images a map, but fewer were seen")
@@ -150,7 +150,8 @@ def filled_batch(images: Float[Array, "n ..."], rows: int, mesh: Mesh | None) ->
     return filled if mesh is None else jax.device_put(filled, NamedSharding(mesh, P("data")))
 
 
-def _checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> Int[np.ndarray, " maps"]:
+def checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> Int[np.ndarray, " maps"]:
+    """The numbers of some maps of a layer that has `count`. Raises a UserError for a map it lacks."""
     numbers = np.asarray(maps)
     if not (numbers.ndim == 1 and numbers.size and np.issubdtype(numbers.dtype, np.integer)):
         raise UserError(f"maps: expected numbers of maps, got {maps}")

@@ -7,10 +7,13 @@ from etils import epath
 
 from zfjax.console import tables
 from zfjax.console.errors import UserError
+from zfjax.console.options import MOST
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
+from zfjax.experiments.gallery import checked_maps
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
+from zfjax.models import layer_table
 from zfjax.plots.files import save
 from zfjax.runs import subject
 from zfjax.runs.folder import RunInfo, read_run, require_different
@@ -42,6 +45,10 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
     for name, pixels in (("window", values.window), ("stride", values.stride)):
         if pixels > size:
             raise UserError(f"--{name}={pixels} is larger than the run's images of {size}×{size} px")
+    if units:
+        maps_of = {row.name: row.output.maps for row in layer_table(splits.val.net)}
+        for name in values.layers or subject.feature_layers(splits.val.net):
+            checked_maps(units, maps_of.get(name, MOST))  # an unknown layer is named when it is drawn
     others = tuple(read_run(folder) for folder in values.compare)
     require_different("--compare", (run, *others))
     return Request(
