@@ -96,8 +96,9 @@ def require_free(folder: Path) -> None:
 def _written(folder: Path) -> frozenset[str]:
     """The files that an atlas wrote there. Raises a UserError if their list is missing or damaged."""
     path = folder / MARK
+    value = read_json(path)
     try:
-        files = sealed.unseal(read_json(path))["files"]
+        files = sealed.unseal(value)["files"]
         if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
             raise TypeError("files: expected a list of names")
     except (KeyError, TypeError, ValueError) as error:

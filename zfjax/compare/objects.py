@@ -71,8 +71,9 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
 
 def _read_boxes(file: str) -> dict[str, list[float]]:
     expected = '{"CLASS/picture.jpg": [top, left, height, width], …}'
+    path = user_path(file, "--boxes")
     try:
-        boxes = json.loads(user_path(file, "--boxes").read_bytes())  # with or without a byte-order mark
+        boxes = json.loads(path.read_bytes())  # with or without a byte-order mark
     except OSError as error:
         raise UserError(f"--boxes: cannot read {file}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
