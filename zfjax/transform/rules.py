@@ -149,4 +149,5 @@ GUIDED = Rules((("relu", guide), ("reduce_window_max", unpool)), frozenset({"rel
 def _windows(equation: Equation) -> Windows:
     """The windows of a reduce_window."""
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
-    return Windows(*(tuple(equation.params[name]) for name in names))
+    # JAX 0.7 keeps the padding of "SAME" as NumPy integers.
+    return Windows(*(jax.tree.map(int, tuple(equation.params[name])) for name in names))
