@@ -10,7 +10,7 @@ import tiny_runs
 from etils import epath
 
 from zfjax import ablate, atlas, compare, export_weights, figures, import_weights, probe, train, transfer
-from zfjax.console import command
+from zfjax.console import command, paths
 from zfjax.console.errors import UserError
 from zfjax.data.opening import open_source
 from zfjax.data.outside import require_outside, root_of
@@ -248,6 +248,7 @@ def test_a_dataset_that_is_found_in_data_dir_or_in_a_bucket(photos, tmp_path, mo
         require_outside("../PHOTOS/run", "workdir", root_of("folder:PHOTOS", ".."))
     for dataset in ("shapes", "tfds:cars", "folder:", "folder:gone"):
         assert root_of(dataset) is None
+    monkeypatch.setitem(paths._PACKAGES, "gs", "fsspec")  # which is there, and gcsfs need not be
     monkeypatch.setattr("zfjax.data.outside.find_root", lambda path, data_dir: epath.Path(path))
     for path in ("gs://b/PHOTOS", "gs://b/PHOTOS/run", "gs://b/x/../PHOTOS//run/"):
         with pytest.raises(UserError, match="lies in the dataset's folder"):

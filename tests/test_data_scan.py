@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zfjax.console import paths
 from zfjax.console.errors import UserError
 from zfjax.data import cache
 from zfjax.data.decode import decode_square
@@ -452,6 +453,7 @@ def bucket(monkeypatch):
             )
 
     monkeypatch.setattr("etils.epath.backend._FileSystemSpecBackend.fs", lambda *_: Bucket())
+    monkeypatch.setitem(paths._PACKAGES, "gs", "fsspec")  # which is there, and gcsfs need not be
     yield memory
     memory.rm("/bucket", recursive=True)
 
