@@ -48,7 +48,7 @@ def test_a_missing_folder_is_a_question(moved):
 @pytest.mark.parametrize(
     ("main", "words"),
     [
-        (figures.main, ["--only=fig5", "--classes=noise", "--compare=RUN"]),
+        (figures.main, ["--only=fig5,fig6", "--classes=noise", "--compare=RUN"]),
         (atlas.main, ["--layers=relu1"]),
         (compare.main, ["--only=saliency", "--sanity_images=0", "--count=2", "--boxes=BOXES"]),
         (evaluate.main, []),
