@@ -48,7 +48,7 @@ def test_a_missing_folder_is_a_question(moved):
 @pytest.mark.parametrize(
     ("main", "words"),
     [
-        (figures.main, ["--only=fig5,fig6", "--classes=noise", "--compare=RUN"]),
+        (figures.main, ["--only=fig5", "--classes=noise"]),
         (atlas.main, ["--layers=relu1"]),
         (compare.main, ["--only=saliency", "--sanity_images=0", "--count=2", "--boxes=BOXES"]),
         (evaluate.main, []),
@@ -61,7 +61,7 @@ def test_commands_take_the_pictures_where_they_are(moved, main, words, capsys, t
     boxes.write_text(json.dumps({name: [0, 0, 20, 20] for name in open_source(f"folder:{after}").val.names}))
     words = [
         f"--workdir={workdir}",
-        *(word.replace("BOXES", str(boxes)).replace("RUN", str(workdir)) for word in words),
+        *(word.replace("BOXES", str(boxes)) for word in words),
     ]
     assert said(capsys, main, *words)[0] == 2
     assert said(capsys, main, *words, f"--dataset=folder:{after}")[0] == 0
