@@ -156,7 +156,7 @@ def test_a_damaged_file_of_a_checkpoint_changes_nothing_or_is_said(run, states, 
     assert names_in(run) == before
 
 
-def test_one_flipped_bit_in_the_arrays_is_always_noticed(run, states, capfd):
+def test_one_flipped_bit_never_gives_other_weights(run, states, capfd):
     newest = run / CHECKPOINTS / str(NEWEST)
     data = max(newest.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
     whole = data.read_bytes()
