@@ -1,6 +1,7 @@
 """Files that are whole at any moment."""
 
 import os
+import shutil
 
 import pytest
 
@@ -36,3 +37,18 @@ def test_what_cannot_be_written_is_named_and_the_old_content_stays(tmp_path, mon
     assert not list(tmp_path.rglob("*.part"))
     if in_the_way == "full disk":
         assert path.read_text() == "old"
+
+
+def test_a_folder_goes_although_files_come_faster(tmp_path, monkeypatch):
+    folder, rmtree = tmp_path / "draft", shutil.rmtree
+    folder.mkdir()
+
+    def beaten(path, **kwargs):
+        rmtree(path, **kwargs)
+        if path == folder:
+            folder.mkdir(exist_ok=True)
+            (folder / "new").write_text("half")
+
+    monkeypatch.setattr(shutil, "rmtree", beaten)
+    files.remove(folder)
+    assert not list(tmp_path.iterdir())

@@ -44,11 +44,15 @@ def remove(folder: pathlib.Path) -> None:
     until = time.monotonic() + 5
     while folder.exists() and time.monotonic() < until:
         shutil.rmtree(folder, ignore_errors=True)
-        if folder.is_file():
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if folder.is_file():
                 folder.unlink()
-        elif folder.exists():
-            time.sleep(0.05)
+            elif folder.exists():  # files come faster than they go: move the folder out of its writer's reach
+                out_of_reach = folder.with_name(f"{folder.name}.removed")
+                shutil.rmtree(out_of_reach, ignore_errors=True)
+                folder.rename(out_of_reach)
+                shutil.rmtree(out_of_reach, ignore_errors=True)
+                time.sleep(0.05)
 
 
 @contextlib.contextmanager
