@@ -15,6 +15,7 @@ from zfjax.console.errors import UserError
 from zfjax.data import formats
 from zfjax.data.opening import open_source
 from zfjax.data.source import BrokenImage, held_out
+from zfjax.data.spec import parse_spec
 
 
 def picture(value: int, width: int = 12, height: int = 9, kind: str = "PNG") -> bytes:
@@ -279,6 +280,23 @@ def test_fingerprint_follows_the_files(tmp_path):
     second = open_source(f"folder:{tmp_path}")
     assert second.train.fingerprint != first.train.fingerprint
     assert second.val.fingerprint == first.val.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("dataset", "title", "short_name"),
+    [
+        ("folder:/data/caltech101/", "caltech101", "caltech101"),
+        ("folder:caltech 101", "caltech 101", "caltech-101"),
+        ("folder:C:\\photos\\cafe\u0301", "cafe\u0301", "caf\u00e9"),
+        ("folder:..", "..", "dataset"),
+        ("tfds:voc/2012", "tfds:voc/2012", "voc-2012"),
+        ("tfds:voc:1.0.0:train[:10],test", "tfds:voc:1.0.0:train[:10],test", "voc-1.0.0-train-10-test"),
+        ("shapes", "shapes", "shapes"),
+    ],
+)
+def test_what_a_dataset_is_called(dataset, title, short_name):
+    spec = parse_spec(dataset)
+    assert (spec.title, spec.short_name) == (title, short_name)
 
 
 def test_specs_that_name_nothing(tmp_path):

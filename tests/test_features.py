@@ -22,7 +22,6 @@ from zfjax.experiments.features import (
     layer_named,
     numbered_layers,
     require_pictures,
-    short_name,
 )
 from zfjax.experiments.linear import SOFTMAX, SVM, Kind, choose, classify, draw_fold, fit, mean_class_accuracy
 from zfjax.experiments.linear import on_one_scale as scaled
@@ -190,20 +189,6 @@ def test_a_class_with_too_few_images_is_named(pool):
         require_pictures(pool, 7)
     with pytest.raises(UserError, match="class 'd' of noise has 0"):
         require_pictures(pool._replace(classes=("a", "b", "c", "d")), 2)
-
-
-@pytest.mark.parametrize(
-    ("dataset", "expected"),
-    [
-        ("folder:/data/caltech101/", "caltech101"),
-        ("folder:caltech 101", "caltech-101"),
-        ("tfds:voc/2012", "voc-2012"),
-        ("shapes", "shapes"),
-        ("folder:..", "dataset"),
-    ],
-)
-def test_a_dataset_has_a_short_name(dataset, expected):
-    assert short_name(dataset) == expected
 
 
 # Folds

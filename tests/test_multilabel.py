@@ -123,7 +123,7 @@ def test_splits_can_be_named(tiny_dir):
 
 
 def test_other_datasets_are_left_to_others(tiny_dir):
-    for spec in ("shapes", "folder:nowhere", "tfds:", "tfds:zf_one_label"):
+    for spec in ("shapes", "folder:nowhere", "tfds:zf_one_label"):
         assert open_multilabel(spec, data_dir=str(tiny_dir)) is None
 
 

@@ -29,6 +29,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
 from zfjax.console.text import first_line, written
+from zfjax.data.spec import parse_spec
 from zfjax.training.recipe import config_from
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def _join(values: flags.FlagValues) -> None:
 
 def default_workdir(config: ConfigDict) -> str:
     """runs/ and the dataset's name, as a file name."""
-    kind, _, path = config.dataset.partition(":")
-    name = f"folder:{posixpath.normpath(path)}" if kind == "folder" else config.dataset
+    spec = parse_spec(config.dataset)
+    name = f"folder:{posixpath.normpath(spec.place)}" if spec.kind == "folder" else config.dataset
     return "runs/" + re.sub(r"[^\w.-]+", "-", name)[-150:].strip("-")  # file names have a limit
 
 

@@ -11,6 +11,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
+from zfjax.data.spec import parse_spec
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
 from zfjax.experiments.responses import LabeledImages, Responses, responses
 from zfjax.models import layer, layers
@@ -119,15 +120,10 @@ def _facts(run: RunInfo, subject: Subject) -> Facts:
         run.folder.name,
         f"{run.config.net}{width}",
         subject.net.image_size,
-        _dataset(run.config.dataset),
+        parse_spec(run.config.dataset).title,
         len(subject.pictures),
         None if subject.step is None else top1.get(subject.step),
     )
-
-
-def _dataset(spec: str) -> str:
-    kind, _, path = spec.partition(":")
-    return path.replace("\\", "/").rstrip("/").rpartition("/")[2] if kind == "folder" else spec
 
 
 def _names(run: RunInfo, subject: Subject) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from zfjax.console.text import brief, first_line, readable
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
 from zfjax.data.shapes.parts import in_crop
+from zfjax.data.spec import parse_spec
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Subject
 
@@ -36,7 +37,7 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
         raise UserError(f"--boxes: the dataset {dataset} has its objects' pixels; boxes are for folder:PATH")
     if annotations is not None:
         return Known(np.arange(len(subject.pictures)), subject.masks)
-    if not (boxes and dataset.startswith("folder:")):
+    if not (boxes and parse_spec(dataset).kind == "folder"):
         raise UserError(
             f"compare needs to know where the objects are: the dataset shapes has masks, folder:PATH needs"
             f" --boxes=FILE.json (see --help); the run's dataset is {dataset}"

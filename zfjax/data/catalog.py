@@ -16,7 +16,6 @@ from zfjax.console.text import readable
 from zfjax.data import splits
 from zfjax.data.source import BrokenImage, Example, Source, held_out
 
-_VERSION = re.compile(r"(\d+|\*)\.(\d+|\*)\.(\d+|\*)")
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
 
@@ -56,23 +55,6 @@ class RecordExamples:
         return digest.hexdigest()
 
 
-def open_catalog(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
-    """Open the TFDS dataset NAME[/CONFIG][:VERSION][:SPLIT].
-
-    Raises:
-        UserError: the dataset is unknown, not prepared, prepared without random access, or has no image and label.
-    """
-    name, split = name_and_split(spec)
-    return from_builder(f"tfds:{name}", open_builder(name, data_dir), split=split, seed=seed)
-
-
-def name_and_split(spec: str) -> tuple[str, str]:
-    """Split `open_catalog`'s argument into NAME[/CONFIG][:VERSION] and SPLIT, which may be empty."""
-    name, _, split = spec.partition(":")
-    version, _, rest = split.partition(":")
-    return (f"{name}:{version}", rest) if _VERSION.fullmatch(version) else (name, split)
-
-
 def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> Source:
     """Open the dataset of a TFDS builder.
 
@@ -84,7 +66,7 @@ def from_builder(name: str, builder: Any, *, split: str = "", seed: int = 0) -> 
         seed: seeds the division. It is not stratified, since that would mean reading every record.
 
     Raises:
-        UserError: as for `open_catalog`.
+        UserError: the dataset is not prepared, or without random access, or has no such split, or no image and label.
     """
     classes = _classes(name, builder)
     parts = split_names(name, split, builder)

@@ -12,6 +12,7 @@ from zfjax.console.paths import user_path
 from zfjax.data import catalog, splits
 from zfjax.data.catalog import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
+from zfjax.data.spec import parse_spec
 
 SURE = "labels_no_difficult"  # PASCAL's labels, without classes whose objects in the image are all difficult
 
@@ -63,23 +64,23 @@ def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
     (else test) are used.
 
     Raises:
-        UserError: there is no such dataset or split, it is not prepared, or it has no second split.
+        UserError: `spec` is not a dataset's name, there is no such dataset or split, it is not prepared, or it has no
+            second split.
     """
-    kind, _, rest = spec.partition(":")
-    if kind != "tfds" or not rest:
+    parsed = parse_spec(spec)
+    if parsed.kind != "tfds":
         return None
-    name, split = catalog.name_and_split(rest)
     data_dir = os.fspath(user_path(data_dir, "data_dir")) if data_dir else ""
-    builder = catalog.open_builder(name, data_dir)
+    builder = catalog.open_builder(parsed.place, data_dir)
     classes = _classes(builder)
     if classes is None:
         return None
-    parts = catalog.split_names(spec, split, builder)
+    parts = catalog.split_names(spec, parsed.split, builder)
     if len(parts) != 2:
         raise UserError(
             f"{spec}: expected a split to train on and one to test on, as TRAIN,VAL; found {parts[0]} alone"
         )
-    train, val = (_multilabel(catalog.read_split(f"tfds:{name}", part, builder)) for part in parts)
+    train, val = (_multilabel(catalog.read_split(f"tfds:{parsed.place}", part, builder)) for part in parts)
     note = splits.note(spec, parts[0], parts[1], (len(train), len(val)))
     return MultiLabelSet(Source(spec, classes, train, val, (note,)), train, val)
 

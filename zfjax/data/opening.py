@@ -5,9 +5,11 @@ import os
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
+from zfjax.console.text import reason
 from zfjax.data import catalog, folder, shapes
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.source import Source
+from zfjax.data.spec import DatasetSpec, parse_spec
 
 
 def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
@@ -22,28 +24,20 @@ def open_source(spec: str, *, data_dir: str = "", seed: int = 0) -> Source:
     Raises:
         UserError: there is no such dataset, or it cannot be used for training.
     """
+    parsed = parse_spec(spec)
     data_dir = os.fspath(user_path(data_dir, "data_dir")) if data_dir else ""
     try:
-        return _open(spec, data_dir, seed)
+        return _open(parsed, data_dir, seed)
     except OSError as error:
-        raise UserError(f"dataset {spec!r} cannot be read: {error.filename or ''} {error.strerror or error}") from error
+        raise UserError(f"dataset {spec!r} cannot be read: {error.filename or ''} {reason(error)}") from error
 
 
-def check_spec(spec: str) -> None:
-    """Raise a UserError if `spec` is not a valid dataset name; does not check that the dataset exists."""
-    kind, _, rest = spec.partition(":")
-    if spec != "shapes" and not (kind in ("folder", "tfds") and rest):
-        hint = f" (did you mean folder:{spec}?)" if os.path.isdir(spec) else ""
-        raise UserError(f"dataset {spec!r}: expected shapes, folder:PATH or tfds:NAME[/CONFIG][:SPLIT]{hint}")
-
-
-def _open(spec: str, data_dir: str, seed: int) -> Source:
-    check_spec(spec)
-    kind, _, rest = spec.partition(":")
-    if kind == "folder":
-        return folder.open_folder(rest, data_dir=data_dir, seed=seed)
-    if kind == "tfds":
-        return catalog.open_catalog(rest, data_dir=data_dir, seed=seed)
+def _open(spec: DatasetSpec, data_dir: str, seed: int) -> Source:
+    if spec.kind == "folder":
+        return folder.open_folder(spec.place, data_dir=data_dir, seed=seed)
+    if spec.kind == "tfds":
+        builder = catalog.open_builder(spec.place, data_dir)
+        return catalog.from_builder(f"tfds:{spec.place}", builder, split=spec.split, seed=seed)
     builder = shapes.prepared_builder(data_dir)
     source = catalog.from_builder("shapes", builder, seed=seed)
     return dataclasses.replace(source, annotations=DrawnObjects(builder, "validation"))

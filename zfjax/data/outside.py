@@ -10,16 +10,15 @@ from etils import epath
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
 from zfjax.data.folder import find_root
+from zfjax.data.spec import parse_spec
 from zfjax.data.splits import is_split
 
 
 def root_of(dataset: str, data_dir: str = "") -> epath.Path | None:
     """The pictures' folder of `folder:PATH`; None for other datasets or if the folder does not exist."""
-    kind, _, path = dataset.partition(":")
-    if kind != "folder" or not path:
-        return None
     try:
-        return find_root(path, data_dir)
+        spec = parse_spec(dataset)
+        return find_root(spec.place, data_dir) if spec.kind == "folder" else None
     except (UserError, OSError):  # opening it reports the error
         return None
 

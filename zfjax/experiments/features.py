@@ -5,7 +5,6 @@ import functools
 import hashlib
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from zfjax.data.pictures import JoinedPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.scan import Scanned, require_same, scan
 from zfjax.data.source import Source
+from zfjax.data.spec import parse_spec
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
@@ -63,13 +63,6 @@ def numbered_layers(net: ConvNet) -> tuple[str, ...]:
         elif names and not isinstance(spec, Dropout):
             names[-1] = spec.name
     return tuple(names[:-1])
-
-
-def short_name(dataset: str) -> str:
-    """A dataset's name for titles and folders: without `tfds:`, and only the last part of a folder's path."""
-    kind, _, rest = dataset.partition(":")
-    name = rest.rstrip("/").rpartition("/")[2] if kind == "folder" else rest or kind
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "dataset"
 
 
 def layer_named(net: ConvNet, number: int) -> str:
@@ -116,7 +109,7 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     if named or (kept is not None and kept.equals(scanned.record)):
         labels = scanned.record.val_labels[scanned.record.val_kept]
         pictures_are = f"val of {scanned.record.fingerprint}"
-        return Pool(f"{short_name(source.name)}-val", source.classes, scanned.val, labels, pictures_are)
+        return Pool(f"{parse_spec(source.name).short_name}-val", source.classes, scanned.val, labels, pictures_are)
     return join_splits(source, scanned)
 
 
@@ -131,7 +124,7 @@ def join_splits(source: Source, scanned: Scanned) -> Pool:
     found = scanned.record
     labels = np.concatenate([found.train_labels[found.train_kept], found.val_labels[found.val_kept]])
     pictures = JoinedPictures(scanned.train, scanned.val)
-    return Pool(short_name(source.name), source.classes, pictures, labels, found.fingerprint)
+    return Pool(parse_spec(source.name).short_name, source.classes, pictures, labels, found.fingerprint)
 
 
 def features(

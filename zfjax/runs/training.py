@@ -3,8 +3,8 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from zfjax.data.opening import check_spec
 from zfjax.data.outside import root_of
+from zfjax.data.spec import parse_spec
 from zfjax.runs.claim import begin, held, is_begun
 from zfjax.runs.folder import open_data
 from zfjax.training import memory, sharding
@@ -20,7 +20,7 @@ def require_possible(config: ConfigDict) -> None:
         UserError: a value out of range, an impossible net, or one that needs more memory than there is.
     """
     check(config)
-    check_spec(config.dataset)  # before a workdir named after it finds another run
+    parse_spec(config.dataset)
     sharding.check_batch_size(config.batch_size)
     memory.require_training(config, create_net(config, num_classes=1))
 
