@@ -16,9 +16,10 @@ from PIL import Image
 from zfjax.console import paths
 from zfjax.console.errors import UserError
 from zfjax.data import cache
+from zfjax.data import record as records
 from zfjax.data.decode import decode_square
 from zfjax.data.opening import open_source
-from zfjax.data.scan import load, scan, scan_once
+from zfjax.data.scan import scan, scan_once
 from zfjax.data.source import BrokenImage, Example, Source
 
 SIZE = 16
@@ -75,8 +76,8 @@ def same(one, two):
         for left, right in zip(mine.load(np.arange(len(mine))), its.load(np.arange(len(its))), strict=True):
             assert left.dtype == right.dtype
             np.testing.assert_array_equal(left, right)
-    np.testing.assert_array_equal(one.mean, two.mean)
-    assert one.broken == two.broken
+    np.testing.assert_array_equal(one.record.mean, two.record.mean)
+    assert one.record.messages.tolist() == two.record.messages.tolist()
     assert one.record.equals(two.record)
 
 
@@ -84,8 +85,8 @@ def test_mean_is_that_of_the_training_squares():
     source = memory_source()
     squares = np.stack([decode_square(data, SIZE) for data in source.train.pictures])
     found = scan(source, SIZE)
-    assert found.mean.dtype == np.float32
-    np.testing.assert_array_equal(found.mean, squares.astype(np.float64).mean(0).astype(np.float32))
+    assert found.record.mean.dtype == np.float32
+    np.testing.assert_array_equal(found.record.mean, squares.astype(np.float64).mean(0).astype(np.float32))
     images, labels = found.train.load(np.array([3, 3, 0]))
     np.testing.assert_array_equal(images, squares[[3, 3, 0]])
     assert images.dtype == np.uint8
@@ -107,15 +108,16 @@ def test_each_picture_is_read_once():
 
 def test_broken_pictures_are_named_skipped_and_counted(caplog):
     found = scan(memory_source(broken=[3, 17]), SIZE, max_broken=0.05)
-    assert found.broken == ("picture 3: lost", "picture 17: lost")
-    assert [r.getMessage() for r in caplog.records] == [f"skipped broken image {name}" for name in found.broken]
+    broken = found.record.messages.tolist()
+    assert broken == ["picture 3: lost", "picture 17: lost"]
+    assert [r.getMessage() for r in caplog.records] == [f"skipped broken image {name}" for name in broken]
     assert len(found.train) == 38
     source = memory_source()
     kept = [i for i in range(40) if i not in (3, 17)]
     images, labels = found.train.load(np.arange(38))
     np.testing.assert_array_equal(images, np.stack([source.train[i].square(SIZE) for i in kept]))
     assert labels.tolist() == [i % 2 for i in kept]
-    np.testing.assert_array_equal(found.mean, images.astype(np.float64).mean(0).astype(np.float32))
+    np.testing.assert_array_equal(found.record.mean, images.astype(np.float64).mean(0).astype(np.float32))
 
 
 def test_more_broken_than_allowed_stops():
@@ -148,33 +150,28 @@ def test_label_out_of_range_stops(label):
 
 def test_saved_scan_comes_back_without_decoding(tmp_path):
     found = scan(memory_source(broken=[3]), SIZE, max_broken=0.1)
-    found.save(tmp_path)
+    records.write(found.record, tmp_path)
     source = memory_source(broken=[3])
-    back = load(tmp_path, source)
+    back = scan_once(tmp_path, source, SIZE)
     assert source.train.reads == 0
     same(back, found)
     assert os.listdir(tmp_path) == ["scan.npz"]
 
 
-def test_nothing_saved(tmp_path):
-    assert load(tmp_path, memory_source()) is None
-    assert load(tmp_path / "not" / "there", memory_source()) is None
-
-
 def test_saved_scan_of_other_pictures(tmp_path):
-    scan(memory_source(), SIZE).save(tmp_path)
+    records.write(scan(memory_source(), SIZE).record, tmp_path)
     with pytest.raises(UserError, match="memory: expected 40 train images, as when the run began, found 41"):
-        load(tmp_path, memory_source(train=41))
+        scan_once(tmp_path, memory_source(train=41), SIZE)
     (tmp_path / "scan.npz").write_bytes(b"PK\3\4 cut short")
     with pytest.raises(UserError, match=r"scan\.npz is damaged"):
-        load(tmp_path, memory_source())
+        scan_once(tmp_path, memory_source(), SIZE)
 
 
 def test_scan_once_scans_once(tmp_path):
     first = scan_once(None, memory_source(), SIZE)
     same(scan_once(tmp_path, memory_source(), SIZE), first)
     assert os.listdir(tmp_path) == []
-    first.save(tmp_path)
+    records.write(first.record, tmp_path)
     source = memory_source()
     same(scan_once(tmp_path, source, SIZE), first)
     assert source.train.reads == 40  # `same` alone
@@ -228,7 +225,7 @@ def test_cache_of_changed_pictures_or_another_size_is_not_read(tmp_path):
     path = pathlib.Path(open_source(f"folder:{tmp_path}/set").train[0].name)
     path.write_bytes(drawn(1, seed=5)[0])
     second = scan(open_source(f"folder:{tmp_path}/set"), SIZE, cache_dir=store)
-    assert not np.array_equal(second.mean, first.mean)
+    assert not np.array_equal(second.record.mean, first.record.mean)
     scan(open_source(f"folder:{tmp_path}/set"), SIZE + 1, cache_dir=store)
     assert len(os.listdir(store)) == 3
 
@@ -272,7 +269,7 @@ def test_killed_while_caching_leaves_nothing_that_is_read(tmp_path):
 def _scan_into(store, at, out):
     time.sleep(max(0, at - time.time()))
     source = memory_source()
-    mean = scan(source, SIZE, cache_dir=store).mean.tobytes()
+    mean = scan(source, SIZE, cache_dir=store).record.mean.tobytes()
     out.put((mean, source.train.reads))
 
 
@@ -286,7 +283,7 @@ def test_of_writers_at_once_one_writes_and_the_others_wait(tmp_path):
     means, reads = zip(*(out.get(timeout=60) for _ in writers), strict=True)
     for writer in writers:
         writer.join()
-    assert set(means) == {scan(memory_source(), SIZE).mean.tobytes()}
+    assert set(means) == {scan(memory_source(), SIZE).record.mean.tobytes()}
     assert sorted(reads) == [0, 0, 40]
     assert len(os.listdir(tmp_path)) == 1
 
@@ -379,7 +376,7 @@ CHANGES = {
 def test_other_pictures_under_the_names_of_a_run_are_refused(tmp_path, change, cached):
     folder, run, cache_dir = bitmaps(tmp_path / "set"), tmp_path / "run", str(tmp_path / "cache") if cached else ""
     first = scan_once(None, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir)
-    first.save(run)
+    records.write(first.record, run)
     same(scan_once(run, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir), first)
     CHANGES[change](folder)
     for path in folder.rglob("*.bmp"):
@@ -394,7 +391,7 @@ def test_other_pictures_under_the_names_of_a_run_are_refused(tmp_path, change, c
 def test_the_same_pictures_in_another_place_are_those_of_the_run(tmp_path, cached, monkeypatch):
     folder, run, cache_dir = bitmaps(tmp_path / "set"), tmp_path / "run", str(tmp_path / "cache") if cached else ""
     first = scan_once(None, open_source(f"folder:{folder}"), SIZE, cache_dir=cache_dir)
-    first.save(run)
+    records.write(first.record, run)
     squares = first.train.load(np.arange(len(first.train)))[0]
     copied = shutil.copytree(folder, tmp_path / "copied")
     folder.rename(tmp_path / "moved")
@@ -412,9 +409,9 @@ def test_the_same_pictures_in_another_place_are_those_of_the_run(tmp_path, cache
 
 def test_of_very_many_copied_pictures_some_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("zfjax.data.prints.MOST_READ", 10)
-    scan(memory_source(), SIZE).save(tmp_path)
+    records.write(scan(memory_source(), SIZE).record, tmp_path)
     moved = memory_source(fingerprint="elsewhere")
-    load(tmp_path, moved)
+    scan_once(tmp_path, moved, SIZE)
     assert (moved.train.reads, moved.val.reads) == (10, 0)
 
 
@@ -426,7 +423,7 @@ def test_a_scan_of_an_older_zfjax_is_read_and_knows_nothing_of_the_pictures(tmp_
     np.savez_compressed(tmp_path / "scan.npz", **kept)
     changed = memory_source()
     changed.train.pictures[0] = drawn(1, seed=9)[0]
-    back = load(tmp_path, changed)
+    back = scan_once(tmp_path, changed, SIZE)
     assert not back.record.known
     assert changed.train.reads == 0
     same(scan_once(tmp_path, memory_source(), SIZE, cache_dir=str(tmp_path / "cache")), found)
@@ -473,7 +470,7 @@ def test_pictures_in_a_bucket(bucket, tmp_path, cached):
     assert source.notes[1].endswith("left out: 1 in deeper folders (a/deeper)")
     cache_dir = str(tmp_path / "cache") if cached else ""
     first = scan_once(None, source, SIZE, cache_dir=cache_dir)
-    first.save(tmp_path)
+    records.write(first.record, tmp_path)
     same(scan_once(tmp_path, open_source("folder:gs://bucket/photos"), SIZE, cache_dir=cache_dir), first)
     bucket.pipe("/bucket/photos/valid/b/03", drawn(1, seed=99)[0])
     with pytest.raises(UserError, match=r"the first that differs is gs://bucket/photos/valid/b/03"):
@@ -482,11 +479,11 @@ def test_pictures_in_a_bucket(bucket, tmp_path, cached):
 
 def test_pictures_that_are_no_longer_used_are_told(tmp_path):
     folder = bitmaps(tmp_path / "set", per_class=20)
-    scan(open_source(f"folder:{folder}"), SIZE).save(tmp_path)
+    records.write(scan(open_source(f"folder:{folder}"), SIZE).record, tmp_path)
     for name in "ab":
         for i in (1, 2):
             (folder / name / f"{i}.bmp").rename(folder / name / f"{i}.bmp.part")
     with pytest.raises(
         UserError, match=r"expected 36 train images, as when the run began, found 3\d; left out: 4 .part"
     ):
-        load(tmp_path, open_source(f"folder:{folder}"))
+        scan_once(tmp_path, open_source(f"folder:{folder}"), SIZE)

@@ -47,13 +47,14 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
-            (b"", "is empty; expected class names, one a line, in the order of the net's outputs"),
+            (b"", "is empty; expected class names, one per line, in the order of the net's outputs"),
             (b" \n\r\n", "is empty"),
-            (b"a\n\nb\n \nc\n", "has no name in line 2, 4; expected one a line"),
-            ("a\nb".encode("utf-16-le"), "is no text in UTF-8; expected class names, one a line"),
-            (b"a\n\x81\x8d\n", "is no text in UTF-8 (line 2); expected class names, one a line"),
-            (codecs.BOM_UTF8 + b"caf\xe9", "is no text in UTF-8 (line 1); expected class names"),
-            (codecs.BOM_UTF16_LE + b"a", "is no text in UTF-8 (line 1); expected class names"),
+            (b"a\n\nb\n \nc\n", "has no name in line 2, 4; expected one per line"),
+            ("a\nb".encode("utf-16-le"), "is not text in UTF-8; expected class names, one per line"),
+            (b"a\n\x81\x8d\n", "is not text in UTF-8 (line 2); expected class names, one per line"),
+            (b"a\rb\r\x81\x8d\r", "is not text in UTF-8 (line 3); expected class names"),
+            (codecs.BOM_UTF8 + b"caf\xe9", "is not text in UTF-8 (line 1); expected class names"),
+            (codecs.BOM_UTF16_LE + b"a", "is not text in UTF-8 (line 1); expected class names"),
         ],
     )
     def test_what_has_no_names(self, tmp_path, content, expected):

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
-from zfjax.console.text import brief, first_line, readable
+from zfjax.console.text import brief, first_line, readable, reason
 from zfjax.data.folder import FolderExamples
 from zfjax.data.opening import open_source
 from zfjax.data.shapes.parts import in_crop
@@ -76,7 +76,7 @@ def _read_boxes(file: str) -> dict[str, list[float]]:
     try:
         boxes = json.loads(path.read_bytes())  # with or without a byte-order mark
     except OSError as error:
-        raise UserError(f"--boxes: cannot read {file}: {error.strerror or error}") from error
+        raise UserError(f"--boxes: cannot read {file}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"--boxes: {file} is no JSON ({first_line(error)}); expected {expected}") from error
     if not isinstance(boxes, dict):

@@ -99,6 +99,6 @@ def damaged(path: epath.PathLike, why: BaseException | str, what_to_do: str = ""
     if isinstance(why, FileNotFoundError):
         found = "is missing"
     else:
-        said = why.strerror if isinstance(why, OSError) and why.strerror else str(why)
+        said = why if isinstance(why, str) else reason(why)
         found = f"is damaged ({textwrap.shorten(said, 120, placeholder=' …')})"
     return UserError(f"{path} {found}" + (f"; {what_to_do}" if what_to_do else ""))

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -29,23 +29,31 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """The table as Markdown with title and note; the first column is left-aligned, the others right-aligned."""
-        lines = [self.header, ("---",) + ("---:",) * (len(self.header) - 1)]
-        lines += [tuple(_shown(cell) for cell in row) for row in self.rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        body = as_markdown([self.header, *([_shown(cell) for cell in row] for row in self.rows)])
         return "\n\n".join(part for part in (f"**{self.title}**", body, self.note) if part) + "\n"
 
     def csv(self) -> str:
         """The table as CSV with plain numbers; a None cell is empty."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows([map(_there, row) for row in self.rows])
-        return text.getvalue()
+        return as_csv([self.header, *(map(_there, row) for row in self.rows)])
 
     def json(self) -> str:
         """The table as a JSON object with title, note and rows; each row is an object keyed by the header's names."""
         rows = [dict(zip(self.header, map(_there, row), strict=True)) for row in self.rows]
         return json.dumps({"title": self.title, "note": self.note, "rows": rows}, indent=2) + "\n"
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the header first, as Markdown; the first column is left-aligned, the others right-aligned."""
+    header, *rows = lines
+    rule = ("---",) + ("---:",) * (len(header) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))
+
+
+def as_csv(lines: Iterable[Iterable[Cell]]) -> str:
+    """Lines of cells, the header first, as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:

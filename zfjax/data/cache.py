@@ -14,7 +14,7 @@ import numpy as np
 from zfjax.console.errors import UserError
 from zfjax.console.files import draft, remove
 from zfjax.console.paths import user_path
-from zfjax.console.text import size_of
+from zfjax.console.text import reason, size_of
 from zfjax.data import record
 from zfjax.data.source import Source
 
@@ -68,7 +68,7 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
             unfinished.rename(folder)
     except OSError as error:
         raise UserError(
-            f"cache_dir {folder.parent}: {error.strerror or error}; expected {size_of(num_bytes)} of writable space"
+            f"cache_dir {folder.parent}: {reason(error)}; expected {size_of(num_bytes)} of writable space"
         ) from error
 
 

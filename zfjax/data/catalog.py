@@ -1,7 +1,6 @@
 """TFDS datasets, read without TensorFlow: images stay encoded until they are needed."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import os
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import readable
+from zfjax.console.text import did_you_mean, readable
 from zfjax.data import splits
 from zfjax.data.source import BrokenImage, Example, Source, held_out
 
@@ -90,10 +89,9 @@ def open_builder(name: str, data_dir: str) -> Any:
         return tfds.builder(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name.partition("/")[0].partition(":")[0], known)
-        hint = f"did you mean {' or '.join(close)}?" if close else "expected one of tensorflow.org/datasets"
+        hint = did_you_mean(re.split("[/:]", name)[0], known) or "; expected one of tensorflow.org/datasets"
         where = data_dir or "TFDS's own folder"
-        raise UserError(f"tfds:{name}: no such dataset in TFDS or in {where}; {hint}") from error
+        raise UserError(f"tfds:{name}: no such dataset in TFDS or in {where}{hint}") from error
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tensorflow":
             raise

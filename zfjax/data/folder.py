@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
-from zfjax.console.text import readable
+from zfjax.console.text import listed, readable
 from zfjax.data import splits
 from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_picture, pick
 from zfjax.data.prints import digest_of
@@ -186,8 +186,9 @@ def _read(root: epath.Path, left_out: Leftovers) -> _Split:
 def _require_classes(split: _Split, other: _Split) -> None:
     missing = sorted(set(other.classes) - set(split.classes))
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(f"image folder {split.root}: expected the class folders of {other.root}, but it lacks {shown}")
+        raise UserError(
+            f"image folder {split.root}: expected the class folders of {other.root}, but it lacks {listed(missing, 5)}"
+        )
 
 
 def _stamp(name: str, path: str) -> tuple[int, int]:
@@ -196,5 +197,4 @@ def _stamp(name: str, path: str) -> tuple[int, int]:
     except OSError:
         return 0, 0
     # Archives may give all their files the same mtime; ctime also changes when a file is renamed.
-    told = f"{name}\0{stat.st_mtime_ns} {stat.st_ctime_ns}".encode()
-    return stat.st_size, int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "big", signed=True)
+    return stat.st_size, digest_of(f"{name}\0{stat.st_mtime_ns} {stat.st_ctime_ns}".encode())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from zfjax.console.text import readable
+from zfjax.console.text import readable, reason
 from zfjax.data import formats
 
 _HIDDEN, _DEEPER, _BESIDE = "hidden", "in deeper folders", "beside the class folders"
@@ -31,9 +31,6 @@ class Contents(NamedTuple):
     files: list[str]
     others: list[str]  # pipes, devices, broken links
     hidden: list[str]  # files and folders
-
-    def __len__(self) -> int:
-        return sum(map(len, self[:]))
 
 
 class Leftovers:
@@ -148,7 +145,7 @@ def _reason(folder: epath.Path, name: str) -> str:
             kind = formats.recognized(file)
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        return f"unreadable: {error.strerror or error}"
+        return f"unreadable: {reason(error)}"
     if kind and kind not in formats.available():
         return f"{kind.name}: pip install {kind.package}"
     # Camera raw files (.nef, .dng) are TIFF too, but what opens is a thumbnail.

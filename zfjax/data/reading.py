@@ -5,7 +5,7 @@ import stat
 
 from etils import epath
 
-from zfjax.console.text import readable
+from zfjax.console.text import readable, reason
 from zfjax.data.decode import BrokenImage
 from zfjax.data.images import bounds
 
@@ -35,7 +35,7 @@ def read_picture(path: epath.PathLike) -> bytes:
         with open(place, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise BrokenImage(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+        raise BrokenImage(f"{name}: {reason(error)}") from error
 
 
 def _require_size(name: str, size: int) -> None:

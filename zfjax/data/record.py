@@ -10,6 +10,7 @@ from etils import epath
 from jaxtyping import Float32, Int32, Int64
 
 from zfjax.console.files import damaged, write_whole
+from zfjax.data.prints import DIGEST
 
 FILE = "scan.npz"
 NOTES = "pictures.txt"  # a copy of the notes, for people
@@ -48,7 +49,7 @@ class Record(NamedTuple):
     def fingerprint(self) -> str:
         """A hash of the pictures' contents and labels, independent of paths; only for a record that is `known`."""
         digest = hashlib.sha256()
-        for array in (self.train_labels, self.train_prints[:, 2], self.val_labels, self.val_prints[:, 2]):
+        for array in (self.train_labels, self.train_prints[:, DIGEST], self.val_labels, self.val_prints[:, DIGEST]):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
@@ -72,7 +73,7 @@ class Record(NamedTuple):
                 (mine, my_prints), (its, its_prints) = (
                     (getattr(record, f"{split}_labels"), getattr(record, f"{split}_prints")) for record in (self, other)
                 )
-                differ = np.flatnonzero((mine != its) | (my_prints[:, 2] != its_prints[:, 2]))
+                differ = np.flatnonzero((mine != its) | (my_prints[:, DIGEST] != its_prints[:, DIGEST]))
                 if len(differ):
                     return split, int(differ[0])
         return None

@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import logging
 import os
 import pathlib
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8, UInt32, UInt64
+from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
 from zfjax.console.errors import UserError
 from zfjax.console.hold import hold
@@ -28,19 +27,12 @@ _CHUNK = 16  # pictures per task; small, since two tasks per thread are in memor
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scanned:
-    """A scanned dataset: its readable pictures, and the mean of its training squares (0..255)."""
+class Scanned(NamedTuple):
+    """A scanned dataset: its readable pictures, and the record that a run keeps so that it need not scan again."""
 
     train: Pictures
     val: Pictures
-    mean: Float32[np.ndarray, "size size 3"]
-    broken: tuple[str, ...]
     record: Record
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Save the results (not the pictures) in a folder, so that a resumed run need not scan again."""
-        records.write(self.record, folder)
 
 
 def scan(
@@ -94,21 +86,6 @@ def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads:
     return _cached(_noted(source, seen), *squares)
 
 
-def load(folder: str | os.PathLike[str], source: Source, threads: int = 0) -> Scanned | None:
-    """Load what `Scanned.save` saved in a folder; None if there is nothing.
-
-    Args:
-        folder: a run's folder.
-        source: where its pictures are now. Those that may have changed are read and compared.
-        threads: reader threads; 0 for one per core.
-
-    Raises:
-        UserError: the pictures of `source` differ from those scanned, or the file is damaged.
-    """
-    kept = _kept(folder, source)
-    return None if kept is None else _compared(folder, source, kept, threads)
-
-
 def scan_once(
     folder: str | os.PathLike[str] | None,
     source: Source,
@@ -118,12 +95,18 @@ def scan_once(
     cache_dir: str = "",
     threads: int = 0,
 ) -> Scanned:
-    """A run's scan: loaded from the run's folder if `Scanned.save` saved one there, else done by `scan`, but not saved.
+    """A run's scan: the record in the run's folder if there is one, else that of `scan`, which is not written there.
 
-    `folder` is None for a new run.
+    Args:
+        folder: a run's folder; None for a new run.
+        source: where its pictures are now. Those that may have changed are read and compared.
+        size: as in `scan`.
+        max_broken: as in `scan`.
+        cache_dir: as in `scan`.
+        threads: decoder threads; 0 for one per core.
 
     Raises:
-        UserError: as for `scan` and `load`; the pictures are no longer those the run began with.
+        UserError: as for `scan`, the record is damaged, or the pictures are no longer those the run began with.
     """
     kept = None if folder is None else _kept(folder, source)
     if folder is None or kept is None:
@@ -136,7 +119,7 @@ def scan_once(
     now = scanned.record
     require_same(folder, source, kept, now)
     record = kept._replace(train_prints=now.train_prints, val_prints=now.val_prints)  # the stamps may be new
-    return dataclasses.replace(scanned, mean=kept.mean, record=record)
+    return scanned._replace(record=record)
 
 
 def require_same(folder: str | os.PathLike[str], source: Source, kept: Record, now: Record) -> None:
@@ -163,7 +146,7 @@ def _kept(folder: str | os.PathLike[str], source: Source) -> Record | None:
 
 
 def _compared(folder: str | os.PathLike[str], source: Source, kept: Record, threads: int) -> Scanned:
-    """The saved scan, if the pictures are still the same; an older record cannot tell."""
+    """The recorded scan, if the pictures are still the same; an older record cannot tell."""
     if kept.known:
         for split, examples, labels, prints, numbers in (
             ("train", source.train, kept.train_labels, kept.train_prints, kept.train_kept),
@@ -324,14 +307,12 @@ def _decoding(source: Source, record: Record) -> Scanned:
     size = record.mean.shape[0]
     train = DecodedPictures(source.train, record.train_kept, size)
     val = DecodedPictures(source.val, record.val_kept, size)
-    return Scanned(train, val, record.mean, tuple(record.messages.tolist()), record)
+    return Scanned(train, val, record)
 
 
 def _cached(record: Record, train: np.ndarray, val: np.ndarray) -> Scanned:
     return Scanned(
         CachedPictures(train, record.train_labels, record.train_kept),
         CachedPictures(val, record.val_labels, record.val_kept),
-        record.mean,
-        tuple(record.messages.tolist()),
         record,
     )

@@ -17,7 +17,6 @@ class Choice(NamedTuple):
 
     train: str
     val: str | None  # None: part of the training split must be held out
-    aside: tuple[str, ...]  # unused splits
 
 
 def is_split(name: str) -> bool:
@@ -45,7 +44,7 @@ def choose(dataset: str, names: Iterable[str]) -> Choice | None:
         UserError: there is a split to validate on but none to train on.
 
     >>> choose("photos", ["test", "train", "Valid", "extra"])
-    Choice(train='train', val='Valid', aside=('extra', 'test'))
+    Choice(train='train', val='Valid')
     """
     names = sorted(names)
     train, val = _first(names, TRAIN), _first(names, _HELD_OUT)
@@ -53,7 +52,7 @@ def choose(dataset: str, names: Iterable[str]) -> Choice | None:
         return None
     if train is None:
         raise UserError(f"{dataset}: expected a split called train beside {val}, found {', '.join(names)}")
-    return Choice(train, val, tuple(name for name in names if name not in (train, val)))
+    return Choice(train, val)
 
 
 def note(

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
-from zfjax.console.text import align
+from zfjax.console.text import align, listed
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
@@ -86,7 +86,7 @@ def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
     if source.classes != run.classes:
         raise UserError(
             f"{dataset} has other classes than the run in {run.folder}:"
-            f" {', '.join(source.classes[:5])}… instead of {', '.join(run.classes[:5])}…"
+            f" {listed(source.classes, 5)} instead of {listed(run.classes, 5)}"
         )
     size = square_size(config.image_size)
     return scan(source, size, max_broken=config.max_broken, cache_dir=config.cache_dir, threads=config.threads).val

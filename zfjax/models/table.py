@@ -1,11 +1,10 @@
 """The layer table: each layer's input, output, cost and receptive field."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from zfjax.console.tables import as_csv, as_markdown
 from zfjax.console.text import align
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import Layer, Residual, Size, weighted
@@ -120,22 +119,12 @@ def to_text(rows: Iterable[Row]) -> str:
 def to_markdown(rows: Iterable[Row]) -> str:
     """The table in Markdown, with the sums below."""
     rows = tuple(rows)
-    lines = [
-        HEADER,
-        ("---",) + ("---:",) * (len(HEADER) - 1),
-        *(_cells(row, "{:,}") for row in rows),
-        _sums(rows),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return as_markdown([HEADER, *(_cells(row, "{:,}") for row in rows), _sums(rows)])
 
 
 def to_csv(rows: Iterable[Row]) -> str:
     """The table as CSV, without sums and with plain numbers."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(_cells(row, "{}") for row in rows)
-    return text.getvalue().rstrip("\n")
+    return as_csv([HEADER, *(_cells(row, "{}") for row in rows)]).rstrip("\n")
 
 
 def _cells(row: Row, number: str) -> tuple[str, ...]:

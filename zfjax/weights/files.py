@@ -12,7 +12,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
 from zfjax.console.hold import hold
 from zfjax.console.paths import user_path
-from zfjax.console.text import first_line
+from zfjax.console.text import first_line, reason
 from zfjax.weights import pickles
 
 SAFETENSORS = ".safetensors"
@@ -53,7 +53,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return _read_safetensors(path)
     if start.startswith((pickles.ZIP, pickles.PICKLE)):

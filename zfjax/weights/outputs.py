@@ -12,10 +12,11 @@ import numpy as np
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
-from zfjax.console.text import did_you_mean, listed
+from zfjax.console.text import did_you_mean, listed, reason
 from zfjax.models.edits import resized
 from zfjax.weights.pretrained import Loaded
 
+_LINE_ENDS = re.compile(r"\r\n|\r|\n")
 # UTF-32 before UTF-16: its mark starts with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -45,16 +46,16 @@ def read_names(path: str | os.PathLike[str]) -> Names:
     try:
         content = user_path(path, "--classes").read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read the class names in {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read the class names in {path}: {reason(error)}") from error
     text, note = _decoded(path, content)
-    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    lines = [line.strip() for line in _LINE_ENDS.split(text)]
     numbers = [number for number, line in enumerate(lines, 1) if line]
     if not numbers:
-        raise UserError(f"{path} is empty; expected class names, one a line, in the order of the net's outputs")
+        raise UserError(f"{path} is empty; expected class names, one per line, in the order of the net's outputs")
     first, last = numbers[0], numbers[-1]
     gaps = sorted(set(range(first, last)) - set(numbers))
     if gaps:
-        raise UserError(f"{path} has no name in line {listed([str(number) for number in gaps])}; expected one a line")
+        raise UserError(f"{path} has no name in line {listed([str(number) for number in gaps])}; expected one per line")
     return Names(tuple(lines[first - 1 : last]), (note,) if note else ())
 
 
@@ -64,17 +65,17 @@ def _decoded(path: str | os.PathLike[str], content: bytes) -> tuple[str, str]:
     try:
         text, note = content[len(mark) :].decode(_MARKS.get(mark, "utf-8")), ""
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = len(_LINE_ENDS.split(content[: error.start].decode("latin-1")))
         try:
             text = content.decode("cp1252")
         except UnicodeDecodeError:
             text = ""
         if mark or not text:
-            raise UserError(f"{path} is no text in UTF-8 (line {line}); expected class names, one a line") from error
-        shown = re.split(r"\r\n|\r|\n", text)[line - 1].strip()
+            raise UserError(f"{path} is not text in UTF-8 (line {line}); expected class names, one per line") from error
+        shown = _LINE_ENDS.split(text)[line - 1].strip()
         note = f"{path} is not UTF-8 and was read as Windows-1252: line {line} is {shown!r}"
     if "\0" in text:
-        raise UserError(f"{path} is no text in UTF-8; expected class names, one a line")
+        raise UserError(f"{path} is not text in UTF-8; expected class names, one per line")
     return unicodedata.normalize("NFC", text), note
 
 
@@ -121,7 +122,7 @@ def with_outputs(loaded: Loaded, names: Sequence[str], wanted: Sequence[str], so
     if unknown:
         raise UserError(
             f"{source} has classes that the net does not know: {listed(unknown)}"
-            f"{did_you_mean(unknown[0], known)}; expected some of {', '.join(known[:3])}, …"
+            f"{did_you_mean(unknown[0], known)}; expected some of {listed(known)}"
         )
     last = loaded.net.layers[-1]
     weights = loaded.variables["params"][last.name]
