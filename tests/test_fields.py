@@ -12,7 +12,7 @@ from small_models import normal, randomized
 import zfjax
 from zfjax.models.convnet import ConvNet
 from zfjax.models.fields import fields_of, project_fields, project_units
-from zfjax.models.specs import LRN, Conv, Dropout, MaxPool, ReLU, same
+from zfjax.models.specs import LRN, BatchNorm, Conv, Dropout, MaxPool, ReLU, same
 
 PRESETS = {preset.__name__: preset for preset in (zfjax.zfnet, zfjax.zfnet_post, zfjax.alexnet)}
 
@@ -108,6 +108,18 @@ def test_so_it_is_in_nets_of_any_geometry_at_every_position(seed):
     assert math.prod(fields.size) < math.prod(size)
     images = jnp.broadcast_to(normal((1, *size, 3), seed), (len(positions), *size, 3))
     assert_same_as_on_whole_images(fun, images, positions)
+
+
+def test_batch_norms_change_the_zeros_outside_of_a_map():
+    layers = (
+        *(Conv("conv1", 4, (3, 3), (2, 2), same(1)), BatchNorm("bn1"), ReLU("relu1")),
+        *(Conv("conv2", 4, (3, 3), (1, 1), same(1)), BatchNorm("bn2"), ReLU("relu2"), MaxPool("pool2", (3, 3), (2, 2))),
+    )
+    net = ConvNet(layers, 40)
+    variables = randomized(jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 40, 40, 3), float)))
+    variables["batch_stats"] = jax.tree.map(lambda leaf: 1 + jnp.square(leaf), variables["batch_stats"])
+    positions = corners_and_edges(9, 9)
+    assert_same_as_on_whole_images(zfjax.layer(net, variables, "pool2"), normal((len(positions), 40, 40, 3)), positions)
 
 
 def test_ties_go_where_they_go_on_the_whole_image():

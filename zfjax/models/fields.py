@@ -16,10 +16,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
-from zfjax.models import specs
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
-from zfjax.models.specs import NO_PADDING, Conv, Dropout, MaxPool, Residual, Size
+from zfjax.models.specs import Dropout, Residual, Size
 from zfjax.models.table import layer_table
 from zfjax.ops.arguments import floats
 from zfjax.ops.windows import Pair
@@ -171,25 +170,16 @@ class _OnField:
         for spec in self.net.layers:
             if isinstance(spec, Dropout):
                 continue
-            if isinstance(spec, MaxPool):
-                x = _masked(x, starts, size, -jnp.inf)
-            x = self.net.clone(layers=(_unpadded(spec),)).apply(variables, x)[1][spec.name]
-            if isinstance(spec, Conv | MaxPool):
-                before = jnp.array([pad[0] for pad in spec.padding], jnp.int32)
-                starts = (starts + before[None]) // jnp.array(spec.strides, jnp.int32)[None]
+            sliding = spec.sliding(size)
+            if sliding:
+                x = _masked(x, starts, size, spec.padding_value)
+            x = self.net.clone(layers=(spec.unpadded(),)).apply(variables, x)[1][spec.name]
+            if sliding:
+                before = jnp.array([pad[0] for pad in sliding.padding], jnp.int32)
+                starts = (starts + before[None]) // jnp.array(sliding.strides, jnp.int32)[None]
                 size = spec.output(size)
-                x = _masked(x, starts, size, 0.0)
+                x = _masked(x, starts, size, 0.0)  # at once: minus infinity must not get into other layers
         return x
-
-
-def _unpadded(spec: specs.Layer) -> specs.Layer:
-    match spec:
-        case Conv():
-            return dataclasses.replace(spec, padding=NO_PADDING)
-        case MaxPool():
-            return dataclasses.replace(spec, padding=NO_PADDING, ceil=False)
-        case _:
-            return spec
 
 
 def _masked(x: Float[Array, "n h w c"], starts: Int[Array, "n 2"], size: Size, fill: float) -> Float[Array, "n h w c"]:

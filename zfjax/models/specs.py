@@ -1,12 +1,13 @@
-"""The layers a net is made of, as data: what each gives out, sees, holds and costs.
+"""The layers of a net as data: the size of each one's output, its windows, weights and cost.
 
-A net is a tuple of these. Names are Caffe's: conv1 relu1 pool1 norm1 … fc8. Spatial pairs are (height, width). What a
-layer computes is in `convnet.py`; all else that anyone asks of a layer is a method here.
+A net is a tuple of these. Names are Caffe's: conv1 relu1 pool1 norm1 … fc8. Spatial pairs are (height, width). A new
+kind of layer needs a class here, which answers all questions about it, and what it computes in `ConvNet._apply`.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 from zfjax.ops.windows import Padding, Pair, window_count
 
@@ -56,25 +57,30 @@ class ImageTooSmall(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What all layers answer; as it stands, a layer that changes no size, has no weights and slides no window."""
+    """What can be asked of any layer; these answers are for one that keeps the size and has no weights or windows."""
 
     name: str
     mixes_all: ClassVar[bool] = False  # each output sees all of the input
+    padding_value: ClassVar[float] = 0.0  # what its windows see outside of the input
 
     def output(self, below: Size) -> Size:
-        """The size of its output for an input of size `below`. Raises `ImageTooSmall` where no window fits."""
+        """The size of its output for an input of size `below`. Raises `ImageTooSmall` if no window fits."""
         return below
 
     def sliding(self, below: Size) -> Sliding | None:
-        """How its windows slide over an input of size `below`; None where it has none."""
+        """How its windows slide over an input of size `below`; None if it has none."""
         return None
+
+    def unpadded(self) -> "Layer":
+        """The same layer without padding."""
+        return cast("Layer", self)
 
     def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
         """The shapes of its weights by name, for an input of size `below`."""
         return {}
 
     def statistics(self, below: Size) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of what it averages over batches, by name."""
+        """The shapes of its running averages over batches, by name."""
         return {}
 
     def multiply_adds(self, below: Size) -> int:
@@ -101,13 +107,17 @@ class Conv(Spec):
         """Its kernel's windows."""
         return Sliding(self.kernel, self.strides, self.padding)
 
+    def unpadded(self) -> "Conv":
+        """The same convolution of the input alone."""
+        return dataclasses.replace(self, padding=NO_PADDING)
+
     def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
         """The kernel and, where there is one, the bias."""
         kernel = {"kernel": (*self.kernel, below.maps // self.groups, self.features)}
         return kernel | ({"bias": (self.features,)} if self.bias else {})
 
     def multiply_adds(self, below: Size) -> int:
-        """One for each weight of the kernel at each position."""
+        """One per weight of the kernel at each position."""
         out = self.output(below)
         return self.kernel[0] * self.kernel[1] * (below.maps // self.groups) * self.features * out.height * out.width
 
@@ -129,6 +139,7 @@ class MaxPool(Spec):
     strides: Pair
     padding: Padding = NO_PADDING
     ceil: bool = False
+    padding_value: ClassVar[float] = -math.inf
 
     def output(self, below: Size) -> Size:
         """As many maps as below."""
@@ -139,6 +150,10 @@ class MaxPool(Spec):
         height = _ceil_padding(below.height, self.window[0], self.strides[0], self.padding[0], self.ceil)
         width = _ceil_padding(below.width, self.window[1], self.strides[1], self.padding[1], self.ceil)
         return Sliding(self.window, self.strides, (height, width))
+
+    def unpadded(self) -> "MaxPool":
+        """The same windows, none of which hangs over an edge."""
+        return dataclasses.replace(self, padding=NO_PADDING, ceil=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +181,7 @@ class Dense(Spec):
     mixes_all: ClassVar[bool] = True
 
     def output(self, below: Size) -> Size:
-        """One unit a feature."""
+        """One unit per feature."""
         return Size(1, 1, self.features)
 
     def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
@@ -174,7 +189,7 @@ class Dense(Spec):
         return {"kernel": (below.height * below.width * below.maps, self.features), "bias": (self.features,)}
 
     def multiply_adds(self, below: Size) -> int:
-        """One for each weight of the kernel."""
+        """One per weight of the kernel."""
         return below.height * below.width * below.maps * self.features
 
 
@@ -186,7 +201,7 @@ class BatchNorm(Spec):
     momentum: float = 0.9  # share of the running averages that a step keeps
 
     def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
-        """A scale and a bias for each map."""
+        """A scale and a bias per map."""
         return {"scale": (below.maps,), "bias": (below.maps,)}
 
     def statistics(self, below: Size) -> Mapping[str, tuple[int, ...]]:
@@ -201,15 +216,15 @@ class MeanPool(Spec):
     mixes_all: ClassVar[bool] = True
 
     def output(self, below: Size) -> Size:
-        """One unit a map."""
+        """One unit per map."""
         return Size(1, 1, below.maps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Residual(Spec):
-    """max(body(x) + shortcut(x), 0): a block of He et al. (2015); without a shortcut's layers it is x itself.
+    """max(body(x) + shortcut(x), 0), a block of He et al. (2015); a shortcut without layers is x itself.
 
-    To the net it is one layer. The weights of the layers inside stand beside all others, under their own names.
+    To the net it is one layer. The weights of the layers inside are stored next to all others, under their own names.
     """
 
     body: "tuple[Layer, ...]"
@@ -230,7 +245,7 @@ Layer = Conv | ReLU | MaxPool | LRN | Dropout | Dense | BatchNorm | MeanPool | R
 
 
 def flat(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """All layers, those inside blocks instead of the blocks."""
+    """All layers, with those inside blocks in place of the blocks."""
     for layer in layers:
         if isinstance(layer, Residual):
             yield from flat(layer.body)
@@ -240,7 +255,7 @@ def flat(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def weighted(layers: Iterable[Layer], below: Size) -> Iterator[tuple[Layer, Size]]:
-    """The layers that have weights, those inside blocks too, each with the size of its input."""
+    """The layers that have weights, including those inside blocks, each with the size of its input."""
     for layer in layers:
         if isinstance(layer, Residual):
             yield from weighted(layer.body, below)
