@@ -32,8 +32,8 @@ def test_ten_crops_in_the_documented_order():
 
 
 def test_center_crop():
-    np.testing.assert_array_equal(center_crop(IMAGES, SIZE), IMAGES[:, 1:6, 1:6])
-    np.testing.assert_array_equal(center_crop(IMAGES, SQUARE), IMAGES)
+    np.testing.assert_array_equal(center_crop(jnp.asarray(IMAGES), SIZE), IMAGES[:, 1:6, 1:6])
+    np.testing.assert_array_equal(center_crop(jnp.asarray(IMAGES), SQUARE), IMAGES)
 
 
 def test_mean_is_subtracted_where_each_pixel_lies():
@@ -46,7 +46,7 @@ def test_mean_is_subtracted_where_each_pixel_lies():
 def test_fixed_crop_draws_evenly_from_the_ten():
     images = np.tile(IMAGES[:1], (2000, 1, 1, 1))
     found = np.asarray(jax.jit(fixed_crop, static_argnums=2)(jax.random.key(1), images, SIZE))
-    ten = np.asarray(ten_crops(IMAGES[:1], SIZE))[:, 0]
+    ten = np.asarray(ten_crops(jnp.asarray(IMAGES[:1]), SIZE))[:, 0]
     which = [np.flatnonzero((ten == crop).all((1, 2, 3))) for crop in found]
     counts = np.bincount(np.concatenate(which), minlength=10)
     assert counts.sum() == 2000
@@ -95,4 +95,4 @@ def test_whole_square_as_a_crop(crop):
 
 def test_crop_larger_than_the_picture():
     with pytest.raises(ValueError, match="crop of 9 px does not fit into images of 8x8"):
-        random_crop(jax.random.key(0), IMAGES, 9)
+        random_crop(jax.random.key(0), jnp.asarray(IMAGES), 9)

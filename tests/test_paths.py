@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 
 from zfjax import train
 from zfjax.atlas import build
@@ -90,7 +91,7 @@ def trained(word):
         raise UserError("in one line")
 
 
-SOURCE = Source("none", ("a", "b"), *[folder.FolderExamples(Path("."), (), np.zeros(0, np.int32))] * 2)
+SOURCE = Source("none", ("a", "b"), *[folder.FolderExamples(epath.Path("."), (), np.zeros(0, np.int32))] * 2)
 TAKERS = {
     "workdir": runs.read_run,
     "workdir of zfjax train": lambda path: trained(f"--workdir={path}"),

@@ -1,6 +1,6 @@
 """The question that every lens answers: a class's score as a function of the inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from zfjax.ops.arguments import floats
 from zfjax.transform import functions
 
 Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
-Target = int | Int[Array, ""] | Int[Array, " n"]
+Target = int | np.integer | Sequence[int] | Int[Array | np.ndarray, ""] | Int[Array | np.ndarray, " n"]
 
 
 class Asked(NamedTuple):
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
     target: Int[Array, " n"]
 
 
-def asked(fun: Fun, inputs: Float[Array, "n ..."], target: Target, *, name: str = "images") -> Asked:
+def asked(fun: Fun, inputs: Float[Array | np.ndarray, "n ..."], target: Target, *, name: str = "images") -> Asked:
     """Check the arguments that all lenses have in common.
 
     Args:

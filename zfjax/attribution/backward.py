@@ -14,7 +14,7 @@ from zfjax.transform.backprojection import backproject, warn_of_idle_rules
 from zfjax.transform.rules import DECONVNET, GUIDED, Rules
 
 
-def guided_backprop(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+def guided_backprop(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
     """The gradient where each ReLU passes only what is positive, above units that were positive.
 
     It restores image structure and is hardly class-sensitive (Nie et al. 2018): see this module's text.
@@ -24,7 +24,7 @@ def guided_backprop(fun: Fun, images: Float[Array, "n ..."], target: Target) -> 
     return _answer(asked(fun, images, target), GUIDED)
 
 
-def deconvolution(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+def deconvolution(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
     """The deconvnet from a class's logit, seeded with 1: unpool, rectify, filter, as `zfjax.deconvnet` does.
 
     It restores image structure and is hardly class-sensitive (Nie et al. 2018): see this module's text.

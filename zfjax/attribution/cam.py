@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -16,7 +17,7 @@ from zfjax.ops.precision import widened
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 
-Features = Float[Array, "n height width maps"]
+Features = Float[Array | np.ndarray, "n height width maps"]
 Cam = Float[Array, "n height width"]
 
 
@@ -56,7 +57,7 @@ def layer_cam(head: Fun, features: Features, target: Target) -> Cam:
 def guided_grad_cam(
     features_fun: Callable[[Float[Array, "n height width channels"]], Features],
     head: Fun,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     target: Target,
 ) -> Float[Array, "n height width channels"]:
     """Guided backprop times Grad-CAM upsampled to the images: shaped like the images.
@@ -76,7 +77,7 @@ def guided_grad_cam(
     return upsample(cam, (pixels.shape[1], pixels.shape[2]))[..., None] * widened(pixels)
 
 
-def upsample(cam: Cam, size: int | Pair) -> Float[Array, "n H W"]:
+def upsample(cam: Float[Array | np.ndarray, "n height width"], size: int | Pair) -> Float[Array, "n H W"]:
     """Stretch maps over whole images, bilinearly; centers are at half pixels, as in PyTorch's align_corners=False.
 
     The papers do so. It is not quite where cells look: in ZFNet at 96 px, the field of relu5's first cell is centered
@@ -107,7 +108,7 @@ def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
     return asked(head, features, target, name="features")
 
 
-def check_maps(name: str, maps: Array) -> None:
+def check_maps(name: str, maps: Array | np.ndarray) -> None:
     """Raise a ValueError for anything but maps [n, height, width, maps]."""
     shape = array(name, maps).shape
     if len(shape) != 4:

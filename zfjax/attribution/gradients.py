@@ -17,7 +17,7 @@ from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
 
-def gradient(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+def gradient(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
     """∂ score / ∂ image, signed.
 
     Paper: Simonyan et al. 2013, "Deep Inside Convolutional Networks", section 3.
@@ -25,7 +25,7 @@ def gradient(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[A
     return _gradient(asked(fun, images, target))
 
 
-def saliency(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+def saliency(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
     """|∂ score / ∂ image|: what matters, be it for or against the class. Their maps are its `per_pixel`.
 
     Paper: Simonyan et al. 2013, section 3.1.
@@ -33,7 +33,7 @@ def saliency(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[A
     return jnp.abs(gradient(fun, images, target))
 
 
-def gradient_times_input(fun: Fun, images: Float[Array, "n ..."], target: Target) -> Float[Array, "n ..."]:
+def gradient_times_input(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
     """Image · ∂ score / ∂ image: of a linear function what each input adds to the score.
 
     Paper: Shrikumar et al. 2016, "Not Just a Black Box", section 3.2.
@@ -45,7 +45,7 @@ def gradient_times_input(fun: Fun, images: Float[Array, "n ..."], target: Target
 @renamed_arguments(samples="n_samples")
 def smooth_grad(
     fun: Fun,
-    images: Float[Array, "n ..."],
+    images: Float[Array | np.ndarray, "n ..."],
     target: Target,
     key: PRNGKeyArray,
     *,
@@ -88,16 +88,16 @@ def smooth_grad(
 class IntegratedGradients(NamedTuple):
     """What each input adds to the score, against a baseline; and how far the parts are from making up the whole."""
 
-    attributions: Float[Array, "n ..."]  # shaped as the images
+    attributions: Float[Array | np.ndarray, "n ..."]  # shaped as the images
     error: Float[Array, " n"]  # their sum − (score of the image − score of the baseline)
 
 
 @renamed_arguments(steps="n_steps")
 def integrated_gradients(
     fun: Fun,
-    images: Float[Array, "n ..."],
+    images: Float[Array | np.ndarray, "n ..."],
     target: Target,
-    baseline: float | Float[Array, "..."] = 0.0,
+    baseline: float | Float[Array | np.ndarray, "..."] = 0.0,
     *,
     n_steps: int = 50,
     batch_size: int = 32,
@@ -139,7 +139,7 @@ def integrated_gradients(
     return IntegratedGradients(attributions, total_gain - gain)
 
 
-def per_pixel(attributions: Float[Array, "n height width channels"]) -> Float[Array, "n height width"]:
+def per_pixel(attributions: Float[Array | np.ndarray, "n height width channels"]) -> Float[Array, "n height width"]:
     """The largest absolute value over the channels of each pixel.
 
     Raises:

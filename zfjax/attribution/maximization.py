@@ -77,7 +77,7 @@ FOURIER = Fourier()
 @renamed_arguments(steps="n_steps")
 def maximize(
     fun: Callable[[Float[Array, "n height width channels"]], Float[Array, "n *grid units"]],
-    units: int | Sequence[int] | Int[Array, " k"],
+    units: int | np.integer | Sequence[int] | Int[Array | np.ndarray, " k"],
     key: PRNGKeyArray,
     *,
     size: int | Pair,
@@ -176,7 +176,7 @@ class _Ascent:
         fun: Callable,
         picture: Callable,
         units: Array,
-        keys: PRNGKeyArray,
+        keys: Array,  # [k], or [k, 2] of the old kind
         by: _Strengths,
         climbed: _Climbed,
         number: Array,
@@ -233,7 +233,7 @@ def _variation_gradient(images: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _started(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> _Climbed:
+def _started(keys: Array, *, shape: tuple[int, ...]) -> _Climbed:
     draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))
     noise = jnp.float32(START) * draw(keys)
     return _Climbed(noise, jax.vmap(optax.adam(0.0).init)(noise))
@@ -285,7 +285,9 @@ def _works(function: Callable, *args: Any) -> bool:
     return True
 
 
-def _checked_units(units: int | Sequence[int] | Array, activations: jax.ShapeDtypeStruct) -> Int[Array, " k"]:
+def _checked_units(
+    units: int | np.integer | Sequence[int] | Array | np.ndarray, activations: jax.ShapeDtypeStruct
+) -> Int[Array, " k"]:
     shape = activations.shape
     found = units if isinstance(units, jax.Array) else np.asarray(units)
     if not jnp.issubdtype(found.dtype, jnp.integer) or found.ndim > 1 or not found.size:

@@ -168,12 +168,12 @@ def blurred(images: Float[np.ndarray, "n height width channels"], sigma: float) 
 @renamed_arguments(steps="n_steps")
 def insertion(
     fun: Fun,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     target: Target,
     maps: Maps,
     *,
     n_steps: int = 50,
-    fill: float | Float[Array, "..."] = 0.0,
+    fill: float | Float[Array | np.ndarray, "..."] = 0.0,
     batch_size: int = 32,
 ) -> Curves:
     """The class's probability while the pixels come back, the most important first; a larger area is better.
@@ -205,12 +205,12 @@ def insertion(
 @renamed_arguments(steps="n_steps")
 def deletion(
     fun: Fun,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     target: Target,
     maps: Maps,
     *,
     n_steps: int = 50,
-    fill: float | Float[Array, "..."] = 0.0,
+    fill: float | Float[Array | np.ndarray, "..."] = 0.0,
     batch_size: int = 32,
 ) -> Curves:
     """The class's probability while the pixels go, the most important first; a smaller area is better.
@@ -289,7 +289,7 @@ def _drawn(one: Float[np.ndarray, "h w"], threshold: float) -> tuple[int, int, i
 
 
 def _filled(
-    images: Float[Array, "n h w c"], fill: float | Float[Array, "..."]
+    images: Float[Array | np.ndarray, "n h w c"], fill: float | Float[Array | np.ndarray, "..."]
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
     """The images, and what stands in their place."""
     images = floats("images", images)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
@@ -14,7 +15,7 @@ from zfjax.attribution.cam import Cam, Features, check_maps, upsample, weighed
 
 def score_cam(
     fun: Fun,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n H W channels"],
     target: Target,
     maps: Features,
     *,

@@ -25,9 +25,9 @@ class Top(NamedTuple):
     With fewer than k images, the remaining entries have value -inf and image -1.
     """
 
-    values: Float[Array, "maps k"]
-    images: Int[Array, "maps k"]  # numbers in the order of the batches
-    positions: Int[Array, "maps k axes"]  # (row, column) on the map; zero axes for dense layers
+    values: Float[Array | np.ndarray, "_ _"]  # [maps, k]
+    images: Int[Array | np.ndarray, "_ _"]  # [maps, k], numbers in the order of the batches
+    positions: Int[Array | np.ndarray, "_ _ _"]  # [maps, k, axes], (row, column) on the map; no axes for dense layers
 
 
 class Gallery(NamedTuple):
@@ -42,7 +42,7 @@ class Gallery(NamedTuple):
 
 def top_activations(
     fun: Callable[[Array], PyTree[Float[Array, "n ..."]]],
-    batches: Iterable[Float[Array, "n ..."]],
+    batches: Iterable[Float[Array | np.ndarray, "_ ..."]],
     k: int = 9,
     mesh: Mesh | None = None,
 ) -> PyTree[Top]:
@@ -143,7 +143,7 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
     return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
 
 
-def filled_batch(images: Float[Array, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
+def filled_batch(images: Float[Array | np.ndarray, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
     """Pad a batch with zeros to `rows`, rounded up so that the devices share it evenly."""
     rows += -rows % (mesh.size if mesh else 1)
     filled = jnp.pad(images, ((0, rows - len(images)), *((0, 0),) * (images.ndim - 1)))
@@ -161,7 +161,7 @@ def checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> 
     return numbers
 
 
-def _empty(fun: Callable, images: Float[Array, "n ..."], k: int) -> PyTree[Top]:
+def _empty(fun: Callable, images: Float[Array | np.ndarray, "n ..."], k: int) -> PyTree[Top]:
     return jax.tree.map(lambda acts: _nothing(acts, k), functions.output_of(fun, images))
 
 

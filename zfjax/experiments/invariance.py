@@ -77,7 +77,9 @@ def rotations(degrees: Float[np.ndarray, " steps"]) -> Maps:
 
 
 @jax.jit
-def transformed(image: Float[Array, "height width c"], maps: Float[Array, "n 2 3"]) -> Float[Array, "n height width c"]:
+def transformed(
+    image: Float[Array | np.ndarray, "height width c"], maps: Float[Array, "n 2 3"]
+) -> Float[Array, "n height width c"]:
     """Transform one image by several affine maps, with bilinear interpolation; outside the image is 0, the mean.
 
     Args:
@@ -110,8 +112,8 @@ def response(
     fun: Callable[[Array], dict[str, Float[Array, "n ..."]]],
     hidden: tuple[str, ...],
     logits: str,
-    images: Float[Array, "images height width channels"],
-    labels: Int[np.ndarray, " images"],
+    images: Float[Array | np.ndarray, "images height width channels"],
+    labels: Sequence[int] | Int[Array | np.ndarray, " images"],
     parameters: Float[np.ndarray, " steps"],
     maps: Maps,
     batch_size: int = 64,
@@ -157,8 +159,8 @@ def invariance(
     fun: Callable[[Array], dict[str, Float[Array, "n ..."]]],
     hidden: tuple[str, ...],
     logits: str,
-    images: Float[Array, "images height width channels"],
-    labels: Int[np.ndarray, " images"],
+    images: Float[Array | np.ndarray, "images height width channels"],
+    labels: Sequence[int] | Int[Array | np.ndarray, " images"],
     steps: Steps | None = None,
     batch_size: int = 64,
 ) -> Invariance:
@@ -236,7 +238,7 @@ def _activations(fun: Callable, image: Float[Array, "height width c"]) -> dict[s
 @functions.jit
 def _respond(
     fun: Callable,
-    image: Float[Array, "height width c"],
+    image: Float[Array | np.ndarray, "height width c"],
     still: dict[str, Array],
     maps: Float[Array, "n 2 3"],
     *,
@@ -265,7 +267,13 @@ def _mean_apart(acts: Sequence[Float[Array, "1 ..."]]) -> float:
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def _check(images: Array, labels: np.ndarray, parameters: np.ndarray, maps: Maps, batch_size: int) -> None:
+def _check(
+    images: Array | np.ndarray,
+    labels: Sequence[int] | Array | np.ndarray,
+    parameters: np.ndarray,
+    maps: Maps,
+    batch_size: int,
+) -> None:
     if floats("images", images).ndim != 4:
         raise ValueError(f"images: expected [n, H, W, C], got {list(images.shape)}")
     if not len(images) or len(images) != len(labels):

@@ -34,10 +34,10 @@ class Occlusion(NamedTuple):
 @renamed_arguments(stride="strides")
 def occlusion(
     fun: Callable[[Array], PyTree[Float[Array, "n ..."]]],
-    image: Float[Array, "height width channels"],
+    image: Float[Array | np.ndarray, "height width channels"],
     window: int | Pair,
     strides: int | Pair,
-    fill: float | Float[Array, "..."] = 0.0,
+    fill: float | Float[Array | np.ndarray, "..."] = 0.0,
     *,
     then: Callable[[PyTree], PyTree] | None = None,
     batch_size: int = 64,
@@ -113,11 +113,11 @@ class Sensitivity(NamedTuple):
 def sensitivity(
     net: ConvNet,
     variables: PyTree,
-    image: Float[Array, "size size channels"],
+    image: Float[Array | np.ndarray, "size size channels"],
     label: int,
     window: int | Pair,
     strides: int | Pair,
-    fill: float | Float[Array, "..."] = 0.0,
+    fill: float | Float[Array | np.ndarray, "..."] = 0.0,
     *,
     layer: str = "relu5",
     batch_size: int = 64,

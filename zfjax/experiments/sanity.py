@@ -53,7 +53,7 @@ def sanity_check(
     lens: Lens,
     net: ConvNet,
     variables: PyTree,
-    images: Float[Array, "n height width channels"],
+    images: Float[Array | np.ndarray, "n height width channels"],
     target: Int[Array, " n"],
     key: Key[Array, ""],
 ) -> Sanity:

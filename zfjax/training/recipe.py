@@ -83,7 +83,7 @@ def _recipe(words: str) -> ConfigDict:
     return config
 
 
-def _called(file: str, args: Sequence[str]) -> dict[str, Any]:
+def _called(file: str, args: Sequence[str]) -> dict[Any, Any]:
     """Call `get_config` in a file and return its result as a dict."""
     path = Path(user_path(file, "--config", local="like configs/folder.py[:ARG]"))
     try:

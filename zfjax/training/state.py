@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,14 @@ class State:
     Step, weights, running averages and optimizer state are checkpointed; key and mean never change.
     """
 
-    step: Int[Array, ""]  # updates done
-    params: PyTree[Float[Array, "..."]]
-    stats: PyTree[Float[Array, " maps"]]  # batch norm's running averages by layer; empty if the net has none
+    # `Any`: arrays on devices or the host, and what JAX puts in their places while it transforms functions of a state.
+    step: Int[Any, ""]  # updates done
+    params: PyTree[Float[Any, "..."]]
+    stats: PyTree[Float[Any, " _"]]  # batch norm's running averages by layer; empty if the net has none
     opt_state: optax.OptState
     plateau: optax.OptState  # state of the annealing; `scale` multiplies the learning rate
-    key: Key[Array, ""]  # every random draw of step s comes from fold_in(key, s)
-    mean: Float[Array, "side side 3"]  # per-pixel mean of the training squares, 0..255
+    key: Key[Any, ""]  # every random draw of step s comes from fold_in(key, s)
+    mean: Float[Any, "side side 3"]  # per-pixel mean of the training squares, 0..255
     net: ConvNet
     optimizer: optax.GradientTransformationExtraArgs
     crop: Crop
@@ -83,7 +85,7 @@ def _sizes(config: ConfigDict) -> dict[str, int]:
     return {name: max(1, round(count * config.width)) for name, count in sizes.items()}
 
 
-def he_above_pixels(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+def he_above_pixels(key: Key[Array, ""], shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Float[Array, "..."]:
     """He's normal by fan-in, except for filters on RGB: a Gaussian of std 0.001.
 
     He's rule preserves the variance of its input, and pixels are some 60 gray levels from their mean. Starting this

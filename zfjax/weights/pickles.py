@@ -138,13 +138,13 @@ class _Maker:
         raise pickle.UnpicklingError("the state of a function")
 
 
-def _tensor(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
+def _tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
     if any(rest[2:]):  # metadata, after requires_grad and hooks: a view that conjugates or negates
         raise ValueError(f"a tensor with {rest[2]}")
     return Tensor(storage, offset, tuple(shape), tuple(strides), storage.dtype)
 
 
-def _typed_tensor(storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
+def _typed_tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
     """A tensor whose storage is bytes; its dtype comes after requires_grad and hooks."""
     return Tensor(storage, offset, tuple(shape), tuple(strides), rest[2])
 

@@ -140,7 +140,8 @@ def _filled_rows(image: Image.Image) -> int:
 
 def _orientation(image: Any) -> int:
     try:
-        return image.getexif().get(_ORIENTATION, 1)
+        found = image.getexif().get(_ORIENTATION, 1)
+        return found if isinstance(found, int) else 1  # EXIF has numbers of other kinds too
     except Exception:  # the pixels are fine, only the metadata is damaged
         return 1
 
