@@ -154,7 +154,7 @@ def test_upsample_to_a_square():
     np.testing.assert_array_equal(lenses.upsample(cam, 9), lenses.upsample(cam, (9, 9)))
 
 
-def test_upsample_of_another_shape():
+def test_upsample_of_another_shape(unchecked):
     with pytest.raises(ValueError, match=r"cam: expected maps \[n, height, width\], got \[4, 5\]"):
         lenses.upsample(jnp.ones((4, 5)), (8, 8))
 

@@ -147,7 +147,7 @@ def test_weights_that_are_traced():
 
 
 @pytest.mark.parametrize("name", [name for name in LENSES if name != "guided_grad_cam"])
-def test_bad_targets(name):
+def test_bad_targets(unchecked, name):
     lens = LENSES[name]
     for target, wrong in ((4, 4), (-1, -1), ([0, 1, 9], 9), (np.array([0, -2, 1]), -2)):
         with pytest.raises(ValueError, match=rf"one of the 4 classes, 0 to 3; got {wrong}$"):
@@ -165,7 +165,7 @@ def test_traced_target_that_is_no_class(lens):
     assert_close(found[jnp.array([0, 2])], LENSES[lens](IMAGES, TARGETS)[jnp.array([0, 2])])
 
 
-def test_bad_inputs():
+def test_bad_inputs(unchecked):
     with pytest.raises(TypeError, match=r"images: expected floating-point numbers.* got int32"):
         lenses.saliency(NET, IMAGES.astype(np.int32), 0)
     with pytest.raises(TypeError, match="features: expected floating-point numbers"):
@@ -193,14 +193,14 @@ def test_functions_that_give_no_logits(fun, got):
 
 
 @pytest.mark.parametrize("lens", [lenses.grad_cam, lenses.grad_cam_plus_plus, lenses.layer_cam])
-def test_features_without_positions(lens):
+def test_features_without_positions(unchecked, lens):
     with pytest.raises(
         ValueError, match=r"features: expected maps \[n, height, width, maps\], got \[3, 7\]; take a layer"
     ):
         lens(lambda hidden: hidden, IMAGES[:, 0, :7, 0], 0)
 
 
-def test_maps_of_score_cam():
+def test_maps_of_score_cam(unchecked):
     with pytest.raises(ValueError, match=r"maps: expected maps .* got \[3, 7\]; take a layer below"):
         lenses.score_cam(NET, IMAGES, 0, MAPS[:, 0, 0, :1].repeat(7, axis=1))
     with pytest.raises(

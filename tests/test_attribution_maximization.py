@@ -151,7 +151,7 @@ def test_fourier_basis(size):
         (0, {"tv": -0.1}, "tv: expected 0 or more"),
     ],
 )
-def test_bad_arguments(units, options, message):
+def test_bad_arguments(unchecked, units, options, message):
     with pytest.raises(ValueError, match=message):
         maximize(NET, units, KEY, **{"size": SIZE} | options)
 

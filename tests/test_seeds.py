@@ -172,7 +172,7 @@ def test_scalars_are_refused(make):
 
 @pytest.mark.parametrize("y", [{"a": MAPS}, (MAPS, MAPS), [[1.0]], None, "y", np.array([[None]])], ids=repr)
 @pytest.mark.parametrize("make", [*OUT_OF_RANGE.values(), lambda y, _: seeds.masked(y, True)])
-def test_what_is_no_array_of_activations_is_named(make, y):
+def test_what_is_no_array_of_activations_is_named(unchecked, make, y):
     with pytest.raises(TypeError, match=r"^y: expected one array, got (dict|tuple|list|NoneType|str|object\[1, 1\])$"):
         make(y, 0)
 

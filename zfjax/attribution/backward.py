@@ -6,6 +6,7 @@ Backpropagation-based Visualizations"; Adebayo et al. 2018, "Sanity Checks for S
 unit's path lets through, and not to argue why the net chose a class.
 """
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot

@@ -88,7 +88,7 @@ def smooth_grad(
 class IntegratedGradients(NamedTuple):
     """What each input adds to the score, against a baseline; and how far the parts are from making up the whole."""
 
-    attributions: Float[Array | np.ndarray, "n ..."]  # shaped as the images
+    attributions: Float[Array, "n ..."]  # shaped as the images
     error: Float[Array, " n"]  # their sum − (score of the image − score of the baseline)
 
 

@@ -6,6 +6,7 @@ the batch sharded over devices; each example's random draw depends on its positi
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float32, Int32, Key, Shaped, UInt8
 
 
@@ -16,21 +17,21 @@ def subtract_mean(
     return images.astype(jnp.float32) - mean[None]
 
 
-def ten_crops(images: Shaped[Array, "n height width c"], size: int) -> Shaped[Array, "10 n size size c"]:
+def ten_crops(images: Shaped[Array | np.ndarray, "n height width c"], size: int) -> Shaped[Array, "10 n size size c"]:
     """The 10 sub-crops: top left, top right, bottom left, bottom right, center; then the same five flipped."""
     corners = [images[:, top : top + size, left : left + size] for top, left in _offsets(images.shape, size)]
     upright = jnp.stack(corners)
     return jnp.concatenate([upright, upright[:, :, :, ::-1]])
 
 
-def center_crop(images: Shaped[Array, "n height width c"], size: int) -> Shaped[Array, "n size size c"]:
+def center_crop(images: Shaped[Array | np.ndarray, "n height width c"], size: int) -> Shaped[Array, "n size size c"]:
     """The center of each picture."""
     top, left = _offsets(images.shape, size)[4]
-    return images[:, top : top + size, left : left + size]
+    return jnp.asarray(images)[:, top : top + size, left : left + size]
 
 
 def fixed_crop(
-    key: Key[Array, ""], images: Shaped[Array, "n height width c"], size: int
+    key: Key[Array, ""], images: Shaped[Array | np.ndarray, "n height width c"], size: int
 ) -> Shaped[Array, "n size size c"]:
     """One of `ten_crops` for each picture, drawn uniformly."""
     which = jax.random.randint(key, images.shape[:1], 0, 10)
@@ -39,7 +40,7 @@ def fixed_crop(
 
 
 def random_crop(
-    key: Key[Array, ""], images: Shaped[Array, "n height width c"], size: int
+    key: Key[Array, ""], images: Shaped[Array | np.ndarray, "n height width c"], size: int
 ) -> Shaped[Array, "n size size c"]:
     """A crop from anywhere in each picture, flipped with probability 1/2."""
     n, height, width, _ = images.shape
@@ -58,7 +59,7 @@ def _offsets(shape: tuple[int, ...], size: int) -> tuple[tuple[int, int], ...]:
 
 
 def _crop(
-    images: Shaped[Array, "n height width c"], offsets: Int32[Array, "n 2"], size: int
+    images: Shaped[Array | np.ndarray, "n height width c"], offsets: Int32[Array, "n 2"], size: int
 ) -> Shaped[Array, "n size size c"]:
     channels = images.shape[-1]
 
@@ -68,5 +69,5 @@ def _crop(
     return jax.vmap(one)(images, offsets)
 
 
-def _flip(images: Shaped[Array, "n h w c"], flipped: Shaped[Array, "n"]) -> Shaped[Array, "n h w c"]:
+def _flip(images: Shaped[Array | np.ndarray, "n h w c"], flipped: Shaped[Array, "n"]) -> Shaped[Array, "n h w c"]:
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)

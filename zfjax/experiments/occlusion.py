@@ -330,7 +330,7 @@ def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " posit
     return starts if starts[-1] == last else np.append(starts, np.int32(last))
 
 
-def _checked(image: Array, window: Pair, fill: float | Array) -> Array:
+def _checked(image: Array, window: Pair, fill: float | Array | np.ndarray) -> Array:
     """Check the arguments and return the covering picture."""
     if image.ndim != 3:
         raise ValueError(f"image: expected [H, W, C], got {list(image.shape)}")

@@ -1,13 +1,13 @@
 """Check that a lens depends on the weights at all: how its maps change as layers are randomized, top down."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from scipy import stats
 
 from zfjax.console.deprecation import renamed
@@ -54,8 +54,8 @@ def sanity_check(
     net: ConvNet,
     variables: PyTree,
     images: Float[Array | np.ndarray, "n height width channels"],
-    target: Int[Array, " n"],
-    key: Key[Array, ""],
+    target: Sequence[int] | Int[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
 ) -> Sanity:
     """Run the model-randomization test on one lens: the net's layers randomized from the top down, and each alone.
 
@@ -83,6 +83,7 @@ def sanity_check(
     >>> found.layers[:3], found.cascade.signed.shape
     (('fc8', 'fc7', 'fc6'), (8, 2))
     """
+    images, target = jnp.asarray(images), jnp.asarray(target)
     trained = np.asarray(lens(net, variables, images, target))
     if trained.ndim < 2 or len(trained) != len(images):
         raise ValueError(f"lens: expected maps [{len(images)}, H, W] or with channels, got {list(trained.shape)}")
@@ -97,7 +98,7 @@ def sanity_check(
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 
 
-def randomized(net: ConvNet, variables: PyTree, key: Key[Array, ""]) -> Iterator[Randomized]:
+def randomized(net: ConvNet, variables: PyTree, key: PRNGKeyArray) -> Iterator[Randomized]:
     """Yield the variables with one layer after another randomized, the top layer first.
 
     Kernels are drawn from the net's initial distribution, `net.kernel_init`; biases are reset to 0, and batch norm to
@@ -172,9 +173,9 @@ def _groups(net: ConvNet) -> dict[str, list[str]]:
     return groups
 
 
-def _redrawn(net: ConvNet, variables: PyTree, names: list[str], key: Key[Array, ""]) -> PyTree:
+def _redrawn(net: ConvNet, variables: PyTree, names: list[str], key: PRNGKeyArray) -> PyTree:
     """The variables with the layers of these names randomized."""
-    fresh: dict[str, Callable[[Key[Array, ""], Array], Array]] = {
+    fresh: dict[str, Callable[[PRNGKeyArray, Array], Array]] = {
         "kernel": lambda key, leaf: net.kernel_init(key, leaf.shape, leaf.dtype),
         "bias": lambda _, leaf: jnp.zeros_like(leaf),
         "mean": lambda _, leaf: jnp.zeros_like(leaf),

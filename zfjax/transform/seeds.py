@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import array, described, is_array
@@ -23,8 +23,8 @@ Index = int | np.integer | Sequence[int] | Int[Array | np.ndarray, ""] | Int[Arr
 
 
 def strongest(
-    y: Float[Array | np.ndarray, "n *grid c"], unit: Index, value: Value = "activation"
-) -> Float[Array, "n *grid c"]:
+    y: Inexact[Array | np.ndarray, "n *grid c"], unit: Index, value: Value = "activation"
+) -> Inexact[Array, "n *grid c"]:
     """The strongest activation of one unit in each image; ties go to the first in row-major order.
 
     Args:
@@ -58,8 +58,8 @@ def strongest(
 
 
 def whole_map(
-    y: Float[Array | np.ndarray, "n *grid c"], unit: Index, value: Value = "activation"
-) -> Float[Array, "n *grid c"]:
+    y: Inexact[Array | np.ndarray, "n *grid c"], unit: Index, value: Value = "activation"
+) -> Inexact[Array, "n *grid c"]:
     """All positions of one unit. Arguments, result and errors as in `strongest`."""
     y = _activations(y)
     unit = _checked("unit", unit, y, -1)
@@ -67,11 +67,11 @@ def whole_map(
 
 
 def at(
-    y: Float[Array | np.ndarray, "n *grid c"],
+    y: Inexact[Array | np.ndarray, "n *grid c"],
     unit: Index,
     position: Sequence[Index] | Array | np.ndarray,
     value: Value = "activation",
-) -> Float[Array, "n *grid c"]:
+) -> Inexact[Array, "n *grid c"]:
     """One unit at one position.
 
     Args:
@@ -100,8 +100,10 @@ def at(
 
 
 def masked(
-    y: Float[Array | np.ndarray, "n *grid c"], mask: bool | Bool[Array | np.ndarray, "..."], value: Value = "activation"
-) -> Float[Array, "n *grid c"]:
+    y: Inexact[Array | np.ndarray, "n *grid c"],
+    mask: bool | Bool[Array | np.ndarray, "..."],
+    value: Value = "activation",
+) -> Inexact[Array, "n *grid c"]:
     """The activations where `mask`, broadcast to the shape of y, is true.
 
     Raises:
