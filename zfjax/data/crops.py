@@ -63,7 +63,7 @@ def _crop(
 ) -> Shaped[Array, "n size size c"]:
     channels = images.shape[-1]
 
-    def one(image: Array, offset: Array) -> Array:
+    def one(image: Array | np.ndarray, offset: Array) -> Array:
         return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (size, size, channels))
 
     return jax.vmap(one)(images, offsets)
