@@ -40,6 +40,7 @@ a time. Called with arrays, they compile their work, and long ones show their pr
 """
 
 from zfjax.attribution.backward import deconvolution, guided_backprop
+from zfjax.attribution.bases import FOURIER, PIXELS, Basis, Fourier, Pixels
 from zfjax.attribution.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam, upsample
 from zfjax.attribution.gradients import (
     IntegratedGradients,
@@ -50,7 +51,7 @@ from zfjax.attribution.gradients import (
     saliency,
     smooth_grad,
 )
-from zfjax.attribution.maximization import FOURIER, PIXELS, Basis, Fourier, Pixels, maximize
+from zfjax.attribution.maximization import maximize
 from zfjax.attribution.score_cam import score_cam
 from zfjax.console.deprecation import renamed
 

@@ -80,6 +80,13 @@ def at_least_one(**numbers: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {number}")
 
 
+def at_least_zero(**numbers: float) -> None:
+    """Raise a ValueError naming the argument that is negative."""
+    for name, number in numbers.items():
+        if number < 0:
+            raise ValueError(f"{name}: expected 0 or more, got {number}")
+
+
 def _picked(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, " n"]:
     hot = _is_target(logits, target)
     found = jnp.where(hot, logits, jnp.zeros((), logits.dtype)).sum(axis=1)

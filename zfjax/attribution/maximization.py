@@ -1,9 +1,9 @@
-"""Activation maximization: a picture that a unit fires for, found by climbing its gradient from noise."""
+"""Activation maximization: a picture that a unit responds to, found by gradient ascent from noise."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,65 +13,16 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import at_least_one
+from zfjax.attribution.asked import at_least_one, at_least_zero
+from zfjax.attribution.bases import FOURIER, Basis
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 from zfjax.transform.backprojection import backproject
 from zfjax.transform.rules import Down, Equation, Rules
 
-START = 0.08  # root mean square of the first noise, as a share of how far pixels reach
-LINEAR_SHARE = 0.1  # of the steps
-
-
-@runtime_checkable
-class Basis(Protocol):
-    """What pictures are made of. Adam moves all coefficients at one rate, so the basis says what comes easily.
-
-    Coefficients drawn from the unit Gaussian make a picture of root mean square 1.
-    """
-
-    def shape(self, size: Pair, channels: int = 3) -> tuple[int, ...]:
-        """Of the coefficients of a picture of (height, width)."""
-        ...
-
-    def picture(self, coefficients: Float[Array, "..."], size: Pair) -> Float[Array, "height width channels"]:
-        """The picture that they make."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """Each pixel by itself: fine grain comes as easily as large forms (Erhan 2009, Simonyan 2013)."""
-
-    def shape(self, size: Pair, channels: int = 3) -> tuple[int, ...]:
-        """The picture's own."""
-        return (*size, channels)
-
-    def picture(self, coefficients: Float[Array, "height width c"], size: Pair) -> Float[Array, "height width c"]:
-        """The coefficients themselves."""
-        return coefficients
-
-
-@dataclasses.dataclass(frozen=True)
-class Fourier:
-    """Waves, weaker by 1 / frequency as in photographs: large forms come first (Olah et al. 2017)."""
-
-    def shape(self, size: Pair, channels: int = 3) -> tuple[int, ...]:
-        """Real and imaginary parts, and the half of the frequencies that a real picture has."""
-        return (2, size[0], size[1] // 2 + 1, channels)
-
-    def picture(
-        self, coefficients: Float[Array, "2 height half_width c"], size: Pair
-    ) -> Float[Array, "height width c"]:
-        """The inverse transform."""
-        scales = jnp.asarray(_one_over_frequency(size), coefficients.dtype)
-        real, imaginary = coefficients * scales[None, :, :, None]
-        return jnp.fft.irfft2(jax.lax.complex(real, imaginary), size, axes=(0, 1), norm="ortho")
-
-
-PIXELS = Pixels()
-FOURIER = Fourier()
+START = 0.08  # root mean square of the initial noise, as a share of `reach`
+LINEAR_SHARE = 0.1  # of the steps, in which ReLUs pass everything
 
 
 @renamed_arguments(steps="n_steps")
@@ -91,37 +42,37 @@ def maximize(
     reach: float = 127.5,
     batch_size: int = 32,
 ) -> Float[Array, "k height width channels"]:
-    """What some units of a layer fire for most: Adam climbs from noise, for all units at once.
+    """Find pictures that units of a layer respond to most, by gradient ascent with Adam from noise.
 
-    Each step goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation, ∇a its gradient by
-    the picture x in −1..1, and TV the sum of |differences| of neighboring pixels. So `l2` and `tv` mean the same in
-    every layer, however large its activations are. Of a map, a is the center cell: the picture fills what it sees.
+    Each step goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation (a map's center
+    cell), ∇a its gradient with respect to the picture x in −1..1, and TV the sum of |differences| of neighboring
+    pixels. So `l2` and `tv` mean the same in every layer, however large its activations are.
 
-    On noise most rectified units are silent, and a silent one has no gradient. So for the first tenth of the steps
-    ReLUs let the signal down as if they were not there, much as in Lucid.
+    Most rectified units are silent on noise and have no gradient there. So in the first tenth of the steps ReLUs pass
+    the signal as if they were not there, much as in Lucid.
 
     Args:
         fun: from images to activations, [n, units] or [n, h, w, units], such as `zfjax.layer(net, variables, "relu5")`
             or, for classes, "fc8".
-        units: which, one or [k].
-        key: draws noise and jitter. A unit's picture depends on this and its number, not on the units beside it.
-        size: pixels of the pictures, one number or (height, width).
-        channels: of the pictures that `fun` takes; 1 for a net of gray pictures.
+        units: their numbers, one or [k].
+        key: draws noise and jitter. A unit's picture depends only on the key and the unit's number.
+        size: height and width of the pictures in pixels, one number or a pair.
+        channels: of the pictures; 1 for a net of gray images.
         basis: `FOURIER` or `PIXELS`.
-        n_steps: of Adam.
-        lr: how far a step goes, as a share of `reach`.
-        l2: pulls pixels to 0, the mean.
+        n_steps: steps of Adam.
+        lr: Adam's learning rate, as a share of `reach`.
+        l2: pulls pixels toward 0, the mean.
         tv: smooths.
-        jitter: pixels by which each step may shift the picture, round its edges.
-        reach: pixels stay within ±reach, by reach · tanh(x); 127.5 where images are gray levels minus the mean.
+        jitter: largest shift of the picture in each step, in pixels, wrapping around.
+        reach: pixels stay within ±reach, by reach · tanh(x); 127.5 suits gray levels minus the mean.
         batch_size: units at once.
 
     Returns:
-        Pictures as `fun` takes them, [k, H, W, channels]: add the mean to see them.
+        Pictures as `fun` takes them, [k, H, W, channels]; add the mean to view them.
 
     Raises:
-        ValueError: fun gives no activations [n, units] or [n, h, w, units], takes pictures of other channels, there are
-            no such units, or a number is out of range.
+        ValueError: fun does not return activations [n, units] or [n, h, w, units], it takes another number of channels,
+            there are no such units, or a number is out of range.
 
     Paper: Erhan et al. 2009, "Visualizing Higher-Layer Features of a Deep Network"; Simonyan et al. 2013, section 2;
     the basis, jitter and their names Olah et al. 2017, "Feature Visualization".
@@ -132,9 +83,7 @@ def maximize(
     (2, 64, 64, 3)
     """
     at_least_one(n_steps=n_steps, batch_size=batch_size, channels=channels)
-    for name, value in {"lr": lr, "l2": l2, "tv": tv, "jitter": jitter, "reach": reach}.items():
-        if value < 0:
-            raise ValueError(f"{name}: expected 0 or more, got {value}")
+    at_least_zero(lr=lr, l2=l2, tv=tv, jitter=jitter, reach=reach)
     size = pair("size", size)
     fun, picture = functions.live(fun), functions.live(basis.picture, name="basis.picture")
     units = _checked_units(units, _activations(fun, size, channels))
@@ -156,7 +105,7 @@ class _Strengths(NamedTuple):
 
 
 class _Climbed(NamedTuple):
-    """How far each unit's picture has come; leaves have one row a unit."""
+    """The state of each unit's picture; leaves have one row per unit."""
 
     coefficients: Float[Array, "k ..."]
     adam: optax.OptState
@@ -164,7 +113,7 @@ class _Climbed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Ascent:
-    """One step of one chunk of units; a chunk has all its steps in turn, then the next."""
+    """One step of one chunk of units; each chunk takes all its steps before the next begins."""
 
     size: Pair
     steps: int
@@ -204,7 +153,7 @@ def _unbounded(picture: Callable, coefficients: Float[Array, "k ..."], size: Pai
 
 
 def _uphill(fun: Callable, images: Array, units: Array, linear: Array) -> Array:
-    """The gradient of each image's unit, of root mean square 1; with `linear`, as if there were no ReLUs."""
+    """The gradient of each image's unit, scaled to root mean square 1; with `linear`, as if there were no ReLUs."""
 
     def relu(equation: Equation, x: Array | np.ndarray) -> Down:
         passed = (x > 0) | linear
@@ -224,7 +173,7 @@ def _rolled(images: Array, shifts: Int[Array, "k 2"]) -> Array:
 
 
 def _variation_gradient(images: Array) -> Array:
-    """Of the sum of |differences| of neighboring pixels."""
+    """The gradient of the sum of |differences| of neighboring pixels."""
 
     def variation(images: Array) -> Array:
         return sum((jnp.abs(jnp.diff(images, axis=axis)).sum() for axis in (1, 2)), jnp.zeros((), images.dtype))
@@ -244,19 +193,8 @@ def _pictures(picture: Callable, coefficients: Array, reach: Array, *, size: Pai
     return reach * jnp.tanh(_unbounded(picture, coefficients, size))
 
 
-def _one_over_frequency(size: Pair) -> Float[np.ndarray, "height half_width"]:
-    """Such that real and imaginary parts of variance 1 make a picture of variance 1, alike in all directions."""
-    height, width = size
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-    scales = 1 / np.maximum(frequency, 1 / max(size))
-    half = scales[:, : width // 2 + 1] / np.sqrt(2 * np.mean(scales**2))
-    # Columns that are their own mirror images stand once in the spectrum, and half of what they hold is lost.
-    half[:, [0, width // 2] if width % 2 == 0 else [0]] *= np.sqrt(2)
-    return half
-
-
 def _activations(fun: Callable, size: Pair, channels: int) -> jax.ShapeDtypeStruct:
-    """The shape of what `fun` gives for one picture."""
+    """The shape of the output of `fun` for one picture."""
 
     def of(channels: int) -> Any:
         return functions.output_of(fun, jax.ShapeDtypeStruct((1, *size, channels), jnp.float32))

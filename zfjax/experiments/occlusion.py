@@ -15,7 +15,7 @@ from zfjax.console.deprecation import renamed_arguments
 from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
-from zfjax.models.specs import LRN, Conv, Dense, Dropout, MaxPool, ReLU, Size
+from zfjax.models.specs import Size
 from zfjax.ops.arguments import filling, floats
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
@@ -77,22 +77,13 @@ def occlusion(
     image = floats("image", image)
     window, strides = pair("window", window), pair("strides", strides)
     cover = _checked(image, window, fill)
-    tops, lefts = (_positions(*axis) for axis in zip(image.shape[:2], window, strides, strict=True))
-    order, chunks = _chunks(tops, lefts, window, batch_size)
+    grid = _grid((image.shape[0], image.shape[1]), window, strides, batch_size)
     fun, last = functions.live(fun), functions.live(then or Partial(_Itself()), name="then")
     # First, since this also checks that `fun` accepts the image.
     clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
-    sweep = _recomputed if _known(fun) else _plain
-    outputs = sweep(fun, last, image, cover, chunks)
-    grid = len(tops), len(lefts)
-
-    def sorted_out(*parts: np.ndarray) -> np.ndarray:
-        rows = np.concatenate(parts)
-        whole = np.empty_like(rows, shape=(grid[0] * grid[1], *rows.shape[1:]))
-        whole[order] = rows[: len(order)]
-        return whole.reshape(*grid, *rows.shape[1:])
-
-    return Occlusion(jax.tree.map(sorted_out, *outputs), clean, tops, lefts, window)
+    sweep = _recomputed if _is_listable(fun) else _plain
+    outputs = sweep(fun, last, image, cover, grid.chunks)
+    return Occlusion(jax.tree.map(grid.in_order, *outputs), clean, grid.tops, grid.lefts, window)
 
 
 class Sensitivity(NamedTuple):
@@ -229,7 +220,7 @@ def _recomputed(
 ) -> list[PyTree[np.ndarray]]:
     """Sweep by one clean pass, then recompute only what changes."""
     cut, (variables,) = fun.func, fun.args
-    assert isinstance(cut, Layer | Layers)  # checked by `_known`
+    assert isinstance(cut, Layer | Layers)  # checked by `_is_listable`
     names = cut.names if isinstance(cut, Layers) else (cut.name,)
     plan, changed = incremental.plan(cut.net, names, Size(*image.shape), chunks)
     clean = _clean(plan, variables, image)
@@ -294,33 +285,40 @@ class _Itself(functions.Fixed):
         return outputs
 
 
-def _known(fun: Callable) -> bool:
-    """Whether the layer specs of `fun` are known and changed cells can be listed, as for nets like the paper's."""
-    if not isinstance(fun, Partial) or not isinstance(fun.func, Layer | Layers):
-        return False
-    kinds = Conv | ReLU | MaxPool | LRN | Dropout | Dense
-    return all(
-        isinstance(layer, kinds) and not (isinstance(layer, Conv) and (layer.groups > 1 or not layer.bias))
-        for layer in fun.func.net.layers
-    )
+def _is_listable(fun: Callable) -> bool:
+    """Whether the layers of `fun` are known and their changed cells can be listed, as for nets like the paper's."""
+    return isinstance(fun, Partial) and isinstance(fun.func, Layer | Layers) and incremental.is_listable(fun.func.net)
 
 
-def _chunks(tops: np.ndarray, lefts: np.ndarray, window: Pair, batch_size: int) -> tuple[np.ndarray, list[Rectangles]]:
-    """The shuffled order of all positions, and the positions in chunks; each chunk has its share of the border.
+class _Grid(NamedTuple):
+    """The occluder's positions, visited in shuffled chunks so that each has its share of the border."""
 
-    The last chunk is padded with positions from the start.
-    """
+    tops: Int[np.ndarray, " rows"]
+    lefts: Int[np.ndarray, " columns"]
+    order: Int[np.ndarray, " positions"]
+    chunks: list[Rectangles]  # the last one is padded with positions from the start
+
+    def in_order(self, *parts: np.ndarray) -> Float[np.ndarray, "rows columns ..."]:
+        """The chunks' outputs put back where their positions are."""
+        found = np.concatenate(parts)[: len(self.order)]
+        whole = np.empty_like(found)
+        whole[self.order] = found
+        return whole.reshape(len(self.tops), len(self.lefts), *found.shape[1:])
+
+
+def _grid(image: Pair, window: Pair, strides: Pair, batch_size: int) -> _Grid:
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    tops, lefts = (_positions(*axis) for axis in zip(image, window, strides, strict=True))
     count = len(tops) * len(lefts)
     order = np.random.default_rng(0).permutation(count)
     size = -(-count // -(-count // batch_size))
-    filled = np.resize(order, (-(-count // size), size))
     one = np.ones(size, np.int32)
-    return order, [
+    chunks = [
         Rectangles(tops[chunk // len(lefts)], lefts[chunk % len(lefts)], window[0] * one, window[1] * one)
-        for chunk in filled
+        for chunk in np.resize(order, (-(-count // size), size))
     ]
+    return _Grid(tops, lefts, order, chunks)
 
 
 def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " positions"]:

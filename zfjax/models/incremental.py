@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax import ops
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import LRN, Conv, Layer, MaxPool, ReLU, Size
+from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, Size
 from zfjax.ops.precision import widened
 
 # From this share of changed cells up the whole map is computed: a plain convolution beats gathered windows there.
@@ -54,6 +54,15 @@ class Plan:
     def listed(self) -> tuple[Layer, ...]:
         """The layers whose changed cells are listed; those above are computed whole."""
         return self.net.layers[: len(self.room) - 1]
+
+
+def is_listable(net: ConvNet) -> bool:
+    """Whether changed cells can be listed for all kinds of layers in a net."""
+    kinds = Conv | ReLU | MaxPool | LRN | Dropout | Dense
+    return all(
+        isinstance(layer, kinds) and not (isinstance(layer, Conv) and (layer.groups > 1 or not layer.bias))
+        for layer in net.layers
+    )
 
 
 def plan(

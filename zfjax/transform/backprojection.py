@@ -6,7 +6,6 @@ where a rule acts, the way down that the rule returns; for each piece between tw
 """
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -16,21 +15,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-import numpy as np
-from jax.tree_util import Partial, keystr, register_dataclass
+from jax.tree_util import Partial, keystr
 from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array
-from zfjax.transform import functions, jaxprs, rectifiers
+from zfjax.transform import functions, jaxprs, rectifiers, tape
 from zfjax.transform.rules import DECONVNET, Equation, Rules
+from zfjax.transform.tape import Projection
 
 
 class RuleWarning(UserWarning):
     """A rule found nothing to act on, or cannot act where it should."""
 
 
-def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> "tuple[PyTree, Projection]":
+def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[PyTree, Projection]:
     """Project what units of `fun` respond to down to pixels: unpool, rectify, filter.
 
     The same as `backproject(fun, x, DECONVNET)`.
@@ -59,7 +58,7 @@ def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> "tuple[PyTree, Proj
     return backproject(fun, x, DECONVNET)
 
 
-def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tuple[PyTree, Projection]":
+def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tuple[PyTree, Projection]:
     """Like `jax.vjp(fun, x)`, with rules for how the signal passes down.
 
     It works under `jit`, `vmap`, `grad` and sharding. `project` is a pytree: jitted functions may return it and take it
@@ -111,8 +110,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> "tu
     y = [wire.value for wire in outputs]
     return jax.tree.unflatten(out, y), Projection(
         tuple(ascent.steps),
-        _End(out, tuple(map(_shape, y)), tuple(wire.slot for wire in outputs)),
-        _End(tree, tuple(map(_shape, leaves)), tuple(wire.slot for wire in inputs)),
+        tape.End(out, tuple(map(tape.shape_of, y)), tuple(wire.slot for wire in outputs)),
+        tape.End(tree, tuple(map(tape.shape_of, leaves)), tuple(wire.slot for wire in inputs)),
     )
 
 
@@ -154,74 +153,11 @@ def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any]) -> jaxprs.View:
     return view
 
 
-class _Slot(NamedTuple):
-    """A place where the signals to one value add up on the way down."""
-
-    number: int
-    shape: jax.ShapeDtypeStruct
-
-
 class _Wire(NamedTuple):
     """A value on the way up; it has no slot if it does not depend on x or is not floating-point."""
 
     value: Any
-    slot: _Slot | None = None
-
-
-class _End(NamedTuple):
-    """The structure of y or x: pytree, leaves, and their slots."""
-
-    tree: jax.tree_util.PyTreeDef
-    leaves: tuple[jax.ShapeDtypeStruct, ...]
-    slots: tuple[_Slot | None, ...]
-
-
-@register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """One piece of the tape: takes the signals at `above`, returns those at `below`."""
-
-    pull: Callable[[list[jax.Array]], Sequence[jax.Array]]  # a pytree, with everything kept from the forward pass
-    above: tuple[_Slot, ...] = dataclasses.field(metadata={"static": True})
-    below: tuple[_Slot, ...] = dataclasses.field(metadata={"static": True})
-
-
-@register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Projection:
-    """The way down: `project(seed)` maps a signal shaped as y to one shaped as x.
-
-    It is linear in the seed for `GRADIENT`, and scales with positive factors of the seed for `DECONVNET` and `GUIDED`.
-    Leaves of y that are not floating-point ignore their seed; such leaves of x come back as `float0` zeros, as from
-    `jax.vjp`.
-    """
-
-    steps: tuple[_Step, ...]
-    above: _End = dataclasses.field(metadata={"static": True})
-    below: _End = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, seed: PyTree) -> PyTree:
-        """Send `seed` down.
-
-        Raises:
-            ValueError: the seed's pytree structure, or a leaf's shape or dtype, differs from y's.
-        """
-        signals: dict[_Slot, jax.Array] = {}
-        for slot, leaf in zip(self.above.slots, _leaves_like(seed, self.above), strict=True):
-            if slot:
-                _add(signals, slot, leaf)
-        for step in reversed(self.steps):
-            arrived = [signals.pop(slot, None) for slot in step.above]
-            if all(signal is None for signal in arrived):
-                continue
-            filled = [_or_zeros(signal, slot.shape) for slot, signal in zip(step.above, arrived, strict=True)]
-            for slot, signal in zip(step.below, step.pull(filled), strict=True):
-                _add(signals, slot, signal)
-        ends = [
-            np.zeros(leaf.shape, jax.dtypes.float0) if slot is None else _or_zeros(signals.get(slot), leaf)
-            for slot, leaf in zip(self.below.slots, self.below.leaves, strict=True)
-        ]
-        return jax.tree.unflatten(self.below.tree, ends)
+    slot: tape.Slot | None = None
 
 
 class _Level(NamedTuple):
@@ -242,12 +178,12 @@ class _Ascent:
     """
 
     def __init__(self, rules: Rules):
-        self.steps: list[_Step] = []
+        self.steps: list[tape.Step] = []
         self._rules = dict(rules.named)
         self._numbers = itertools.count()
 
-    def new_slot(self, value: Any) -> _Slot:
-        return _Slot(next(self._numbers), _shape(value))
+    def new_slot(self, value: Any) -> tape.Slot:
+        return tape.Slot(next(self._numbers), tape.shape_of(value))
 
     def climb(self, view: jaxprs.View, inputs: Sequence[_Wire], wanted: Sequence[bool]) -> list[_Wire | None]:
         """Evaluate a jaxpr: rule equations by their rule, calls that contain some in place, pieces between as one."""
@@ -306,7 +242,7 @@ class _Ascent:
         if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
-        self.steps.append(_Step(pull, (above,), (slot,)))
+        self.steps.append(tape.Step(pull, (above,), (slot,)))
         level.env[equation.outvars[0]] = _Wire(y, above)
 
     def _enter(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
@@ -337,7 +273,7 @@ class _Ascent:
         if above:
             values, pull, others = jax.vjp(evaluate, *(env[v].value for v in below), has_aux=True)
             slots = tuple(map(self.new_slot, values))
-            self.steps.append(_Step(pull, slots, tuple(slot for v in below if (slot := env[v].slot))))
+            self.steps.append(tape.Step(pull, slots, tuple(slot for v in below if (slot := env[v].slot))))
             env.update(zip(above, map(_Wire, values, slots), strict=True))
         else:
             _, others = evaluate(*(env[v].value for v in below))
@@ -354,33 +290,6 @@ def _read(level: _Level, atom: Any) -> _Wire:
 def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
     items = list(items)
     return [item for item in items if first(item)], [item for item in items if not first(item)]
-
-
-def _leaves_like(seed: PyTree, end: _End) -> list[Any]:
-    leaves, tree = jax.tree.flatten(seed)
-    if tree != end.tree:
-        raise ValueError(
-            f"seed: expected a pytree like that of y, {end.tree}; got {tree}; put zeros where no signal starts"
-        )
-    for leaf, shape, slot in zip(leaves, end.leaves, end.slots, strict=True):
-        if slot and not (is_array(leaf) and _shape(leaf) == shape):
-            raise ValueError(
-                f"seed: expected {shape.dtype}{list(shape.shape)} like y, got {described(leaf)};"
-                " for many seeds at once use jax.vmap(project)"
-            )
-    return leaves
-
-
-def _add(signals: dict[_Slot, jax.Array], slot: _Slot, signal: jax.Array) -> None:
-    signals[slot] = signals[slot] + signal if slot in signals else signal
-
-
-def _or_zeros(signal: jax.Array | None, shape: jax.ShapeDtypeStruct) -> jax.Array:
-    return jnp.zeros(shape.shape, shape.dtype) if signal is None else signal
-
-
-def _shape(value: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))
 
 
 def _is_float(value: Any) -> bool:
