@@ -1,5 +1,6 @@
 """What can become of a file."""
 
+import os
 import random
 
 from zfjax.console.errors import UserError
@@ -21,7 +22,7 @@ CONTENTS = {
     "fewer names": b'["circles", "noise"]',
     "no names": b'["circles", "noise", 3]',
 }
-KINDS = (*CONTENTS, "cut", "flipped", "deleted", "folder")
+KINDS = (*CONTENTS, "cut", "flipped", "deleted", "folder", "pipe", "device", "loop", "vast")
 
 
 def damage(path, kind, seed=0):
@@ -34,10 +35,16 @@ def damage(path, kind, seed=0):
         path.write_bytes(content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :])
     elif kind in CONTENTS:
         path.write_bytes(CONTENTS[kind])
+    elif kind == "vast":  # takes no space on the disk
+        os.truncate(path, 60 * 10**9)
     else:
         path.unlink()
         if kind == "folder":
             path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind in ("device", "loop"):
+            path.symlink_to("/dev/zero" if kind == "device" else path)
 
 
 def attempt(read, workdir):

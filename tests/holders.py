@@ -10,7 +10,7 @@ HOLDER = """
 import os, sys, time
 from zfjax.console import hold
 if "--locks" not in sys.argv:
-    hold._lock, hold.SETTLED_AFTER = lambda descriptor: False, 0.4
+    hold._lock, hold.SETTLED_AFTER = lambda descriptor: False, 1.0
 hold.RENEWED_EVERY = 0.05
 if "--command" in sys.argv:
     hold.signals.listen()

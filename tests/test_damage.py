@@ -5,6 +5,7 @@ One tiny run is trained; each case damages a copy of it, and reads it in this pr
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -141,7 +142,7 @@ def test_a_damaged_file_of_a_checkpoint_changes_nothing_or_is_said(run, states, 
     before = names_in(run)
     for name in [str(path.relative_to(newest)) for path in newest.rglob("*") if path.is_file()]:
         readable = name in ("_CHECKPOINT_METADATA", "metrics/metrics")
-        for kind in KINDS if readable else ("cut", "empty", "zeros", "flipped", "deleted", "folder"):
+        for kind in KINDS if readable else ("cut", "empty", "zeros", "flipped", "deleted", "folder", "pipe", "loop"):
             if kind == "flipped" and not sealed_run:
                 continue  # nobody could know
             shutil.copytree(newest, aside)
@@ -189,6 +190,35 @@ def test_a_file_in_place_of_all_checkpoints_is_named(run):
             Checkpoints(run / CHECKPOINTS, create=create)
     with pytest.raises(UserError, match="is no folder"):
         load_model(read_run(run))
+
+
+@pytest.mark.parametrize("target", ["not-mounted", CHECKPOINTS])
+def test_checkpoints_on_a_disk_that_is_not_there_are_no_new_run(trained, run, target):
+    """Or a circle of links: another configuration would be taken for the correction of a failed start."""
+    shutil.rmtree(run / CHECKPOINTS)
+    (run / CHECKPOINTS).symlink_to(run / target)
+    config = (run / CONFIG).read_bytes()
+    for changes in ({}, {"lr": 0.5}):
+        with pytest.raises(UserError, match=f"^{run / CHECKPOINTS} leads nowhere; it should hold the run's"):
+            train_and_evaluate(tiny_runs.tiny_config(run, **as_json(trained[1]) | changes), run)
+    with pytest.raises(UserError, match="leads nowhere"):
+        read_run(run)
+    assert (run / CONFIG).read_bytes() == config
+    assert (run / CHECKPOINTS).is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_lies_in_place_of_the_newest_checkpoint_is_set_aside(run, states, capfd, kind):
+    newest = run / CHECKPOINTS / str(NEWEST)
+    shutil.rmtree(newest)
+    newest.symlink_to("nowhere") if kind == "link" else os.mkfifo(newest)
+    with Checkpoints(run / CHECKPOINTS) as checkpoints:
+        state = checkpoints.restore_latest(states[None])
+        assert int(state.step) == 6
+        checkpoints.save(dataclasses.replace(state, step=jnp.int32(NEWEST)))
+    assert newest.is_dir()
+    assert os.path.lexists(run / CHECKPOINTS / f"{NEWEST}.damaged")
+    assert f"checkpoint {newest} is damaged: its folder default is missing" in said_by(capfd)
 
 
 def test_what_else_lies_among_checkpoints_is_left_alone(run, states, capfd):
@@ -309,5 +339,5 @@ def test_metrics_that_changed_are_said_and_do_not_stop_a_run(trained, run, capfd
     assert f"{run / FILE} has changed or lost lines up to step {NEWEST}" in capfd.readouterr().err
     (run / FILE).unlink()
     (run / FILE).mkdir()
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged \(Is a directory\); move it away"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged \(expected a file, found a folder\); move"):
         train_and_evaluate(trained[1], run)

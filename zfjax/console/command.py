@@ -25,7 +25,15 @@ WIDTH = 112  # columns of the help
 FAULT, MISTAKE = 1, 2  # exit codes: zfjax's fault, the user's mistake
 NO_READER = 141  # the exit code that shells show for a program ended by a closed pipe
 ISSUES = "https://github.com/zfjax/zfjax/issues"
-_STORAGE = ("aiohttp", "botocore", "gcsfs", "google", "s3fs", "tensorflow")  # raise the errors of gs:// and s3://
+_STORAGE = (
+    "aiohttp",
+    "botocore",
+    "fsspec",
+    "gcsfs",
+    "google",
+    "s3fs",
+    "tensorflow",
+)  # raise the errors of gs:// and s3://
 TRACE = "ZFJAX_TRACE"  # the environment variable that enables stack traces
 RUN = {"workdir": "RUN"}  # for `required` of `parse`
 

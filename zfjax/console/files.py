@@ -1,10 +1,13 @@
-"""Atomic file writes: a file appears under its name all at once."""
+"""Files written all at once, and read without waiting for a pipe or filling the memory."""
 
 import contextlib
+import errno
 import functools
 import json
+import os
 import pathlib
 import shutil
+import stat
 import textwrap
 import time
 from collections.abc import Iterator
@@ -15,6 +18,9 @@ from etils import epath
 from zfjax.console import signals
 from zfjax.console.errors import UserError
 from zfjax.console.text import reason
+
+_MOST = 1_000_000_000  # bytes of a file that is read into memory
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:
@@ -33,7 +39,8 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
             part.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             part.replace(target)
         except OSError as error:
-            raise UserError(f"cannot write {target}: {reason(error)}") from error
+            why = "there is a folder of that name; move it away" if target.is_dir() else reason(error)
+            raise UserError(f"cannot write {target}: {why}") from error
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -73,6 +80,29 @@ def draft(path: pathlib.Path) -> Iterator[pathlib.Path]:
             remove(path)
 
 
+def read_whole(path: epath.PathLike, most: int = _MOST) -> bytes:
+    """Read a file, local or remote.
+
+    Raises:
+        OSError: it is missing or unreadable, is not a regular file (reading a pipe or a device may never end), or has
+            more than `most` bytes.
+    """
+    place, too_large = os.fspath(path), f"more than {most / 1e6:,.0f} MB"
+    if "://" in place:
+        with epath.Path(place).open("rb") as file:
+            data: bytes = file.read(most + 1)
+        if len(data) > most:
+            raise OSError(errno.EFBIG, too_large, place)
+        return data
+    found = os.stat(place)
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(found.st_mode)), "a device")
+        raise OSError(errno.EINVAL, f"expected a file, found {kind}", place)
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, too_large, place)
+    return pathlib.Path(place).read_bytes()
+
+
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
@@ -89,7 +119,7 @@ def read_json(path: epath.PathLike, what_to_do: str = "") -> Any:
         UserError: the file is missing, cannot be read or is not JSON; the message names it.
     """
     try:
-        return json.loads(epath.Path(path).read_bytes().decode())
+        return json.loads(read_whole(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, what_to_do) from error
 

@@ -26,6 +26,7 @@ from etils import epath
 
 from zfjax.console import signals
 from zfjax.console.errors import UserError
+from zfjax.console.files import read_whole
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason, say
 
@@ -35,6 +36,7 @@ WATCHED_FOR = 25.0  # seconds within which a live holder on another machine rene
 SETTLED_AFTER = 2.0  # seconds within which two commands that start at once, on a disk without locks, have both written
 SURELY_DEAD = 3600.0  # wall-clock seconds without renewal after which a holder is certainly dead
 _LENGTH = 512  # bytes of the file; fixed, so that a renewal overwrites all of it at once
+_MOST = 1_000_000  # bytes of a damaged one
 
 
 class InUse(UserError):
@@ -82,8 +84,12 @@ def hold(path: epath.PathLike, command: str, *, beside: bool = False, wait: bool
                     mine.take_when_free()
                 else:
                     mine.take()
-            except (OSError, ImportError) as error:  # ImportError: gs:// without gcsfs
-                raise UserError(f"cannot write in {mine.file.parent}: {reason(error)}") from error
+            except UserError:
+                raise
+            except Exception as error:
+                if not (mine.remote or isinstance(error, OSError)):
+                    raise
+                raise mine.unwritable(error) from error
             yield
         finally:
             signals.give_way()
@@ -151,7 +157,7 @@ class _Hold:
         self._ended.set()
         if self._renewing is not None:
             self._renewing.join()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # object stores raise errors of their own
             if self._written and self._is_mine(self._read()):
                 self.file.unlink()  # while it is locked: the next holder creates a new one
         if self._lock is not None:
@@ -159,6 +165,11 @@ class _Hold:
         self._lock, self._written = None, False
         if _held.get(self.key) is self:
             del _held[self.key]
+
+    def unwritable(self, error: Exception) -> UserError:
+        """The error for a hold that cannot be written; names its own file if something is in its place."""
+        is_there = not self.remote and os.path.lexists(self.file)
+        return UserError(f"cannot write {self.file if is_there else f'in {self.file.parent}'}: {reason(error)}")
 
     def forget(self) -> None:
         """Drop the hold in a forked child: only the parent holds, and the lock must end with it."""
@@ -168,7 +179,7 @@ class _Hold:
 
     def _read(self) -> bytes:
         try:
-            return self.file.read_bytes()
+            return read_whole(self.file, _MOST)
         except FileNotFoundError:
             return b""
 
@@ -220,7 +231,7 @@ class _Hold:
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED_EVERY):
-            with contextlib.suppress(OSError):  # such as a brief network outage
+            with contextlib.suppress(Exception):  # such as a brief network outage; each store has its own errors
                 found = self._read()
                 if _parsed(found) and not self._is_mine(found):
                     say(f"{self._path} was taken over by {_holder(found)}")

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, Int32, Int64
 
-from zfjax.console.files import damaged, write_whole
+from zfjax.console.files import damaged, read_whole, write_whole
 from zfjax.data.prints import DIGEST
 
 FILE = "scan.npz"
@@ -112,7 +112,7 @@ def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan th
     if not path.exists():
         return None
     try:
-        with np.lib.npyio.NpzFile(io.BytesIO(path.read_bytes())) as arrays:  # checks each array's CRC-32
+        with np.lib.npyio.NpzFile(io.BytesIO(read_whole(path))) as arrays:  # checks each array's CRC-32
             record = Record(**arrays)
         _require_whole(record)
     except Exception as error:  # zipfile, zlib and NumPy fail in countless ways

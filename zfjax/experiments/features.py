@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import read_whole
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.data import cache, record
@@ -232,7 +233,7 @@ def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_s
 def _read(place: pathlib.Path, count: int) -> Float32[np.ndarray, "pictures features"] | None:
     kept = place / _DIGEST
     try:
-        if kept.exists() and kept.read_bytes().decode() != _digest(place / _FILE):
+        if not (place / _FILE).is_file() or (kept.exists() and read_whole(kept).decode() != _digest(place / _FILE)):
             return None
         values = np.load(place / _FILE, mmap_mode="r")
     except Exception:  # missing, truncated or overwritten; the header is a Python literal, which can fail in many ways

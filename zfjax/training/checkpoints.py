@@ -17,7 +17,7 @@ from zfjax.console import sealed
 from zfjax.console.errors import UserError
 from zfjax.console.text import reason, say
 from zfjax.training import stored
-from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal, steps_in
+from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal, require_folder, steps_in
 from zfjax.training.state import State
 
 CHECKPOINTS = "checkpoints"
@@ -50,8 +50,7 @@ class Checkpoints:
             UserError: it is not a folder.
         """
         self.folder = epath.Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"{self.folder} is no folder; it should hold the run's checkpoints")
+        require_folder(self.folder)
         self._run = dict(run or {})
         self._scores: dict[int, float] = {}
         self._damaged: list[int] = []
@@ -141,9 +140,9 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, but all are damaged or one is of another net.
         """
-        # A file in place of a checkpoint folder counts as damaged.
-        files = [step for step in steps_in(self.folder) if (self.folder / str(step)).is_file()]
-        steps = sorted({*self.steps(), *files})
+        # What is in place of a checkpoint's folder, such as a file or a broken link, counts as damaged.
+        others = [step for step in steps_in(self.folder) if not (self.folder / str(step)).is_dir()]
+        steps = sorted({*self.steps(), *others})
         for step in reversed(steps):
             try:
                 restored = self._restore(state, step)

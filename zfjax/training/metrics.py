@@ -12,7 +12,7 @@ import optax
 from etils import epath
 
 from zfjax.console.errors import UserError
-from zfjax.console.files import damaged, write_whole
+from zfjax.console.files import damaged, read_whole, write_whole
 from zfjax.console.text import say
 from zfjax.training.step import StepMetrics
 
@@ -77,7 +77,7 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
     """
     path = epath.Path(folder) / FILE
     try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        lines = read_whole(path).split(b"\n") if path.exists() else []
     except OSError as error:
         raise damaged(path, error, "move it away to go on without the lines that were in it") from error
     if lines and not lines[-1]:

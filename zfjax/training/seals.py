@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -52,8 +53,20 @@ def metadata_of(seal: Seal) -> dict[str, Any]:
     return {_OURS: sealed.seal(seal._asdict())}
 
 
+def require_folder(folder: epath.Path) -> None:
+    """Raise a UserError if there is something in place of a folder of checkpoints, if only a broken link."""
+    if not folder.is_dir() and (folder.exists() or os.path.islink(folder)):
+        what = "leads nowhere" if os.path.islink(folder) else "is no folder"
+        raise UserError(f"{folder} {what}; it should hold the run's checkpoints")
+
+
 def steps_in(folder: epath.Path) -> list[int]:
-    """The steps in a folder of checkpoints, oldest first."""
+    """The steps in a folder of checkpoints, oldest first; none if it does not exist.
+
+    Raises:
+        UserError: it is not a folder, such as a link to a disk that is not mounted.
+    """
+    require_folder(folder)
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name))
 

@@ -6,7 +6,9 @@ on stderr. TensorStore, with which Orbax writes, reads each array by name.
 
 import concurrent.futures
 import hashlib
+import os
 import re
+import stat
 import textwrap
 from typing import Any
 
@@ -73,6 +75,7 @@ def read(folder: epath.Path, like: PyTree) -> PyTree:
     """
     if not folder.is_dir():
         raise DamagedError(f"its folder {folder.name} is missing")
+    _require_no_pipes(folder)
     # Without a pool, each array would read the database's index again.
     context = ts.Context({"cache_pool": {"total_bytes_limit": 1 << 26}})
     opened = {name: ts.open(_spec(folder, name), read=True, open=True, context=context) for name in named(like)}
@@ -95,6 +98,16 @@ def place(values: PyTree, like: PyTree) -> PyTree:
         return jax.make_array_from_callback(value.shape, leaf.sharding, lambda index: value[index])
 
     return jax.tree.map(one, values, like)
+
+
+def _require_no_pipes(folder: epath.Path) -> None:
+    """Raise a DamagedError if TensorStore would read from a named pipe, which may never end."""
+    for parent, _, names in os.walk(folder):  # nothing, if the folder is remote
+        for name in names:
+            path = os.path.join(parent, name)
+            is_read = name == "manifest.ocdbt" or os.path.basename(parent) == "d"
+            if is_read and os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+                raise DamagedError(f"{os.path.relpath(path, folder)}: expected a file, found a named pipe")
 
 
 def _spec(folder: epath.Path, name: str) -> dict[str, Any]:
