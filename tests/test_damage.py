@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import tiny_runs
 from damages import KINDS, attempt, damage
-from etils import epath
 
 from zfjax.console.errors import UserError
 from zfjax.data import record
-from zfjax.runs.folder import load_model, open_data, read_run
+from zfjax.runs.folder import load_model, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, _saved
@@ -320,14 +319,27 @@ def test_a_run_without_its_config_goes_on_as_it_was_or_not_at_all(trained, run):
         tiny_runs.begin(run, trained[1])
 
 
-def test_a_scan_of_other_pictures_is_refused(trained, run, tmp_path):
-    """The scan is deleted, and the pictures are others by the time they are looked at again."""
-    other = tiny_runs.make_folder(tmp_path / "other", per_class=12, seed=1)
-    (run / record.FILE).unlink()
-    (run / CONFIG).unlink()
-    config = tiny_runs.tiny_config(other, epochs=2)
-    with pytest.raises(UserError, match=r"the mean image in .*scan\.npz is not the one of the run's checkpoints"):
-        open_data(config, epath.Path(run))
+@pytest.mark.parametrize("gone", [(CONFIG,), (CONFIG, record.FILE)], ids=["config", "config and scan"])
+@pytest.mark.parametrize("pictures", ["other classes", "others", "relabeled"])
+def test_a_run_without_its_files_goes_on_with_its_own_pictures_alone(trained, run, tmp_path, pictures, gone):
+    """Other ones are refused, by classes, by content or, if other files are gone too, by the checkpoints' copies."""
+    for name in gone:
+        (run / name).unlink()
+    if pictures == "relabeled":  # has the same mean image
+        there = shutil.copytree(trained[1].dataset.removeprefix("folder:"), tmp_path / "there")
+        one, two = there / "noise" / "004.png", there / "stripes" / "004.png"
+        content = one.read_bytes()
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(content)
+    else:
+        there = tiny_runs.make_folder(tmp_path / "there", per_class=12, seed=1)
+    if pictures == "other classes":
+        (there / "noise").rename(there / "dots")
+    config = tiny_runs.tiny_config(run, **as_json(trained[1]) | {"dataset": f"folder:{there}"})
+    before = names_in(run)
+    with pytest.raises(UserError, match=r"are no longer those of|have changed since|of the run's checkpoints"):
+        train_and_evaluate(config, run)
+    assert names_in(run) == before
 
 
 def test_metrics_that_changed_are_said_and_do_not_stop_a_run(trained, run, capfd):

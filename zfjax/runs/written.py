@@ -86,6 +86,11 @@ def require_record(
             f"the mean image in {path} is not the one of the run's checkpoints;"
             " put back the pictures that the run began with, and remove the file"
         )
+    if seal and found.known and seal.run.get("pictures") not in (None, found.fingerprint):
+        raise UserError(
+            f"the images in {path} are not those of the run's checkpoints;"
+            " put back the pictures that the run began with, and remove the file"
+        )
     if len(found.mean) != square_size(config.image_size):
         raise UserError(
             f"{path} has a mean image of {len(found.mean)} px; {CONFIG} wants {square_size(config.image_size)} px,"

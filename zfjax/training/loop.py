@@ -119,7 +119,8 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     mesh = sharding.data_mesh()
     kept = [schedule.end_of(epoch) for epoch in kept_epochs]
     first = jax.process_index() == 0
-    run = describe(config, data.classes, data.mean)
+    pictures = {"pictures": data.record.fingerprint} if data.record.known else {}
+    run = describe(config, data.classes, data.mean, **pictures)
     held = hold(folder, "zfjax train") if first else contextlib.nullcontext()
     with held, Deferral(alone=jax.process_count() == 1) as stop:  # also while waiting for the last checkpoint
         state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
