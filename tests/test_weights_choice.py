@@ -93,6 +93,24 @@ def test_averaged_weights_are_taken_and_that_is_said(plain, raw, averaged):
         assert (factor(again, plain), again.notes) == (1, ())
 
 
+def test_what_is_not_averaged_is_not_taken_for_it(plain):
+    with pytest.raises(UserError, match="several nets that fit: model, model_without_ema; expected --key=NAME"):
+        load(under("model.", plain) | under("model_without_ema.", plain, 2.0))
+
+
+def test_one_net_under_two_names_is_no_choice(plain):
+    loaded = load(under("state_dict.", plain) | under("best.", plain))
+    assert (factor(loaded, plain), loaded.notes) == (1, ())
+
+
+@pytest.mark.parametrize("first", ["", "module."])
+def test_plain_and_wrapped_weights_beside_each_other(plain, first):
+    one, other = under(first, plain), under("module." if not first else "", plain, 2.0)
+    with pytest.raises(UserError, match="it holds several nets that fit: the top of the file, module;"):
+        load(one | other)
+    assert factor(load(one | other, key="module"), plain) == (1 if first else 2)
+
+
 def test_averaged_weights_that_are_not_all_there_are_not_taken(plain):
     part = {name: value for name, value in plain.items() if "running" not in name}
     loaded = load(under("model.", plain) | under("ema.", part, 2.0))

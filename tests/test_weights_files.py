@@ -71,6 +71,23 @@ def test_safetensors_keep_their_dtype(tmp_path, dtype):
     same(files.read(tmp_path / "a.safetensors").tensors, {"x": value})
 
 
+def headed(**header):
+    content = json.dumps(header).encode()
+    return struct.pack("<Q", len(content)) + content
+
+
+def test_dtypes_and_sizes_that_numpy_lacks(tmp_path):
+    """They are named, and do not hide the others."""
+    odd = {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}, {"shape": [0, 2**62], "data_offsets": [2, 2]}
+    header = {"x": odd[0], "y": {"dtype": "F32"} | odd[1]}
+    (tmp_path / "a.safetensors").write_bytes(headed(**header) + b"\0" * 2)
+    assert "holds no tensors that can be read: x, y is F32, F8_E8M0" in refused(tmp_path / "a.safetensors")
+    header["z"] = {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}
+    (tmp_path / "a.safetensors").write_bytes(headed(**header) + b"\0" * 6)
+    found = files.read(tmp_path / "a.safetensors")
+    assert (found.tensors.keys(), found.unread) == ({"z"}, {"x": "F8_E8M0", "y": "F32"})
+
+
 @pytest.mark.parametrize("name", ["a.SafeTensors", "a.bin", "a"])
 def test_a_file_is_what_is_in_it(tmp_path, name):
     save_file(tensors(), tmp_path / name)
@@ -116,6 +133,9 @@ def test_missing_files_and_folders(tmp_path):
         tmp_path / "nowhere.pth"
     )
     assert f"{tmp_path} is a folder; expected a file of weights" in refused(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "pipe.pth is no file; expected a file of weights" in refused(tmp_path / "pipe.pth")
+    assert "cannot read " in refused(tmp_path / ("a" * 300))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +236,50 @@ class TestPyTorchs:
         torch.save({"conv.weight": value}, tmp_path / "a.pth")
         assert "holds conv.weight as torch._utils._rebuild_" in refused(tmp_path / "a.pth")
 
+    def test_state_dicts_in_lists_and_objects(self, tmp_path):
+        """As scripts keep them: (weights, epoch), a learner with its net, a named tuple."""
+        torch = pytest.importorskip("torch")
+        held = {
+            "": collections.UserDict(checkpoints.state()),
+            "0.": (checkpoints.state(), 3),
+            "nets.0.": {"nets": [checkpoints.state(), [1, 2]], "optimizer": checkpoints.optimizer()},
+            "model.": checkpoints.Learner(checkpoints.net()),
+            "optimized_model.": {"optimized_model": checkpoints.state(), "opt": checkpoints.state()},
+            "best.0.": {"best": checkpoints.Trained(checkpoints.net(), 3)},
+        }
+        for prefix, value in held.items():
+            torch.save(value, tmp_path / "a.pth")
+            names = {name.removeprefix("data.") for name in files.read(tmp_path / "a.pth").tensors}  # UserDict's
+            assert names == {prefix + name for name in checkpoints.tensors()}
+
+    def test_a_module_has_all_names_of_its_parts(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        net = torch.nn.ModuleDict({"stem": (inner := checkpoints.net()), "model": inner})
+        torch.save(net, tmp_path / "a.pth")
+        assert files.read(tmp_path / "a.pth").tensors.keys() == net.state_dict().keys()
+
+    def test_tensors_that_are_no_arrays_do_not_hide_the_others(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        from zfjax.weights.pretrained import from_file
+
+        beside = {
+            "sparse": torch.sparse_coo_tensor([[0]], [1.0], (2,), check_invariants=True),
+            "numpy": np.ones(3),
+            "negated": torch._neg_view(torch.ones(3)),
+            "uninitialized": torch.nn.UninitializedParameter(),
+        }
+        torch.save({"state_dict": checkpoints.state(), **beside}, tmp_path / "a.pth")
+        found = files.read(tmp_path / "a.pth")
+        same(found.tensors, {f"state_dict.{name}": value for name, value in checkpoints.tensors().items()})
+        assert found.unread.keys() == beside.keys()
+        with pytest.raises(UserError, match=r"; no plain tensors: sparse \(torch\._utils\._rebuild_sparse_"):
+            from_file(found, "a.pth", "resnet18")
+
+    def test_numbers_that_are_repeated_a_billion_times(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        torch.save({"fc.weight": torch.zeros(1).expand(10**6, 1000)}, tmp_path / "a.pth")
+        assert "holds fc.weight, which repeats its numbers far beyond the size of" in refused(tmp_path / "a.pth")
+
     def test_torchscript_is_named_and_the_remedy_works(self, tmp_path, monkeypatch):
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
             for name in ("data.pkl", "constants.pkl"):
@@ -314,6 +378,11 @@ class TestDamaged:
         np.savez(tmp_path / "a.npz", x=np.zeros(2))
         assert "is a zip archive, but none of torch.save's: it holds x.npy" in refused(tmp_path / "a.npz")
 
+    def test_tensors_that_pickle_wrote_are_said(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        (tmp_path / "a.pth").write_bytes(pickle.dumps({"x": torch.ones(2)}))
+        assert "a.pth is a pickle, but none of torch.save's; expected what torch.save(" in refused(tmp_path / "a.pth")
+
     @pytest.mark.parametrize(
         ("value", "found"),
         [([1, 2], "a list"), ({}, "a dict"), ({"epoch": 3}, "an int under 'epoch'"), ({3: [1]}, "a list under 3")],
@@ -321,6 +390,12 @@ class TestDamaged:
     def test_what_has_no_tensors_is_named(self, tmp_path, value, found):
         (tmp_path / "a.pth").write_bytes(pickled(value))
         assert f"a.pth holds no state_dict: expected tensors by name, found {found}" in refused(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("name", ["state_dict.pth", "old.PTH"])
+    def test_a_download_cut_short_is_said(self, tmp_path, name):
+        content = (checkpoints.FOLDER / name).read_bytes()
+        (tmp_path / "a.pth").write_bytes(content[: -10 if name == "old.PTH" else -60])
+        assert "a.pth is cut short" in refused(tmp_path / "a.pth")
 
     def test_a_changed_byte_is_seen(self, tmp_path):
         content = bytearray((checkpoints.FOLDER / "state_dict.pth").read_bytes())

@@ -7,6 +7,7 @@ import argparse
 import collections
 import enum
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,20 @@ def tensors() -> dict[str, np.ndarray]:
 
 class Settings(dict):
     """A dictionary of a class that nobody else has, as Lightning's hyper_parameters."""
+
+
+class Learner:
+    """An object with a net, as fastai exports."""
+
+    def __init__(self, model):
+        self.model, self.epochs = model, [1, 2]
+
+
+class Trained(NamedTuple):
+    """A net and how long it was trained."""
+
+    model: object
+    epochs: int
 
 
 class Mode(enum.Enum):

@@ -6,7 +6,6 @@ Files often name them differently than the net does: a training script stores th
 are prefixes, and the right one has the most of the net's names below it.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,8 @@ Tensors = Mapping[str, np.ndarray]
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 COUNT = "num_batches_tracked"  # BatchNorm2d's number of training steps
 DEEPEST = 64  # levels of prefix that are searched
-_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averaged?|polyak|shadow)([._]|$)", re.IGNORECASE)
+_AVERAGED = frozenset(("ema", "swa", "avg", "average", "averaged", "polyak", "shadow"))
+_NOT = frozenset(("no", "non", "not", "without", "raw", "before", "pre"))  # model_without_ema
 
 
 class Chosen(NamedTuple):
@@ -60,13 +60,14 @@ def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: s
         raise UserError(f"it has no net under {key!r}{did_you_mean(key, known)}; it has {listed(list(tensors))}")
     most = max(len(group.matched) for group in asked)
     tied = [group for group in asked if len(group.matched) == most]
-    averaged = [group for group in tied if _AVERAGED.search(group.prefix)]
-    if len(tied) > 1 and len(averaged) != 1 and most == wanted:
+    averaged = [group for group in tied if _is_averaged(group.prefix)]
+    if len(averaged) != 1 and most == wanted and not all(_equal(tensors, tied[0], group) for group in tied[1:]):
         prefixes = [group.prefix or "the top of the file" for group in tied]
         raise UserError(f"it holds several nets that fit: {listed(prefixes)}; expected --key=NAME for one")
     group = averaged[0] if averaged else tied[0]
     others = [other for other in groups if other is not group and 2 * len(other.matched) >= wanted]
-    return Chosen(*_divided(tensors, group, others), () if key else _notes(group, others, wanted))
+    different = [other for other in others if other not in tied or not _equal(tensors, group, other)]
+    return Chosen(*_divided(tensors, group, others), () if key else _notes(group, different, wanted))
 
 
 def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wanted: int) -> list[_Group]:
@@ -81,7 +82,8 @@ def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wante
     for prefix in sorted(large, key=len):  # if prefixes hold the same tensors, the longest wins
         called: dict[str, str] = {}
         for name in large[prefix]:
-            called.setdefault(_bare(name[len(prefix) :]), name)
+            bare = _bare(name[len(prefix) :])
+            called[bare] = min(called.get(bare, name), name, key=len)  # conv.weight rather than module.conv.weight
         own = names({bare: tensors[name] for bare, name in called.items()})
         matched = frozenset(called[name] for name in own if name in called)
         if matched or not found:
@@ -91,6 +93,20 @@ def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wante
 
 def _bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part and part not in WRAPPERS)
+
+
+def _is_averaged(prefix: str) -> bool:
+    words = prefix.lower().replace(".", "_").split("_")
+    return any(word in _AVERAGED and before not in _NOT for before, word in zip(["", *words], words, strict=False))
+
+
+def _equal(tensors: Tensors, one: _Group, other: _Group) -> bool:
+    """Whether two groups that fit hold the same weights: a net saved under two names."""
+    return all(
+        np.array_equal(tensors[name], tensors[other.called[bare]])
+        for bare, name in one.called.items()
+        if name in one.matched and bare in other.called
+    )
 
 
 def _divided(

@@ -12,7 +12,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
 from zfjax.console.hold import hold
 from zfjax.console.paths import user_path
-from zfjax.console.text import first_line, reason
+from zfjax.console.text import first_line, listed, reason
 from zfjax.weights import pickles
 
 SAFETENSORS = ".safetensors"
@@ -35,6 +35,7 @@ class TensorFile(NamedTuple):
 
     tensors: dict[str, np.ndarray]  # as in the file; half precision as float16 and ml_dtypes.bfloat16
     metadata: dict[str, str]  # of a safetensors file; empty for PyTorch's
+    unread: Mapping[str, str] = {}  # what is no plain tensor, such as a sparse one: by its name, what it is
 
 
 def read(path: str | os.PathLike[str]) -> TensorFile:
@@ -46,10 +47,10 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
         UserError: the file is missing, damaged, of another kind, or has no named tensors.
     """
     path = pathlib.Path(user_path(path, "weights", local="so download it first"))
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
     try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "is not there"
+            raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
@@ -57,7 +58,8 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return _read_safetensors(path)
     if start.startswith((pickles.ZIP, pickles.PICKLE)):
-        return TensorFile(pickles.read(path), {})
+        tensors, unread = pickles.read(path)
+        return TensorFile(tensors, {}, unread)
     for begins, what in _OTHERS.items():
         if start.startswith(begins) if begins else not start:
             raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
@@ -90,12 +92,18 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metad
 def _read_safetensors(path: pathlib.Path) -> TensorFile:
     from safetensors import SafetensorError, safe_open
 
+    tensors, unread = {}, {}
     try:
         with safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                try:
+                    tensors[name] = file.get_tensor(name)
+                except (TypeError, AttributeError, ValueError):  # a dtype that NumPy lacks, sizes beyond it
+                    unread[name] = str(file.get_slice(name).get_dtype())
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: a dtype NumPy lacks
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no safetensors file that can be read: {first_line(error)}") from error
     if not tensors:
-        raise UserError(f"{path} holds no tensors")
-    return TensorFile(tensors, metadata)
+        what = f": {listed(list(unread))} is {', '.join(sorted(set(unread.values())))}" if unread else ""
+        raise UserError(f"{path} holds no tensors that can be read{what}")
+    return TensorFile(tensors, metadata, unread)

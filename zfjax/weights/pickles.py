@@ -10,6 +10,7 @@ import io
 import pathlib
 import pickle
 import pickletools
+import re
 import reprlib
 import zipfile
 import zlib
@@ -27,6 +28,8 @@ PICKLE = b"\x80"  # and one of an older PyTorch
 EXPECTED = "expected what torch.save(model.state_dict(), …) writes"
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
 DEEPEST = 32  # levels of nested containers
+ALIASES = 4  # ways to a container that are followed: modules may have several names, and may also form circles
+LARGEST = 2**20  # bytes that a tensor may have beyond its file: `expand` repeats numbers without storing them
 
 Stream = io.BytesIO | io.BufferedReader
 
@@ -88,13 +91,14 @@ class Placeholder:
 
     name = ""
 
-    def __new__(cls, *_: object, **__: object) -> "Placeholder":
+    def __new__(cls, *given: object, **_: object) -> "Placeholder":
         """Accept any arguments: a pickle may pass some, and then never call `__init__`."""
         made = object.__new__(cls)
-        made.state, made.entries = None, {}
+        made.given, made.state, made.entries = given, None, {}
         return made
 
     def __init__(self, *_: object, **__: object) -> None:
+        self.given: tuple[object, ...]
         self.state: Any
         self.entries: dict[Any, Any]
 
@@ -114,13 +118,22 @@ class Placeholder:
     extend = add = append
 
     def inside(self) -> Iterator[tuple[Any, Any]]:
-        """Its entries by name, and for a PyTorch module what its `state_dict` would hold."""
-        yield from self.entries.items()
+        """What it was given, its entries and its attributes; of a PyTorch module only what its `state_dict` holds."""
         if isinstance(self.state, dict) and "_modules" in self.state:
             passing = self.state.get("_non_persistent_buffers_set") or ()
             for kind in ("_parameters", "_buffers", "_modules"):
                 held = self.state.get(kind)
                 yield from ((key, value) for key, value in (held or {}).items() if key not in passing)
+            return
+        yield from _inside(self.given)
+        yield from self.entries.items()
+        yield from _inside(self.state)
+
+
+class _Unread(Placeholder):
+    """Stands for a tensor of a class of its own."""
+
+    name = "torch._tensor._rebuild_from_type_v2"
 
 
 class _Maker:
@@ -138,9 +151,10 @@ class _Maker:
         raise pickle.UnpicklingError("the state of a function")
 
 
-def _tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor:
-    if any(rest[2:]):  # metadata, after requires_grad and hooks: a view that conjugates or negates
-        raise ValueError(f"a tensor with {rest[2]}")
+def _tensor(storage: object, offset: int, shape: Any, strides: Any, *rest: Any) -> Tensor | _Unread:
+    # After requires_grad and hooks comes metadata: a view that conjugates or negates.
+    if any(rest[2:]) or not isinstance(storage, Storage):
+        return _Unread()
     return Tensor(storage, offset, tuple(shape), tuple(strides), storage.dtype)
 
 
@@ -150,7 +164,7 @@ def _typed_tensor(storage: Any, offset: int, shape: Any, strides: Any, *rest: An
 
 
 def _subclassed(made_by: Any, _: object, args: Any, *state: object) -> Any:
-    return made_by(*args) if isinstance(made_by, _Maker) else Placeholder()
+    return made_by(*args) if isinstance(made_by, _Maker) else _Unread()
 
 
 _KNOWN = {
@@ -200,10 +214,13 @@ class _Reader(pickle.Unpickler):
         return storage
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read the tensors of a file that `torch.save` wrote, by their names in its containers: "state_dict.conv1.weight".
 
     Optimizer state is left out. A whole module gives its `state_dict`.
+
+    Returns:
+        the tensors, and by name what made those that are no plain ones: sparse or quantized ones, NumPy's arrays.
 
     Raises:
         UserError: the file is damaged, not from `torch.save`, has no named tensors, or asks for harmful functions.
@@ -213,14 +230,22 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             zipped = file.read(len(ZIP)) == ZIP
             file.seek(0)
             tree, content = _opened_zip(path, file) if zipped else _opened_old(file)
-            tensors = _named(tree)
+            tensors, unread = _named(tree)
+            if not tensors and unread:
+                name, maker = next(iter(unread.items()))
+                raise UserError(f"holds {brief(name)} as {brief(maker)} makes it, no plain tensor; {EXPECTED}")
             if not tensors:
                 raise UserError(f"holds no state_dict: expected tensors by name, found {_described(tree)}")
             storages = {tensor.storage for tensor in tensors.values()}
-            if sum(storage.size for storage in storages) > path.stat().st_size:
-                raise ValueError("the tensors are larger than the file")
+            size = path.stat().st_size
+            if sum(storage.size for storage in storages) > size:
+                raise UserError(f"is cut short or damaged (its tensors are larger than the file); {EXPECTED}")
             contents = {storage: content(storage) for storage in storages}
-            return {name: tensor.array(contents[tensor.storage]) for name, tensor in tensors.items()}
+            arrays = {name: tensor.array(contents[tensor.storage]) for name, tensor in tensors.items()}
+            repeated = [name for name, array in arrays.items() if array.nbytes > size + LARGEST]
+            if repeated:
+                raise UserError(f"holds {listed(repeated)}, which repeats its numbers far beyond the size of the file")
+            return arrays, unread
     except UserError as error:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # a file that is not a checkpoint can fail in any way
@@ -231,7 +256,10 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _opened_zip(path: pathlib.Path, file: Stream) -> tuple[Any, Callable[[Storage], bytes]]:
     """The unpickled content of a file, and a function that reads a storage's bytes."""
-    archive = zipfile.ZipFile(file)
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"is cut short or damaged ({first_line(error)}); {EXPECTED}") from error
     names = archive.namelist()
     roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if not roots:
@@ -292,7 +320,8 @@ def _opened_old(file: Stream) -> tuple[Any, Callable[[Storage], bytes]]:
 
 def _whole(content: bytes, storage: Storage) -> bytes:
     if len(content) != storage.size:
-        raise ValueError(f"storage {storage.key} has {len(content)} bytes, expected {storage.size}")
+        found = f"storage {storage.key} has {len(content)} bytes, expected {storage.size}"
+        raise UserError(f"is cut short or damaged ({found}); {EXPECTED}")
     return content
 
 
@@ -311,24 +340,41 @@ def _unpickled(file: Stream) -> tuple[Any, dict[str, Storage]]:
     return tree, reader.storages
 
 
-def _named(tree: Any) -> dict[str, Tensor]:
-    """All tensors stored under string keys, by these keys joined by dots."""
+def _named(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors below string keys by their keys joined by dots, and the makers of what is no plain tensor."""
     found: dict[str, Tensor] = {}
-    seen: set[int] = set()  # a container is walked once, however often it occurs
+    unread: dict[str, str] = {}
+    ways: collections.Counter[int] = collections.Counter()
 
     def walk(value: Any, name: str, depth: int) -> None:
         if isinstance(value, Tensor):
             found.setdefault(name, value)
-        elif isinstance(value, Placeholder) and value.name.startswith(("torch._utils.", "torch._tensor.")):
-            raise UserError(f"holds {brief(name)} as {value.name} makes it, which is no plain array; {EXPECTED}")
-        elif isinstance(value, dict | Placeholder) and id(value) not in seen and depth < DEEPEST:
-            seen.add(id(value))
-            for key, inner in value.items() if isinstance(value, dict) else value.inside():
-                if isinstance(key, str) and not key.startswith("optim"):
+        elif isinstance(value, Placeholder) and _UNREAD.match(value.name):
+            unread.setdefault(name, value.name)
+        elif depth < DEEPEST and ways[id(value)] < ALIASES:
+            ways[id(value)] += 1
+            for key, inner in _inside(value):
+                if isinstance(key, str) and not _OPTIMIZER.match(key):
                     walk(inner, f"{name}.{key}" if name else key, depth + 1)
 
     walk(tree, "", 0)
-    return found
+    return found, unread
+
+
+_UNREAD = re.compile(r"torch\._utils\.|torch\._tensor\.|torch\.nn\.parameter\.Unin|numpy\..*\._reconstruct$")
+_OPTIMIZER = re.compile(r"opt$|optim(?!al|um|i[sz]ed|i[sz]ation)")
+
+
+def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
+    """The items of a container by their keys. Of a list only other containers, by their numbers."""
+    if isinstance(value, Placeholder):
+        yield from value.inside()
+    elif isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list | tuple) and not isinstance(value, Tensor | Storage):
+        for place, inner in enumerate(value):
+            if isinstance(inner, dict | list | tuple | Placeholder) and not isinstance(inner, Tensor | Storage):
+                yield str(place), inner
 
 
 def _described(tree: Any) -> str:

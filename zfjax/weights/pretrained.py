@@ -98,6 +98,8 @@ def from_file(
         variables = layouts.from_torch(net, modules, chosen.tensors, chosen.called)
     except layouts.Misfit as error:
         beside = f"; it also has {listed(chosen.aside)}" if chosen.aside else ""
+        if file.unread:
+            beside += f"; no plain tensors: {listed([f'{name} ({kind})' for name, kind in file.unread.items()])}"
         raise UserError(f"{name} is no {model} at {net.image_size} px: {error}{beside}") from error
     except UserError as error:
         raise UserError(f"{name} has weights that cannot be used: {error}") from error
