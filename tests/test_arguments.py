@@ -1,4 +1,4 @@
-"""Arguments that are no arrays, or of other numbers: one line that names them, from whatever takes images."""
+"""Arguments that are not arrays, or hold other numbers: one line that names them, from whatever takes images."""
 
 import jax
 import jax.numpy as jnp

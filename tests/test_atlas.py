@@ -222,7 +222,7 @@ def test_only_atlases_and_empty_folders_are_replaced(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match="holds files but no atlas"):
         build.require_free(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         build.require_free(tmp_path / "mine.txt")
     for wrong in ("[]", "{}", "no json", '{"files": 3}', '{"files": [[1]]}', '{"files": "mine.txt"}'):
         (tmp_path / build.MARK).write_text(wrong)

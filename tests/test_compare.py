@@ -190,14 +190,14 @@ def test_pictures_without_a_box_or_with_none_in_the_crop_are_left_out(on_photos,
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[1, 2", "is no JSON"),
+        ("[1, 2", "is not JSON"),
         ("[1, 2]", 'holds no object; expected {"CLASS/picture.jpg"'),
         ('{"red/0.png": [1, 2, 3]}', "expected [top, left, height, width] for 'red/0.png'"),
         ('{"red/0.png": [1, 2, 3, "4"]}', "got [1, 2, 3, '4']"),
         ('{"red/0.png": [1, 2, 3, NaN]}', "got [1, 2, 3, nan]"),
         ('{"red/0.png": [1, 2, 3, 1e999]}', "got [1, 2, 3, inf]"),
         (f'{{"red/0.png": [1, 2, 3, 4{"0" * 400}]}}', "got [1, 2, 3, 40000"),
-        ("[" * 100_000, "is no JSON (maximum recursion depth exceeded"),
+        ("[" * 100_000, "is not JSON (maximum recursion depth exceeded"),
         ('{"blue/0.png": [1, 2, 3, 4]}', "names no picture of the val split; expected names like 'green/0.png'"),
         (
             '{"red/0.png": [60, 2, 3, 4]}',

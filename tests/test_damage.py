@@ -185,9 +185,9 @@ def test_a_file_in_place_of_all_checkpoints_is_named(run):
     shutil.rmtree(run / CHECKPOINTS)
     (run / CHECKPOINTS).write_text("")
     for create in (True, False):
-        with pytest.raises(UserError, match=f"{run / CHECKPOINTS} is no folder"):
+        with pytest.raises(UserError, match=f"{run / CHECKPOINTS} is not a folder"):
             Checkpoints(run / CHECKPOINTS, create=create)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load_model(read_run(run))
 
 

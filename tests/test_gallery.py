@@ -67,7 +67,7 @@ def test_fewer_images_than_k_are_told():
     top = top_activations(lambda x: x, [jnp.ones((2, 1, 1, 1))], k=3)
     np.testing.assert_array_equal(top.images, [[0, 1, -1]])
     assert top.values[0, 2] == -jnp.inf
-    with pytest.raises(ValueError, match="expected 3 images a map, but fewer were seen"):
+    with pytest.raises(ValueError, match="expected 3 images per map, but fewer were seen"):
         gallery(lambda x: x, top, [0], lambda numbers: jnp.ones((3, 1, 1, 1)))
 
 

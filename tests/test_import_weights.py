@@ -302,7 +302,7 @@ class TestMistakes:
             (("--model=resnet18", "--mean=a,b,c"), "--mean=a,b,c: expected three numbers with commas between"),
             (("--model=resnet18", "--std=1,2"), "std=1,2 must be three positive numbers"),
             (("--model=resnet18", "--std=0,1,1"), "std=0,1,1 must be three positive numbers"),
-            (("--model=resnet18", "--mean=1e300,0,0"), "mean=1e+300,0,0 is no color where white is 1"),
+            (("--model=resnet18", "--mean=1e300,0,0"), "mean=1e+300,0,0 is not a color where white is 1"),
             (("--model=resnet18", "--pixel_max=nan"), "pixel_max=nan must be positive"),
             (("--model=resnet18", "--key=ema"), "net.safetensors: it has no net under 'ema'; it has bn1.bias,"),
             (("--model=resnet18", "--dataset=folder:nowhere"), "image folder nowhere: not there"),
@@ -316,7 +316,7 @@ class TestMistakes:
 
     def test_other_widths_name_tensors_with_both_shapes(self, capsys, tmp_path, folder, source):
         line = self.said(capsys, tmp_path, source, "--model=resnet18", f"--dataset=folder:{folder}")
-        assert f"{source} is no resnet18 at 224 px: the tensors do not fit: " in line
+        assert f"{source} is not resnet18 at 224 px: the tensors do not fit: " in line
         assert "conv1.weight is (4, 3, 7, 7), expected (64, 3, 7, 7); " in line
         assert line.endswith("; and 97 more")
 

@@ -1,4 +1,4 @@
-"""Table 6: sets with several labels an image, and average precision."""
+"""Table 6: sets with several labels per image, and average precision."""
 
 import io
 import sys

@@ -151,7 +151,7 @@ class TestRefusals:
         other = {f"net.stem.{number}.weight": np.zeros((2, 3), np.float32) for number in range(200)}
         said = self.said(other)
         assert said.startswith(
-            "a.pth is no resnet18 at 64 px: the tensors do not fit: conv1.weight (4, 3, 7, 7) is mis"
+            "a.pth is not resnet18 at 64 px: the tensors do not fit: conv1.weight (4, 3, 7, 7) is mis"
         )
         assert "net.stem.0.weight (2, 3) is not expected" in said
 

@@ -99,21 +99,24 @@ def test_a_file_is_what_is_in_it(tmp_path, name):
 )
 def test_what_is_no_safetensors_file_is_named(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content)
-    assert "a.safetensors is no safetensors file that can be read: " in refused(tmp_path / "a.safetensors")
+    assert "a.safetensors is not a readable safetensors file: " in refused(tmp_path / "a.safetensors")
 
 
 def test_a_truncated_file_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     files.write(path, tensors(), {})
     path.write_bytes(path.read_bytes()[:-3])
-    assert "no safetensors file" in refused(path)
+    assert "is not a readable safetensors file" in refused(path)
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"", "is empty"),
-        (b"no checkpoint", "is no file of weights that zfjax knows; expected .pth, .pt, .ckpt, .bin or .safetensors"),
+        (
+            b"no checkpoint",
+            "is not a file of weights that zfjax knows; expected .pth, .pt, .ckpt, .bin or .safetensors",
+        ),
         (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is Git LFS's pointer to a file of weights"),
         (b"<!doctype html>", "is a page of the web"),
@@ -125,7 +128,7 @@ def test_a_truncated_file_is_named(tmp_path):
 def test_what_else_lies_under_such_names_is_said(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
     line = refused(tmp_path / name)
-    assert expected in line or (content == b"no checkpoint" and "is no safetensors file" in line)
+    assert expected in line or (content == b"no checkpoint" and "is not a readable safetensors file" in line)
 
 
 def test_missing_files_and_folders(tmp_path):
@@ -134,7 +137,7 @@ def test_missing_files_and_folders(tmp_path):
     )
     assert f"{tmp_path} is a folder; expected a file of weights" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe.pth")
-    assert "pipe.pth is no file; expected a file of weights" in refused(tmp_path / "pipe.pth")
+    assert "pipe.pth is not a regular file; expected a file of weights" in refused(tmp_path / "pipe.pth")
     assert "cannot read " in refused(tmp_path / ("a" * 300))
 
 
@@ -415,7 +418,7 @@ class TestDamaged:
     )
     def test_a_byte_cannot_ask_for_memory(self, tmp_path, content):
         (tmp_path / "a.pth").write_bytes(zipped(content))
-        assert "a.pth is no checkpoint that can be read (ValueError: " in refused(tmp_path / "a.pth")
+        assert "a.pth is not a readable checkpoint (ValueError: " in refused(tmp_path / "a.pth")
 
     def test_many_ways_through_the_same_containers(self, tmp_path):
         value = leaf = {}

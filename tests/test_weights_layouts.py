@@ -198,10 +198,10 @@ class TestPreprocessing:
             ({"pixel_max": float("nan")}, "pixel_max=nan must be positive"),
             ({"pixel_max": 1e300}, r"pixel_max=1e\+300 must be positive: what white is, 1 or 255"),
             ({"std": (1.0, -1.0, float("nan"))}, "std=1,-1,nan must be three positive numbers"),
-            ({"std": (1e30, 1.0, 1.0)}, r"std=1e\+30,1,1 is no deviation of pixels in 0\.\.1"),
-            ({"std": (1e-30, 1.0, 1.0)}, r"std=1e-30,1,1 is no deviation of pixels in 0\.\.1"),
-            ({"mean": (1e30, 0.0, 0.0)}, r"mean=1e\+30,0,0 is no color where white is 1"),
-            ({"mean": (124.0, 117.0, 104.0)}, "mean=124,117,104 is no color where white is 1"),
+            ({"std": (1e30, 1.0, 1.0)}, r"std=1e\+30,1,1 is not a deviation of pixels in 0\.\.1"),
+            ({"std": (1e-30, 1.0, 1.0)}, r"std=1e-30,1,1 is not a deviation of pixels in 0\.\.1"),
+            ({"mean": (1e30, 0.0, 0.0)}, r"mean=1e\+30,0,0 is not a color where white is 1"),
+            ({"mean": (124.0, 117.0, 104.0)}, "mean=124,117,104 is not a color where white is 1"),
         ],
     )
     def test_bad_numbers(self, changes, expected):
@@ -252,7 +252,9 @@ class TestLoad:
 
     def test_errors_name_the_file_and_the_size(self, tmp_path):
         self.write(tmp_path / "a.safetensors", "alexnet")
-        with pytest.raises(UserError, match=r"a\.safetensors is no alexnet at 128 px: the tensors do not fit: classif"):
+        with pytest.raises(
+            UserError, match=r"a\.safetensors is not alexnet at 128 px: the tensors do not fit: classif"
+        ):
             weights.load(tmp_path / "a.safetensors", "alexnet", width=1 / 16, image_size=128)
 
     def test_saved_and_loaded_again(self, tmp_path):

@@ -14,7 +14,7 @@ NAMES = ("tench", "café", "maillot", "naïve owl")
 
 
 class TestFiles:
-    """One name a line."""
+    """One name per line."""
 
     def read(self, tmp_path, content):
         (tmp_path / "names.txt").write_bytes(content)

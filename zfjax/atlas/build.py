@@ -67,7 +67,7 @@ def require_free(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"--out={folder} is no folder; expected a new one, or one with an earlier atlas")
+        raise UserError(f"--out={folder} is not a folder; expected a new one, or one with an earlier atlas")
     try:
         written = _written(folder)
     except UserError as error:

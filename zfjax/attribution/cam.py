@@ -88,7 +88,7 @@ def upsample(cam: Float[Array | np.ndarray, "n height width"], size: int | Pair)
         size: in pixels, one number or (height, width).
 
     Raises:
-        TypeError: cam is no array.
+        TypeError: cam is not an array.
         ValueError: cam of another shape, or another size.
     """
     size = pair("size", size)

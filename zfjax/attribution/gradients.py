@@ -143,7 +143,7 @@ def per_pixel(attributions: Float[Array | np.ndarray, "n height width channels"]
     """The largest absolute value over the channels of each pixel.
 
     Raises:
-        ValueError: attributions of another form, such as a CAM's, which has one value a cell already.
+        ValueError: attributions of another form, such as a CAM's, which has one value per cell already.
 
     Paper: Simonyan et al. 2013, section 3.1.
     """

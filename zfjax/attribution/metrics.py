@@ -1,6 +1,6 @@
 """How good a map is: where it points, what it boxes, how much of it lies on the object, what it lets the net see.
 
-Maps are [n, H, W]: one number a pixel, higher is more important. Objects are masks, bool [n, H, W]; `box_masks` makes
+Maps are [n, H, W]: one number per pixel, higher is more important. Objects are masks, bool [n, H, W]; `box_masks` makes
 them from boxes. A map that is the same everywhere, such as one of zeros, says nothing, and scores as a miss.
 """
 
@@ -93,7 +93,7 @@ def pointing_game(maps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Bool[n
     A map that is the same everywhere points nowhere and is a miss.
 
     Args:
-        maps: one number a pixel.
+        maps: one number per pixel.
         masks: the objects' pixels.
         tolerance: how far from the object, in pixels, still counts; Zhang et al. allow 15 on images of about 500.
 
@@ -120,7 +120,7 @@ def localization(maps: Maps, masks: Masks, *, threshold: float = 0.15) -> Locali
     no box, and an IoU of 0.
 
     Args:
-        maps: one number a pixel.
+        maps: one number per pixel.
         masks: the objects' pixels, of which the smallest box is taken; for given boxes `box_masks(boxes, H, W)`.
         threshold: share of the maximum, above 0 and at most 1.
 
@@ -185,14 +185,14 @@ def insertion(
         fun: as in all lenses: from images [n, H, W, C] to logits [n, classes] before the softmax.
         images: as `fun` takes them, with the mean already subtracted.
         target: a class for all, or one for each image.
-        maps: one number a pixel, of the images' height and width.
+        maps: one number per pixel, of the images' height and width.
         n_steps: points of the curve besides the first.
         fill: what stands where no pixel is yet: a number, a color [C], a picture [H, W, C], or one for each image,
             such as `blurred(images, 5)`, which the paper takes. 0 is the mean.
         batch_size: at most so many pictures go through `fun` at once.
 
     Raises:
-        TypeError: images that are no floating-point numbers.
+        TypeError: images that are not floating-point numbers.
         ValueError: shapes that do not fit, maps that are not finite, a class that `fun` does not have, n_steps or
             a batch size out of range.
 

@@ -78,7 +78,7 @@ def _read_boxes(file: str) -> dict[str, list[float]]:
     except OSError as error:
         raise UserError(f"--boxes: cannot read {file}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--boxes: {file} is no JSON ({first_line(error)}); expected {expected}") from error
+        raise UserError(f"--boxes: {file} is not JSON ({first_line(error)}); expected {expected}") from error
     if not isinstance(boxes, dict):
         raise UserError(f"--boxes: {file} holds no object; expected {expected}")
     for name, box in boxes.items():

@@ -38,7 +38,7 @@ def brief(value: object) -> str:
 def whole_number(text: str) -> int:
     """Parse a number of at most 18 digits. Raises a ValueError for any other text."""
     if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
-        raise ValueError(f"{brief(text)!r} is no whole number")
+        raise ValueError(f"{brief(text)!r} is not a whole number")
     return int(text)
 
 

@@ -102,7 +102,7 @@ class JoinedPictures:
 def threads_or_cores(threads: int) -> int:
     """`threads`, or if it is 0, the number of cores this process may use."""
     if threads < 0:
-        raise UserError(f"threads {threads}: expected 0 (one a core) or more")
+        raise UserError(f"threads {threads}: expected 0 (one per core) or more")
     if threads:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -138,7 +138,7 @@ def _require_whole(record: Record) -> None:
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
     side, other, colors = record.mean.shape
     if side != other or colors != 3 or not np.isfinite(record.mean).all():
-        raise ValueError(f"the mean image of shape {record.mean.shape} is none")
+        raise ValueError(f"the mean image has shape {record.mean.shape}")
     for labels, broken in ((record.train_labels, record.train_broken), (record.val_labels, record.val_broken)):
         if (labels < 0).any() or (np.diff(broken) <= 0).any() or not np.isin(broken, np.arange(len(labels))).all():
             raise ValueError("labels and broken pictures do not fit each other")
@@ -146,7 +146,7 @@ def _require_whole(record: Record) -> None:
         if record.known and prints.shape != (len(labels), 3):
             raise ValueError("labels and what is known of the pictures do not fit each other")
     if len(record.messages) != len(record.train_broken) + len(record.val_broken):
-        raise ValueError("there is not one message a broken picture")
+        raise ValueError("there is not one message per broken picture")
 
 
 def _text(lines: np.ndarray) -> np.dtype:

@@ -122,7 +122,7 @@ def gallery(
     maps = checked_maps(maps, len(top.values))
     values, numbers, positions = (np.asarray(part)[maps] for part in top)
     if numbers.min() < 0:
-        raise ValueError(f"top: expected {numbers.shape[1]} images a map, but fewer were seen")
+        raise ValueError(f"top: expected {numbers.shape[1]} images per map, but fewer were seen")
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
     found = []
     for first in range(0, numbers.size, batch_size):

@@ -43,7 +43,7 @@ class _Field(NamedTuple):
 
 
 def layer_table(net: ConvNet) -> tuple[Row, ...]:
-    """One row a layer, bottom first, for square images of `net.image_size` (the numbers of the paper's Fig. 3).
+    """One row per layer, bottom first, for square images of `net.image_size` (the numbers of the paper's Fig. 3).
 
     Example:
         >>> [row.receptive_field for row in layer_table(zfjax.zfnet(1000)) if row.name.startswith("conv")]

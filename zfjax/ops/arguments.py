@@ -32,7 +32,7 @@ def array(name: str, value: Any) -> Array:
         value: what was given for it.
 
     Raises:
-        TypeError: it is no array, such as a tuple or a dict of some.
+        TypeError: it is not one array, but for example a tuple or dict of arrays.
     """
     numbers = not isinstance(value, np.ndarray) or is_array(value)
     if not numbers or not (hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
@@ -44,7 +44,7 @@ def floats(name: str, value: Any) -> Float[Array, "..."]:
     """An argument as an array of floating-point numbers, as nets take images; otherwise as `array`.
 
     Raises:
-        TypeError: it is no array, or one of other numbers.
+        TypeError: it is not an array, or has other numbers.
     """
     dtype = getattr(value, "dtype", None)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):

@@ -134,7 +134,7 @@ def _cpu_conv_jvp(
 
 def _is_slow_by_batch(y: tuple[int, ...]) -> bool:
     # XLA:CPU's weight gradient of large maps became 3 times slower with jax 0.9 (measured: 0.7.2, 0.8.2, 0.9.2,
-    # 0.10.2). Below 256 positions an image it is as fast as ours.
+    # 0.10.2). Below 256 positions per image it is as fast as ours.
     return jax.__version_info__ >= (0, 9) and y[1] * y[2] >= 256
 
 

@@ -34,7 +34,7 @@ def window_count(size: int, window: int, stride: int, padding: Pair) -> int:
 
 
 class Windows(NamedTuple):
-    """Windows that slide over an array: one entry an axis, in cells, as `lax.reduce_window` takes them."""
+    """Windows that slide over an array: one entry per axis, in cells, as `lax.reduce_window` takes them."""
 
     size: tuple[int, ...]
     strides: tuple[int, ...]

@@ -56,7 +56,7 @@ def metadata_of(seal: Seal) -> dict[str, Any]:
 def require_folder(folder: epath.Path) -> None:
     """Raise a UserError if there is something in place of a folder of checkpoints, if only a broken link."""
     if not folder.is_dir() and (folder.exists() or os.path.islink(folder)):
-        what = "leads nowhere" if os.path.islink(folder) else "is no folder"
+        what = "leads nowhere" if os.path.islink(folder) else "is not a folder"
         raise UserError(f"{folder} {what}; it should hold the run's checkpoints")
 
 

@@ -135,7 +135,7 @@ def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
         raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
     for path, leaf in leaves:
         if not is_array(leaf):
-            raise TypeError(f"x{keystr(path)}: expected an array, got {described(leaf)}; close over what is none")
+            raise TypeError(f"x{keystr(path)}: expected an array, got {described(leaf)}; close over anything else")
     with contextlib.suppress(ValueError):  # some built-in functions do not say what they take
         signature = inspect.signature(fun, follow_wrapped=False)
         try:

@@ -35,7 +35,7 @@ class TensorFile(NamedTuple):
 
     tensors: dict[str, np.ndarray]  # as in the file; half precision as float16 and ml_dtypes.bfloat16
     metadata: dict[str, str]  # of a safetensors file; empty for PyTorch's
-    unread: Mapping[str, str] = {}  # what is no plain tensor, such as a sparse one: by its name, what it is
+    unread: Mapping[str, str] = {}  # what is not a plain tensor, such as a sparse one, by name
 
 
 def read(path: str | os.PathLike[str]) -> TensorFile:
@@ -49,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     path = pathlib.Path(user_path(path, "weights", local="so download it first"))
     try:
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is no file" if path.exists() else "is not there"
+            what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "is not there"
             raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
         with path.open("rb") as file:
             start = file.read(64)
@@ -65,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
             raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
     if path.suffix.lower() == SAFETENSORS:
         return _read_safetensors(path)  # reports what is wrong with it
-    raise UserError(f"{path} is no file of weights that zfjax knows; expected {KINDS}")
+    raise UserError(f"{path} is not a file of weights that zfjax knows; expected {KINDS}")
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> epath.Path:
@@ -102,7 +102,7 @@ def _read_safetensors(path: pathlib.Path) -> TensorFile:
                     unread[name] = str(file.get_slice(name).get_dtype())
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no safetensors file that can be read: {first_line(error)}") from error
+        raise UserError(f"{path} is not a readable safetensors file: {first_line(error)}") from error
     if not tensors:
         what = f": {listed(list(unread))} is {', '.join(sorted(set(unread.values())))}" if unread else ""
         raise UserError(f"{path} holds no tensors that can be read{what}")

@@ -250,7 +250,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # a file that is not a checkpoint can fail in any way
         raise UserError(
-            f"{path} is no checkpoint that can be read ({type(error).__name__}: {first_line(error)}); {EXPECTED}"
+            f"{path} is not a readable checkpoint ({type(error).__name__}: {first_line(error)}); {EXPECTED}"
         ) from error
 
 
@@ -341,7 +341,7 @@ def _unpickled(file: Stream) -> tuple[Any, dict[str, Storage]]:
 
 
 def _named(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors below string keys by their keys joined by dots, and the makers of what is no plain tensor."""
+    """All tensors below string keys by their keys joined by dots, and the makers of other tensors."""
     found: dict[str, Tensor] = {}
     unread: dict[str, str] = {}
     ways: collections.Counter[int] = collections.Counter()

@@ -57,14 +57,14 @@ class Preprocessing(NamedTuple):
             raise UserError(f"pixel_max={self.pixel_max:g} must be positive: what white is, 1 or 255")
         if len(self.mean) != 3 or not np.isfinite(self.mean).all():
             raise UserError(
-                f"mean={_listed(self.mean)} must be three numbers, one a channel, such as 0.485,0.456,0.406"
+                f"mean={_listed(self.mean)} must be three numbers, one per channel, such as 0.485,0.456,0.406"
             )
         if len(self.std) != 3 or not (np.isfinite(self.std) & (np.array(self.std) > 0)).all():
             raise UserError(f"std={_listed(self.std)} must be three positive numbers, such as 0.229,0.224,0.225")
         if np.abs(self.mean).max() > 10 * self.pixel_max:
-            raise UserError(f"mean={_listed(self.mean)} is no color where white is {self.pixel_max:g}")
+            raise UserError(f"mean={_listed(self.mean)} is not a color where white is {self.pixel_max:g}")
         if not all(1e-6 <= std / self.pixel_max <= 1e3 for std in self.std):
-            raise UserError(f"std={_listed(self.std)} is no deviation of pixels in 0..{self.pixel_max:g}")
+            raise UserError(f"std={_listed(self.std)} is not a deviation of pixels in 0..{self.pixel_max:g}")
         return self
 
     def __str__(self) -> str:

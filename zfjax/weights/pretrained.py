@@ -100,7 +100,7 @@ def from_file(
         beside = f"; it also has {listed(chosen.aside)}" if chosen.aside else ""
         if file.unread:
             beside += f"; no plain tensors: {listed([f'{name} ({kind})' for name, kind in file.unread.items()])}"
-        raise UserError(f"{name} is no {model} at {net.image_size} px: {error}{beside}") from error
+        raise UserError(f"{name} is not {model} at {net.image_size} px: {error}{beside}") from error
     except UserError as error:
         raise UserError(f"{name} has weights that cannot be used: {error}") from error
     notes = chosen.notes + _conversions(chosen.tensors)
