@@ -2,12 +2,16 @@
 
 import ast
 import pathlib
+import re
+import shutil
+import subprocess
 
 import pytest
 
 import zfjax
 
 PACKAGE = pathlib.Path(zfjax.__file__).parent
+ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (
     *("console", "ops", "transform", "models", "weights", "data", "attribution", "training", "runs"),
     *("experiments", "plots", "atlas", "compare", "figures"),
@@ -43,6 +47,20 @@ def test_every_folder_is_a_floor():
     assert folders == set(FLOORS)
 
 
+def test_the_design_lists_every_file():
+    tree = (ROOT / "docs" / "design.md").read_text().split("```")[1]
+    listed, folders = set(), []
+    for line in filter(str.strip, tree.splitlines()):
+        if names := re.match(r" *(?:[\w.]+(?:/|\.\w+)(?: |$))+", line):
+            folders[(len(line) - len(line.lstrip())) // 2 :] = []
+            listed |= {"".join([*folders, name]) for name in names[0].split()}
+            folders.append(names[0].split()[0])
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "zfjax").rglob("*.py")}
+    assert not {file for file in files - listed if not re.search(r"/__(init|main)__\.py$", file)}
+    assert not {name for name in listed if name.startswith("zfjax/") and not (ROOT / name).exists()}
+    assert len(listed) > 150
+
+
 def test_modules_import_each_other_in_no_circle():
     """Looked for in statements at the top of modules and inside functions alike."""
     graph = {}
@@ -72,3 +90,14 @@ def _modules(path):
                 is_module = inner.with_suffix(".py").exists() or inner.is_dir()
                 found.add(f"{node.module}.{alias.name}" if is_module else node.module)
     return found
+
+
+@pytest.mark.parametrize("name", ["runs", "PHOTOS", "dog.jpg"])
+def test_ci_leaves_a_contributors_files_alone(tmp_path, name):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / name).write_text("mine")
+    done = subprocess.run([tmp_path / ".ci" / "run"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{name} is already here and would be overwritten; run this in a fresh clone" in done.stdout
+    assert (tmp_path / name).read_text() == "mine"
