@@ -60,6 +60,8 @@ def tiny_words(folder, workdir, **changes):
             ["--coordinator=localhost:0", "--processes=1", "--process=0"],
             "--coordinator=localhost:0: expected HOST:PORT",
         ),
+        (["--coordinator=here:70000", "--processes=1", "--process=0"], "--coordinator=here:70000: expected HOST:PORT"),
+        (["--coordinator=here:7", "--processes=2", "--process=2"], "--process=2: expected a number from 0 to 1"),
         (["runs/shapes"], "train takes only flags, not 'runs/shapes'"),
     ],
 )

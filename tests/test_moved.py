@@ -74,6 +74,27 @@ def test_commands_take_the_pictures_where_they_are(moved, main, words, capsys, t
         )
 
 
+def test_runs_that_are_compared_find_the_pictures_too(moved, capsys, tmp_path):
+    """Where the first run's are, however their path was spelled once; the others' own, if they are other ones."""
+    workdir, after, _, _ = moved
+    other = shutil.copytree(workdir, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"dataset": f"folder:{after}/../before/"}))
+    words = [f"--workdir={workdir}", "--only=fig6", f"--compare={other}"]
+    assert said(capsys, figures.main, *words, f"--dataset=folder:{after}")[0] == 0
+    assert (workdir / "figures" / "fig6.npz").exists()
+    for path in other.glob("checkpoints/*/_CHECKPOINT_METADATA"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
+    kept = record.read(other)
+    record.write(kept._replace(train_prints=kept.train_prints + 1), other)
+    code, (line,) = said(capsys, figures.main, *words, f"--dataset=folder:{after}")
+    assert code == 2
+    assert line == (
+        f"zfjax: image folder {after}/../before: not there; expected a folder that holds one folder per class;"
+        f" --dataset says where the pictures of the run in {workdir} are, but the run in {other} has others"
+    )
+
+
 def test_a_copy_of_the_runs_own_pictures_is_its_val_split_alone(moved):
     workdir, after, others, _ = moved
     run = read_run(workdir)

@@ -13,6 +13,8 @@ import tiny_runs
 
 from zfjax import train
 from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.training import processes
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +150,33 @@ def test_two_processes_train_together_and_a_ctrl_c_in_one_stops_both(folder, unb
     assert "written to" in said[0][0]
     assert "written to" not in said[1][0]
     _assert_close(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken))
+
+
+ALONE = """
+import sys
+from zfjax import train
+from zfjax.console import command, signals
+from zfjax.training import processes
+signals.listen()
+processes.WAIT = 1
+command.execute(train.main)
+"""
+
+
+def test_a_process_whose_others_do_not_come_ends_in_one_line(folder, tmp_path):
+    with socket.create_server(("localhost", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        assert processes.why_late(address, 2, 1).startswith("waited 300 s for all 2 processes to start; start the same")
+        with pytest.raises(UserError, match=r"^process 0 cannot listen on port \d+: Address already in use; give"):
+            processes.join(address, 2, 0)
+    assert processes.why_late(address, 2, 1) == f"cannot reach process 0 at {address} within 300 s: Connection refused"
+    words = tiny_runs.train_command(
+        folder, tmp_path / "run", f"--coordinator={address}", "--processes=2", "--process=0"
+    )
+    done = tiny_runs.run([words[0], "-c", ALONE, *words[3:]])
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert re.fullmatch("zfjax: waited 1 s for all 2 processes to start; start the same [^\n]*\n", done.stderr)
+    assert not (tmp_path / "run").exists()
 
 
 def _assert_close(one, two):

@@ -28,7 +28,7 @@ from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
-from zfjax.console.text import first_line, written
+from zfjax.console.text import written
 from zfjax.data.spec import parse_spec
 from zfjax.training.recipe import config_from
 
@@ -48,17 +48,22 @@ def main(argv: Sequence[str]) -> None:
     options.whole_number(values, "process", None, "Number of this process; default what the cluster reports.")
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
-    if values.coordinator and not re.fullmatch(r".+:0*[1-9]\d{0,4}", values.coordinator):
+    port = re.fullmatch(r".+:0*([1-9][0-9]{0,4})", values.coordinator or "")
+    if values.coordinator and not (port and int(port[1]) < 2**16):
         raise UserError(f"--coordinator={values.coordinator}: expected HOST:PORT, the address of process 0")
     if not values.coordinator and not (values.processes is None and values.process is None):
         raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
+    if values.processes and values.process is not None and values.process >= values.processes:
+        raise UserError(f"--process={values.process}: expected a number from 0 to {values.processes - 1}")
 
     # Import JAX only now, so that --help and mistyped flags are answered at once.
     with Progress("starting JAX"):
         import jax
 
         if values.distributed or values.coordinator:
-            _join(values)
+            from zfjax.training.processes import join
+
+            join(values.coordinator, values.processes, values.process)
         from zfjax.data.outside import root_of
         from zfjax.runs.claim import held
         from zfjax.runs.training import train_and_evaluate
@@ -70,18 +75,6 @@ def main(argv: Sequence[str]) -> None:
             raise Stopped(f"after step {outcome.step}")
         if jax.process_index() == 0:
             _report(outcome)
-
-
-def _join(values: flags.FlagValues) -> None:
-    import jax
-
-    try:
-        jax.distributed.initialize(values.coordinator, values.processes, values.process)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"cannot join the other processes: {first_line(error)}; outside a TPU pod or cluster that JAX"
-            " knows, give --coordinator=HOST:PORT, --processes=N and --process=I"
-        ) from error
 
 
 def default_workdir(config: ConfigDict) -> str:

@@ -63,6 +63,11 @@ class Record(NamedTuple):
             return self.fingerprint == other.fingerprint
         return all(np.array_equal(mine, its) for mine, its in zip(self[:3], other[:3], strict=True))
 
+    def has_pictures_of(self, other: "Record") -> bool:
+        """Whether both datasets hold the same pictures, in whatever splits; false if either is not `known`."""
+        mine, its = (np.concatenate((one.train_prints, one.val_prints))[:, DIGEST] for one in (self, other))
+        return self.known and other.known and np.array_equal(np.sort(mine), np.sort(its))
+
     def first_difference(self, other: "Record") -> tuple[str, int] | None:
         """The split (`train` or `val`) and number of the first picture that differs; None if unknown.
 

@@ -10,6 +10,8 @@ from zfjax.console.errors import UserError
 from zfjax.console.options import MOST
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
+from zfjax.data import record
+from zfjax.data.folder import NotThere
 from zfjax.experiments.gallery import checked_maps
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
@@ -111,7 +113,17 @@ def _tables_too(files: Sequence[str]) -> str:
 
 
 def _opened(run: RunInfo, beside: RunInfo) -> Opened:
-    """Open another run; if it uses the same dataset as the first, its pictures are where the first's are now."""
-    if run.config.dataset == read_run(beside.folder).config.dataset:
-        run.config.dataset = beside.config.dataset
-    return Opened(run, subject.of_run(run))
+    """Open another run; if its pictures are those of the first, they are where the first's are now."""
+    is_named_alike = run.config.dataset == read_run(beside.folder).config.dataset
+    mine, its = record.read(run.folder), record.read(beside.folder)
+    if is_named_alike or (mine and its and mine.has_pictures_of(its)):
+        run.config.dataset, run.config.data_dir = beside.config.dataset, beside.config.data_dir
+    try:
+        return Opened(run, subject.of_run(run))
+    except UserError as error:
+        if not isinstance(error.__cause__, NotThere):
+            raise
+        raise UserError(
+            f"{error.__cause__}; --dataset says where the pictures of the run in {beside.folder} are,"
+            f" but the run in {run.folder} has others"
+        ) from error
