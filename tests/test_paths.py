@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from etils import epath
 
 from zfjax import train
 from zfjax.atlas import build
 from zfjax.compare.objects import _read_boxes
-from zfjax.console import command, paths
+from zfjax.console import command, options, paths
 from zfjax.console.errors import UserError
 from zfjax.console.paths import absolute_path, user_path
 from zfjax.data import cache, folder, multilabel, opening, outside
@@ -89,6 +90,26 @@ def trained(word):
     """A command whose mistake is one line raises it here."""
     if command.run(train.main, ["train", word, "--config.cache_dir="]) == command.MISTAKE:
         raise UserError("in one line")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a.jpg,b.jpg", ["a.jpg", "b.jpg"]),
+        ("a.jpg, b.jpg", ["a.jpg", "b.jpg"]),
+        ('"d, e.jpg", a.jpg', ["d, e.jpg", "a.jpg"]),
+        ("d, e.jpg", ["d", "e.jpg"]),
+        ("there, too.jpg", ["there, too.jpg"]),
+        ("a.jpg,there, too.jpg", ["a.jpg", "there", "too.jpg"]),
+    ],
+)
+def test_files_whose_names_have_commas_can_be_named(tmp_path, monkeypatch, words, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there, too.jpg").touch()
+    values = flags.FlagValues()
+    options.files(values, "images", "")
+    values(["compare", f"--images={words}"])
+    assert values.images == expected
 
 
 SOURCE = Source("none", ("a", "b"), *[folder.FolderExamples(epath.Path("."), (), np.zeros(0, np.int32))] * 2)
