@@ -37,7 +37,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.tree_util import Partial
 
 import zfjax
 from zfjax import attribution
@@ -133,7 +132,10 @@ zfjax.show(found, labels=[name for name in names for _ in images])
 
 # %%
 def look(features, head, images):
-    fun, maps = Partial(lambda x: head(features(x))), features(images)
+    def fun(images):
+        return head(features(images))
+
+    maps = features(images)
     print("says", *[val.classes[i] for i in fun(images).argmax(axis=1)])
     columns = {
         "strongest map": strongest(features, images),
