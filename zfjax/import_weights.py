@@ -19,7 +19,7 @@ if __name__ == "__main__":  # before the imports, which take time
 
     signals.listen()
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -59,7 +59,10 @@ def main(argv: Sequence[str]) -> None:
             said = usual(file)
             model = values.model or said.model
             if not model:
-                raise UserError(f"missing --model=MODEL: {words[0]} does not say what it is; {_among(layouts.MODELS)}")
+                raise UserError(
+                    f"missing --model=MODEL: {words[0]} does not say what it is;"
+                    f" expected one of {', '.join(layouts.MODELS)}"
+                )
             width = said.width if values.width is None else values.width
             size = said.image_size if values.image_size is None else values.image_size
             before = _preprocessing(values, said.preprocessing)
@@ -80,10 +83,6 @@ def main(argv: Sequence[str]) -> None:
         print(f"its {loaded.outputs} outputs are taken for the classes of {values.dataset} in their order")
     names = ("config.json", "classes.json", "scan.npz", "pictures.txt", imported.ORIGIN)
     print(written(folder, [name for name in names if (folder / name).exists()] + [f"{CHECKPOINTS}/"]))
-
-
-def _among(names: Iterable[str]) -> str:
-    return f"expected one of {', '.join(names)}"
 
 
 def _flags() -> flags.FlagValues:

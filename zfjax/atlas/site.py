@@ -119,7 +119,8 @@ class _Pages:
     def write_layer(self, i: int) -> None:
         """Write the page of a layer and those of its maps."""
         layers = self._survey.layers
-        layer, around = layers[i], {"below": layers[i - 1] if i else None, "above": _at(layers, i + 1)}
+        layer, above = layers[i], layers[i + 1] if i + 1 < len(layers) else None
+        around = {"below": layers[i - 1] if i else None, "above": above}
         self.write("layer.html", layer_path(layer.name), layer=layer, **around)
         for number in range(layer.maps):
             self.write(
@@ -161,10 +162,6 @@ def _script_json(value: Any) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _at(layers: Sequence[Layer], i: int) -> Layer | None:
-    return layers[i] if i < len(layers) else None
 
 
 def _number(value: float) -> str:

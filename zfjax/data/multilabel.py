@@ -80,13 +80,10 @@ def open_multilabel(spec: str, *, data_dir: str = "") -> MultiLabelSet | None:
         raise UserError(
             f"{spec}: expected a split to train on and one to test on, as TRAIN,VAL; found {parts[0]} alone"
         )
-    train, val = (_multilabel(catalog.read_split(f"tfds:{parsed.place}", part, builder)) for part in parts)
+    halves = [catalog.read_split(f"tfds:{parsed.place}", part, builder) for part in parts]
+    train, val = (MultiLabelExamples(half.name, half.records, half.kept, half.stored) for half in halves)
     note = splits.note(spec, parts[0], parts[1], (len(train), len(val)))
     return MultiLabelSet(Source(spec, classes, train, val, (note,)), train, val)
-
-
-def _multilabel(examples: RecordExamples) -> MultiLabelExamples:
-    return MultiLabelExamples(examples.name, examples.records, examples.kept, examples.stored)
 
 
 def _classes(builder: Any) -> tuple[str, ...] | None:

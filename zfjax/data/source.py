@@ -71,10 +71,8 @@ class Source:
     annotations: Annotations | None = None  # of val, if the dataset knows more than classes
 
 
-def held_out(
-    keys: Sequence[str], labels: Int[np.ndarray, "n"], *, seed: int, fraction: float = 0.1
-) -> Bool[np.ndarray, "n"]:
-    """Which examples a seeded split keeps for validation: `fraction` of each class, at least one if it has two.
+def held_out(keys: Sequence[str], labels: Int[np.ndarray, "n"], *, seed: int) -> Bool[np.ndarray, "n"]:
+    """Which examples a seeded split keeps for validation: a tenth of each class, at least one if it has two.
 
     Examples are drawn in the order of a hash of their keys: it is the same on every machine and with every version of
     NumPy, and adding or removing a file does not reshuffle the others.
@@ -83,6 +81,6 @@ def held_out(
     order = np.lexsort((np.array(drawn, dtype="S8"), labels))
     mask = np.zeros(len(keys), bool)
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-        count = max(round(fraction * len(members)), 1) if len(members) > 1 else 0
+        count = max(round(0.1 * len(members)), 1) if len(members) > 1 else 0
         mask[members[:count]] = True
     return mask

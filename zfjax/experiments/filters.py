@@ -38,16 +38,12 @@ class FirstLayers(NamedTuple):
     aliased_projections: Float[np.ndarray, " k"]
 
 
-def filters(
-    kernel: Float[np.ndarray, "kh kw c maps"], strides: Pair, *, dead: float = DEAD, dominating: float = DOMINATING
-) -> Filters:
+def filters(kernel: Float[np.ndarray, "kh kw c maps"], strides: Pair) -> Filters:
     """Measure how strong each filter of a convolution is, and how much of its output the stride aliases.
 
     Args:
         kernel: the convolution's weights.
         strides: (height, width) in pixels.
-        dead: a filter is dead up to this fraction of the median RMS.
-        dominating: a filter dominates above this multiple of the median RMS.
 
     Raises:
         ValueError: no filters, weights that are not finite, or a stride below 1.
@@ -69,7 +65,7 @@ def filters(
     median = np.median(rms)
     aliased = aliased_share(np.moveaxis(kernel, -1, 0), strides)
     total = np.sum(aliased * energy) / max(float(energy.sum()), 1e-300)
-    return Filters(kernel, rms, rms <= dead * median, rms > dominating * median, aliased, np.asarray(total))
+    return Filters(kernel, rms, rms <= DEAD * median, rms > DOMINATING * median, aliased, np.asarray(total))
 
 
 def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair) -> Float[np.ndarray, " n"]:

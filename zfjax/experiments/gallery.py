@@ -70,7 +70,7 @@ def top_activations(
     """
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")
-    on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
+    on_devices = functools.partial(sharding.replicate, mesh=mesh)
     fun = functions.live(fun, on_devices)
     top, count, rows = None, 0, 0
     for batch in batches:
@@ -78,7 +78,8 @@ def top_activations(
         rows = max(rows, len(images))
         filled = filled_batch(images, rows, mesh)
         if top is None:
-            top = on_devices(_empty(fun, filled, k))
+            outputs = functions.output_of(fun, filled)
+            top = on_devices(jax.tree.map(lambda acts: _nothing(acts, k), outputs))
         # At most two batches are in flight, so a split of any size fits in memory.
         top = _merge(fun, jax.block_until_ready(top), filled, np.int32(count), np.int32(len(images)))
         count += len(images)
@@ -159,10 +160,6 @@ def checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> 
     if wrong.size:
         raise UserError(f"map {wrong[0]}: the layer has {count} maps, 0 to {count - 1}")
     return numbers
-
-
-def _empty(fun: Callable, images: Float[Array | np.ndarray, "n ..."], k: int) -> PyTree[Top]:
-    return jax.tree.map(lambda acts: _nothing(acts, k), functions.output_of(fun, images))
 
 
 def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:

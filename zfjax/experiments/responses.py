@@ -92,11 +92,11 @@ def responses(
     """
     if bins < 1:
         raise ValueError(f"bins: expected at least 1, got {bins}")
-    on_devices = (lambda tree: tree) if mesh is None else functools.partial(sharding.replicate, mesh=mesh)
+    on_devices = functools.partial(sharding.replicate, mesh=mesh)
     fun = functions.live(fun, on_devices)
     tops, tree = jax.tree.flatten(top, is_leaf=lambda node: isinstance(node, Top))
     edges = [_edges(one, bins) for one in tops]
-    begins = on_devices(jax.tree.unflatten(tree, [_begins(one) for one in edges]))
+    begins = on_devices(jax.tree.unflatten(tree, [np.pad(one[:, :-1], ((0, 0), (1, 0))) for one in edges]))
     sums = [_Sums.nothing(one.shape[0], bins, num_classes) for one in edges]
     images, rows = np.zeros(num_classes, np.int64), 0
     for batch in batches:
@@ -172,10 +172,6 @@ def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
     # The bins of a map that never fires have zero width.
     strongest = np.where(np.isfinite(strongest), np.maximum(strongest, 0), np.float32(0))
     return strongest[:, None] * (np.arange(1, bins + 1, dtype=np.float32) / np.float32(bins))[None]
-
-
-def _begins(edges: Float[np.ndarray, "maps bins"]) -> Float[np.ndarray, "maps bins"]:
-    return np.pad(edges[:, :-1], ((0, 0), (1, 0)))
 
 
 @functions.jit

@@ -76,7 +76,7 @@ def _others(subject: Subject, fun: Partial, winners: Top, unit: int, number: int
     """The map's projections on the images that excite it most, except the current one."""
     numbers, positions = np.asarray(winners.images)[unit], np.asarray(winners.positions)[unit]
     kept = [i for i, winner in enumerate(numbers) if winner not in (number, -1)][:OTHERS]
-    return _projected(fun, subject.load(numbers[kept]), unit, positions[kept])
+    return np.asarray(project_units(fun, subject.load(numbers[kept]), np.full(len(kept), unit), positions[kept])[1])
 
 
 @jax.jit
@@ -84,10 +84,6 @@ def _strongest_projected(fun: Partial, images: Array, unit: Array) -> Float[Arra
     """The unit's strongest activation on each image, projected down to pixels."""
     y, project = deconvnet(fun, images)
     return project(strongest(y, unit))
-
-
-def _projected(fun: Partial, images: Array, unit: int, cells: np.ndarray) -> Float[np.ndarray, "n h w c"]:
-    return np.asarray(project_units(fun, images, np.full(len(images), unit), cells)[1])
 
 
 def _against_masks(request: Request, window: int, stride: int) -> Table:

@@ -28,9 +28,9 @@ def rounded_up(batch_size: int) -> int:
     return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Copy arrays to every device. Donating the copies leaves the originals alive."""
-    return jax.jit(_itself, out_shardings=NamedSharding(mesh, P()))(tree)
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Copy arrays to every device of a mesh, if there is one. Donating the copies leaves the originals alive."""
+    return tree if mesh is None else jax.jit(_itself, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
 def _itself(tree: PyTree) -> PyTree:
