@@ -110,13 +110,28 @@ def test_a_jpeg_that_lacks_its_last_bytes_is_a_picture(lacking, options, caplog)
     assert np.abs(decode_square(data, 32).astype(int) - decode_square(data[:-lacking], 32)).mean() < 2
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TGA", "TIFF"])
 def test_other_files_that_lack_their_last_bytes(kind):
     data = encoded(smooth(), kind)
-    found, rows = decode(data[: -len(data) // 50]), slice(2, None) if kind == "BMP" else slice(78)
+    found, rows = decode(data[: -len(data) // 50]), slice(2, None) if kind in ("BMP", "TGA") else slice(78)
     np.testing.assert_array_equal(found[rows], np.asarray(smooth())[rows])
-    with pytest.raises(BrokenImage, match=r"cut short: 2[67] % of it is missing"):
+    with pytest.raises(BrokenImage, match=r"cut short: 2[567] % of it is missing"):
         decode(data[: len(data) * 3 // 4])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF, apart"])
+def test_how_much_is_missing_is_not_said_where_it_is_not_known(kind):
+    data = planes(COLOR) if kind == "TIFF, apart" else encoded(smooth(), kind)
+    with pytest.raises(BrokenImage, match=r"^cut short$"):
+        decode(data[:-40])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_download_that_is_zeros_from_the_middle_on_is_cut_short(kind):
+    data = encoded(smooth(), kind)
+    with pytest.raises(BrokenImage, match=r"cut short: \d\d % of it is missing"):
+        decode(data[: len(data) // 2].ljust(len(data), b"\0"))
+    np.testing.assert_array_equal(decode(data + bytes(9999)), decode(data))
 
 
 def test_a_progressive_jpeg_is_a_picture_once_all_of_it_has_come_roughly():
@@ -203,6 +218,51 @@ def test_opacity_of_16_bits_uses_its_own(channels):
     np.testing.assert_array_equal(
         decode(color("PNG", samples)), np.broadcast_to(COLOR[..., : channels - 1], COLOR.shape)
     )
+
+
+def planes(samples: np.ndarray, order: str = "<") -> bytes:
+    """A TIFF file with one plane of 16-bit samples for each channel."""
+    height, width, channels = samples.shape
+    size, body = 2 * height * width, samples.transpose(2, 0, 1).astype(order + "u2").tobytes()
+    tags = [(256, [width]), (257, [height]), (258, [16] * channels), (259, [1]), (262, [2 if channels > 2 else 1])]
+    tags += [(273, [400 + size * i for i in range(channels)]), (277, [channels]), (278, [height])]
+    tags += [(279, [size] * channels), (284, [2])]
+    head, more = struct.pack(order + "2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags)), b""
+    for tag, values in tags:
+        packed = struct.pack(f"{order}{len(values)}{'I' if tag == 273 else 'H'}", *values)
+        at = struct.pack(order + "I", 300 + len(more))
+        head += struct.pack(order + "HHI", tag, 4 if tag == 273 else 3, len(values))
+        head += packed.ljust(4, b"\0") if len(packed) <= 4 else at
+        more += packed if len(packed) > 4 else b""
+    return (head.ljust(300, b"\0") + more).ljust(400, b"\0") + body
+
+
+@pytest.mark.parametrize("shift", [4, 8])
+@pytest.mark.parametrize("order", "<>")
+def test_channels_of_16_bits_that_lie_apart(order, shift):
+    np.testing.assert_array_equal(decode(planes(COLOR << shift, order)), COLOR)
+    np.testing.assert_array_equal(decode(planes(COLOR[..., :1] << shift, order)), np.repeat(COLOR[..., :1], 3, 2))
+
+
+@pytest.mark.parametrize("shift", [4, 8])
+def test_white_may_be_zero(shift):
+    """As in X-ray images: TIFF's photometric interpretation 0."""
+    data = bytearray(tiff((GRAY << shift)[..., None], "<"))
+    at = data.index(struct.pack("<HHI", 262, 4, 1)) + 8
+    data[at] = 0
+    np.testing.assert_array_equal(decode(bytes(data))[..., 0], 255 - GRAY)
+
+
+def test_pixels_that_are_not_read_are_told_from_damage():
+    data = tiff(np.zeros((4, 4, 1), np.uint16), "<", bits=64)
+    with pytest.raises(BrokenImage, match="a TIFF file of pixels that are not supported; expected gray or RGB of 8 or"):
+        decode(data)
+
+
+@pytest.mark.parametrize("white", [1, 15, 100, 254])
+def test_few_shades_reach_from_black_to_white(white):
+    found = decode(b"P5 %d 1 %d\n" % (white + 1, white) + bytes(range(white + 1)))[0, :, 0]
+    np.testing.assert_array_equal(found, np.arange(white + 1) * 255 // white)
 
 
 def test_a_file_that_says_where_white_is_is_believed(caplog):

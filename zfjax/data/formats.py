@@ -36,6 +36,8 @@ FORMATS = (
     Format("JXL", ("jxl",), ("pillow_jxl",), "pillow-jxl-plugin"),
     Format("TGA", ("tga",), ("PIL.TgaImagePlugin",)),  # last: its files have no signature
 )
+_BITS, _PLANES = 258, 284  # TIFF's tags: bits per sample; channels side by side or apart
+_OTHER_PIXELS = {"unknown pixel mode", "unknown data organization"}  # what Pillow says of TIFF files it cannot read
 _SHORT_SIGNS = {"BMP", "DIB", "PPM"}
 # Signatures of formats that need a plugin; they start at byte 4.
 _SIGNS = {b"ftyphei": "HEIF", b"ftyphev": "HEIF", b"ftypmif": "HEIF", b"ftypavi": "AVIF", b"JXL \x0d\x0a\x87": "JXL"}
@@ -92,10 +94,27 @@ def open_lazily(data: bytes) -> Any:
         try:
             if accepts is None or accepts(data[:16]) is True:
                 damaged = damaged or (f"damaged {kind.name} file" if accepts else "")
-                return factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, ValueError, struct.error):  # how readers say "not mine"
+                return _with_wide_planes(factory(io.BytesIO(data), ""))
+        except (SyntaxError, IndexError, TypeError, ValueError, struct.error) as error:  # how readers say "not mine"
+            if str(error) in _OTHER_PIXELS:
+                damaged = f"a {kind.name} file of pixels that are not supported; expected gray or RGB of 8 or 16 bits"
             continue
+        except OSError as error:
+            if "could not create decoder object" not in str(error):  # what WebP's reader says
+                raise
+            damaged = "cut short" if int.from_bytes(data[4:8], "little") + 8 > len(data) else damaged
     raise UnidentifiedImageError(damaged or _unknown(data))
+
+
+def _with_wide_planes(image: Any) -> Any:
+    """Mend Pillow's reading of TIFF files that keep each channel's 16-bit samples apart: it takes them for bytes."""
+    if image.format == "TIFF" and image.tile and image.tile[0][0] == "raw" and image.tag_v2.get(_PLANES) == 2:
+        wide = ";16L" if image.tag_v2.prefix == b"II" else ";16B"
+        if image.mode.startswith("I;16"):
+            image.tile = [tile._replace(args=(image.mode, *tile.args[1:])) for tile in image.tile]
+        elif image.tag_v2.get(_BITS, (8,))[0] == 16:
+            image.tile = [tile._replace(args=(tile.args[0] + wide, *tile.args[1:])) for tile in image.tile]
+    return image
 
 
 def _unknown(data: bytes) -> str:

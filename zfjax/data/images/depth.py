@@ -19,7 +19,7 @@ from zfjax.data.images.notes import say_once
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Part = Callable[[Box], np.ndarray]  # samples of a part: [height, width] or [height, width, channels], integers
-_BITS = 258  # TIFF's tag BitsPerSample
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF's tags: bits; what zero means; channels side by side or apart
 
 
 def view(image: Any, tile: Any, data: bytes, name: str = "") -> Callable[[Box], Image.Image] | None:
@@ -46,12 +46,13 @@ def view(image: Any, tile: Any, data: bytes, name: str = "") -> Callable[[Box], 
         part = _gray(image)
         bits = image.tag_v2.get(_BITS, (16,))[0] if image.format == "TIFF" else 16
         white = (1 << bits) - 1 if bits < 16 else white
-    elif mode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16")) and _is_dark(image):
+    elif mode.startswith(("RGB;16", "RGBA;16", "RGBX;16", "LA;16", "R;16")) and _is_dark(image):
         part = _low_bytes(image, data, mode)
     else:
         return None
     whites = _whites(part, image.size, white, name)
-    return lambda box: Image.fromarray(_shown(part(box), whites))
+    inverted = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # white is zero, as in X-ray images
+    return lambda box: Image.fromarray(_shown(part(box), whites) ^ np.uint8(255 * inverted))
 
 
 def _whites(part: Part, size: tuple[int, int], white: int, name: str) -> np.ndarray:
@@ -59,7 +60,7 @@ def _whites(part: Part, size: tuple[int, int], white: int, name: str) -> np.ndar
     ends = [(samples.min(), samples.max(axis=(0, 1))) for samples in map(part, _bands(size))]
     least, most = min(least for least, _ in ends), np.atleast_1d(np.max([most for _, most in ends], axis=0))
     if least < 0 or most.max() > 65535:
-        raise ValueError("32-bit pixels have no defined white; expected 8 or 16 bits")
+        raise ValueError("negative and 32-bit pixels have no defined white; expected 8 or 16 bits")
     colors = most[: 3 if len(most) > 2 else 1]
     found = white or _guessed(int(colors.max()))
     if not white and found < 65535:
@@ -74,9 +75,9 @@ def _guessed(most: int) -> int:
 
 def _shown(samples: np.ndarray, whites: np.ndarray) -> UInt8[np.ndarray, "..."]:
     whites = whites if samples.ndim == 3 else whites[0]
-    return np.minimum(samples.astype(np.uint32) * np.uint32(256) // (whites.astype(np.uint32) + 1), 255).astype(
-        np.uint8
-    )
+    levels = np.where(whites < 255, 255, 256).astype(np.uint32)  # 256: the high byte of 8 bits and more
+    steps = np.where(whites < 255, whites, whites + 1).astype(np.uint32)
+    return np.minimum(samples.astype(np.uint32) * levels // steps, 255).astype(np.uint8)
 
 
 def _bands(size: tuple[int, int]) -> Iterator[Box]:
@@ -110,6 +111,8 @@ def _low_bytes(image: Any, data: bytes, mode: str) -> Part:
     Reading the same file in the opposite byte order gives the low bytes.
     """
     low = formats.open_lazily(data)
+    if low.format == "TIFF" and low.tile[0][0] == "libtiff" and low.tag_v2.get(_PLANES) == 2:  # always high bytes
+        raise ValueError("colors of 12 bits in compressed planes cannot be read; expected channels side by side")
     gray = mode.startswith("LA")  # two samples of two bytes, read as four
     low.tile = [tile._replace(args="RGBA" if gray else _other_order(tile.args)) for tile in low.tile]
     low.load()

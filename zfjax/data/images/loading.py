@@ -20,7 +20,8 @@ except ImportError:
     simplejpeg = None
 
 _ORIENTATION = 0x0112  # EXIF tag
-_BY_ROWS = {"PNG", "BMP", "DIB", "PPM"}  # formats read row by row; unread rows are zero
+_PLANES, _TILES = 284, 324  # TIFF tags: channels side by side or apart; offsets of tiles
+_BY_ROWS = {"PNG", "BMP", "DIB", "PPM", "TGA"}  # formats read row by row; unread rows are zero
 _LOST = 0.05  # the largest share of pixels that a file may lack
 
 
@@ -48,6 +49,7 @@ def read(data: bytes, name: str, smallest: int, use: Callable[[Picture], np.ndar
         Exception: of any kind, as readers of damaged files do.
     """
     with _QUIET, contextlib.ExitStack() as held:
+        _require_end(data)
         at_opening = bounds.require_header(data)
         held.enter_context(bounds.room.take(at_opening))
         file = pngs.without_extras(data)
@@ -68,6 +70,14 @@ def read(data: bytes, name: str, smallest: int, use: Callable[[Picture], np.ndar
             return use(_picture(image, file, name, smallest, is_small=size != whole))
         finally:
             del image  # before others may use its memory
+
+
+def _require_end(data: bytes) -> None:
+    """Refuse a WebP file that ends in zeros, as an unfinished download may: its reader would take them for pixels."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        lost = 1 - len(data.rstrip(b"\0")) / (int.from_bytes(data[4:8], "little") + 8)
+        if lost > _LOST:
+            raise OSError(f"cut short: {math.ceil(100 * lost)} % of it is missing")
 
 
 def _picture(image: Any, data: bytes, name: str, smallest: int, is_small: bool) -> Picture:
@@ -115,11 +125,11 @@ def _loaded(image: Any, data: bytes, name: str, smallest: int) -> Any:
     if image.format in ("JPEG", "MPO"):
         with contextlib.suppress(OSError):  # even its tables are incomplete
             pixels, lost = jpegs.mended(data, lambda file: _read_jpeg(file, smallest), _LOST)
-    elif image.format in _BY_ROWS and not image.info.get("interlace"):
+    elif _is_by_rows(image):
         image.tile = []  # keep what was read
         lost = 1 - _filled_rows(image) / image.height
     if lost > _LOST:
-        raise OSError(f"cut short: {math.ceil(100 * lost)} % of it is missing")
+        raise OSError(f"cut short: {math.ceil(100 * lost)} % of it is missing" if lost < 1 else "cut short")
     say_once("cut", name, "it lacks its end, and is used as far as it goes")
     return pixels
 
@@ -130,6 +140,13 @@ def _read_jpeg(data: bytes, smallest: int) -> Image.Image:
         image.draft(None, (smallest, smallest))
     image.load()
     return image
+
+
+def _is_by_rows(image: Any) -> bool:
+    """Whether the rows of a picture are stored one after the other, each whole."""
+    if image.format == "TIFF":
+        return image.tag_v2.get(_PLANES) != 2 and _TILES not in image.tag_v2
+    return image.format in _BY_ROWS and not image.info.get("interlace")
 
 
 def _filled_rows(image: Image.Image) -> int:

@@ -18,6 +18,8 @@ def without_extras(data: bytes) -> bytes:
     """
     if not data.startswith(_START):
         return data
+    if b"IEND" not in data:  # an unfinished download may end in zeros, which would be read as black pixels
+        data = data.rstrip(b"\0")
     kept, at, taken = [_START], len(_START), len(_START)
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
