@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import floats
 from zfjax.transform import functions
 
@@ -15,6 +16,7 @@ Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
 Target = int | np.integer | Sequence[int] | Int[Array | np.ndarray, ""] | Int[Array | np.ndarray, " n"]
 
 
+@shown_by_shape
 class Asked(NamedTuple):
     """A lens's arguments, checked. A pytree, so that jitted functions take it whole."""
 

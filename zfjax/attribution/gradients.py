@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
 from zfjax.console.deprecation import renamed_arguments
+from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, filling
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
@@ -85,6 +86,7 @@ def smooth_grad(
     return total / jnp.asarray(n_samples, total.dtype)
 
 
+@shown_by_shape
 class IntegratedGradients(NamedTuple):
     """What each input adds to the score, against a baseline; and how far the parts are from making up the whole."""
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
 from zfjax.console.deprecation import renamed, renamed_arguments
+from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Box, Boxes
 from zfjax.ops.arguments import array, filling, floats
 from zfjax.transform import functions
@@ -29,6 +30,7 @@ __getattr__ = renamed(__name__, localisation="localization", Localisation="Local
 LOCALIZED = 0.5  # the IoU from which a box counts as right
 
 
+@shown_by_shape
 class Localization(NamedTuple):
     """The box that each map draws, and how well it fits."""
 
@@ -41,6 +43,7 @@ class Localization(NamedTuple):
         return self.iou >= LOCALIZED
 
 
+@shown_by_shape
 class Curves(NamedTuple):
     """What the net says of each image's class while pixels come or go."""
 

@@ -9,6 +9,11 @@ import reprlib
 import sys
 import unicodedata
 from collections.abc import Sequence
+from typing import TypeVar
+
+import wadler_lindig
+
+Record = TypeVar("Record")
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:
@@ -33,6 +38,23 @@ def brief(value: object) -> str:
     """Untrusted content for use in a message: printable short text as is, anything long or odd abbreviated."""
     plain = isinstance(value, str) and value.isprintable() and len(value) <= 80
     return str(value) if plain else reprlib.repr(value)
+
+
+def shown_by_shape(record: type[Record]) -> type[Record]:
+    """Decorate a class whose fields hold arrays: its repr has their dtypes and shapes instead of their numbers."""
+
+    def shown(self: Record) -> str:
+        return wadler_lindig.pformat(self, width=100, custom=_abridged)
+
+    record.__repr__ = shown  # type: ignore[method-assign, assignment]
+    return record
+
+
+def _abridged(value: object) -> wadler_lindig.AbstractDoc | None:
+    """The first of many names, such as the files of a dataset; None for anything else, which is shown as usual."""
+    if not isinstance(value, tuple | list) or len(value) <= 20 or not all(isinstance(one, str) for one in value):
+        return None
+    return wadler_lindig.TextDoc(f"<{listed(value)}>")
 
 
 def whole_number(text: str) -> int:

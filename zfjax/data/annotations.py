@@ -6,9 +6,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int
 
+from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Boxes
 
 
+@shown_by_shape
 class PartBoxes(NamedTuple):
     """Pictures of one class with the boxes of their parts, (top, left, height, width) in pixels."""
 

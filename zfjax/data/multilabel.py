@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
+from zfjax.console.text import shown_by_shape
 from zfjax.data import catalog, splits
 from zfjax.data.catalog import RecordExamples
 from zfjax.data.source import BrokenImage, Example, Source
@@ -17,6 +18,7 @@ from zfjax.data.spec import parse_spec
 SURE = "labels_no_difficult"  # PASCAL's labels, without classes whose objects in the image are all difficult
 
 
+@shown_by_shape
 class Truth(NamedTuple):
     """The true labels of the images of a split."""
 

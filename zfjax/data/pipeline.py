@@ -13,11 +13,13 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
 from zfjax.data.pictures import Pictures, threads_or_cores
 
 _ENDLESS = 2**52  # pictures; Grain's own endless repeat overflows with a batch size of 1
 
 
+@shown_by_shape
 class Batch(NamedTuple):
     """This process's rows of a batch."""
 

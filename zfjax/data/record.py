@@ -10,12 +10,14 @@ from etils import epath
 from jaxtyping import Float32, Int32, Int64
 
 from zfjax.console.files import damaged, read_whole, write_whole
+from zfjax.console.text import shown_by_shape
 from zfjax.data.prints import DIGEST
 
 FILE = "scan.npz"
 NOTES = "pictures.txt"  # a copy of the notes, for people
 
 
+@shown_by_shape
 class Record(NamedTuple):
     """The result of a scan. Numbers count the examples of a split in the source's order, from 0."""
 

@@ -17,6 +17,7 @@ from zfjax.console.deprecation import renamed
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments import sanity
 from zfjax.experiments.occlusion import occlusion
 from zfjax.models import ConvNet, layer, layer_table, split
@@ -26,6 +27,7 @@ from zfjax.transform import functions
 __getattr__ = renamed(__name__, Labelled="Labeled")
 
 
+@shown_by_shape
 class Grid(NamedTuple):
     """Where the cells of a layer's maps lie: (height, width) in pixels, counted from the image's first pixel, 0."""
 
@@ -33,6 +35,7 @@ class Grid(NamedTuple):
     stride: Pair  # between neighboring cells
 
 
+@shown_by_shape
 class Case(NamedTuple):
     """Images with one class each, and the net to explain, in the forms that lenses take."""
 
@@ -152,6 +155,7 @@ BASELINES = (
 )  # these ignore the net
 
 
+@shown_by_shape
 class Labeled(NamedTuple):
     """Images with their labels and object masks."""
 
@@ -160,6 +164,7 @@ class Labeled(NamedTuple):
     masks: Bool[np.ndarray, "n size size"]  # the object's pixels, at least one
 
 
+@shown_by_shape
 class Comparison(NamedTuple):
     """How good the maps of each lens are, image by image; the target is the true class."""
 

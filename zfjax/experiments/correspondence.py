@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8, PyTree
 
+from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Boxes, edges
 from zfjax.ops.arguments import array
 from zfjax.transform import functions
 
 
+@shown_by_shape
 class Correspondence(NamedTuple):
     """How a layer's features change when something is hidden in each of n images, compared between images.
 
@@ -51,6 +53,7 @@ class Correspondence(NamedTuple):
         return float(_pairs(self.opposing).sum()) / shared if shared else math.nan
 
 
+@shown_by_shape
 class Difference(NamedTuple):
     """The difference of a measure between two parts of the same images."""
 

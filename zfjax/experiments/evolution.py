@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
 from zfjax.models import ConvNet, layer, layer_table
 from zfjax.models.cut import layers
@@ -19,6 +20,7 @@ from zfjax.models.cut import layers
 SIDE = 8  # compare features at up to this many rows and columns of a map
 
 
+@shown_by_shape
 class LayerEvolution(NamedTuple):
     """Some maps of one layer: at each checkpoint, the image that excites each map most."""
 
@@ -29,6 +31,7 @@ class LayerEvolution(NamedTuple):
     projections: Float[np.ndarray, "maps checkpoints height width channels"]  # signed, cropped to the receptive field
 
 
+@shown_by_shape
 class Evolution(NamedTuple):
     """A net's layers from checkpoint to checkpoint."""
 

@@ -19,6 +19,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import read_whole
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
+from zfjax.console.text import shown_by_shape
 from zfjax.data import cache, record
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.opening import open_source
@@ -40,6 +41,7 @@ _FILE = "features.npy"
 _DIGEST = "features.sha256"  # of the file, in hexadecimal
 
 
+@shown_by_shape
 class Pool(NamedTuple):
     """All pictures of a dataset, numbered from 0, from which folds are drawn."""
 

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.gallery import gallery, some_maps, top_activations
 from zfjax.models import ConvNet, layer, layers
 from zfjax.models.specs import Conv, Pair
@@ -16,6 +17,7 @@ from zfjax.runs.subject import feature_layers
 DEAD, DOMINATING = 0.05, 3.0  # times the median RMS
 
 
+@shown_by_shape
 class Filters(NamedTuple):
     """A convolution's filters and their flaws."""
 
@@ -27,6 +29,7 @@ class Filters(NamedTuple):
     aliased_total: Float[np.ndarray, ""]  # the same for the energy of all filters together: strong filters weigh more
 
 
+@shown_by_shape
 class FirstLayers(NamedTuple):
     """A net's layers 1 and 2, as in the paper's Figure 6, with k of layer 2's maps."""
 

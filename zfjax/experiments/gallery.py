@@ -13,12 +13,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
 from zfjax.models.fields import project_fields
 from zfjax.ops.arguments import array
 from zfjax.training import sharding
 from zfjax.transform import functions
 
 
+@shown_by_shape
 class Top(NamedTuple):
     """The k strongest activations of each map over a set of images, at most one per image, strongest first.
 
@@ -30,6 +32,7 @@ class Top(NamedTuple):
     positions: Int[Array | np.ndarray, "_ _ _"]  # [maps, k, axes], (row, column) on the map; no axes for dense layers
 
 
+@shown_by_shape
 class Gallery(NamedTuple):
     """Some maps of a layer with their strongest images and projections, both cropped to the receptive field."""
 

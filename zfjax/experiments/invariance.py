@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
+from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import floats
 from zfjax.ops.precision import widened
 from zfjax.transform import functions
@@ -20,6 +21,7 @@ Maps = Float[np.ndarray, "steps 2 3"]
 SIDE = 224  # side of the paper's images in pixels, for which its translations are given
 
 
+@shown_by_shape
 class Response(NamedTuple):
     """How a net responds to images that are transformed step by step."""
 
@@ -28,6 +30,7 @@ class Response(NamedTuple):
     probability: Float[np.ndarray, "images steps"]  # of the true class
 
 
+@shown_by_shape
 class Invariance(NamedTuple):
     """Figure 5's curves."""
 
@@ -38,6 +41,7 @@ class Invariance(NamedTuple):
     apart: Float[np.ndarray, " layers"]  # mean distance between two of the untransformed images; NaN for one image
 
 
+@shown_by_shape
 class Steps(NamedTuple):
     """The parameters of Figure 5's transforms."""
 

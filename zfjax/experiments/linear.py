@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
 
 
 class Kind(NamedTuple):
@@ -26,6 +27,7 @@ SOFTMAX = Kind(lambda: LogisticRegression(max_iter=2000, warm_start=True), (0.1,
 SVM = Kind(lambda: LinearSVC(max_iter=2000, dual=True, random_state=0), (0.1, 1.0, 10.0))
 
 
+@shown_by_shape
 class Fold(NamedTuple):
     """Numbers of the training and test pictures; the two do not overlap."""
 

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Table
+from zfjax.console.text import shown_by_shape
 from zfjax.data.multilabel import MultiLabelSet, Truth
 from zfjax.experiments.features import Pool, join_splits, kept_features, layer_named, scan_for
 from zfjax.experiments.linear import SOFTMAX, fit, on_one_scale
@@ -18,6 +19,7 @@ from zfjax.runs.folder import RunInfo, load_model
 PAPER_MEAN = 79.0  # percent, PASCAL VOC 2012
 
 
+@shown_by_shape
 class Precisions(NamedTuple):
     """Table 6 for one dataset."""
 

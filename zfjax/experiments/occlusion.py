@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.deprecation import renamed_arguments
+from zfjax.console.text import shown_by_shape
 from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
@@ -21,6 +22,7 @@ from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 
 
+@shown_by_shape
 class Occlusion(NamedTuple):
     """A function's outputs for an image with an occluder at every position of a grid."""
 
@@ -86,6 +88,7 @@ def occlusion(
     return Occlusion(jax.tree.map(grid.in_order, *outputs), clean, grid.tops, grid.lefts, window)
 
 
+@shown_by_shape
 class Sensitivity(NamedTuple):
     """One image of Fig. 7: what the net loses with the occluder at each position."""
 
@@ -176,6 +179,7 @@ def covered_share(
     return inside / mask.sum()
 
 
+@shown_by_shape
 class Hiding(NamedTuple):
     """How the probability of an image's class depends on how much of the object is hidden."""
 

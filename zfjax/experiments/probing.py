@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.features import Pool, fingerprint, kept_features, numbered_layers, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, SVM, Score, classify, draw_fold
@@ -24,6 +25,7 @@ PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {
 }
 
 
+@shown_by_shape
 class Probing(NamedTuple):
     """Mean per-class accuracies, 0..1; NaN for folds not measured."""
 

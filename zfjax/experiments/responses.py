@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.deprecation import renamed
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.gallery import Top, filled_batch
 from zfjax.ops.arguments import array
 from zfjax.training import sharding
@@ -19,6 +20,7 @@ from zfjax.transform import functions
 __getattr__ = renamed(__name__, LabelledImages="LabeledImages")
 
 
+@shown_by_shape
 class LabeledImages(NamedTuple):
     """Images and their classes."""
 
@@ -26,6 +28,7 @@ class LabeledImages(NamedTuple):
     labels: Int[np.ndarray, " n"]
 
 
+@shown_by_shape
 class Responses(NamedTuple):
     """How the maps of one layer respond to a set of images.
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 from zfjax.console.deprecation import renamed
 from zfjax.console.tables import Cell, Table
+from zfjax.console.text import shown_by_shape
 from zfjax.models import ConvNet
 from zfjax.models.specs import BatchNorm, Conv, Dense, flat
 
@@ -23,6 +24,7 @@ Lens = Callable[
 ]
 
 
+@shown_by_shape
 class Randomized(NamedTuple):
     """A net's variables with some of its layers randomized."""
 
@@ -31,6 +33,7 @@ class Randomized(NamedTuple):
     alone: PyTree  # only this layer is randomized
 
 
+@shown_by_shape
 class Similarity(NamedTuple):
     """Spearman's rank correlation of each image's map with that of the trained net, -1..1.
 
@@ -41,6 +44,7 @@ class Similarity(NamedTuple):
     absolute: Float[np.ndarray, "layers n"]  # of their absolute values
 
 
+@shown_by_shape
 class Sanity(NamedTuple):
     """How similar a lens's maps stay as the net is randomized; for a lens that shows what was learned it falls to 0."""
 

@@ -13,6 +13,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
 from zfjax.console.tables import Cell, Table
+from zfjax.console.text import shown_by_shape
 from zfjax.data import record
 from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
@@ -37,6 +38,7 @@ PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
 Measure = Callable[[Fold, tuple[int, int]], float]  # a fold, and the seed that drew it, to an accuracy
 
 
+@shown_by_shape
 class Transfer(NamedTuple):
     """Mean per-class accuracies, 0..1; NaN for folds not measured."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
+from zfjax.console.text import shown_by_shape
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
 from zfjax.models.specs import Dropout, Residual, Size
@@ -56,6 +57,7 @@ class Fields(NamedTuple):
         return min(self.size[0], self.image[0]), min(self.size[1], self.image[1])
 
 
+@shown_by_shape
 class Projected(NamedTuple):
     """Projections of single units, and the patches of the images that these units see."""
 

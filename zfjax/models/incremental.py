@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax import ops
+from zfjax.console.text import shown_by_shape
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, Size
 from zfjax.ops.precision import widened
@@ -96,6 +97,7 @@ def plan(
     return Plan(net, names, tuple(sizes), room), list(zip(*changed, strict=True))
 
 
+@shown_by_shape
 class Reads(NamedTuple):
     """Where a chunk reads its values.
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import absolute_path
-from zfjax.console.text import readable
+from zfjax.console.text import readable, shown_by_shape
 from zfjax.data import record
 from zfjax.data.folder import NotThere
 from zfjax.data.opening import open_source
@@ -29,6 +29,7 @@ from zfjax.training.state import State, create_state
 _NO_PICTURES = "the run in {folder} has no pictures: its weights were imported without a --dataset"
 
 
+@shown_by_shape
 class RunInfo(NamedTuple):
     """A run without its weights."""
 

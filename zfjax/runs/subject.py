@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
-from zfjax.console.text import did_you_mean, listed, readable
+from zfjax.console.text import did_you_mean, listed, readable, shown_by_shape
 from zfjax.data.annotations import Annotations, PartBoxes
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.decode import BrokenImage, decode_square
@@ -26,6 +26,7 @@ from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
 from zfjax.training.step import predict
 
 
+@shown_by_shape
 class Chosen(NamedTuple):
     """Some images, as the net expects them."""
 
@@ -43,6 +44,7 @@ class Chosen(NamedTuple):
         ]
 
 
+@shown_by_shape
 class Subject(NamedTuple):
     """A net, its variables, and a split of pictures; images are their center crops with the mean subtracted."""
 
@@ -151,6 +153,7 @@ class Subject(NamedTuple):
         return predict(self.net, self.variables, self.mean, squares)
 
 
+@shown_by_shape
 class Splits(NamedTuple):
     """The same net with each split of its run."""
 

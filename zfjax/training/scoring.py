@@ -9,12 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from zfjax.console.text import shown_by_shape
 from zfjax.data.pipeline import Batch
 from zfjax.models import ConvNet
 from zfjax.training import sharding
 from zfjax.training.step import Counts, count_right, predict
 
 
+@shown_by_shape
 class Model(NamedTuple):
     """A net with its variables and the mean its images need."""
 

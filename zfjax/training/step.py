@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
+from zfjax.console.text import shown_by_shape
 from zfjax.data.crops import center_crop, subtract_mean, ten_crops
 from zfjax.data.pipeline import Batch
 from zfjax.models import ConvNet
 from zfjax.training.state import State, variables_of
 
 
+@shown_by_shape
 class StepMetrics(NamedTuple):
     """Metrics of one step, over the whole batch."""
 
@@ -26,6 +28,7 @@ class StepMetrics(NamedTuple):
     anneal: Float[Array, ""]  # factor on the learning rate
 
 
+@shown_by_shape
 class Counts(NamedTuple):
     """Sums over examples."""
 

@@ -52,6 +52,10 @@ class Projection:
     above: End = dataclasses.field(metadata={"static": True})
     below: End = dataclasses.field(metadata={"static": True})
 
+    def __repr__(self) -> str:
+        y, x = (", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in end.leaves) for end in (self.above, self.below))
+        return f"Projection(from {y} down to {x})"
+
     def __call__(self, seed: PyTree) -> PyTree:
         """Send `seed` down.
 

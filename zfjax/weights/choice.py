@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean, listed
+from zfjax.console.text import did_you_mean, listed, shown_by_shape
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -24,6 +24,7 @@ _AVERAGED = frozenset(("ema", "swa", "avg", "average", "averaged", "polyak", "sh
 _NOT = frozenset(("no", "non", "not", "without", "raw", "before", "pre"))  # model_without_ema
 
 
+@shown_by_shape
 class Chosen(NamedTuple):
     """The tensors below one prefix."""
 

@@ -12,7 +12,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
 from zfjax.console.hold import hold
 from zfjax.console.paths import user_path
-from zfjax.console.text import first_line, listed, reason
+from zfjax.console.text import first_line, listed, reason, shown_by_shape
 from zfjax.weights import pickles
 
 SAFETENSORS = ".safetensors"
@@ -30,6 +30,7 @@ _OTHERS = {
 }
 
 
+@shown_by_shape
 class TensorFile(NamedTuple):
     """The content of a weight file."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import brief, did_you_mean
+from zfjax.console.text import brief, did_you_mean, shown_by_shape
 from zfjax.models import ConvNet, preset
 from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, weighted
 from zfjax.weights.choice import COUNT, Tensors, choose
@@ -41,6 +41,7 @@ class Misfit(UserError):
     """The tensors do not fit the net."""
 
 
+@shown_by_shape
 class Model(NamedTuple):
     """A PyTorch model: zfjax's preset for it, and the names of its modules."""
 

@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import first_line, listed
+from zfjax.console.text import first_line, listed, shown_by_shape
 from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized
 from zfjax.weights import layouts
@@ -24,6 +24,7 @@ from zfjax.weights.preprocessing import TORCHVISION, Preprocessing, fold, unfold
 METADATA = "zfjax"  # the key in a safetensors file's metadata under which `save` describes the weights
 
 
+@shown_by_shape
 class Loaded(NamedTuple):
     """A net with weights from a file, for images in RGB, 0..255, less `preprocessing.pixel_mean`."""
 

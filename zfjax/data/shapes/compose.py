@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Box
 from zfjax.data.shapes import clutter
 from zfjax.data.shapes.canvas import SIDE, Canvas, Rgb, Rng
@@ -24,6 +25,7 @@ class Part(NamedTuple):
     box: Box
 
 
+@shown_by_shape
 class Scene(NamedTuple):
     """A picture and where its object is. Mask and boxes include only visible pixels."""
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from zfjax.console.text import shown_by_shape
+
 Points = Float[np.ndarray, "_ 2"]  # (x, y)
 
 
@@ -25,6 +27,7 @@ class Color(enum.IntEnum):
     LIGHT = 4
 
 
+@shown_by_shape
 class Piece(NamedTuple):
     """One filled polygon of a drawing; pieces with the same part name make up one part."""
 
