@@ -144,6 +144,16 @@ def test_odd_values_of_flags_are_used_or_refused(capsys, tmp_path, monkeypatch, 
             ends(capsys, main, [verb, *file, *(f"--{name}={word}" for name, word in words.items())], (flag, value[:50]))
 
 
+def test_a_layer_that_is_not_there_is_named_before_anything_is_drawn(capsys, run):
+    folder, _ = run
+    main = importlib.import_module("zfjax.figures").main
+    assert command.run(main, ["figures", f"--workdir={folder}", "--layers=relu1,relu9"]) == command.MISTAKE
+    said = capsys.readouterr()
+    assert said.err.count("no layer 'relu9' in the net") == 1
+    assert not said.out
+    assert not list(folder.rglob("*.png"))
+
+
 def flags_of(main, verb):
     """The names of a command's own flags."""
     seen = []

@@ -7,7 +7,6 @@ from etils import epath
 
 from zfjax.console import tables
 from zfjax.console.errors import UserError
-from zfjax.console.options import MOST
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
 from zfjax.data import record
@@ -15,7 +14,7 @@ from zfjax.data.folder import NotThere
 from zfjax.experiments.gallery import checked_maps
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
-from zfjax.models import layer_table
+from zfjax.models import layer_table, layers
 from zfjax.plots.files import save
 from zfjax.runs import subject
 from zfjax.runs.folder import RunInfo, read_run, require_different
@@ -35,13 +34,15 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
     """Build a request from the flags' values, opening the run's net and pictures.
 
     Raises:
-        UserError: no such checkpoint, class or image, or a window larger than the images.
+        UserError: no such checkpoint, class, layer or image, or a window larger than the images.
     """
     splits = subject.of_run(run, values.checkpoint)
     memory.require_batches(splits.val.net, values.batch_size)
     # Fail before anything is drawn.
     for name in values.classes:
         splits.val.label_of(name)
+    names = tuple(dict.fromkeys(values.layers))
+    layers(splits.val.net, splits.val.variables, names or subject.feature_layers(splits.val.net))
     files = splits.val.of_files(values.images) if values.images else None
     size = splits.val.net.image_size
     for name, pixels in (("window", values.window), ("stride", values.stride)):
@@ -49,8 +50,8 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
             raise UserError(f"--{name}={pixels} is larger than the run's images of {size}×{size} px")
     if units:
         maps_of = {row.name: row.output.maps for row in layer_table(splits.val.net)}
-        for name in values.layers or subject.feature_layers(splits.val.net):
-            checked_maps(units, maps_of.get(name, MOST))  # an unknown layer is named when it is drawn
+        for name in names or subject.feature_layers(splits.val.net):
+            checked_maps(units, maps_of[name])
     others = tuple(read_run(folder) for folder in values.compare)
     require_different("--compare", (run, *others))
     return Request(
@@ -58,7 +59,7 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
         splits,
         files,
         tuple(values.classes),
-        tuple(dict.fromkeys(values.layers)),
+        names,
         maps,
         units,
         values.window,
