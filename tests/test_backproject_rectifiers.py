@@ -286,6 +286,15 @@ OTHERS = {
     "soft shrink": lambda x: jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.5, 0),
     "soft shrink by two": lambda x: jnp.maximum(x - 0.5, 0) - jnp.maximum(-x - 0.5, 0),
     "absolute value": lambda x: jax.nn.relu(x) + jax.nn.relu(-x),
+    "prelu by the rest": lambda x: (lambda y: y + 0.1 * (x - y))(jax.nn.relu(x)),
+    "elu by the rest": lambda x: (lambda y: y + jnp.expm1(x - y))(jnp.maximum(x, 0)),
+    "logaddexp by hand": lambda x: (lambda m: m + jnp.log(jnp.exp(x - m) + jnp.exp(-m)))(jnp.maximum(x, 0)),
+    "softmax off by one": lambda x: (lambda m: jnp.exp(x - m) / (jnp.exp(-m) + jnp.exp(x - m).sum(3, keepdims=True)))(
+        jnp.maximum(x.max(3, keepdims=True), 0)
+    ),
+    "logsumexp and zero": lambda x: (lambda m: m[..., 0] + jnp.log(jnp.exp(x - m).sum(3) + jnp.exp(-m[..., 0])))(
+        jnp.maximum(x.max(3, keepdims=True), 0)
+    ),
     "linen's PReLU": lambda x: nn.PReLU().apply({"params": {"negative_slope": jnp.float32(0.1)}}, x),
 }
 

@@ -81,6 +81,11 @@ def numpy_written_to(apply):
     return lambda: fun, lambda: weights.__setitem__(..., AFTER)
 
 
+def mutable_array(apply):
+    weights = jax.new_ref(BEFORE)
+    return lambda: lambda x: apply(weights[...], x), lambda: weights.__setitem__(..., AFTER)
+
+
 _global = BEFORE
 
 
@@ -198,6 +203,7 @@ OTHER_KINDS = (
     closure_defined_anew,
     closure_jitted_anew,
     numpy_written_to,
+    mutable_array,
     reads_a_global,
     jax_partial,
     jax_partial_of_a_closure,

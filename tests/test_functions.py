@@ -15,6 +15,8 @@ import zfjax
 from zfjax import attribution as lenses
 from zfjax.experiments.gallery import top_activations
 from zfjax.models import ConvNet, specs
+from zfjax.ops.arguments import kept
+from zfjax.transform import programs
 
 KEY = jax.random.key(0)
 ASKS = {
@@ -47,10 +49,112 @@ def test_another_layer_of_weights_is_not_compiled_again():
     found = []
     for scale in (1.0, 2.0):
         variables = {"params": {"conv1": {"kernel": scale * kernel, "bias": jnp.zeros(4)}}}
-        with compiles() as programs:
+        with compiles() as compiled:
             found.append(lenses.gradient(zfjax.layer(net, variables, "mean1"), IMAGES, 3))
-    assert not programs
+    assert not compiled
     assert_close(found[1], 2 * found[0])
+
+
+def _mapped(layer):
+    return lambda x: jax.lax.map(layer, x[:, None])[:, 0]
+
+
+def _branched(layer):
+    return lambda x: jax.lax.cond(x[0, 0, 0, 0] < 1e9, layer, lambda x: layer(2 * x), x)
+
+
+def _scanned(layer):
+    return lambda x: jax.lax.scan(lambda total, _: (total + layer(x), None), jnp.zeros((len(x), 4)), None, length=2)[0]
+
+
+def _counted(layer):  # JAX does not differentiate it in reverse
+    return lambda x: jax.lax.while_loop(
+        lambda carry: jnp.any(layer(x) > 1e9) | (carry[0] < 2),
+        lambda carry: (carry[0] + 1, carry[1] + layer(x)),
+        (0, jnp.zeros((len(x), 4))),
+    )[1]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [jax.jit, jax.checkpoint, _mapped, _branched, _scanned, _counted, lambda layer: jax.checkpoint(_mapped(layer))],
+)
+def test_arrays_that_jitted_functions_inside_close_over(around):
+    """They are arguments of the program too: new ones need no new program, and old ones are not kept."""
+    ask = ASKS["score_cam" if around is _counted else "gradient"]
+
+    def scaled(weights, x):
+        return x * weights["scale"].reshape(1, 1, 1, 3)
+
+    def jitted(weights):
+        layer = jax.jit(lambda x: logits_of(weights, x))
+        return around(lambda x: layer(jax.jit(lambda x: scaled(weights, x))(x)))
+
+    def plain(weights):
+        return around(lambda x: logits_of(weights, scaled(weights, x)))
+
+    every = [jax.tree.map(jnp.asarray, WEIGHTS | {"scale": np.full(3, scale, np.float32)}) for scale in (1, 3)]
+    seen = [weakref.ref(leaf) for leaf in jax.tree.leaves(every)]
+    found = [ask(jitted(every[0]))]
+    with compiles() as compiled:
+        found.append(ask(jitted(every[1])))
+    assert not compiled
+    for answer, weights in zip(found, every, strict=True):
+        assert_close(answer, ask(plain(weights)))
+    del every, weights, found, answer
+    gc.collect()
+    assert not any(one() is not None for one in seen)
+
+
+def test_programs_are_kept_up_to_a_number():
+    x, seen = jnp.ones(2), []
+    for number in range(programs.KEPT + 3):
+        trace = programs.trace(lambda x, number=number: x + jnp.float32(number), [x])
+        jax.eval_shape(trace, [x])  # all but compiled
+        seen.append(weakref.ref(trace.program))
+    del trace
+    gc.collect()
+    assert [one() is not None for one in seen] == [False] * 3 + [True] * programs.KEPT
+
+
+def test_a_projection_of_weights_and_images_that_are_written_to():
+    """What was projected up is what is projected down, whatever becomes of NumPy's arrays meanwhile."""
+    weights, images = np.array(draw((6, 4), 0)), np.array(IMAGES)
+    for rules in (zfjax.DECONVNET, zfjax.GRADIENT):
+        y, project = zfjax.backproject(
+            lambda x: jax.nn.relu((x * jnp.flip(x, 1)).mean((1, 2)) @ weights[:3]), images, rules
+        )
+        before = np.array(project(jnp.ones_like(y)))
+        weights[:], images[:] = 0.5, 0.5
+        np.testing.assert_array_equal(project(jnp.ones_like(y)), before)
+        weights[:], images[:] = draw((6, 4), 0), IMAGES
+
+
+def test_batches_in_one_buffer():
+    """The next is read while the one before is still computed."""
+    batches = [draw((64, 8, 10, 3), seed) for seed in range(4)]
+    kernel = jnp.asarray(draw((240, 240), 9, 0.1))
+
+    def slow(x):
+        return jax.lax.fori_loop(0, 200, lambda _, y: jnp.tanh(y @ kernel), x.reshape(len(x), -1))[:, :5]
+
+    def loaded():
+        buffer = np.empty_like(batches[0])
+        for batch in batches:
+            buffer[:] = batch
+            yield buffer
+
+    for found, expected in zip(top_activations(slow, loaded(), 3), top_activations(slow, batches, 3), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_arrays_are_kept_as_they_were():
+    busy = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, x: x @ x, x))
+    given = np.ones(10**5, np.float32)
+    busy(jnp.ones((200, 200)))
+    found = kept(given)
+    given[:] = 2
+    assert found.max() == 1
 
 
 def test_weights_under_the_callers_transformations():
@@ -74,9 +178,9 @@ def test_weights_under_the_callers_transformations():
 def test_the_same_transformation_again_compiles_nothing():
     fun = lambda x: logits_of(WEIGHTS, x)  # noqa: E731
     every = [jax.vmap(lambda target: lenses.gradient(fun, IMAGES, target))(jnp.arange(4))]
-    with compiles() as programs:
+    with compiles() as compiled:
         every.append(jax.vmap(lambda target: lenses.gradient(fun, IMAGES, target))(jnp.arange(4)))
-    assert not programs
+    assert not compiled
     np.testing.assert_array_equal(*every)
 
 
@@ -246,6 +350,6 @@ def test_functions_that_transform_what_they_are_given():
 
     first = ask()
     weights = 2 * weights
-    with compiles() as programs:
+    with compiles() as compiled:
         assert_close(ask(), 2 * first)
-    assert not programs
+    assert not compiled

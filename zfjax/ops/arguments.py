@@ -37,7 +37,17 @@ def array(name: str, value: Any) -> Array:
     numbers = not isinstance(value, np.ndarray) or is_array(value)
     if not numbers or not (hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
         raise TypeError(f"{name}: expected one array, got {described(value)}")
-    return jnp.asarray(value)
+    return kept(value)
+
+
+def kept(value: Any) -> Any:
+    """An argument that stays as it is when the caller writes to its array later; what is no array is returned.
+
+    JAX may share a NumPy array's memory, and works on it after it has returned; even `jnp.array` copies later.
+    """
+    if isinstance(value, jax.Array) or hasattr(value, "__jax_array__"):
+        return jnp.asarray(value)
+    return jnp.asarray(np.array(value)) if hasattr(value, "__array__") else value
 
 
 def floats(name: str, value: Any) -> Float[Array, "..."]:

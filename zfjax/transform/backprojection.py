@@ -19,7 +19,7 @@ from jax.tree_util import Partial, keystr
 from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
-from zfjax.ops.arguments import described, is_array
+from zfjax.ops.arguments import described, is_array, kept
 from zfjax.transform import functions, jaxprs, rectifiers, tape
 from zfjax.transform.rules import DECONVNET, Equation, Rules
 from zfjax.transform.tape import Projection
@@ -89,8 +89,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         raise TypeError(
             f"rules: expected zfjax.DECONVNET, GUIDED, GRADIENT or one extended, got {type(rules).__name__}"
         )
-    leaves, tree = jax.tree.flatten(x)
     _check_input(fun, x)
+    leaves, tree = jax.tree.flatten(jax.tree.map(kept, x))
     function = functions.live(fun)
 
     def traced(x: PyTree) -> PyTree:  # a new function each time, here and for rules: JAX keeps its traces by identity
@@ -101,6 +101,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         return y
 
     closed, out = jax.make_jaxpr(traced, return_shape=True)(x)
+    closed = jex.ClosedJaxpr(closed.jaxpr, list(map(kept, closed.consts)))  # `project` will read them later
     view = _viewed(closed, leaves)
     _warn(view, rules)
     ascent = _Ascent(rules)
@@ -261,7 +262,7 @@ class _Ascent:
         reads = dict.fromkeys(v for v in used if v not in defined)
         below, fixed = _split(reads, lambda v: env[v].slot is not None)
         outputs = [v for equation in equations for v in equation.outvars if v in needed]
-        if any(map(jaxprs.is_reference, [*reads, *outputs])):
+        if any(jaxprs.is_written(level.view.jaxpr, v) for v in (*reads, *outputs) if jaxprs.is_reference(v)):
             raise NotImplementedError("a mutable reference (jax.new_ref) around a rule: signals cannot follow it")
         above, rest = _split(outputs, lambda v: v in level.view.active)
         piece = jaxprs.piece(level.view.jaxpr, equations, [*below, *fixed], [*above, *rest])

@@ -17,6 +17,7 @@ import jax.extend.core as jex
 from jax.tree_util import Partial, register_pytree_node_class
 from jaxtyping import PyTree
 
+from zfjax.ops.arguments import kept
 from zfjax.transform import programs
 
 
@@ -67,7 +68,7 @@ def live(fun: Callable, place: Callable[[PyTree], PyTree] = lambda arrays: array
     if isinstance(fun, Live):
         return fun
     if isinstance(fun, Partial) and isinstance(fun.func, Fixed):
-        return place(fun)
+        return place(jax.tree.map(kept, fun))
     if not callable(fun):
         raise TypeError(f"{name}: expected a function, got {type(fun).__name__}")
     return Live(_on_copies(fun, name), place)

@@ -113,11 +113,6 @@ class View:
         return views
 
 
-def is_jit(equation: Equation) -> bool:
-    """Whether it calls a function under `jax.jit`."""
-    return equation.primitive.name in _JITS
-
-
 def is_custom(equation: Equation) -> bool:
     """Whether it calls a function with a custom derivative."""
     return equation.primitive.name in _CUSTOM
@@ -153,6 +148,11 @@ def piece(jaxpr: jex.Jaxpr, equations: list[Equation], inputs: list[Variable], o
     return jaxpr.replace(constvars=[], invars=inputs, outvars=outputs, eqns=equations)
 
 
+def constants_as_inputs(jaxpr: jex.Jaxpr) -> jex.Jaxpr:
+    """The jaxpr with its constants as its first inputs."""
+    return piece(jaxpr, jaxpr.eqns, [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars)
+
+
 def evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list[jax.Array]:
     """The outputs of a jaxpr."""
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, consts))(*values)
@@ -161,6 +161,11 @@ def evaluate(jaxpr: jex.Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> 
 def is_reference(variable: Variable) -> bool:
     """Whether it is a mutable array, which one equation may write and another read."""
     return hasattr(variable.aval, "inner_aval")
+
+
+def is_written(jaxpr: jex.Jaxpr, reference: Variable) -> bool:
+    """Whether an equation may do more with a mutable array than read it."""
+    return any(equation.primitive.name != "get" for equation in jaxpr.eqns if reference in variables(equation.invars))
 
 
 def _uses_reference(equation: Equation) -> bool:

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from zfjax.transform import forms, jaxprs
+from zfjax.ops.arguments import kept
+from zfjax.transform import constants, forms, jaxprs
+
+KEPT = 128  # programs; the least recently used one goes first
 
 
 class Program:
@@ -37,7 +39,7 @@ class Trace(NamedTuple):
 
     def __call__(self, values: Sequence[Any]) -> PyTree:
         """Run the program, which is compiled once."""
-        return jax.tree.unflatten(self.out, _run(self.program, [*self.consts, *values]))
+        return jax.tree.unflatten(self.out, _compiled(self.program)([*self.consts, *values]))
 
 
 def trace(fun: Callable, values: Sequence[Any], place: Callable[[PyTree], PyTree] = lambda arrays: arrays) -> Trace:
@@ -49,43 +51,20 @@ def trace(fun: Callable, values: Sequence[Any], place: Callable[[PyTree], PyTree
         place: puts the arrays that the function reads on the devices that need them.
     """
     closed, out = jax.make_jaxpr(fun, return_shape=True)(*values)
-    if _holds_constants(closed.jaxpr):
-        opened = functools.partial(_opened, closed)
-        closed = jax.make_jaxpr(lambda *values: opened(values))(*values)
-    consts = place([const if isinstance(const, jax.Array) else jnp.asarray(const) for const in closed.consts])
+    if constants.are_inside(closed.jaxpr):
+        whole = functools.partial(constants.moved_out, closed)
+        closed = jax.make_jaxpr(lambda *values: whole(values))(*values)
+    consts = place(list(map(kept, closed.consts)))
     differentiable = any(isinstance(value, jax.core.Tracer) for value in (*values, *consts))
-    jaxpr = closed.jaxpr
-    # Constants as inputs: a cached program must not keep them alive.
-    freed = jaxprs.piece(jaxpr, jaxpr.eqns, [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars)
+    freed = jaxprs.constants_as_inputs(closed.jaxpr)  # a cached program must not keep them alive
     return Trace(Program(freed, differentiable), consts, jax.tree.structure(out))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _run(program: Program, values: list[Any]) -> list[jax.Array]:
-    return jaxprs.evaluate(program.jaxpr, (), values)
+# Bounded: a compiled program takes megabytes, and JAX would keep thousands.
+@functools.lru_cache(maxsize=KEPT)
+def _compiled(program: Program) -> Callable[[list[Any]], list[jax.Array]]:
+    @jax.jit
+    def run(values: list[Any]) -> list[jax.Array]:
+        return jaxprs.evaluate(program.jaxpr, (), values)
 
-
-def _holds_constants(jaxpr: jex.Jaxpr) -> bool:
-    """Whether any function under `jax.jit` in it reads arrays that are not its arguments."""
-    calls = (jaxprs.body(equation) for equation in jaxpr.eqns if jaxprs.is_jit(equation))
-    return any(call.consts or _holds_constants(call.jaxpr) for call in calls)
-
-
-def _opened(closed: jex.ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
-    """Evaluate a jaxpr, entering such functions, so that their arrays become constants of the whole."""
-    jaxpr = closed.jaxpr
-    env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *values), strict=True))
-
-    def read(atoms: Sequence[Any]) -> list[Any]:
-        return [jnp.asarray(atom.val) if isinstance(atom, jex.Literal) else env[atom] for atom in atoms]
-
-    for equation in jaxpr.eqns:
-        call = jaxprs.body(equation) if jaxprs.is_jit(equation) else None
-        if call and (call.consts or _holds_constants(call.jaxpr)):
-            found = _opened(call, read(equation.invars))
-        else:
-            reads = list(dict.fromkeys(jaxprs.variables(equation.invars)))
-            piece = jaxprs.piece(jaxpr, [equation], reads, equation.outvars)
-            found = jaxprs.evaluate(piece, (), read(reads))
-        env.update(zip(equation.outvars, found, strict=True))
-    return read(jaxpr.outvars)
+    return run

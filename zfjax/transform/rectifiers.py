@@ -4,8 +4,9 @@ Names do not tell them apart; what happens to the result does, across all calls 
 way. A maximum with zero is not a ReLU if its result
 
 - goes into a square root or a denominator: it guards a variance or a norm;
-- meets another piece of the same function, as in `max(x, 0) + expm1(min(x, 0))` (ELU) or softplus, or gates its own
-  input, `x * relu6(x + 3) / 6` (hard swish): it is part of that function, which passes its own derivative;
+- meets another piece of the same function, as in `max(x, 0) + expm1(min(x, 0))` (ELU) or softplus, is subtracted from
+  its own input, which leaves the other piece, `x - max(x, 0)`, or gates it, `x * relu6(x + 3) / 6` (hard swish): it is
+  part of that function, which passes its own derivative;
 - is a ramp centered at zero, `clip(x + 3, 0, 6)`: it is a piecewise linear sigmoid.
 
 The upper bound of a ReLU, as in ReLU6, is its `saturation`.
@@ -31,7 +32,8 @@ _CASTS = frozenset(
         *("reshard", "sharding_constraint"),
     )
 )
-_MOVES = _CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "slice", "squeeze", "tile", "transpose"}
+_SHAPES = _CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze"}
+_MOVES = _SHAPES | {"slice", "tile", "transpose"}
 _PARTS = frozenset(("concatenate", "dynamic_slice", "gather", "pad", "rev", "split", "stack", "unstack"))
 _ARITHMETIC = frozenset(("add", "div", "max", "min", "mul", "select_n", "sub"))
 _FUNCTIONS = frozenset(
@@ -277,6 +279,8 @@ class _Program:
             for node in self.users[upwards.pop()]:
                 if node.kind not in _ELEMENTWISE or reached.issuperset(node.outputs):
                     continue
+                if self._is_rest(node, bound):
+                    return True
                 others = [self._sources(place, bound, ways) for place in node.inputs if place not in reached]
                 sources = set().union(*others)
                 if "other" in sources:
@@ -287,6 +291,11 @@ class _Program:
                 reached.update(node.outputs)
                 upwards.extend(node.outputs)
         return False
+
+    def _is_rest(self, node: _Node, bound: _Bound) -> bool:
+        """Whether it is z - max(z, 0), or z - max(max(z), 0): a negative piece, or the steadying of an exponential."""
+        ends = {self._origin(place, _SHAPES) for place in node.inputs}
+        return node.kind == "sub" and ends == {bound.y, self._origin(bound.x, _SHAPES | {"reduce_max"})}
 
     def _sources(self, place: Place, bound: _Bound, ways: dict[Place, float]) -> set[str]:
         """Elementwise sources of a value: y (`self`), sources of x (`input`), kinks (`piece`), or `other`."""
