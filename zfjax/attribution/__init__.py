@@ -1,6 +1,6 @@
 """Lenses: which pixels, or which cells of a layer, a function's score for a class depends on.
 
-All share one form, and document only what they add to it:
+All share one signature, and document only what they add to it:
 
     lens(fun, inputs, target, …) -> attributions
 
@@ -23,10 +23,10 @@ Returns:
 Raises:
     TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
     ValueError: a class out of range, not one target per input, fun does not return [n, classes], or maps without
-        positions. A traced target cannot be checked: where it is out of range, the attributions are NaN.
+        positions. A traced target cannot be checked: if it is out of range, the attributions are NaN.
 
-Lenses are pure, work under `jit` and `vmap`, and treat inputs independently: a batch gives what its inputs give one at
-a time. Called with arrays, they compile their work, and long ones show their progress.
+Lenses are pure, work under `jit` and `vmap`, and treat inputs independently: a batch gives the same as its inputs one
+by one. Called with arrays, they compile their work, and long ones show progress.
 
 >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
 >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))

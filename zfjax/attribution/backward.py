@@ -1,9 +1,9 @@
-"""Guided backprop and the deconvnet from a class down to the image: what passes the ReLUs on the way is changed.
+"""Guided backprop and the deconvnet, from a class down to the image: other rules for what passes a ReLU.
 
 Both restore structure of the image and are hardly sensitive to the class: with random weights or another target they
 show nearly the same picture (Nie et al. 2018, "A Theoretical Explanation for Perplexing Behaviors of
 Backpropagation-based Visualizations"; Adebayo et al. 2018, "Sanity Checks for Saliency Maps"). Use them to see what a
-unit's path lets through, and not to argue why the net chose a class.
+unit's path lets through, not to argue why the net chose a class.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from zfjax.transform.rules import DECONVNET, GUIDED, Rules
 
 
 def guided_backprop(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
-    """The gradient where each ReLU passes only what is positive, above units that were positive.
+    """The gradient, except that each ReLU passes only positive signals, and only to units that were positive.
 
     It restores image structure and is hardly class-sensitive (Nie et al. 2018): see this module's text.
 

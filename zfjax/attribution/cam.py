@@ -1,4 +1,4 @@
-"""Class activation maps: a layer's maps, weighted by what they mean to a class."""
+"""Class activation maps: a layer's maps, weighted by how much they matter to a class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def grad_cam(head: Fun, features: Features, target: Target) -> Cam:
 
 
 def grad_cam_plus_plus(head: Fun, features: Features, target: Target) -> Cam:
-    """As `grad_cam`, with α_k = Σ_ij g⁺ / (2 + g⁺ Σ_ab A^k_ab), where g⁺ is the positive part of the gradient.
+    """Like `grad_cam`, with α_k = Σ_ij g⁺ / (2 + g⁺ Σ_ab A^k_ab), where g⁺ is the positive part of the gradient.
 
     That is the paper's α^k_ij · ReLU(g) with g² canceled. The maps should be rectified. pytorch-grad-cam adds 1e-6 to
     the denominator before canceling, so that it falls short of the formula where |g| is near 1e-3 or below.
@@ -80,8 +80,8 @@ def guided_grad_cam(
 def upsample(cam: Float[Array | np.ndarray, "n height width"], size: int | Pair) -> Float[Array, "n H W"]:
     """Stretch maps over whole images, bilinearly; centers are at half pixels, as in PyTorch's align_corners=False.
 
-    The papers do so. It is not quite where cells look: in ZFNet at 96 px, the field of relu5's first cell is centered
-    at pixel 20, but stretching puts the cell at 9.1.
+    The papers do this, though it is not quite where the cells look: in ZFNet at 96 px, the field of relu5's first cell
+    is centered at pixel 20, but stretching puts the cell at 9.1.
 
     Args:
         cam: [n, height, width].
@@ -89,7 +89,7 @@ def upsample(cam: Float[Array | np.ndarray, "n height width"], size: int | Pair)
 
     Raises:
         TypeError: cam is not an array.
-        ValueError: cam of another shape, or another size.
+        ValueError: cam or size has another shape.
     """
     size = pair("size", size)
     cam = array("cam", cam)
@@ -102,7 +102,7 @@ def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
     """Check as `asked` does, and that the features have positions.
 
     Raises:
-        ValueError: they have none.
+        ValueError: the features have no positions.
     """
     check_maps("features", features)
     return asked(head, features, target, name="features")

@@ -1,4 +1,4 @@
-"""Gradients of a class's score by the image: plain, over noisy copies, and along a path."""
+"""Gradients of a class's score with respect to the image: plain, over noisy copies, and along a path."""
 
 import dataclasses
 from typing import NamedTuple
@@ -27,7 +27,7 @@ def gradient(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Targe
 
 
 def saliency(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
-    """|∂ score / ∂ image|: what matters, be it for or against the class. Their maps are its `per_pixel`.
+    """|∂ score / ∂ image|: what matters, whether for or against the class. The paper's maps are its `per_pixel`.
 
     Paper: Simonyan et al. 2013, section 3.1.
     """
@@ -35,7 +35,7 @@ def saliency(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Targe
 
 
 def gradient_times_input(fun: Fun, images: Float[Array | np.ndarray, "n ..."], target: Target) -> Float[Array, "n ..."]:
-    """Image · ∂ score / ∂ image: of a linear function what each input adds to the score.
+    """Image · ∂ score / ∂ image: for a linear function, what each input adds to the score.
 
     Paper: Shrikumar et al. 2016, "Not Just a Black Box", section 3.2.
     """
@@ -56,20 +56,20 @@ def smooth_grad(
 ) -> Float[Array, "n ..."]:
     """The mean gradient over noisy copies of each image, signed.
 
-    Every image gets the same draws, scaled by its own range: its map depends on the key and `n_samples`, and not on
-    `batch_size` or the images beside it.
+    Every image gets the same draws, scaled by its own range, so its map depends on the key and `n_samples`, but not on
+    `batch_size` or the other images.
 
     Args:
         fun: as in all lenses.
-        images: likewise.
-        target: likewise.
+        images: as in all lenses.
+        target: as in all lenses.
         key: draws the Gaussian noise.
         n_samples: copies of each image.
-        noise: their noise's standard deviation, as a share of max − min of the image.
+        noise: standard deviation of the noise, as a share of max − min of the image.
         batch_size: copies at once.
 
     Raises:
-        ValueError: `n_samples` or `batch_size` below 1, a negative `noise`, and as all lenses.
+        ValueError: `n_samples` or `batch_size` is below 1, `noise` is negative, or as in all lenses.
 
     Paper: Smilkov et al. 2017, "SmoothGrad", section 3; 10-20 % of noise and 50 samples are theirs.
     """
@@ -88,7 +88,7 @@ def smooth_grad(
 
 @shown_by_shape
 class IntegratedGradients(NamedTuple):
-    """What each input adds to the score, against a baseline; and how far the parts are from making up the whole."""
+    """What each input adds to the score compared with a baseline, and how far the sum is from the whole."""
 
     attributions: Float[Array, "n ..."]  # shaped as the images
     error: Float[Array, " n"]  # their sum − (score of the image − score of the baseline)
@@ -104,21 +104,21 @@ def integrated_gradients(
     n_steps: int = 50,
     batch_size: int = 32,
 ) -> IntegratedGradients:
-    """(image − baseline) · the mean gradient on the straight way from the baseline to the image.
+    """(image − baseline) · the mean gradient along the straight line from the baseline to the image.
 
-    The integral is taken by Gauss and Legendre's nodes, as in Captum. The parts add up to what the score gains on that
-    way, but for `error`; take more steps where that is large.
+    The integral uses Gauss-Legendre nodes, as in Captum. The parts add up to what the score gains along the line, up to
+    `error`; take more steps if that is large.
 
     Args:
         fun: as in all lenses.
-        images: likewise.
-        target: likewise.
-        baseline: a number, one image, or one for each. 0 is the mean image.
+        images: as in all lenses.
+        target: as in all lenses.
+        baseline: a number, one image, or one per image. 0 is the mean image.
         n_steps: nodes of the integral.
         batch_size: images at once.
 
     Raises:
-        ValueError: `n_steps` or `batch_size` below 1, a baseline of another shape, and as all lenses.
+        ValueError: `n_steps` or `batch_size` is below 1, the baseline has another shape, or as in all lenses.
 
     Paper: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", sections 3 and 5.
 
@@ -145,7 +145,7 @@ def per_pixel(attributions: Float[Array | np.ndarray, "n height width channels"]
     """The largest absolute value over the channels of each pixel.
 
     Raises:
-        ValueError: attributions of another form, such as a CAM's, which has one value per cell already.
+        ValueError: the attributions have another shape, such as a CAM's, which has one value per cell already.
 
     Paper: Simonyan et al. 2013, section 3.1.
     """
@@ -162,7 +162,7 @@ def _gradient(question: Asked) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _NoisyGradients:
-    """Adds a chunk of copies' gradients, each to its image's."""
+    """Adds the gradients of a chunk of copies, each to its image's sum."""
 
     samples: int
     size: int
@@ -179,7 +179,7 @@ class _NoisyGradients:
 
 @dataclasses.dataclass(frozen=True)
 class _PathGradients:
-    """Adds a chunk of nodes' weighted gradients to their images', and the scores at both ends to what they gain."""
+    """Adds weighted gradients of a chunk of nodes to their images' sums, and the scores at both ends to the gain."""
 
     steps: int
     size: int
@@ -202,7 +202,7 @@ class _PathGradients:
         )
 
     def _nodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places in 0..1 with both ends, their weights in the integral, and in the gain from end to end."""
+        """Points in 0..1 including both ends, and their weights in the integral and in the gain from end to end."""
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         ends = np.zeros(self.steps + 2)
         ends[[0, -1]] = -1, 1

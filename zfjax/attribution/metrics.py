@@ -1,7 +1,7 @@
-"""How good a map is: where it points, what it boxes, how much of it lies on the object, what it lets the net see.
+"""Scores of maps: pointing game, localization by a box, energy on the object, insertion and deletion.
 
 Maps are [n, H, W]: one number per pixel, higher is more important. Objects are masks, bool [n, H, W]; `box_masks` makes
-them from boxes. A map that is the same everywhere, such as one of zeros, says nothing, and scores as a miss.
+them from boxes. A constant map, such as one of zeros, counts as a miss.
 """
 
 from typing import NamedTuple
@@ -22,45 +22,45 @@ from zfjax.transform import functions
 Maps = Float[np.ndarray, "n height width"]
 Masks = Bool[np.ndarray, "n height width"]
 
-_EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong together, as in OpenCV's contours
+_EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner are connected, as in OpenCV's contours
 
 
 __getattr__ = renamed(__name__, localisation="localization", Localisation="Localization", LOCALISED="LOCALIZED")
 
-LOCALIZED = 0.5  # the IoU from which a box counts as right
+LOCALIZED = 0.5  # the smallest IoU of a correct box
 
 
 @shown_by_shape
 class Localization(NamedTuple):
-    """The box that each map draws, and how well it fits."""
+    """The box around each map's largest segment, and how well it fits."""
 
-    boxes: Boxes  # (top, left, height, width) in pixels; of a map that says nothing all 0
+    boxes: Boxes  # (top, left, height, width) in pixels; all 0 for a constant map
     iou: Float[np.ndarray, " n"]  # with the object's box, 0..1
 
     @property
     def localized(self) -> Bool[np.ndarray, " n"]:
-        """Whether box and object's box share half of what they cover together."""
+        """Whether the IoU with the object's box is at least one half."""
         return self.iou >= LOCALIZED
 
 
 @shown_by_shape
 class Curves(NamedTuple):
-    """What the net says of each image's class while pixels come or go."""
+    """The probability of each image's class as pixels are added or removed."""
 
     curve: Float[np.ndarray, "n steps_and_first"]  # probability after 0, 1, … n_steps
-    auc: Float[np.ndarray, " n"]  # area under it, over shares of pixels from 0 to 1
+    auc: Float[np.ndarray, " n"]  # area under the curve, over shares of pixels from 0 to 1
 
 
 def box_masks(boxes: Boxes, height: int, width: int) -> Masks:
     """Boxes as masks of images of one size.
 
     Args:
-        boxes: (top, left, height, width) in pixels; what hangs over the image's edge is cut off.
-        height: of the images, in pixels.
-        width: likewise.
+        boxes: (top, left, height, width) in pixels; parts beyond the image's edge are cut off.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
 
     Raises:
-        ValueError: not [n, 4] of whole pixels, or a box that covers no pixel; it is named.
+        ValueError: not [n, 4] of whole pixels, or a box that covers no pixel, which is named.
 
     >>> box_masks(np.array([[1, 0, 1, 2]]), 3, 3).astype(int).tolist()
     [[[0, 0, 0], [1, 1, 0], [0, 0, 0]]]
@@ -81,28 +81,29 @@ def box_masks(boxes: Boxes, height: int, width: int) -> Masks:
 
 
 def boxes_of(masks: Masks) -> Boxes:
-    """The smallest box (top, left, height, width) round each mask.
+    """The smallest box (top, left, height, width) around each mask.
 
     Raises:
-        ValueError: a mask is empty; it is named.
+        ValueError: a mask is empty; the error names it.
     """
     masks = _checked_masks(masks)
     return np.array([Box.around(mask) for mask in masks])
 
 
 def pointing_game(maps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Bool[np.ndarray, " n"]:
-    """Whether each map's maximum lies on the object: of several, the first in row-major order.
+    """Whether each map's maximum (the first in row-major order) is on the object.
 
-    A map that is the same everywhere points nowhere and is a miss.
+    A constant map points nowhere and counts as a miss.
 
     Args:
         maps: one number per pixel.
         masks: the objects' pixels.
-        tolerance: how far from the object, in pixels, still counts; Zhang et al. allow 15 on images of about 500.
+        tolerance: largest distance in pixels from the object that still counts; Zhang et al. allow 15 on images of
+            about 500.
 
     Raises:
-        ValueError: maps and masks of different or other shapes, maps that are not finite, an empty mask, a negative
-            tolerance.
+        ValueError: maps or masks are not [n, H, W] of the same size, maps are not finite, a mask is empty, or the
+            tolerance is negative.
 
     Paper: Zhang et al. 2018, "Top-down neural attention by excitation backprop", the pointing game.
     """
@@ -116,19 +117,19 @@ def pointing_game(maps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Bool[n
 
 
 def localization(maps: Maps, masks: Masks, *, threshold: float = 0.15) -> Localization:
-    """The box round the largest segment of each map, against the object's box.
+    """Compare the box around the largest segment of each map with the object's box.
 
-    A segment is what hangs together, also over corners, of the pixels from `threshold` times the map's maximum up; of
-    equally large ones the first in row-major order counts. A map that is the same everywhere, or nowhere positive, has
-    no box, and an IoU of 0.
+    A segment is a connected set of pixels, also across corners, of at least `threshold` times the map's maximum; of
+    equally large ones the first in row-major order counts. A map that is constant or nowhere positive has no box, and
+    an IoU of 0.
 
     Args:
         maps: one number per pixel.
-        masks: the objects' pixels, of which the smallest box is taken; for given boxes `box_masks(boxes, H, W)`.
+        masks: the objects' pixels, whose smallest box is used; for given boxes, `box_masks(boxes, H, W)`.
         threshold: share of the maximum, above 0 and at most 1.
 
     Raises:
-        ValueError: as `pointing_game`, or a threshold out of range.
+        ValueError: as in `pointing_game`, or the threshold is out of range.
 
     Paper: Selvaraju et al. 2017, "Grad-CAM", section 4.1; Zhou et al. 2016, "Learning deep features for discriminative
     localization", section 3.2, with 20 %.
@@ -144,12 +145,12 @@ def localization(maps: Maps, masks: Masks, *, threshold: float = 0.15) -> Locali
 
 
 def energy_inside(maps: Maps, masks: Masks) -> Float[np.ndarray, " n"]:
-    """Which share, 0..1, of all that is positive in each map lies on the object; 0 where nothing is.
+    """The share, 0..1, of each map's positive sum that is on the object; 0 if nothing is positive.
 
-    A map that is the same and positive everywhere gives the object's share of the image.
+    A constant positive map scores the object's share of the image.
 
     Raises:
-        ValueError: as `pointing_game`.
+        ValueError: as in `pointing_game`.
 
     Paper: Wang et al. 2020, "Score-CAM", the energy-based pointing game.
     """
@@ -160,10 +161,10 @@ def energy_inside(maps: Maps, masks: Masks) -> Float[np.ndarray, " n"]:
 
 
 def blurred(images: Float[np.ndarray, "n height width channels"], sigma: float) -> Float[np.ndarray, "n h w c"]:
-    """Images under a Gaussian of `sigma` pixels: what `insertion` may start from.
+    """Images blurred by a Gaussian of `sigma` pixels, which `insertion` may start from.
 
-    It should leave nothing that the net can tell. Petsiuk et al. take 5 px, cut off to 11×11, on images of 224; small
-    images of large objects need more.
+    The net should not be able to recognize anything in them. Petsiuk et al. use 5 px, truncated to 11×11, on images of
+    224 px; small images of large objects need more.
     """
     return ndimage.gaussian_filter(np.asarray(images, np.float32), (0, sigma, sigma, 0), mode="nearest", truncate=3.0)
 
@@ -179,25 +180,25 @@ def insertion(
     fill: float | Float[Array | np.ndarray, "..."] = 0.0,
     batch_size: int = 32,
 ) -> Curves:
-    """The class's probability while the pixels come back, the most important first; a larger area is better.
+    """The class's probability as pixels are added, the most important first; a larger area is better.
 
-    At step s, round(s · H · W / n_steps) pixels are there. Equal pixels come in row-major order, so that a map that is
-    the same everywhere uncovers the image from the top.
+    At step s, round(s · H · W / n_steps) pixels are shown. Equal pixels are added in row-major order, so a constant map
+    uncovers the image from the top.
 
     Args:
-        fun: as in all lenses: from images [n, H, W, C] to logits [n, classes] before the softmax.
+        fun: from images [n, H, W, C] to logits [n, classes] before softmax, as in all lenses.
         images: as `fun` takes them, with the mean already subtracted.
-        target: a class for all, or one for each image.
-        maps: one number per pixel, of the images' height and width.
+        target: one class for all images, or one per image.
+        maps: one number per pixel, with the images' height and width.
         n_steps: points of the curve besides the first.
-        fill: what stands where no pixel is yet: a number, a color [C], a picture [H, W, C], or one for each image,
-            such as `blurred(images, 5)`, which the paper takes. 0 is the mean.
-        batch_size: at most so many pictures go through `fun` at once.
+        fill: replaces pixels that are not shown: a number, a color [C], a picture [H, W, C], or one picture per image,
+            such as `blurred(images, 5)`, which the paper uses. 0 is the mean.
+        batch_size: the most pictures that go through `fun` at once.
 
     Raises:
-        TypeError: images that are not floating-point numbers.
-        ValueError: shapes that do not fit, maps that are not finite, a class that `fun` does not have, n_steps or
-            a batch size out of range.
+        TypeError: images are not floating-point numbers.
+        ValueError: shapes do not fit, maps are not finite, `fun` does not have the class, or n_steps or batch_size is
+            out of range.
 
     Paper: Petsiuk et al. 2018, "RISE", the insertion metric.
     """
@@ -216,9 +217,9 @@ def deletion(
     fill: float | Float[Array | np.ndarray, "..."] = 0.0,
     batch_size: int = 32,
 ) -> Curves:
-    """The class's probability while the pixels go, the most important first; a smaller area is better.
+    """The class's probability as pixels are removed, the most important first; a smaller area is better.
 
-    Arguments and errors as `insertion`; the paper fills with gray, the mean.
+    Arguments and errors as in `insertion`; the paper fills with gray, the mean.
 
     Paper: Petsiuk et al. 2018, "RISE", the deletion metric.
     """
@@ -235,7 +236,7 @@ def _curves(
     n_steps: int,
     batch_size: int,
 ) -> Curves:
-    """From the pictures `first` to the pictures `last`, in the maps' order."""
+    """The curves from the pictures `first` to the pictures `last`, in the maps' order."""
     n, height, width, _ = first.shape
     maps = _checked_maps(maps)
     if maps.shape != (n, height, width):
@@ -251,11 +252,11 @@ def _curves(
     batch_size = min(batch_size, total)
     found = []
     for start in range(0, total, batch_size):
-        # The last batch is filled up with its last picture: one program for all.
+        # The last batch repeats its last picture, so that one program serves all.
         numbers = np.minimum(np.arange(start, start + batch_size), total - 1)
         rows, step = np.divmod(numbers, n_steps + 1)
         found.append(_probabilities(question, last, ranks, rows.astype(np.int32), counts[step]))
-        if len(found) > 1:  # so that no more than two batches are under way
+        if len(found) > 1:  # at most two batches are in flight
             jax.block_until_ready(found[-2])
     curve = np.concatenate(jax.device_get(found))[:total].reshape(n, n_steps + 1)
     return Curves(curve, (curve.sum(axis=1) - (curve[:, 0] + curve[:, -1]) / 2) / n_steps)
@@ -276,7 +277,7 @@ def _probabilities(
 
 
 def _ranks(maps: Maps) -> Int[np.ndarray, "n h w"]:
-    """Each pixel's place in its map's order, from 0."""
+    """Each pixel's rank in its map, from 0."""
     order = np.argsort(-maps.reshape(len(maps), -1), axis=1, kind="stable")
     ranks = np.empty(order.shape, np.int32)
     np.put_along_axis(ranks, order, np.arange(order.shape[1], dtype=np.int32)[None], axis=1)
@@ -294,7 +295,7 @@ def _drawn(one: Float[np.ndarray, "h w"], threshold: float) -> tuple[int, int, i
 def _filled(
     images: Float[Array | np.ndarray, "n h w c"], fill: float | Float[Array | np.ndarray, "..."]
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
-    """The images, and what stands in their place."""
+    """The images, and what replaces their pixels."""
     images = floats("images", images)
     if images.ndim != 4 or not len(images):
         raise ValueError(f"images: expected [n, H, W, C] with one or more, got {list(images.shape)}")

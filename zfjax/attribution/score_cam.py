@@ -1,4 +1,4 @@
-"""Score-CAM: maps weighed by what the net says of the image behind each."""
+"""Score-CAM: maps weighted by the score of the image masked by each."""
 
 import dataclasses
 
@@ -23,19 +23,20 @@ def score_cam(
 ) -> Cam:
     """ReLU(Σ_k w_k A^k): w is a softmax over maps of the class's logit for the image masked by the map.
 
-    Each map is brought to the image's size (`upsample`) and stretched to 0..1; what it masks goes to 0, which is the
-    mean. The paper subtracts the score of a baseline image, which cancels in the softmax. pytorch-grad-cam brings maps
-    to size with align_corners=True, and is the same otherwise. A map that is constant masks all.
+    Each map is resized to the image (`upsample`) and scaled to 0..1; masked pixels become 0, which is the mean. The
+    paper subtracts the score of a baseline image, which cancels in the softmax. pytorch-grad-cam resizes maps with
+    align_corners=True and is otherwise the same. A constant map masks everything.
 
     Args:
         fun: from images to logits; the whole net.
         images: as in all lenses.
-        target: likewise.
+        target: as in all lenses.
         maps: a layer's maps of the same images.
-        batch_size: masked images at once; there are as many as maps for each image.
+        batch_size: masked images at once; each image has one per map.
 
     Raises:
-        ValueError: maps without positions or of another number of images, `batch_size` below 1, and as all lenses.
+        ValueError: maps have no positions or are of another number of images, `batch_size` is below 1, or as in all
+            lenses.
 
     Paper: Wang et al. 2020, "Score-CAM", section 3.2 and algorithm 1.
     """
@@ -57,7 +58,7 @@ def score_cam(
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedScores:
-    """Puts a chunk's scores, of images behind maps, in their places."""
+    """Puts the scores of a chunk of masked images in their places."""
 
     size: int
 
@@ -68,7 +69,7 @@ class _MaskedScores:
         cells = maps.at[image, :, :, unit].get(mode="clip").astype(x.dtype)
         mask = upsample(cells, (x.shape[1], x.shape[2]))
         lowest, highest = _extremes(mask)
-        # Asked of the cells: interpolated, equal ones differ by rounding.
+        # Decided by the cells, since equal ones differ by rounding once interpolated.
         varied = jnp.less(*_extremes(cells))
         behind = x * ((mask - lowest) / jnp.where(varied, highest - lowest, jnp.ones_like(highest)))[..., None]
         score = scores(Asked(question.fun, behind, target))

@@ -6,7 +6,7 @@ from zfjax.models.specs import ImageTooSmall, Layer, Size
 
 
 def scaled(features: int, width: float) -> int:
-    """A number of maps or units at `width`. Raises a UserError where that is not positive, or beyond all use."""
+    """A number of maps or units at `width`. Raises a UserError if that is not positive, or absurdly large."""
     if not 0 < width <= 1000:
         raise UserError(f"width={width:g} must be positive and at most 1000")
     return max(1, round(features * width))

@@ -1,9 +1,9 @@
 """A unit's receptive field in the image, and projections computed on that field alone.
 
 A unit's activation depends on nothing outside its receptive field, and its signal never leaves the field on the way
-down. So the net runs on crops of exactly that size, one unit each: every layer then has just the windows that the unit
-needs, without padding. Where a field hangs over the image's edge, cells outside each map get the value of the padding
-there: zero for convolutions, minus infinity for pools.
+down. So the net runs on crops of exactly that size, one per unit: every layer then has just the windows that the unit
+needs, without padding. Where a field extends beyond the image's edge, cells outside each map get the padding value:
+zero for convolutions, minus infinity for pools.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ from zfjax.transform.backprojection import deconvnet
 class Fields(NamedTuple):
     """The receptive fields of a layer's units in images of one size: unit (i, j)'s begins at first + (i, j)·strides.
 
-    It may hang over the image's edges.
+    A field may extend beyond the image's edges.
     """
 
-    image: Pair  # height, width in pixels, as all here
+    image: Pair  # height, width in pixels, as for all fields here
     size: Pair
     strides: Pair
     first: Pair
@@ -63,15 +63,15 @@ class Projected(NamedTuple):
 
     values: Float[Array, " n"]  # the units' activations
     projections: Float[Array, "n height width channels"]  # signed, 0 where nothing arrived
-    images: Float[Array, "n height width channels"]  # as given, cut
-    fields: Int[Array, "n 4"]  # where both were cut: (top, left, height, width) in pixels, inside the image
+    images: Float[Array, "n height width channels"]  # as given, cropped
+    fields: Int[Array, "n 4"]  # where both were cropped: (top, left, height, width) in pixels, inside the image
 
 
 def fields_of(fun: Callable, image: Pair) -> Fields | None:
     """The receptive fields of `fun`'s units in images of `image` = (height, width) pixels.
 
-    None if `fun` is not made by `zfjax.layer`, which alone tells its geometry, or the layer lies above a dense one:
-    such units see all of the image.
+    None if `fun` is not from `zfjax.layer`, whose result alone has a known geometry, or the layer is above a dense one,
+    whose units see the whole image.
 
     >>> net = zfjax.zfnet(10, width=0.125)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
@@ -93,13 +93,13 @@ def project_units(
     units: Int[Array | np.ndarray, " n"],
     positions: Int[Array | np.ndarray, "n axes"],
 ) -> tuple[Float[Array, " n"], Float[Array, "n height width channels"]]:
-    """The projection of one unit for each image, by its own activation there, on whole images.
+    """Project one unit per image, seeded with its own activation, on whole images.
 
     Args:
         fun: from images to a layer's activations [N, H, W, C] or [N, C], such as `zfjax.layer(net, variables, name)`.
         images: as `fun` takes them.
-        units: the map, for each image.
-        positions: (row, column) on the map, for each image; no axes for dense layers.
+        units: the map for each image.
+        positions: (row, column) on the map for each image; no columns for dense layers.
 
     Returns:
         The units' activations, and the projections.
@@ -113,10 +113,10 @@ def project_fields(
     units: Int[Array | np.ndarray, " n"],
     positions: Int[Array | np.ndarray, "n axes"],
 ) -> Projected:
-    """What `project_units` returns, cropped to each unit's receptive field.
+    """Like `project_units`, but cropped to each unit's receptive field.
 
-    A function made by `zfjax.layer` runs on the receptive fields alone where these are smaller than the image and the
-    net has no shortcuts. Any other runs on whole images, and its patches are whole images.
+    A function from `zfjax.layer` runs on the receptive fields alone if these are smaller than the image and the net has
+    no shortcuts. Any other function runs on whole images, and its patches are whole images.
 
     Args and errors are those of `project_units`.
 
@@ -149,7 +149,7 @@ def _fields(fun: Callable, images: Array, units: Array, positions: Array) -> Pro
         on_field = Partial(_OnField(fun.func.net, (height, width)), *fun.args, starts)
         crops = _cut(images, starts, fields.size)
         values, projections = _units(on_field, crops, units, jnp.zeros_like(positions))
-        # Where the field was moved inside the image, so is what was found on it.
+        # If the field was moved inside the image, its projection moves along.
         projections = _cut(projections, inside[:, :2] - starts, fields.patch)
     else:
         values, projections = _units(fun, images, units, positions)
@@ -185,7 +185,7 @@ class _OnField:
 
 
 def _masked(x: Float[Array, "n h w c"], starts: Int[Array, "n 2"], size: Size, fill: float) -> Float[Array, "n h w c"]:
-    """`fill` in the cells that lie outside a map of `size`."""
+    """Put `fill` in the cells outside a map of `size`."""
     rows, columns = (
         (cells >= 0) & (cells < end)
         for cells, end in zip(_cells(starts, x.shape[1:3]), (size.height, size.width), strict=True)
@@ -195,7 +195,7 @@ def _masked(x: Float[Array, "n h w c"], starts: Int[Array, "n 2"], size: Size, f
 
 
 def _cut(pictures: Float[Array, "n h w c"], starts: Int[Array, "n 2"], size: Pair) -> Float[Array, "n height width c"]:
-    """From each picture the window that begins at its start, zero outside the picture."""
+    """Crop a window from each picture, beginning at its start; zero outside the picture."""
     rows, columns = _cells(starts, size)
     numbers = jnp.arange(len(pictures))[:, None, None]
     window = pictures.at[numbers, rows[:, :, None], columns[:, None, :]]

@@ -1,11 +1,11 @@
 """Recompute a net only where rectangles of its image changed (incremental view maintenance).
 
-The layer specs tell which cells of each layer a rectangle reaches. Their values are kept in one list for all rectangles
+The layer specs determine which cells of each layer a rectangle reaches. Their values are in one list for all rectangles
 of a chunk, row by row. A convolution or pool gathers what its windows read: from that list where the rectangle changed
 it, from the clean layer elsewhere. If a convolution changes more cells than changed below it, it instead adds the
 effect of each changed cell to its clean output, tap by tap: fewer products, and no windows to gather. No cell is
-computed in vain, positions at the border cost less, and the plan is data, so all chunks run one program. Nakandala et
-al. (SIGMOD 2019) use fixed windows instead.
+computed unnecessarily, positions at the border cost less, and the plan is data, so all chunks run one program.
+Nakandala et al. (SIGMOD 2019) use fixed windows instead.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, Size
 from zfjax.ops.precision import widened
 
-# From this share of changed cells up the whole map is computed: a plain convolution beats gathered windows there.
+# Above this share of changed cells the whole map is computed: a plain convolution beats gathered windows there.
 WHOLE = 0.9
 
 
@@ -47,9 +47,9 @@ class Plan:
     """How to compute a chunk; static, and the same for all chunks."""
 
     net: ConvNet
-    names: tuple[str, ...]  # of the layers asked for
+    names: tuple[str, ...]  # of the requested layers
     sizes: tuple[Size, ...]  # of the image and of each listed layer's output
-    room: tuple[int, ...]  # changed cells of the image and of each listed layer, over a chunk: the most of any
+    room: tuple[int, ...]  # the most changed cells in any chunk, of the image and of each listed layer
 
     @property
     def listed(self) -> tuple[Layer, ...]:
@@ -72,10 +72,10 @@ def plan(
     """Work out which cells of each layer change when rectangles of the image do, chunk by chunk.
 
     Args:
-        net: cut above the highest of `names`.
-        names: of layers.
-        size: of the image.
-        chunks: rectangles in pixels, inside the image; equally many in each chunk.
+        net: the net, up to the highest of `names`.
+        names: the requested layers.
+        size: the image's size.
+        chunks: rectangles in pixels, inside the image; the same number in each chunk.
 
     Returns:
         The plan, and for each chunk the rectangles of the image and of each layer up to where maps are computed whole:
@@ -101,20 +101,24 @@ def plan(
 class Reads(NamedTuple):
     """Where a chunk reads its values.
 
-    An index of `windows` and `maps` counts the clean map's cells, then one that stands for all outside it, then the
-    changed cells. Where a convolution adds changes up, its windows count only the changed cells, then one for none.
+    Indices in `windows` and `maps` number the clean map's cells, then one for everything outside it, then the changed
+    cells. If a convolution adds up changes, its windows number only the changed cells, then one for none.
     """
 
-    cells: tuple[Int[Array, " room"], ...]  # of the image and each listed layer, the changed cells' places on the map
-    windows: tuple[Int[Array, "room cells"], ...]  # of each listed layer, in the layer below; none where pointwise
-    maps: tuple[Int[Array, "n cells"], ...]  # of the image and each listed layer, whole; none where not needed
+    cells: tuple[
+        Int[Array, " room"], ...
+    ]  # the changed cells' positions on the map, for the image and each listed layer
+    windows: tuple[
+        Int[Array, "room cells"], ...
+    ]  # for each listed layer, in the layer below; empty for pointwise layers
+    maps: tuple[Int[Array, "n cells"], ...]  # for the image and each listed layer, whole; empty if not needed
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
-    """The indices for a chunk's rectangles, of which `plan` told.
+    """The indices for a chunk's rectangles, which `plan` returned.
 
-    They are a program of their own: XLA would compute an index anew for each number that is read by it.
+    This is a separate program: otherwise XLA would recompute an index for each number that is read with it.
     """
     nothing = jnp.zeros((0, 0), jnp.int32)
     windows = []
@@ -148,14 +152,14 @@ def recompute(
     cover: Float[Array, "height width channels"],
     reads: Reads,
 ) -> dict[str, Float[Array, "n ..."]]:
-    """The requested layers' activations, for each rectangle of a chunk as if it were covered.
+    """The requested layers' activations with the image covered, for each rectangle of a chunk.
 
     Args:
         plan: from `plan`.
         params: the net's weights.
         clean: the image and each listed layer's output for it.
         cover: what the rectangles show, as large as the image.
-        reads: the chunk's.
+        reads: the chunk's indices.
 
     Returns:
         By name [n, height, width, maps], or [n, units] for dense layers.
@@ -205,19 +209,19 @@ def _flat(map_: Array) -> Float[Array, "cells maps"]:
 
 
 def _adds_changes(layer: Layer, below: int, above: int) -> bool:
-    """Whether a convolution adds up changes: then its products scale with the changed cells below, not above."""
+    """Whether a convolution adds up changes, so that its cost scales with the changed cells below it, not above."""
     return isinstance(layer, Conv) and below < above
 
 
 def _convolved(table: Array, params: PyTree, windows: Array) -> Float[Array, "room maps"]:
-    """A convolution's output from all that its windows read."""
+    """A convolution's output, from the values in its windows."""
     seen = _read(table, windows).reshape(len(windows), -1)
     output = seen @ params["kernel"].astype(seen.dtype).reshape(seen.shape[1], -1)
     return output + params["bias"].astype(seen.dtype).reshape(1, -1)
 
 
 def _added(change: Array, params: PyTree, windows: Array) -> Float[Array, "room maps"]:
-    """What a change of the cells below changes in a convolution's output, in float32 at least."""
+    """The change of a convolution's output that a change of the cells below causes, in float32 at least."""
     change = jnp.pad(change, ((0, 1), (0, 0)))
     taps = params["kernel"].astype(change.dtype).reshape(windows.shape[1], change.shape[1], -1)
     wide = widened(change[:0]).dtype
@@ -226,7 +230,7 @@ def _added(change: Array, params: PyTree, windows: Array) -> Float[Array, "room 
 
 
 def _cells(rectangles: Rectangles, room: int) -> tuple[Array, Array, Array]:
-    """For each entry of a list: its rectangle's number, and its row and column on the map.
+    """The rectangle's number, and the row and column on the map, of each entry of a list.
 
     Unused slots at the end repeat the last rectangle's cells.
     """
@@ -239,16 +243,16 @@ def _cells(rectangles: Rectangles, room: int) -> tuple[Array, Array, Array]:
 
 
 def _places(size: Size, changed: Rectangles, room: int) -> Int[Array, " room"]:
-    """Where the changed cells lie on the clean map."""
+    """The changed cells' positions on the clean map."""
     _, row, column = _cells(changed, room)
-    # Where nothing is changed the list's one entry, which nobody reads, may lie outside.
+    # If nothing changed, the list's only entry, which is never read, may be outside.
     return jnp.clip(row * size.width + column, 0, size.height * size.width - 1)
 
 
 def _window_reads(
     layer: Conv | MaxPool, size: Size, below: Rectangles, above: Rectangles, room: int
 ) -> Int[Array, "room cells"]:
-    """What the windows of a layer's changed cells read."""
+    """The indices that the windows of a layer's changed cells read."""
     which, row, column = _cells(above, room)
     window, _, padding = layer.sliding(size)
     rows = (row * layer.strides[0] - padding[0][0])[:, None] + jnp.arange(window[0], dtype=jnp.int32)[None]
@@ -257,7 +261,7 @@ def _window_reads(
 
 
 def _map_reads(size: Size, changed: Rectangles) -> Int[Array, "n cells"]:
-    """All cells of a map, as each rectangle leaves them."""
+    """The indices of all cells of a map, for each rectangle."""
     which = jnp.arange(len(changed.top), dtype=jnp.int32)[:, None, None]
     rows = jnp.arange(size.height, dtype=jnp.int32)[None, :, None]
     columns = jnp.arange(size.width, dtype=jnp.int32)[None, None]
@@ -275,7 +279,7 @@ def _index(size: Size, changed: Rectangles, which: Array, row: Array, column: Ar
 
 
 def _through(layer: Conv | MaxPool, below: Size, above: Size, changed: Rectangles) -> Rectangles:
-    """The cells of `layer` whose windows see something of the changed cells below."""
+    """The cells of `layer` whose windows contain changed cells of the layer below."""
     window, _, padding = layer.sliding(below)
     top, height = _along(changed.top, changed.height, window[0], layer.strides[0], padding[0][0], above.height)
     left, width = _along(changed.left, changed.width, window[1], layer.strides[1], padding[1][0], above.width)
@@ -285,7 +289,7 @@ def _through(layer: Conv | MaxPool, below: Size, above: Size, changed: Rectangle
 def _along(
     start: np.ndarray, length: np.ndarray, window: int, stride: int, before: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The windows, along one axis, that see something of [start, start + length): the first, and how many."""
+    """The windows along one axis that overlap [start, start + length): the first, and how many."""
     first = np.maximum(-(-(start + before - window + 1) // stride), 0)
     last = np.minimum((start + length - 1 + before) // stride, count - 1)
     return first, np.where(length > 0, np.maximum(last - first + 1, 0), 0)

@@ -1,4 +1,4 @@
-"""The nets of the paper and the blog post, and nets that people have weights for, as layer tuples."""
+"""The nets of the paper and the blog post, and others with published weights, as layer tuples."""
 
 from zfjax.console.errors import UserError
 from zfjax.models.building import fitted, scaled
@@ -10,7 +10,7 @@ from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, 
 def zfnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
     """The paper's net (Fig. 3): 7×7 filters of stride 2 below, contrast norm after pool1 and pool2.
 
-    Pools hang over the bottom and right edge (Caffe's ceil mode), which is what 110 -> 55 and 26 -> 13 need.
+    Pools extend beyond the bottom and right edges (Caffe's ceil mode), as 110 -> 55 and 26 -> 13 require.
     62.36 M parameters at 1000 classes.
 
     Args:
@@ -70,7 +70,7 @@ def zfnet_post(num_classes: int, *, width: float = 1.0, image_size: int = 224) -
 def alexnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
     """The paper's replication of Krizhevsky et al. (2012): 11×11 filters of stride 4 below, dense connections.
 
-    Contrast norm stands before pool1 and pool2, as in Krizhevsky's paper; conv1 is padded by 2 (224 -> 55).
+    Contrast norm comes before pool1 and pool2, as in Krizhevsky's paper; conv1 is padded by 2 (224 -> 55).
 
     Args and errors as in `zfnet`.
     """

@@ -1,7 +1,7 @@
 """ResNets (He et al. 2015) as layer tuples, as torchvision builds them.
 
-A stage's last block bears the stage's name, stage1 to stage4, the blocks before it stage1_1, stage1_2 and so on. Layers
-inside a block are called after it: stage1_conv1, stage1_norm1, … and stage2_1_shortcut_conv.
+A stage's last block has the stage's name, stage1 to stage4; those before it are stage1_1, stage1_2 and so on. Layers in
+a block are named after it: stage1_conv1, stage1_norm1, … and stage2_1_shortcut_conv.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def resnet34(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> 
 def resnet50(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
     """ResNet-50: 25.56 M parameters at 1000 classes. Args and errors as in `resnet18`.
 
-    Where a block halves the map, its 3×3 convolution has the stride, as in torchvision; the paper has it a layer below.
+    In blocks that halve the map, the 3×3 convolution has the stride, as in torchvision; the paper has it a layer below.
     """
     return _resnet(_bottleneck, (3, 4, 6, 3), 4, num_classes, width, image_size)
 

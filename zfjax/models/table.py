@@ -77,7 +77,7 @@ def layer_table(net: ConvNet) -> tuple[Row, ...]:
 
 
 def _seen(layer: Layer, size: Size, fields: tuple[_Field, _Field]) -> tuple[_Field, _Field] | None:
-    """The receptive fields above `layer`; of a block those of its body, which sees all that its shortcut does."""
+    """The receptive fields above `layer`; for a block those of its body, which cover those of its shortcut."""
     if layer.mixes_all:
         return None
     if isinstance(layer, Residual):

@@ -28,7 +28,7 @@ def conv(
         kernel: [kh, kw, C_in / groups, C_out].
         strides: (down, right) in cells.
         padding: ((top, bottom), (left, right)) in cells.
-        groups: input and output channels are split into this many parts that do not see each other.
+        groups: input and output channels are split into this many parts that do not interact.
 
     Returns:
         [N, Ho, Wo, C_out] with Ho = (H + top + bottom - kh) // stride + 1.
@@ -56,7 +56,7 @@ def conv_transpose(
     input_shape: tuple[int, ...],
     groups: int = 1,
 ) -> Float[Array, "n h w c_in"]:
-    """The exact adjoint in its input of the convolution with the same arguments: ⟨Ax, y⟩ = ⟨x, Aᵀy⟩.
+    """The exact adjoint, in the input, of the convolution with the same arguments: ⟨Ax, y⟩ = ⟨x, Aᵀy⟩.
 
     The filters are flipped in height and width and their input and output channels swapped.
 
@@ -65,7 +65,7 @@ def conv_transpose(
         kernel: [kh, kw, C_in / groups, C_out], as given to `conv`.
         strides: (down, right) in cells, as given to `conv`.
         padding: ((top, bottom), (left, right)) in cells, as given to `conv`.
-        input_shape: (N, H, W, C_in); with a stride above 1 the output's size does not tell it.
+        input_shape: (N, H, W, C_in); with a stride above 1 the output's size does not determine it.
         groups: as given to `conv`.
 
     Returns:

@@ -29,7 +29,7 @@ __getattr__ = renamed(__name__, centre_switches="center_switches")
 def max_pool(
     x: Float[Array, "n h w c"], window: Pair, strides: Pair, padding: Padding = ((0, 0), (0, 0))
 ) -> Float[Array, "n ho wo c"]:
-    """The maximum of each window, where the window may hang over the edge.
+    """The maximum of each window; windows may extend beyond the edge.
 
     Its derivative goes through the switches, so the reverse derivative is `max_unpool`: no scatter on any platform,
     hence the same bits on every run.
@@ -136,7 +136,7 @@ def max_unpool_overwriting(
     padding: Padding,
     input_shape: tuple[int, ...],
 ) -> Float[Array, "n h w c"]:
-    """`max_unpool`, but of several values for one cell only the last window's stays, in row-major order.
+    """`max_unpool`, but if a cell gets several values, that of the last window in row-major order stays.
 
     It is what PyTorch's `max_unpool2d` does on a CPU; the paper does not say. Arguments, result and errors as in
     `max_unpool`.

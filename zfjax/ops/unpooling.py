@@ -115,7 +115,7 @@ def unpool(
 def unpool_overwriting(
     pooled: Float[Array, "*pooled"], switches: Integer[Array, "*pooled"], windows: Windows, shape: tuple[int, ...]
 ) -> Float[Array, "*shape"]:
-    """`unpool`, but of several values for one cell only the last window's stays, in row-major order."""
+    """`unpool`, but if a cell gets several values, that of the last window in row-major order stays."""
     # Zeros that are sharded as pooled is.
     unpooled = _placed(jnp.zeros_like(pooled), 0, windows, shape)
     # Of the windows over a cell, a later one has the cell at a smaller offset.
