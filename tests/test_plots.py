@@ -88,6 +88,8 @@ def test_curves_show_epochs_and_leave_gaps_for_what_is_not_finite():
     for line, expected in zip(error.lines, ([90.0, 90.0], [60.0], [10.0]), strict=True):
         np.testing.assert_allclose(line.get_ydata(), expected)
     assert rate.get_xlabel() == "epoch"
+    records[-1]["val_top5"] = 1.0  # of five classes or fewer
+    assert [line.get_label() for line in plot_curves(records).axes[1].lines] == ["train top-1", "val top-1"]
     assert 0.001 < ink(plot_curves([])) < 0.2  # axes alone
 
 

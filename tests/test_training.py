@@ -235,12 +235,21 @@ def test_an_ensemble_averages_softmaxes():
 
 
 def test_accuracy_and_error_are_named_and_add_up():
-    scores = Scores(examples=200, top1=0.75, top5=0.95, loss=1.0)
+    scores = Scores(examples=200, top1=0.75, top5=0.95, loss=1.0, classes=10)
     assert str(scores) == ("top-1 accuracy 75.00% (error 25.00%), top-5 accuracy 95.00% (error 5.00%), 200 examples")
     text = evaluation.to_text([evaluation.Row("runs/a", scores, scores)])
     assert "top-1 accuracy" in text
     assert "top-5 error" in text
     assert len(text.splitlines()) == 3
+
+
+def test_top_5_of_five_classes_says_nothing_and_is_left_out():
+    scores = Scores(examples=200, top1=0.75, top5=1.0, loss=1.0, classes=5)
+    assert str(scores) == "top-1 accuracy 75.00% (error 25.00%), 200 examples"
+    header, one, ten = evaluation.to_text([evaluation.Row("runs/a", scores, scores)]).splitlines()
+    assert header.split() == ["net", "crops", "top-1", "accuracy", "top-1", "error", "examples"]
+    assert one.split() == ["runs/a", "1", "75.00", "%", "25.00", "%", "200"]
+    assert ten.split()[1] == "10"
 
 
 # What is written

@@ -93,11 +93,14 @@ def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
 
 
 def to_text(rows: Iterable[Row]) -> str:
-    """The rows as aligned text: top-1 and top-5 accuracy and error in percent."""
-    header = ("net", "crops", "top-1 accuracy", "top-5 accuracy", "top-1 error", "top-5 error", "examples")
-    lines: list[tuple[str, ...]] = [header]
+    """The rows as aligned text: top-1 and, of more than five classes, top-5 accuracy and error in percent."""
+    rows = list(rows)
+    kinds = ("top-1", "top-5") if any(row.single_crop.top5_tells for row in rows) else ("top-1",)
+    shown = [f"{kind} {what}" for what in ("accuracy", "error") for kind in kinds]
+    lines: list[tuple[str, ...]] = [("net", "crops", *shown, "examples")]
     for row in rows:
         for crops, scores in (("1", row.single_crop), ("10", row.ten_crop)):
-            shares = (scores.top1, scores.top5, scores.top1_error, scores.top5_error)
+            accuracies = (scores.top1, scores.top5)[: len(kinds)]
+            shares = (*accuracies, *(1 - accuracy for accuracy in accuracies))
             lines.append((row.name, crops, *(f"{100 * share:.2f} %" for share in shares), f"{scores.examples:,}"))
     return align(lines)

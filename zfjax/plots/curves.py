@@ -36,7 +36,8 @@ def plot_curves(records: Sequence[Mapping[str, float]]) -> Picture:
 
     error.plot(at, [100 * (1 - record["top1"]) for record in steps], color=TRAIN, lw=1, label="train top-1")
     error.plot(epochs, [100 * (1 - r["val_top1"]) for r in ends], "o-", color=VAL, ms=3, label="val top-1")
-    error.plot(epochs, [100 * (1 - r["val_top5"]) for r in ends], "s--", color=TOP5, ms=3, label="val top-5")
+    if any(record["val_top5"] < 1 for record in ends):  # it never is for five classes or fewer
+        error.plot(epochs, [100 * (1 - r["val_top5"]) for r in ends], "s--", color=TOP5, ms=3, label="val top-5")
     error.set(title="error (%)", xlabel=unit, ylim=(0, 100))
 
     rate.plot(at, [record["lr"] for record in steps], color="black", lw=1)

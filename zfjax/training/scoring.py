@@ -33,6 +33,7 @@ class Scores(NamedTuple):
     top1: float  # accuracy
     top5: float  # accuracy
     loss: float  # mean cross-entropy, nats
+    classes: int
 
     @property
     def top1_error(self) -> float:
@@ -44,11 +45,14 @@ class Scores(NamedTuple):
         """Share of examples whose label is not among the net's first five answers."""
         return 1.0 - self.top5
 
+    @property
+    def top5_tells(self) -> bool:
+        """Whether top-5 accuracy can be below 100 %: among five classes or fewer the label always is."""
+        return self.classes > 5
+
     def __str__(self) -> str:
-        return (
-            f"top-1 accuracy {self.top1:.2%} (error {self.top1_error:.2%}),"
-            f" top-5 accuracy {self.top5:.2%} (error {self.top5_error:.2%}), {self.examples:,} examples"
-        )
+        top5 = f" top-5 accuracy {self.top5:.2%} (error {self.top5_error:.2%})," if self.top5_tells else ""
+        return f"top-1 accuracy {self.top1:.2%} (error {self.top1_error:.2%}),{top5} {self.examples:,} examples"
 
 
 def score(model: Model, batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False) -> Scores:
@@ -71,17 +75,20 @@ def score_together(
         One `Scores` per model, in order, and one more for their average if there are several.
     """
     totals: list[Counts] | None = None
+    classes = 0
     for rows in batches:
         batch = sharding.place(rows, mesh)
         softmaxes = [predict(model.net, model.variables, model.mean, batch.image, ten_crop) for model in models]
+        classes = softmaxes[0].shape[-1]
         if len(models) > 1:
             softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))
         counts = [count_right(softmax, batch.label, batch.mask) for softmax in softmaxes]
         # At most two batches are in flight: the device never waits, and a split of any size fits.
         totals = counts if totals is None else jax.tree.map(jnp.add, jax.block_until_ready(totals), counts)
-    return [_shares(jax.device_get(total)) for total in totals or []]
+    return [_shares(jax.device_get(total), classes) for total in totals or []]
 
 
-def _shares(counts: Counts) -> Scores:
+def _shares(counts: Counts, classes: int) -> Scores:
     examples = int(counts.examples)
-    return Scores(examples, int(counts.top1) / examples, int(counts.top5) / examples, float(counts.loss) / examples)
+    top1, top5, loss = (float(count) / examples for count in (counts.top1, counts.top5, counts.loss))
+    return Scores(examples, top1, top5, loss, classes)
