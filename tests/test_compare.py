@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from test_comparison import REDDEST, WEIGHTS
 
 from zfjax import compare, train
-from zfjax.compare import objects
+from zfjax.compare import objects, photographs
 from zfjax.console import command
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
@@ -140,7 +141,10 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
     red = photos[0] / "val" / "red" / "1.png"
     shutil.copy(photos[0] / "val" / "green" / "2.png", tmp_path / "mine.png")
     words = ["compare", f"--workdir={tmp_path / 'run'}", "--layer=relu1", f"--images={red},{tmp_path / 'mine.png'}"]
+    plot = mock.Mock(side_effect=photographs.plot_comparison)
+    monkeypatch.setattr(photographs, "plot_comparison", plot)
     assert command.run(compare.main, [*words, "--only=grad_cam,saliency", "--batch_size=1"]) == 0
+    assert plot.call_args.args[3] == ["1\nred", "mine\n(net: green)"]  # what the net says is not shown as the truth
     folder = tmp_path / "run" / "compare"
     assert sorted(path.name for path in folder.iterdir()) == ["images.npz", "images.pdf", "images.png"]
     assert capsys.readouterr().out == f"written to {folder}: images.png, images.pdf, images.npz\n"

@@ -115,7 +115,7 @@ def _smaller(field: Pair | None, size: int) -> Pair | None:
 
 def _facts(run: RunInfo, subject: Subject) -> Facts:
     top1 = {line["step"]: line["val_top1"] for line in read_metrics(run.folder) if "val_top1" in line}
-    width = f", {run.config.width:g} × its width" if run.config.width != 1 else ""
+    width = f" at {run.config.width:g} × full width" if run.config.width != 1 else ""
     return Facts(
         run.folder.name,
         f"{run.config.net}{width}",

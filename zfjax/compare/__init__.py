@@ -88,7 +88,7 @@ def _flags() -> flags.FlagValues:
     options.files(values, "images", "Image files; default images of the val split.")
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
     options.whole_number(values, "count", 200, "Number of images of the val split, drawn by --seed.", smallest=1)
-    options.whole_number(values, "rows", 5, "How many of them to show in the picture.", smallest=1)
-    options.whole_number(values, "sanity_images", 16, "How many of them to use with randomized nets; 0: none.")
+    options.whole_number(values, "rows", 5, "How many of the images to show in the picture.", smallest=1)
+    options.whole_number(values, "sanity_images", 16, "How many of the images to use with randomized nets; 0: none.")
     options.seed(values, "Seed for drawing images, weights and noise.")
     return values

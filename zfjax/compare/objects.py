@@ -39,8 +39,9 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
         return Known(np.arange(len(subject.pictures)), subject.masks)
     if not (boxes and parse_spec(dataset).kind == "folder"):
         raise UserError(
-            f"compare needs to know where the objects are: the dataset shapes has masks, folder:PATH needs"
-            f" --boxes=FILE.json (see --help); the run's dataset is {dataset}"
+            f"compare scores lenses by where the objects are: the dataset shapes has masks, folder:PATH needs"
+            f" --boxes=FILE.json (see --help), and the run's dataset is {dataset}; for pictures without scores:"
+            " --images=FILES"
         )
     return of_boxes(run, subject, boxes)
 

@@ -30,7 +30,8 @@ def write(asked: Asked, images: Chosen) -> list[str]:
     maps = maps_of(asked, images.images, images.labels, min(count, asked.batch_size))
     pixels = np.asarray(images.images) + subject.image_mean[None]
     classes = [subject.classes[label] for label in images.labels]
-    names = [f"{name}\n{said}" for name, said in zip(images.names, classes, strict=True)]
+    said = [f"(net: {label})" if guess else label for label, guess in zip(classes, images.guessed, strict=True)]
+    names = [f"{name}\n{label}" for name, label in zip(images.names, said, strict=True)]
     figure = plot_comparison(pixels, None, {lens.title: of_lens for lens, of_lens in maps.items()}, names)
     arrays = {"names": np.array(images.names), "classes": np.array(classes), "pixels": pixels}
     return save(figure, asked.folder / "images", arrays | as_arrays(maps))

@@ -55,7 +55,7 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 
 def _table(arrays: Mapping[str, np.ndarray], transforms: Sequence[str], hidden: Sequence[str]) -> Table:
-    header = ("transform", *(f"{name} moved (%)" for name in hidden), "true class (%)")
+    header = ("transform", *(f"{name} moved (%)" for name in hidden), "its class (%)")
     rows: list[tuple[Cell, ...]] = [
         (transform, *(100 * float(change) for change in changes), 100 * float(probability))
         for transform, changes, probability in zip(
@@ -64,7 +64,8 @@ def _table(arrays: Mapping[str, np.ndarray], transforms: Sequence[str], hidden: 
     ]
     note = (
         "Moved: under small transforms (up to 10 of 224 px, ratio 1.1, 10°), in percent of the mean distance between"
-        " two different images. True class: its mean probability over all steps; untransformed"
+        " two different images. Its class: the mean probability over all steps of the image's class, or of what the net"
+        " says if the class of a file is unknown; untransformed"
         f" {100 * arrays['untransformed'].mean():.1f} %."
     )
     return Table("Invariance (Figure 5)", header, rows, note)

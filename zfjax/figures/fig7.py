@@ -54,7 +54,7 @@ def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], n
         batches = progress.over(subject.batches(request.batch_size))
         winners = top_activations(fun, batches, OTHERS + 1, data_mesh())
     rows = []
-    with Progress("occluded images", len(chosen.images)) as progress:
+    with Progress("occlusion", len(chosen.images)) as progress:
         titles = chosen.titles(subject.classes)
         for image, label, number, title in zip(chosen.images, chosen.labels, chosen.numbers, titles, strict=True):
             found = _sweep(request, image, int(label), window, stride)
@@ -93,7 +93,7 @@ def _against_masks(request: Request, window: int, stride: int) -> Table:
     objects = subject.masks(numbers)
     images, rows = subject.load(numbers), list[tuple[Cell, ...]]()
     sides = [side for side in (window, 2 * window) if side <= subject.net.image_size]
-    with Progress("occluded images with masks", len(numbers) * len(sides)) as progress:
+    with Progress("occlusion compared with masks", len(numbers) * len(sides)) as progress:
         for side in sides:
             scores = []
             for image, label, mask in zip(images, subject.labels[numbers], objects, strict=True):
