@@ -72,7 +72,7 @@ folder = "runs/train_a_zfnet_quick" if QUICK else "runs/train_a_zfnet"  # other 
 # %% [markdown]
 # ## The pictures
 #
-# The data set `shapes` has ten kinds of drawn things on cluttered backgrounds, 10,000 pictures to train on and 2,000
+# The dataset `shapes` has ten kinds of drawn things on cluttered backgrounds, 10,000 pictures to train on and 2,000
 # to validate. Here is one of each.
 
 # %%
@@ -87,7 +87,7 @@ Image.fromarray(np.hstack(pictures)).reduce(2)
 # ## Training
 #
 # A run lives in a folder. Stop this cell at any moment and run it again: it resumes from the last checkpoint. The
-# first time, the data set is drawn, which takes a minute.
+# first time, the dataset is drawn, which takes a minute.
 
 # %%
 outcome = train_and_evaluate(recipe, folder)

@@ -95,7 +95,7 @@ def test_an_empty_val_folder_leaves_it_to_test(tmp_path):
 
 def test_valid_without_train_is_said(tmp_path):
     class_folders(tmp_path / "valid", {"a": 2, "b": 2})
-    with pytest.raises(UserError, match=r"expected a split called train beside valid, found valid$"):
+    with pytest.raises(UserError, match=r"expected a split called train next to valid, found valid$"):
         open_source(f"folder:{tmp_path}")
 
 

@@ -1,4 +1,4 @@
-"""The drawn data set: repeatable, balanced, truly labeled, and not to be told apart by color or place."""
+"""The drawn dataset: repeatable, balanced, truly labeled, and not to be told apart by color or place."""
 
 import io
 import multiprocessing
@@ -149,7 +149,7 @@ def test_a_built_set_is_not_built_again_and_seeds_differ(tmp_path, capsys):
         return [e["image"] for e in built.as_data_source(split="train", decoders=SKIP)]
 
     first = bytes_of("a", 0)
-    assert capsys.readouterr().err.count("Drawing the shapes data set, once: 20 pictures") == 1
+    assert capsys.readouterr().err.count("Drawing the shapes dataset, once: 20 pictures") == 1
     assert bytes_of("a", 0) == first
     assert capsys.readouterr().err == ""
     assert bytes_of("b", 0) == first
@@ -165,7 +165,7 @@ def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"shapes data set cannot be kept in .*file") as caught:
+    with pytest.raises(UserError, match=r"shapes dataset cannot be kept in .*file") as caught:
         builder.prepared_builder(str(tmp_path / "file"), config())
     assert "\n" not in str(caught.value)
 
@@ -203,7 +203,7 @@ def test_of_two_processes_that_build_at_once_one_draws_and_both_get_the_whole_se
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
     assert not list(tmp_path.rglob("incomplete*"))
-    assert capfd.readouterr().err.count("Drawing the shapes data set") == 1
+    assert capfd.readouterr().err.count("Drawing the shapes dataset") == 1
 
 
 def test_drawing_needs_neither_tfds_nor_jax():

@@ -73,7 +73,7 @@ def assert_a_full_disk_is_one_line(command, workdir):
     before = tiny_runs.final_weights(workdir)
     limited = ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash"]
     full = tiny_runs.run(limited + command)
-    reason = "File too large; what was saved before is kept, so the same command goes on from there once this is mended"
+    reason = "File too large; earlier checkpoints are kept, so the same command resumes from them once this is fixed"
     assert (full.returncode, full.stdout) == (2, "")
     assert full.stderr == f"zfjax: cannot save a checkpoint in {workdir / 'checkpoints'}: {reason}\n"
     assert tiny_runs.same_bits(tiny_runs.final_weights(workdir), before)

@@ -48,7 +48,9 @@ def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request
         UserError: the net has no such layer, or none of the lenses uses one; reported before anything is computed.
     """
     if request.layer and not any("cam" in lens.name for lens in lenses):
-        raise UserError(f"--layer has no meaning with --only={','.join(request.only)}, none a CAM: leave it out")
+        raise UserError(
+            f"--layer has no meaning with --only={','.join(request.only)}, none of which is a CAM: leave it out"
+        )
     memory.require_batches(subject.net, request.batch_size)
     layer = request.layer or feature_layers(subject.net)[-1]
     asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)

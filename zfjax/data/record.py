@@ -148,10 +148,10 @@ def _require_whole(record: Record) -> None:
         raise ValueError(f"the mean image has shape {record.mean.shape}")
     for labels, broken in ((record.train_labels, record.train_broken), (record.val_labels, record.val_broken)):
         if (labels < 0).any() or (np.diff(broken) <= 0).any() or not np.isin(broken, np.arange(len(labels))).all():
-            raise ValueError("labels and broken pictures do not fit each other")
+            raise ValueError("labels and broken pictures do not match")
     for labels, prints in ((record.train_labels, record.train_prints), (record.val_labels, record.val_prints)):
         if record.known and prints.shape != (len(labels), 3):
-            raise ValueError("labels and what is known of the pictures do not fit each other")
+            raise ValueError("labels and prints of the pictures do not match")
     if len(record.messages) != len(record.train_broken) + len(record.val_broken):
         raise ValueError("there is not one message per broken picture")
 

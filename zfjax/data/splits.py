@@ -51,7 +51,7 @@ def choose(dataset: str, names: Iterable[str]) -> Choice | None:
     if train is None and val is None:
         return None
     if train is None:
-        raise UserError(f"{dataset}: expected a split called train beside {val}, found {', '.join(names)}")
+        raise UserError(f"{dataset}: expected a split called train next to {val}, found {', '.join(names)}")
     return Choice(train, val)
 
 

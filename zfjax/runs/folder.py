@@ -113,10 +113,10 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
     if (folder / ORIGIN).exists():
         again = "import the weights again, into another --workdir"
     else:
-        again = f"without {record.FILE}, the command that began the run looks at its pictures again"
+        again = f"without {record.FILE}, the command that began the run scans its pictures again"
     found = record.read(folder, again)
     if found is None:
-        raise UserError(f"the run in {folder} has not looked at its pictures yet: {record.FILE} is missing; {again}")
+        raise UserError(f"the run in {folder} has not scanned its pictures yet: {record.FILE} is missing; {again}")
     require_record(folder, seal, config, classes, found)
     if dataset:
         if not config.dataset:

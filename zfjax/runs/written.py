@@ -70,7 +70,7 @@ def read_classes(folder: epath.Path, seal: Seal | None) -> tuple[str, ...]:
             raise damaged(path, "it has other names than its checkpoints")
     except UserError as error:
         if kept is None:
-            raise UserError(f"{error}; without it, the command that began the run writes it anew") from error
+            raise UserError(f"{error}; without it, the command that began the run writes it again") from error
         say(f"{error}; its checkpoints say what was in it")
         return tuple(map(readable, kept))
     return tuple(map(readable, names))  # older runs stored them as the disk spells them

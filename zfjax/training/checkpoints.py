@@ -214,7 +214,7 @@ class Checkpoints:
     def _unsaved(self, error: Exception) -> UserError:
         return UserError(
             f"cannot save a checkpoint in {self.folder}: {reason(error)};"
-            " what was saved before is kept, so the same command goes on from there once this is mended"
+            " earlier checkpoints are kept, so the same command resumes from them once this is fixed"
         )
 
 

@@ -101,19 +101,19 @@ def prepared_builder(data_dir: str = "", config: ShapesConfig | None = None) -> 
         builder = fresh()
         if not builder.data_path.exists():
             builder.data_path.parent.mkdir(parents=True, exist_ok=True)
-            with hold(builder.data_path.parent, "another command that draws the shapes data set", wait=True):
+            with hold(builder.data_path.parent, "another command that draws the shapes dataset", wait=True):
                 if not builder.data_path.exists():
                     _draw(builder)
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
         where = data_dir or str(tfds.core.constants.DATA_DIR)
-        raise UserError(f"the shapes data set cannot be kept in {where}: {reason(error)}") from error
+        raise UserError(f"the shapes dataset cannot be kept in {where}: {reason(error)}") from error
     return fresh()  # reads what another process may have drawn
 
 
 def _draw(builder: Shapes) -> None:
     size = builder.builder_config
     count = size.train + size.validation
-    print(f"Drawing the shapes data set, once: {count} pictures into {builder.data_dir}", file=sys.stderr)
+    print(f"Drawing the shapes dataset, once: {count} pictures into {builder.data_dir}", file=sys.stderr)
 
     def clear() -> None:
         for unfinished in builder.data_path.parent.glob("incomplete.*"):
