@@ -24,10 +24,20 @@ def send_at(moment: str, number: int) -> None:
     def sending(*args, **options):
         if next(calls) == int(call):
             os.kill(os.getpid(), number)
-            time.sleep(0.3)  # the thread that listens needs a moment
+            await_answer()
         return function(*args, **options)
 
     setattr(owner, name, sending)
+
+
+def await_answer() -> None:
+    """Wait until the listening thread ends this process or defers the signal, however slow the machine is."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        deferral = signals._state.deferral
+        if signals._state.pending is not None or (deferral is not None and deferral.number is not None):
+            return
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,14 @@ import gc, hashlib, os, pathlib, signal, sys, threading, time, warnings
 from zfjax.console import command, signals
 from zfjax.console.files import draft, write_whole
 
-def send(number, pause=0.3):
+def send(number, heard=lambda: False):
     os.kill(os.getpid(), number)
-    time.sleep(pause)  # the listening thread ends the process in it, if anything does
+    until(heard)  # or until the listening thread ends the process, however slow the machine is
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 signals.listen()
 """
@@ -30,7 +35,7 @@ signals.listen()
 def ended(code, *words, start=START, **options):
     """Exit code, stdout and stderr of a program."""
     command = [sys.executable, "-c", start + textwrap.dedent(code), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -75,7 +80,7 @@ def test_every_command_listens_before_its_imports(verb, tmp_path):
         "    def find_spec(self, name, *_):\n"
         "        if name in ('absl', 'zfjax.console.command'):\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "            time.sleep(5)\n"
+        "            time.sleep(30)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
     module = f"zfjax.{verb.replace('-', '_')}".rstrip(".")
@@ -86,12 +91,13 @@ def test_every_command_listens_before_its_imports(verb, tmp_path):
 
 def test_what_is_held_comes_to_its_end(tmp_path):
     code = """
+        signals.SAME = 60
         with signals.at_end(lambda: print("tidied")), signals.stopping("in row 2"):
             with signals.held():
                 write_whole(f"{sys.argv[1]}/a", "whole")
                 with signals.held():
-                    send(signal.SIGTERM)
-                    send(signal.SIGINT, 0)  # the terminal and a parent both send it
+                    send(signal.SIGTERM, lambda: signals._state.pending)
+                    os.kill(os.getpid(), signal.SIGINT)  # the terminal and a parent both send it
                 write_whole(f"{sys.argv[1]}/b", "whole")
             print("after")
     """
@@ -103,10 +109,12 @@ def test_what_is_held_comes_to_its_end(tmp_path):
 @pytest.mark.parametrize("inside", ["signals.held()", "signals.Deferral() as stop"])
 def test_a_second_ctrl_c_does_not_wait(inside):
     code = f"""
+        signals.SAME = 0.1
         with {inside}:
             "stop" in globals() and stop.begin()
-            send(signal.SIGTERM, signals.SAME + 0.1)
-            send(signal.SIGTERM)
+            send(signal.SIGTERM, lambda: signals._state.first_at)
+            time.sleep(signals.SAME + 0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
             print("still there", flush=True)
             send(signal.SIGINT)
         print("after")
@@ -125,7 +133,7 @@ DEFERRED = """
         with signals.Deferral() as stop:
             for step in range(1, 9):
                 if step == int(sys.argv[1]):
-                    send(int(sys.argv[2]))
+                    send(int(sys.argv[2]), lambda: stop.number)
                 if step == 4:
                     stop.begin()
                 if stop.number is not None:
@@ -147,10 +155,10 @@ def test_training_is_asked_to_stop_once_there_is_something_to_save(number):
 def test_work_that_hangs_or_fails_at_the_end_keeps_no_command_alive():
     code = """
         def fail(): raise ValueError
-        signals.TIDYING = 0.5
+        signals.TIDYING = 1.5
         with signals.at_end(lambda: time.sleep(60)), signals.at_end(fail):
             with signals.at_end(lambda: print("tidied", flush=True)):
-                send(signal.SIGTERM, 30)
+                send(signal.SIGTERM)
     """
     assert ended(code) == (143, "tidied\n", "")
 
@@ -160,7 +168,7 @@ def test_what_goes_wrong_in_the_main_thread_while_the_process_ends_is_not_its_en
     code = """
         def main(_):
             with signals.at_end(lambda: time.sleep(0.5)):
-                send(signal.SIGTERM)
+                send(signal.SIGTERM, lambda: signals._state.ending)
                 raise OSError(2, "No such file", "draft")
         command.execute(main)
     """
@@ -185,7 +193,7 @@ def test_a_signal_to_a_forked_child_is_not_its_parents(tmp_path):
         if not child:
             write_whole(f"{sys.argv[1]}/a", "of the child")
             time.sleep(60)
-        time.sleep(0.2)
+        until(lambda: os.path.exists(f"{sys.argv[1]}/a"))
         os.kill(child, signal.SIGTERM)
         print(os.WTERMSIG(os.waitpid(child, 0)[1]))
         time.sleep(0.3)
@@ -196,7 +204,7 @@ def test_a_signal_to_a_forked_child_is_not_its_parents(tmp_path):
 
 def test_signals_that_are_ignored_stay_ignored():
     """As nohup and a shell's & have it."""
-    code = "send(signal.SIGHUP); send(signal.SIGINT); print('on'); send(signal.SIGTERM)"
+    code = "os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGINT); print('on'); send(signal.SIGTERM)"
     ignoring = "import signal\nfor number in (signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)"
     assert ended(code, start=ignoring + START) == (143, "on\n", "")
 

@@ -103,7 +103,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(folder, unbroken
 
 
 def test_a_second_training_is_refused_while_the_first_runs_and_changes_nothing(folder, tmp_path, capsys):
-    with tiny_runs.start(tiny_runs.train_command(folder, tmp_path)) as first:
+    with tiny_runs.start(tiny_runs.train_command(folder, tmp_path, epochs=1000)) as first:
         deadline = time.monotonic() + 100
         while not (tmp_path / "config.json").exists():
             assert time.monotonic() < deadline
