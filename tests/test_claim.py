@@ -119,6 +119,18 @@ def test_a_command_that_calls_another_holds_for_it(folder, tmp_path):
     assert os.listdir(row) == ["x"]
 
 
+@pytest.mark.parametrize("name", ["lr[0.1]", "[x]/run", "what?", "*", "gs:", "gs:/run"])
+def test_a_path_whose_checkpoints_could_not_be_read_is_refused(tmp_path, name):
+    with (
+        pytest.raises(UserError, match=r"expected a path without .*; rename it, or give a link to it elsewhere$"),
+        claim.held(tmp_path / name, "zfjax train", None),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+    with claim.held(tmp_path / "a[b", "zfjax train", None):  # no pattern
+        pass
+
+
 # What others wrote
 
 

@@ -4,9 +4,18 @@ import os
 import shutil
 
 import pytest
+from etils import epath
 
 from zfjax.console import files
 from zfjax.console.errors import UserError
+
+
+def test_names_are_found_whatever_the_path_has(tmp_path):
+    folder = epath.Path(tmp_path / "[a]*")
+    assert files.matching(folder, "*") == []
+    (tmp_path / "[a]*" / "sanity.md").mkdir(parents=True)
+    (tmp_path / "[a]*" / "sanity").mkdir()
+    assert files.matching(folder, "sanity.*") == [folder / "sanity.md"]
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path):

@@ -12,6 +12,7 @@ from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
 from zfjax.console import tables
 from zfjax.console.errors import UserError
+from zfjax.console.files import matching
 from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
 from zfjax.experiments.comparison import BASELINES, LENSES, Labeled, for_sanity
@@ -78,7 +79,7 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
         figure = plot_comparison(np.asarray(images) + subject.image_mean[None], drawn.masks[shown], titled, names)
         arrays = {"shown": drawn.numbers[shown], "masks": drawn.masks[shown], "images": drawn.numbers}
         table = comparison.to_table(found, asked.lenses, asked.run.config.dataset, asked.layer)
-        for stale in asked.folder.glob("sanity.*"):
+        for stale in matching(asked.folder, "sanity.*"):
             stale.unlink()
         files = tables.write(table, asked.folder, "lenses")
         files += save(figure, asked.folder / "lenses", arrays | as_arrays(maps) | found._asdict())

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fnmatch
 import functools
 import json
 import os
@@ -44,6 +45,11 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
+    """What in a folder has a name of this pattern. `epath`'s own `glob` takes brackets in the folder's path for one."""
+    return [path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern)] if folder.is_dir() else []
 
 
 def remove(folder: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Who owns a folder: one command writes at a time, overwrites only what zfjax wrote, and stays out of datasets."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,13 @@ def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> 
         UserError: another command holds it, it cannot be written, or it is inside the dataset.
     """
     folder = absolute(workdir)
+    # Orbax looks for parts of a checkpoint with `glob`, which does not escape the path, and TensorStore takes gs: for a
+    # bucket; what they write could not be read.
+    if re.search(r"[*?]|\[.*\]|/gs:/", f"{re.sub('^gs://', '', str(folder))}/"):
+        raise UserError(
+            f"workdir {folder}: expected a path without [ ], *, ? or a folder gs:, which checkpoints cannot have;"
+            " rename it, or give a link to it elsewhere"
+        )
     require_outside(folder, "workdir", pictures)
     with contextlib.ExitStack() as stack:
         _on_first(lambda: stack.enter_context(hold(folder, command)))

@@ -15,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from zfjax.console import sealed
 from zfjax.console.errors import UserError
+from zfjax.console.files import matching
 from zfjax.console.text import reason, say
 from zfjax.training import stored
 from zfjax.training.seals import NOT_SCORED, Seal, metadata_of, read_score, read_seal, require_folder, steps_in
@@ -89,7 +90,7 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
         if jax.process_index() == 0:  # a full disk needs the space
-            for part in self.folder.glob("*.orbax-checkpoint-tmp"):
+            for part in matching(self.folder, "*.orbax-checkpoint-tmp"):
                 part.rmtree(missing_ok=True)
 
     def steps(self) -> list[int]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from zfjax.console import signals
 from zfjax.console.errors import UserError
+from zfjax.console.files import matching
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason
@@ -116,7 +117,7 @@ def _draw(builder: Shapes) -> None:
     print(f"Drawing the shapes dataset, once: {count} pictures into {builder.data_dir}", file=sys.stderr)
 
     def clear() -> None:
-        for unfinished in builder.data_path.parent.glob("incomplete.*"):
+        for unfinished in matching(builder.data_path.parent, "incomplete.*"):
             unfinished.rmtree(missing_ok=True)
 
     clear()  # what a killed process left behind
