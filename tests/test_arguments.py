@@ -72,6 +72,49 @@ def test_whole_numbers(name):
         take(IMAGES.astype(np.uint8))
 
 
+DECONVNET = {"deconvnet": ("x", lambda x: zfjax.deconvnet(fun, x)[0])}
+BIG_ENDIAN = ("gradient", "grad_cam", "guided_grad_cam", "occlusion", "project_units", "upsample")
+BIG_ENDIAN += ("per_pixel", "top_activations", "deconvnet")
+
+
+@pytest.mark.parametrize("name", BIG_ENDIAN)
+def test_numbers_of_another_byte_order(name):
+    """As TIFF and FITS files give them."""
+    _, take = (IMAGES_TAKEN | ARRAYS_TAKEN | DECONVNET)[name]
+    value = {"upsample": IMAGES[..., 0], "occlusion": IMAGES[0]}.get(name, IMAGES)
+    found, expected = take(value.astype(">f4")), take(value)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("name", ["gradient", "occlusion", "top_activations"])
+def test_arrays_of_pytorch(name):
+    torch = pytest.importorskip("torch")
+    argument, take = (IMAGES_TAKEN | ARRAYS_TAKEN)[name]
+    value = torch.tensor(IMAGES[0] if name == "occlusion" else IMAGES)
+    jax.tree.map(np.testing.assert_array_equal, take(value), take(value.numpy()))
+    with pytest.raises(TypeError, match=rf"^{argument}: expected an array that JAX can read, got Tensor: .*detach"):
+        take(value.requires_grad_())
+
+
+def test_masked_arrays_are_named():
+    with pytest.raises(TypeError, match=r"^images: expected an array that JAX can read, got MaskedArray: .*filled"):
+        lenses.gradient(fun, np.ma.array(IMAGES, mask=IMAGES > 0), 1)
+
+
+def test_batches_without_images():
+    """An empty last batch changes nothing; empty images and single numbers are named."""
+    jax.tree.map(
+        np.testing.assert_array_equal, *(top_activations(fun, bs, 1) for bs in ([IMAGES, IMAGES[:0]], [IMAGES]))
+    )
+    with pytest.raises(ValueError, match=r"^batches: expected at least one batch of images, got none"):
+        top_activations(fun, [IMAGES[:0]], 1)
+    with pytest.raises(ValueError, match=r"^batches: expected images \[n, …\], got float32\[\]"):
+        top_activations(fun, [np.float32(1)], 1)
+    for lens in (lenses.gradient, lambda *asked: lenses.smooth_grad(*asked, KEY)):
+        with pytest.raises(ValueError, match=r"^images: expected a batch \[n, …\] of one or more, got \[2, 0, 5, 3\]"):
+            lens(fun, IMAGES[:, :0], 1)
+
+
 @pytest.mark.parametrize("value", [{"mean": 3.0}, "mean", None])
 def test_what_fills(value):
     kind = type(value).__name__

@@ -101,7 +101,7 @@ def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> A
 
 def _logits(fun: Fun, inputs: Array, name: str) -> tuple[int, int]:
     """The shape of `fun`'s logits, checked."""
-    if inputs.ndim < 2 or not len(inputs):
+    if inputs.ndim < 2 or not inputs.size:
         raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
     logits = functions.output_of(fun, inputs)
     shape = getattr(logits, "shape", None)

@@ -73,7 +73,7 @@ def guided_grad_cam(
     features_fun, head = functions.live(features_fun, name="features_fun"), functions.live(head, name="head")
     whole = Partial(_Joined(), features_fun, head)
     pixels = guided_backprop(whole, images, target)
-    cam = grad_cam(head, _features(features_fun, jnp.asarray(images)), target)
+    cam = grad_cam(head, _features(features_fun, array("images", images)), target)
     return upsample(cam, (pixels.shape[1], pixels.shape[2]))[..., None] * widened(pixels)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores
 from zfjax.attribution.cam import Cam, Features, check_maps, upsample, weighed
+from zfjax.ops.arguments import array
 
 
 def score_cam(
@@ -48,7 +49,7 @@ def score_cam(
             f"maps: expected those of the images [n, height, width, channels], got {list(maps.shape)} for"
             f" {list(question.inputs.shape)}"
         )
-    maps = jnp.asarray(maps)
+    maps = array("maps", maps)
     n, k = maps.shape[0], maps.shape[3]
     count, size = chunks.even(n * k, batch_size)
     step = Partial(_MaskedScores(size), question, maps)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 from zfjax.models.fields import project_fields
-from zfjax.ops.arguments import array
+from zfjax.ops.arguments import array, described
 from zfjax.training import sharding
 from zfjax.transform import functions
 
@@ -78,6 +78,10 @@ def top_activations(
     top, count, rows = None, 0, 0
     for batch in batches:
         images = array("batches", batch)
+        if not images.ndim:
+            raise ValueError(f"batches: expected images [n, …], got {described(images)}")
+        if not len(images):  # as the last batch may be
+            continue
         rows = max(rows, len(images))
         filled = filled_batch(images, rows, mesh)
         if top is None:

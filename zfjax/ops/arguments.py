@@ -9,6 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from zfjax.console.text import first_line, is_out_of_memory
+
 
 def is_array(value: Any) -> TypeGuard[ArrayLike]:
     """Whether JAX takes it for an array as it is: one of numbers, booleans or keys, or a number of Python's."""
@@ -32,22 +34,33 @@ def array(name: str, value: Any) -> Array:
         value: what was given for it.
 
     Raises:
-        TypeError: it is not one array, but for example a tuple or dict of arrays.
+        TypeError: it is not one array, but for example a tuple or dict of arrays, or another library's that JAX cannot
+            read.
     """
     numbers = not isinstance(value, np.ndarray) or is_array(value)
     if not numbers or not (hasattr(value, "__array__") or hasattr(value, "__jax_array__")):
         raise TypeError(f"{name}: expected one array, got {described(value)}")
-    return kept(value)
+    try:
+        return kept(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # such as a masked array, or PyTorch's with a gradient
+        if is_out_of_memory(error):
+            raise
+        kind = type(value).__name__
+        raise TypeError(f"{name}: expected an array that JAX can read, got {kind}: {first_line(error)}") from error
 
 
 def kept(value: Any) -> Any:
     """An argument that stays as it is when the caller writes to its array later; what is no array is returned.
 
-    JAX may share a NumPy array's memory, and works on it after it has returned; even `jnp.array` copies later.
+    JAX may share a NumPy array's memory, and works on it after it has returned; even `jnp.array` copies later. It takes
+    numbers in this machine's byte order only.
     """
-    if isinstance(value, jax.Array) or hasattr(value, "__jax_array__"):
-        return jnp.asarray(value)
-    return jnp.asarray(np.array(value)) if hasattr(value, "__array__") else value
+    if isinstance(value, jax.Array | np.ma.MaskedArray) or hasattr(value, "__jax_array__"):
+        return jnp.asarray(value)  # refuses masks
+    if not hasattr(value, "__array__"):
+        return value
+    numbers = np.asarray(value)
+    return jnp.asarray(numbers.astype(numbers.dtype.newbyteorder("=")))
 
 
 def floats(name: str, value: Any) -> Float[Array, "..."]:
@@ -56,10 +69,10 @@ def floats(name: str, value: Any) -> Float[Array, "..."]:
     Raises:
         TypeError: it is not an array, or has other numbers.
     """
-    dtype = getattr(value, "dtype", None)
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected floating-point numbers, the mean already subtracted, got {dtype}")
-    return array(name, value)
+    known = value if isinstance(value, np.ndarray) else array(name, value)  # JAX has fewer kinds of numbers
+    if not jnp.issubdtype(known.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected floating-point numbers, the mean already subtracted, got {known.dtype}")
+    return array(name, known)
 
 
 def filling(name: str, value: Any, like: Array, axes: Sequence[int]) -> Float[Array, "..."]:

@@ -90,7 +90,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
             f"rules: expected zfjax.DECONVNET, GUIDED, GRADIENT or one extended, got {type(rules).__name__}"
         )
     _check_input(fun, x)
-    leaves, tree = jax.tree.flatten(jax.tree.map(kept, x))
+    x = jax.tree.map(kept, x)
+    leaves, tree = jax.tree.flatten(x)
     function = functions.live(fun)
 
     def traced(x: PyTree) -> PyTree:  # a new function each time, here and for rules: JAX keeps its traces by identity
@@ -294,7 +295,7 @@ def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any
 
 
 def _is_float(value: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(value), jnp.inexact)
+    return jnp.issubdtype(value.dtype if hasattr(value, "dtype") else jnp.result_type(value), jnp.inexact)
 
 
 def _warn(view: jaxprs.View, rules: Rules) -> None:
