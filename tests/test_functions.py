@@ -1,5 +1,6 @@
 """Functions as arguments of compiled programs: what they hold, under which transformations, and what they refuse."""
 
+import functools
 import gc
 import weakref
 
@@ -301,6 +302,74 @@ def test_modules_of_nnx():
     net.drop.deterministic = False
     with pytest.raises(ValueError, match="its Dropout is in training mode"):
         lenses.gradient(net, IMAGES, 1)
+
+
+def test_functions_that_hold_modules_of_nnx():
+    """However they hold them: under `nnx.jit` and `sow` NNX takes modules apart that were there before a trace."""
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, **how):
+            return self.drop(nnx.relu(self.layer(x)), **how).mean(axis=(1, 2))
+
+    class Holder:
+        def __init__(self, net):
+            self.nets = {"first": net}
+
+        def __call__(self, x):
+            return jitted(self.nets["first"], x)
+
+        method = __call__
+
+    jitted = nnx.jit(lambda net, x: net(x))
+    global _net
+    net = _net = Net()
+    net.eval()
+
+    def nested(x):
+        return _reads_a_global(x) + 0 * jitted(net, x)
+
+    every = {
+        "closure": lambda x: jitted(net, x),
+        "global": _reads_a_global,
+        "called by it": nested,
+        "in a list": (lambda nets: lambda x: jitted(nets[0], x))([net]),
+        "default": lambda x, net=net: jitted(net, x),
+        "keyword": lambda x, *, net=net: jitted(net, x),
+        "partial of a closure": functools.partial(lambda scale, x: jitted(net, x) * scale, jnp.ones(())),
+        "partial of a method": functools.partial(net.__call__, deterministic=True),
+        "cached": nnx.cached_partial(jitted, net),
+        "object": Holder(net),
+        "method of an object": Holder(net).method,
+    }
+    expected = jax.grad(lambda x: net(x)[:, 1].sum())(jnp.asarray(IMAGES))
+    for fun in every.values():
+        assert_close(_gradient(fun), expected)
+        assert fun(IMAGES).shape == (3, 4)  # its own modules are whole
+    seed = jnp.zeros((3, 4)).at[:, 1].set(1.0)
+    assert_close(zfjax.backproject(every["closure"], IMAGES, zfjax.GRADIENT)[1](seed), expected)
+    net.layer.kernel[...] *= 2
+    for fun in every.values():
+        assert_close(_gradient(fun), 2 * expected)
+    net.train()
+    for name in ("partial of a method", "cached"):  # it says that this is no training; it keeps the mode it was made in
+        assert_close(_gradient(every.pop(name)), 2 * expected)
+    for fun in every.values():
+        with pytest.raises(ValueError, match=r"fun: its Dropout is in training mode; call \.eval\(\)"):
+            _gradient(fun)
+
+
+_net = None
+
+
+def _reads_a_global(x):
+    from flax import nnx
+
+    return nnx.jit(lambda net, x: net(x))(_net, x)
 
 
 def _gradient(fun):

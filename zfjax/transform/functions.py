@@ -8,7 +8,6 @@ closure defined again. Tracing takes about 30 ms for a ZFNet, 200 ms for a ResNe
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import PyTree
 
 from zfjax.ops.arguments import kept
 from zfjax.transform import programs
+from zfjax.transform.copies import on_copies
 
 
 class Fixed:
@@ -63,7 +63,7 @@ def live(fun: Callable, place: Callable[[PyTree], PyTree] = lambda arrays: array
 
     Raises:
         TypeError: it cannot be called.
-        ValueError: a Flax NNX module in training mode.
+        ValueError: when it is called, a Flax NNX module in training mode.
     """
     if isinstance(fun, Live):
         return fun
@@ -71,7 +71,7 @@ def live(fun: Callable, place: Callable[[PyTree], PyTree] = lambda arrays: array
         return place(jax.tree.map(kept, fun))
     if not callable(fun):
         raise TypeError(f"{name}: expected a function, got {type(fun).__name__}")
-    return Live(_on_copies(fun, name), place)
+    return Live(on_copies(fun, name), place)
 
 
 def jit(body: Callable) -> Callable:
@@ -132,41 +132,3 @@ def _holds_live(fun: Callable) -> bool:
 
 def _is_live(node: Any) -> bool:
     return isinstance(node, Live)
-
-
-def _on_copies(fun: Callable, name: str) -> Callable:
-    """Call a function that holds Flax NNX modules with copies of them: NNX lets no trace change outside state.
-
-    Under `nnx.jit` a method writes to its module even if nothing changes, and `sow` always does.
-    """
-    nnx = sys.modules.get("flax.nnx")  # without it, there are no such modules
-    if nnx is None:
-        return fun
-    function, args, keywords = _parts(fun)
-    if not any(isinstance(arg, nnx.Module) for arg in (*args, *keywords.values())):
-        return fun
-    for _, module in nnx.iter_graph((args, keywords)):
-        training = (isinstance(module, nnx.BatchNorm) and not module.use_running_average) or (
-            isinstance(module, nnx.Dropout) and module.rate > 0 and not module.deterministic
-        )
-        if training:
-            raise ValueError(
-                f"{name}: its {type(module).__name__} is in training mode; call .eval() on the module first"
-            )
-    static, state = nnx.split((args, keywords))
-    leaves, tree = jax.tree.flatten(state)
-
-    def call(*inputs: Any) -> Any:
-        args, keywords = nnx.merge(static, jax.tree.unflatten(tree, leaves))
-        return function(*args, *inputs, **keywords)
-
-    return call
-
-
-def _parts(fun: Any) -> tuple[Callable, tuple, dict]:
-    """A function and its bound arguments."""
-    if isinstance(fun, functools.partial):
-        return fun.func, fun.args, fun.keywords
-    if inspect.ismethod(fun):
-        return fun.__func__, (fun.__self__,), {}
-    return type(fun).__call__, (fun,), {}
