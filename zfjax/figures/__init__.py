@@ -19,8 +19,9 @@ Examples:
   fig7  occlusion       a gray square moved over the image: what the net loses
   fig8  correspondence  the same part hidden in several images (Table 1)
 
-Each figure is written to the run's folder `figures` as PNG, PDF and the arrays behind it (NPZ); all but fig2 also
-write and print a table (fig8's is table1). fig8 needs boxes of parts, which the dataset `shapes` has.
+Each figure is written to the run's folder `figures` as PNG, PDF and the arrays behind it (NPZ), in place of
+an earlier one; all but fig2 also write and print a table (fig8's is table1), fig7 if the objects' pixels are known.
+fig8 needs boxes of parts. The dataset `shapes` has both.
 """
 
 from zfjax.console import signals
