@@ -143,6 +143,69 @@ def test_targets_and_units(value):
         lenses.maximize(fun, value, KEY, size=8)
 
 
+@pytest.mark.parametrize("value", [2.5, "2", None, [1]])
+def test_counts(value):
+    for name, take in {
+        "n_samples": lambda: lenses.smooth_grad(fun, IMAGES, 1, KEY, n_samples=value),
+        "n_steps": lambda: lenses.integrated_gradients(fun, IMAGES, 1, n_steps=value),
+        "batch_size": lambda: lenses.score_cam(fun, IMAGES, 1, IMAGES, batch_size=value),
+        "channels": lambda: lenses.maximize(fun, 1, KEY, size=4, channels=value),
+        "k": lambda: top_activations(fun, [IMAGES], value),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name}: expected a whole number of at least 1, got "):
+            take()
+
+
+@pytest.mark.parametrize("value", [float("nan"), "much", None])
+def test_amounts(value):
+    for name in ("lr", "tv"):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: expected .*0 or more, got "):
+            lenses.maximize(fun, 1, KEY, size=4, **{name: value})
+    with pytest.raises(ValueError, match=r"^noise: expected a share of the image's range, 0 or more, got "):
+        lenses.smooth_grad(fun, IMAGES, 1, KEY, noise=value)
+
+
+@pytest.mark.parametrize("key", [0, None, np.zeros(2), jax.random.split(KEY), "key"])
+def test_keys(key):
+    for take in (
+        lambda: lenses.smooth_grad(fun, IMAGES, 1, key),
+        lambda: lenses.maximize(fun, 1, key, size=4),
+    ):
+        with pytest.raises(TypeError, match=r"^key: expected one key, such as jax\.random\.key\(0\), got "):
+            take()
+
+
+@pytest.mark.parametrize("batches", [IMAGES, jnp.asarray(IMAGES), None, 5])
+def test_images_instead_of_batches(batches):
+    with pytest.raises(TypeError, match=r"^batches: expected batches of images, such as \[images\], got "):
+        top_activations(fun, batches, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        *(({"num_classes": value}, "must be a whole number of at least 1") for value in (0, -1, 2.5, "a", None)),
+        *(({"width": value}, "must be positive and at most 1000") for value in ("a", None, float("nan"))),
+        *(({"image_size": value}, "must be a whole number of pixels") for value in ("a", None, 64.0)),
+    ],
+)
+def test_sizes_of_nets(change, expected):
+    name, value = next(iter(change.items()))
+    for net in (zfjax.zfnet, zfjax.resnet18):
+        with pytest.raises(zfjax.UserError, match=f"^{name}={value!r} {expected}"):
+            net(**({"num_classes": 10, "width": 0.1, "image_size": 64} | change))
+
+
+@pytest.mark.parametrize("name", [None, 5, ["relu1"]])
+def test_layers_that_are_no_names(name):
+    net = zfjax.zfnet(10, width=0.1, image_size=64)
+    for cut in (zfjax.layer, zfjax.split):
+        with pytest.raises(zfjax.UserError, match=r"^no layer .* in the net; .*there are conv1, "):
+            cut(net, {}, name)
+        with pytest.raises(TypeError, match=r"^variables: expected \{'params': …\} of this net, got NoneType"):
+            cut(net, None, "relu1")
+
+
 @pytest.mark.parametrize("value", [0, (8,), (8, 0), (8, 8, 3), 8.5, "96", None, {"height": 8}])
 def test_sizes_in_pixels(value):
     for name, take in {

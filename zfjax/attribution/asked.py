@@ -1,15 +1,16 @@
 """The question that every lens answers: a class's score as a function of the inputs."""
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.console.text import shown_by_shape
-from zfjax.ops.arguments import floats
+from zfjax.ops.arguments import described, floats
 from zfjax.transform import functions
 
 Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
@@ -76,17 +77,29 @@ def one_hot(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Floa
 
 
 def at_least_one(**numbers: int) -> None:
-    """Raise a ValueError naming the argument that is below 1."""
+    """Raise a TypeError or ValueError naming the argument that is no whole number, or below 1."""
     for name, number in numbers.items():
+        if not isinstance(number, int | np.integer):
+            raise TypeError(f"{name}: expected a whole number of at least 1, got {reprlib.repr(number)}")
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
 
 
 def at_least_zero(**numbers: float) -> None:
-    """Raise a ValueError naming the argument that is negative."""
+    """Raise a TypeError or ValueError naming the argument that is no number, or negative."""
     for name, number in numbers.items():
-        if number < 0:
+        if not isinstance(number, int | float | np.number | jax.Array):
+            raise TypeError(f"{name}: expected a number of 0 or more, got {reprlib.repr(number)}")
+        if not number >= 0:  # as NaN is not
             raise ValueError(f"{name}: expected 0 or more, got {number}")
+
+
+def require_key(key: PRNGKeyArray) -> None:
+    """Raise a TypeError unless this is one of JAX's random keys."""
+    try:
+        jax.eval_shape(jax.random.fold_in, key, 0)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"key: expected one key, such as jax.random.key(0), got {described(key)}") from error
 
 
 def _picked(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, " n"]:

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores_and_gradients
+from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, require_key, scores_and_gradients
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, filling
@@ -73,9 +73,10 @@ def smooth_grad(
 
     Paper: Smilkov et al. 2017, "SmoothGrad", section 3; 10-20 % of noise and 50 samples are theirs.
     """
+    require_key(key)
     at_least_one(n_samples=n_samples, batch_size=batch_size)
-    if noise < 0:
-        raise ValueError(f"noise: expected a share of the image's range, 0 or more, got {noise}")
+    if not isinstance(noise, int | float | np.number | jax.Array) or not noise >= 0:  # as NaN is not
+        raise ValueError(f"noise: expected a share of the image's range, 0 or more, got {noise!r}")
     question = asked(fun, images, target)
     images = question.inputs
     rest = tuple(range(1, images.ndim))

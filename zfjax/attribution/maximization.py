@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import at_least_one, at_least_zero
+from zfjax.attribution.asked import at_least_one, at_least_zero, require_key
 from zfjax.attribution.bases import FOURIER, Basis
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.ops.windows import Pair, pair
@@ -82,6 +82,7 @@ def maximize(
     >>> maximize(zfjax.layer(net, variables, "relu3"), [0, 5], jax.random.key(0), size=64, n_steps=2).shape
     (2, 64, 64, 3)
     """
+    require_key(key)
     at_least_one(n_steps=n_steps, batch_size=batch_size, channels=channels)
     at_least_zero(lr=lr, l2=l2, tv=tv, jitter=jitter, reach=reach)
     size = pair("size", size)

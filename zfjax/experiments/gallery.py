@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
+from zfjax.attribution.asked import at_least_one
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 from zfjax.models.fields import project_fields
@@ -71,8 +72,9 @@ def top_activations(
 
     Paper: section 4.1 and figure 2.
     """
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
+    at_least_one(k=k)
+    if hasattr(batches, "shape") or not isinstance(batches, Iterable):
+        raise TypeError(f"batches: expected batches of images, such as [images], got {described(batches)}")
     on_devices = functools.partial(sharding.replicate, mesh=mesh)
     fun = functions.live(fun, on_devices)
     top, count, rows = None, 0, 0

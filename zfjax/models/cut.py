@@ -1,7 +1,7 @@
 """A net cut at a layer: the part below as a function of images, the part above as a function of the layer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +131,7 @@ def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
     known = [spec.name for spec in net.layers if not isinstance(spec, Dropout)]
     for name in names:
         if name not in known:
-            hint = did_you_mean(name, known) or ";"
+            hint = did_you_mean(str(name), known) or ";"
             raise UserError(f"no layer {name!r} in the net{hint} there are {', '.join(known)}")
     top = max(i for i, spec in enumerate(net.layers, start=1) if spec.name in names)
     return net.clone(layers=net.layers[:top])
@@ -139,6 +139,8 @@ def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
 
 def _used(cut: ConvNet, variables: PyTree) -> PyTree:
     """The variables of the remaining layers."""
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables: expected {{'params': …}} of this net, got {type(variables).__name__}")
     used = {}
     for collection, kinds, what in (
         ("params", Conv | Dense | BatchNorm, "weights"),
