@@ -572,5 +572,5 @@ def test_of_a_resnet_and_of_fewer_than_nine_images(capsys, tmp_path):
     first = pages[(out / "index.html").resolve()]
     assert [section["id"] for section in first.of("section")] == ["stage1_1", "stage4", "fc", "classes"]  # bottom first
     index = "".join(first.text)
-    assert "on 3 validation images" in index
+    assert "shown 3 validation images" in index
     assert "It classifies" not in index  # no record of its accuracy

@@ -251,7 +251,7 @@ def test_a_layer_that_cams_cannot_use_is_named(on_photos, capsys, layer, expecte
 @pytest.mark.parametrize(
     ("dataset", "boxes", "expected"),
     [
-        ("folder:photos", (), "folder:PATH needs --boxes=FILE.json (see --help); the run's dataset is folder:photos"),
+        ("folder:photos", (), "needs --boxes=FILE.json (see --help), and the run's dataset is folder:photos"),
         ("tfds:cars196", ("--boxes=a.json",), "the run's dataset is tfds:cars196"),
         ("shapes", ("--boxes=a.json",), "--boxes: the dataset shapes has its objects' pixels"),
     ],

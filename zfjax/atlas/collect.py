@@ -10,7 +10,6 @@ from jaxtyping import Int
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.folder import FolderExamples
-from zfjax.data.opening import open_source
 from zfjax.data.spec import parse_spec
 from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
 from zfjax.experiments.responses import LabeledImages, Responses, responses
@@ -18,7 +17,7 @@ from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
 from zfjax.models.specs import Pair
 from zfjax.models.table import layer_table
-from zfjax.runs.folder import RunInfo
+from zfjax.runs.folder import RunInfo, open_own
 from zfjax.runs.subject import Subject
 from zfjax.training.metrics import read_metrics
 from zfjax.training.sharding import data_mesh
@@ -128,7 +127,7 @@ def _facts(run: RunInfo, subject: Subject) -> Facts:
 
 def _names(run: RunInfo, subject: Subject) -> tuple[str, ...]:
     """Names of the images: file paths below the dataset's folder, or numbers in the validation split."""
-    examples = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
+    examples = open_own(run.config, run.folder).val
     if isinstance(examples, FolderExamples):
         return tuple(examples.names[number] for number in subject.kept)
     return tuple(f"validation image {number}" for number in subject.kept)

@@ -12,10 +12,9 @@ from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
 from zfjax.console.text import brief, first_line, readable, reason
 from zfjax.data.folder import FolderExamples
-from zfjax.data.opening import open_source
 from zfjax.data.shapes.parts import in_crop
 from zfjax.data.spec import parse_spec
-from zfjax.runs.folder import RunInfo
+from zfjax.runs.folder import RunInfo, open_own
 from zfjax.runs.subject import Subject
 
 
@@ -49,7 +48,7 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
 def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
     """The pictures named in the file, and their boxes in the center crops."""
     boxes = _read_boxes(file)
-    pictures = open_source(run.config.dataset, data_dir=run.config.data_dir, seed=run.config.seed).val
+    pictures = open_own(run.config, run.folder).val
     assert isinstance(pictures, FolderExamples)  # boxes are refused for other datasets
     names = pictures.names
     numbers = np.array([i for i, number in enumerate(subject.kept) if names[number] in boxes], np.int64)

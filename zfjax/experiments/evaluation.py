@@ -12,10 +12,9 @@ from zfjax.console.text import align, listed
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
-from zfjax.data.scan import scan
+from zfjax.experiments.features import scan_for
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different
 from zfjax.training import memory, sharding
-from zfjax.training.config import square_size
 from zfjax.training.scoring import Model, Scores, score_together
 
 
@@ -88,8 +87,7 @@ def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
             f"{dataset} has other classes than the run in {run.folder}:"
             f" {listed(source.classes, 5)} instead of {listed(run.classes, 5)}"
         )
-    size = square_size(config.image_size)
-    return scan(source, size, max_broken=config.max_broken, cache_dir=config.cache_dir, threads=config.threads).val
+    return scan_for(run, source).val
 
 
 def to_text(rows: Iterable[Row]) -> str:

@@ -14,11 +14,10 @@ from zfjax.console import sealed
 from zfjax.console.errors import UserError
 from zfjax.console.files import damaged, read_json, write_json
 from zfjax.data import record
-from zfjax.data.opening import open_source
 from zfjax.data.outside import root_of
 from zfjax.models.specs import Dense
 from zfjax.runs.claim import begin, held, require_ours
-from zfjax.runs.folder import RunInfo, absolute, load_model, open_data
+from zfjax.runs.folder import RunInfo, absolute, load_model, open_data, open_own
 from zfjax.runs.written import CONFIG, ORIGIN
 from zfjax.training import memory
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, is_saved
@@ -97,7 +96,7 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
         if names:
             require_one_each(loaded, names)
         return loaded
-    source = open_source(config.dataset, data_dir=config.data_dir, seed=config.seed)
+    source = open_own(config, None)
     if names:
         return with_outputs(loaded, names, source.classes, source.name)
     if loaded.outputs != len(source.classes):
