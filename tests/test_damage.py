@@ -4,6 +4,7 @@ One tiny run is trained; each case damages a copy of it, and reads it in this pr
 """
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -204,6 +205,27 @@ def test_checkpoints_on_a_disk_that_is_not_there_are_no_new_run(trained, run, ta
         read_run(run)
     assert (run / CONFIG).read_bytes() == config
     assert (run / CHECKPOINTS).is_symlink()
+
+
+def test_what_may_not_be_read_is_not_called_damaged(trained, run, states, capfd, monkeypatch):
+    """It may be whole: nothing is set aside, and no other run is looked for."""
+    denied, stat = [run / CHECKPOINTS / str(NEWEST) / "default"], os.stat
+
+    def refusing(path, *args, **options):
+        if any(str(path).startswith(str(one)) for one in denied):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)  # tests may run as root, who is never refused
+    with pytest.raises(UserError, match=f"^cannot read {denied[0]}: Permission denied$"):
+        restored(run, states)
+    for name in SMALL:
+        denied[:] = [run / name]
+        _, error = attempt(everything, run)
+        assert f"{run / name} cannot be read (Permission denied)" in error + capfd.readouterr().err
+    denied[:] = [run]
+    with pytest.raises(UserError, match=rf"^{run / CONFIG} cannot be read \(Permission denied\)$"):
+        read_run(run)
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])

@@ -132,6 +132,8 @@ def read_json(path: epath.PathLike, what_to_do: str = "") -> Any:
 
 def damaged(path: epath.PathLike, why: BaseException | str, what_to_do: str = "") -> UserError:
     """The error for a missing or damaged file, with the reason and what to do."""
+    if isinstance(why, PermissionError):  # it may be whole
+        return UserError(f"{path} cannot be read ({reason(why)})")
     if isinstance(why, FileNotFoundError):
         found = "is missing"
     else:

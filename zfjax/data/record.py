@@ -116,12 +116,12 @@ def read(folder: str | os.PathLike[str], what_to_do: str = "remove it to scan th
         UserError: the record is damaged.
     """
     path = epath.Path(folder) / FILE
-    if not path.exists():
-        return None
     try:
         with np.lib.npyio.NpzFile(io.BytesIO(read_whole(path))) as arrays:  # checks each array's CRC-32
             record = Record(**arrays)
         _require_whole(record)
+    except FileNotFoundError:
+        return None
     except Exception as error:  # zipfile, zlib and NumPy fail in countless ways
         raise damaged(path, error, what_to_do) from error
     return record

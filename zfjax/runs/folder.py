@@ -107,7 +107,8 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
     try:
         config, classes = read_config(folder, seal), read_classes(folder, seal)
     except UserError as error:
-        if seal or any((folder / name).exists() for name in (CLASSES, record.FILE, CHECKPOINTS)):
+        begun = seal or any((folder / name).exists() for name in (CLASSES, record.FILE, CHECKPOINTS))
+        if begun or isinstance(error.__cause__, PermissionError):
             raise
         raise UserError(f"no run in {folder}: expected a --workdir of zfjax train ({error})") from error
     if (folder / ORIGIN).exists():

@@ -42,6 +42,8 @@ def read_config(folder: epath.Path, seal: Seal | None) -> ConfigDict:
         config = _as_config(written, path)
     except UserError as error:
         if kept is None:
+            if isinstance(error.__cause__, PermissionError):
+                raise
             raise UserError(f"{error}; put back what zfjax train wrote there, or use another --workdir") from error
         say(f"{error}; its checkpoints say what was in it")
         return _as_config(kept, path)

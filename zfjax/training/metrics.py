@@ -77,7 +77,9 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, float]]:
     """
     path = epath.Path(folder) / FILE
     try:
-        lines = read_whole(path).split(b"\n") if path.exists() else []
+        lines = read_whole(path).split(b"\n")
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise damaged(path, error, "move it away to go on without the lines that were in it") from error
     if lines and not lines[-1]:

@@ -19,7 +19,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import first_line
+from zfjax.console.text import first_line, reason
 
 # How TensorStore's message starts if the storage is at fault and not the file.
 _OUT_OF_REACH = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
@@ -74,6 +74,7 @@ def read(folder: epath.Path, like: PyTree) -> PyTree:
         UserError: the storage does not respond, or access is denied.
     """
     if not folder.is_dir():
+        _require_access(folder)
         raise DamagedError(f"its folder {folder.name} is missing")
     _require_no_pipes(folder)
     # Without a pool, each array would read the database's index again.
@@ -98,6 +99,17 @@ def place(values: PyTree, like: PyTree) -> PyTree:
         return jax.make_array_from_callback(value.shape, leaf.sharding, lambda index: value[index])
 
     return jax.tree.map(one, values, like)
+
+
+def _require_access(folder: epath.Path) -> None:
+    """Raise a UserError if a folder may not be read: it can be whole, and so is not damaged."""
+    if "://" not in str(folder):
+        try:
+            os.stat(folder)
+        except PermissionError as error:
+            raise UserError(f"cannot read {folder}: {reason(error)}") from error
+        except OSError:
+            return
 
 
 def _require_no_pipes(folder: epath.Path) -> None:
