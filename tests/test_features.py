@@ -185,7 +185,9 @@ def test_features_that_cannot_be_kept_are_named(model, pool, tmp_path):
 
 def test_a_class_with_too_few_images_is_named(pool):
     require_pictures(pool, 6)
-    with pytest.raises(UserError, match="class 'a' of noise has 7 readable images; 7 to train on and one or more"):
+    with pytest.raises(
+        UserError, match="class 'a' of noise has 7 readable images, too few for 7 to train on and one to"
+    ):
         require_pictures(pool, 7)
     with pytest.raises(UserError, match="class 'd' of noise has 0"):
         require_pictures(pool._replace(classes=("a", "b", "c", "d")), 2)

@@ -37,13 +37,23 @@ def test_long_work_says_rate_and_time_left_every_ten_seconds(capsys, clock):
 
 def test_the_rate_leaves_out_the_first_piece_which_compiles(capsys, clock):
     with Progress("training", 100) as progress:
+        progress.advance(0, "begins")
         for seconds in (60, 61, 71):
             clock[0] = seconds
             progress.advance(10)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "training 10/100 images, 0.2 a second, 540 s left",
-        "training 30/100 images, 1.8 a second, 38 s left",
+    assert lines == ["training 10/100 images", "training 30/100 images, 1.8 a second, 38 s left"]
+
+
+def test_slow_work_says_how_long_each_piece_takes(capsys, clock):
+    with Progress("linear classifiers", 7, unit="layer") as progress:
+        for seconds in (200, 400, 615):
+            clock[0] = seconds
+            progress.advance(1, "SVM")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1:] == [
+        "linear classifiers 2/7 layers, 200.0 s each, 1,000 s left, SVM",
+        "linear classifiers 3/7 layers, 207.5 s each, 830 s left, SVM",
     ]
 
 

@@ -61,15 +61,20 @@ class Progress:
         now = time.monotonic()
         if self._show and self._total and now - self._last_line >= self.SECONDS_BETWEEN_LINES:
             self._last_line = now
-            units, then = self._counted_from
-            rate = (self._done - units) / max(now - then, 1e-9)
-            digits = 0 if rate >= 10 else 1
-            self.say(
-                f"{self._what} {self._done:,}/{self._total:,} {self._unit}s, {rate:,.{digits}f} a second,"
-                f" {(self._total - self._done) / max(rate, 1e-9):,.0f} s left{note and ', ' + note}"
-            )
-        if self._counted_from[1] == self._started:
+            speed = self._speed(now)
+            known = [f"{self._what} {self._done:,}/{self._total:,} {self._unit}s", speed, note]
+            self.say(", ".join(part for part in known if part))
+        if count and self._counted_from[1] == self._started:
             self._counted_from = (self._done, now)  # the first piece includes compilation
+
+    def _speed(self, now: float) -> str:
+        """The rate and the time left; nothing during the first piece, most of which may be compilation."""
+        units, then = self._counted_from
+        if then == self._started or self._done == units or not self._total:
+            return ""
+        each = max(now - then, 1e-9) / (self._done - units)
+        rate = f"{1 / each:,.{0 if each <= 0.1 else 1}f} a second" if each < 1 else f"{each:,.1f} s each"
+        return f"{rate}, {(self._total - self._done) * each:,.0f} s left"
 
     def over(self, batches: Iterable[Any], count: Callable[[Any], int] = len) -> Iterator[Any]:
         """Yield the batches, counting each when the next is requested; `count` returns a batch's number of units."""

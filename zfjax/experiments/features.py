@@ -85,8 +85,8 @@ def require_pictures(pool: Pool, per_class: int) -> None:
     for name, count in zip(pool.classes, np.bincount(pool.labels, minlength=len(pool.classes)), strict=True):
         if count <= per_class:
             raise UserError(
-                f"class {name!r} of {pool.name} has {count} readable images; {per_class} to train on and one or more"
-                " to test on need more"
+                f"class {name!r} of {pool.name} has {count} readable images, too few for {per_class} to train on"
+                " and one to test on; give a smaller per_class"
             )
 
 
