@@ -17,7 +17,7 @@ from zfjax.attribution.metrics import (
     pointing_game,
 )
 from zfjax.data.boxes import Box, edges, from_edges
-from zfjax.experiments.correspondence import hidden
+from zfjax.experiments.correspondence import hidden, random_boxes
 
 SIZE = 12
 BOX = (3, 4, 5, 6)  # top, left, height, width
@@ -55,6 +55,23 @@ def test_a_box_means_the_same_pixels_to_everyone():
     assert Box.around(mask[0]) == tuple(box[0])
     np.testing.assert_array_equal(from_edges(edges(box)), box)
     assert edges(box).tolist() == [[1, 1, 9, 9]]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint64])
+def test_boxes_of_small_or_unsigned_integers(dtype):
+    """Their sums and differences wrap around."""
+    boxes = np.array([[100, 100, 100, 100], [9, 9, 100, 127]], dtype)
+    areas = np.array([100 * 100, 100 * 127])
+    np.testing.assert_array_equal(box_masks(boxes, 250, 250).sum((1, 2)), areas)
+    np.testing.assert_array_equal(hidden(np.ones((2, 250, 250, 1), np.float32), boxes).sum((1, 2, 3)), 250**2 - areas)
+    np.testing.assert_array_equal(from_edges(edges(boxes)), boxes.astype(np.int64))
+    within = np.array([[100, 100, 120, 120]], dtype)
+    drawn = random_boxes(np.random.default_rng(0), boxes[:1], within, 50)
+    assert drawn.min() == 100
+    assert 200 < drawn[..., :2].max() + 100 <= 220
+    with pytest.raises(ValueError, match=r"box 0 \[100, 100, 120, 120\] is larger"):
+        random_boxes(np.random.default_rng(0), within, boxes[:1], 1)
+    np.testing.assert_array_equal(box_masks(np.array([[5, 5, 2**63 - 1, 2]]), 20, 20).sum(), 30)
 
 
 @pytest.mark.parametrize("box", [(12, 0, 3, 3), (-3, 0, 3, 3), (2, 2, 0, 4)])

@@ -15,7 +15,7 @@ from scipy import ndimage
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one
 from zfjax.console.deprecation import renamed, renamed_arguments
 from zfjax.console.text import shown_by_shape
-from zfjax.data.boxes import Box, Boxes
+from zfjax.data.boxes import Box, Boxes, wide
 from zfjax.ops.arguments import array, filling, floats
 from zfjax.transform import functions
 
@@ -68,9 +68,9 @@ def box_masks(boxes: Boxes, height: int, width: int) -> Masks:
     boxes = np.asarray(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.issubdtype(boxes.dtype, np.integer):
         raise ValueError(f"boxes: expected whole pixels [n, 4], got {boxes.dtype} {list(boxes.shape)}")
-    top, left, tall, wide = (side[:, None] for side in boxes.T)
-    rows, columns = np.arange(height)[None], np.arange(width)[None]
-    inside = ((rows >= top) & (rows < top + tall))[:, :, None] & ((columns >= left) & (columns < left + wide))[:, None]
+    top, left, tall, broad = (side[:, None] for side in wide(boxes).T)
+    down, across = np.arange(height)[None] - top, np.arange(width)[None] - left
+    inside = ((down >= 0) & (down < tall))[:, :, None] & ((across >= 0) & (across < broad))[:, None]
     empty = np.flatnonzero(~inside.any(axis=(1, 2)))
     if len(empty):
         raise ValueError(

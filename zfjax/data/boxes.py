@@ -27,17 +27,26 @@ class Box(NamedTuple):
         return cls(int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1)
 
 
+def wide(boxes: Boxes) -> Boxes:
+    """Boxes as int64, so that sums and differences of smaller or unsigned integers do not wrap around.
+
+    >>> wide(np.array([200, 200, 100, 100], np.uint8)).sum()
+    np.int64(600)
+    """
+    return np.asarray(boxes).astype(np.int64)
+
+
 def edges(boxes: Boxes) -> Boxes:
     """Boxes as (top, left, bottom, right), bottom and right exclusive, for cutting and clipping.
 
     >>> edges(np.array([1, 1, 8, 8])).tolist()
     [1, 1, 9, 9]
     """
-    boxes = np.asarray(boxes)
+    boxes = wide(boxes)
     return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
 
 
 def from_edges(edges: Boxes) -> Boxes:
     """The boxes whose edges are (top, left, bottom, right), bottom and right exclusive."""
-    edges = np.asarray(edges)
+    edges = wide(edges)
     return np.concatenate([edges[..., :2], edges[..., 2:] - edges[..., :2]], axis=-1)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int8, PyTree
 
 from zfjax.console.text import shown_by_shape
-from zfjax.data.boxes import Boxes, edges
+from zfjax.data.boxes import Boxes, edges, wide
 from zfjax.ops.arguments import array
 from zfjax.transform import functions
 
@@ -133,7 +133,7 @@ def random_boxes(rng: np.random.Generator, like: Boxes, within: Boxes, draws: in
 
     Paper: table 1's "random".
     """
-    like, within = np.asarray(like), np.asarray(within)
+    like, within = wide(like), wide(within)
     room = within[:, 2:] - like[:, 2:]
     if room.min() < 0:
         number = int(np.argmax(room.min(axis=1) < 0))
@@ -175,7 +175,7 @@ def _checked(boxes: Boxes, images: Float[np.ndarray, "n h w c"]) -> Boxes:
                 f"boxes: expected (top, left, height, width) inside image {number % n} of {height}×{width} px,"
                 f" got {tuple(box)}"
             )
-    return boxes
+    return wide(boxes)
 
 
 def _features(fun: Callable, images: np.ndarray, batch_size: int) -> PyTree[np.ndarray]:
