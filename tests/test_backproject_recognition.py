@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.tree_util import Partial
 from small_models import normal
 
 import zfjax
 from zfjax import attribution
+from zfjax.experiments.gallery import Top, gallery
+from zfjax.models import ConvNet, specs
+from zfjax.models.fields import project_fields, project_units
 
 X, SEED = normal((2, 4)), normal((2, 4), 1)
 RECTIFIED = np.maximum(SEED, 0)
@@ -107,7 +111,14 @@ WARNS_EACH_TIME = {
     "guided_grad_cam": lambda fun: attribution.guided_grad_cam(
         lambda images: 2 * images, lambda maps: fun(maps[:, 0, 0]), X[:, None, None], 0
     ),
+    "project_units": lambda fun: project_units(lambda x: fun(x[:, 0, 0]), X[:, None, None], *UNITS),
+    "project_fields": lambda fun: project_fields(lambda x: fun(x[:, 0, 0]), X[:, None, None], *UNITS),
+    "gallery": lambda fun: gallery(
+        lambda x: fun(x[:, 0, 0]), TOP, [0, 1], lambda numbers: X[numbers][:, None, None], batch_size=1
+    ),
 }
+UNITS = np.zeros(2, np.int32), np.zeros((2, 0), np.int32)
+TOP = Top(np.ones((3, 1), np.float32), np.array([[0], [1], [0]]), np.zeros((3, 1, 0), np.int32))
 
 
 @pytest.mark.filterwarnings("default")  # Python's own, by which a line's warning is shown once
@@ -125,6 +136,27 @@ def test_each_model_and_each_call_warns(name, text):
             WARNS_EACH_TIME[name](fun)
     assert [str(one.message)[: len(text)] for one in caught] == [text] * 3
     assert {one.filename for one in caught} == {__file__}
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["guided_backprop", "project_units", "gallery of zfjax's own"])
+def test_each_call_warns_of_a_net_of_zfjax(name):
+    """Of these one compiled program serves all weights, without a trace."""
+    net = ConvNet((specs.Conv("conv1", 3, (1, 1)),), 2)
+    variables = {"params": {"conv1": {"kernel": HEAD[None, None], "bias": jnp.zeros(3)}}}
+    fun, images = zfjax.layer(net, variables, "conv1"), X[:, None, None]
+    cell = np.zeros((2, 2), np.int32)
+    ask = {
+        "guided_backprop": lambda: attribution.guided_backprop(Partial(lambda fun, x: fun(x)[:, 0, 0], fun), images, 0),
+        "project_units": lambda: project_units(fun, images, UNITS[0], cell),
+        "gallery of zfjax's own": lambda: gallery(
+            fun, TOP._replace(positions=np.zeros((3, 1, 2), np.int32)), [0], lambda numbers: images[numbers]
+        ),
+    }[name]
+    with warnings.catch_warnings(record=True) as caught:
+        for _ in range(3):
+            ask()
+    assert [one.filename for one in caught] == [__file__] * 3
 
 
 @pytest.mark.filterwarnings("default")

@@ -4,7 +4,7 @@ import sys
 import warnings
 
 # Packages that may be on the stack between the caller's line and the one that warns.
-_BETWEEN = frozenset(("zfjax", "jax", "flax", "equinox", "contextlib", "functools"))
+_BETWEEN = frozenset(("zfjax", "jax", "flax", "equinox", "jaxtyping", "beartype", "contextlib", "functools"))
 
 
 def warn(text: str, category: type[Warning]) -> None:

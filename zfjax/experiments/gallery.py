@@ -15,10 +15,12 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax.attribution.asked import at_least_one
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
-from zfjax.models.fields import project_fields
-from zfjax.ops.arguments import array, described
+from zfjax.models.fields import Projected, projected
+from zfjax.ops.arguments import array, described, floats
 from zfjax.training import sharding
 from zfjax.transform import functions
+from zfjax.transform.backprojection import warn_of_idle_rules
+from zfjax.transform.rules import DECONVNET
 
 
 @shown_by_shape
@@ -120,6 +122,9 @@ def gallery(
         ValueError: `top` saw fewer than k images.
         UserError: there are no such maps.
 
+    Warns:
+        RuleWarning: as `zfjax.deconvnet` does, once per call.
+
     Paper: figure 2.
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
@@ -134,16 +139,16 @@ def gallery(
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images per map, but fewer were seen")
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
-    found = []
+    fun, found = functions.live(fun), list[Projected]()
     for first in range(0, numbers.size, batch_size):
         # The last batch repeats its last entry, so that one program serves all batches.
         batch = np.minimum(np.arange(first, first + min(batch_size, numbers.size)), numbers.size - 1)
-        found.append(
-            jax.device_get(project_fields(fun, load(numbers.reshape(-1)[batch]), *(part[batch] for part in winners)))
-        )
+        images = floats("load", load(numbers.reshape(-1)[batch]))
+        if not found:
+            warn_of_idle_rules(fun, images, DECONVNET)
+        found.append(jax.device_get(projected(fun, images, *(part[batch] for part in winners))))
     _, *parts = (np.concatenate(part)[: numbers.size] for part in zip(*found, strict=True))
-    projections, images, fields = (part.reshape(*numbers.shape, *part.shape[1:]) for part in parts)
-    return Gallery(maps, values, projections, images, fields)
+    return Gallery(maps, values, *(part.reshape(*numbers.shape, *part.shape[1:]) for part in parts))
 
 
 def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray, " maps"]:

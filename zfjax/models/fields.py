@@ -24,7 +24,8 @@ from zfjax.models.table import layer_table
 from zfjax.ops.arguments import floats
 from zfjax.ops.windows import Pair
 from zfjax.transform import functions, seeds
-from zfjax.transform.backprojection import deconvnet
+from zfjax.transform.backprojection import backproject, warn_of_idle_rules
+from zfjax.transform.rules import DECONVNET, Rules
 
 
 class Fields(NamedTuple):
@@ -103,8 +104,13 @@ def project_units(
 
     Returns:
         The units' activations, and the projections.
+
+    Warns:
+        RuleWarning: as `zfjax.deconvnet` does, each time.
     """
-    return _units(functions.live(fun), floats("images", images), units, positions)
+    fun, images = functions.live(fun), floats("images", images)
+    warn_of_idle_rules(fun, images, DECONVNET)
+    return _units(fun, images, units, positions)
 
 
 def project_fields(
@@ -118,22 +124,25 @@ def project_fields(
     A function from `zfjax.layer` runs on the receptive fields alone if these are smaller than the image and the net has
     no shortcuts. Any other function runs on whole images, and its patches are whole images.
 
-    Args and errors are those of `project_units`.
+    Args, errors and warnings are those of `project_units`.
 
     Paper: figure 2.
     """
-    return _fields(functions.live(fun), floats("images", images), units, positions)
+    fun, images = functions.live(fun), floats("images", images)
+    warn_of_idle_rules(fun, images, DECONVNET)
+    return projected(fun, images, units, positions)
 
 
 @functions.jit
 def _units(fun: Callable, images: Array, units: Array, positions: Array) -> tuple[Array, Array]:
-    y, project = deconvnet(fun, images)
+    y, project = backproject(fun, images, Rules(DECONVNET.named))  # the caller has warned
     seed = seeds.at(y, units, tuple(positions.T))
     return y[jnp.arange(len(y)), *positions.T, units], project(seed)
 
 
 @functions.jit
-def _fields(fun: Callable, images: Array, units: Array, positions: Array) -> Projected:
+def projected(fun: Callable, images: Array, units: Array, positions: Array) -> Projected:
+    """`project_fields` of a function from `functions.live`, without warnings."""
     height, width = images.shape[1:3]
     fields = fields_of(fun, (height, width))
     if fields is None:
