@@ -276,6 +276,10 @@ def test_the_picture_outlines_the_objects_box_and_marks_the_maximum():
     region = np.zeros((2, SIZE, SIZE), np.float32)
     region[0, 7, 2] = 1.0
     names = ["$red", "green"]
+    with pytest.raises(ValueError, match="names: expected 2, one for each image; got 1"):
+        plot_comparison(images, None, {"regions": region}, names[:1])
+    with pytest.raises(ValueError, match=r"maps: expected CAM of .*, as the images, got .*upsample enlarges"):
+        plot_comparison(images, None, {"regions": region, "CAM": region[:, :4, :4]}, names)
     figure = plot_comparison(images * 100, masks, {"pixels of it": pixel_map, "regions": region}, names)
     assert pixels(figure).shape[1] > pixels(figure).shape[0]
     axes = np.reshape(figure.axes, (2, 3))

@@ -157,3 +157,19 @@ def test_variables_of_something_else_are_named(given):
         UserError, match=r"^variables: expected \{'params': …\} of this net; no weights of conv1, conv2"
     ):
         zfjax.layer(NETS["zfnet"], given, "relu5")
+
+
+def test_a_head_is_for_the_maps_below_it():
+    _, head = zfjax.split(NETS["zfnet"], variables("zfnet"), "relu5")
+    with pytest.raises(
+        ValueError, match=r"acts: expected what zfjax.split's first function returns, got \[2, 64, 64, 3\]"
+    ):
+        zfjax.grad_cam(head, IMAGES, 3)
+
+
+@pytest.mark.parametrize("lens", [zfjax.deconvnet, lambda net, x: zfjax.attribution.saliency(net, x, 3)])
+def test_a_module_without_its_variables_is_named(lens):
+    with pytest.raises(TypeError, match="fun: expected a function of images alone, got a Flax Linen module"):
+        lens(NETS["zfnet"], IMAGES)
+    bound = NETS["zfnet"].bind(variables("zfnet"))
+    assert zfjax.deconvnet(bound, IMAGES)[0][0].shape == (2, 10)

@@ -144,6 +144,7 @@ def test_show_puts_labels_above_a_grid():
     [
         ((4, 4), (), "projections: expected"),
         ((2, 3, 4, 4), (), "projections: expected"),
+        ((2, 9, 9), (), r"projections: expected \[N, H, W, 3\], got \[2, 9, 9\]; heat maps"),
         ((2, 4, 4, 3), "abc", "labels: expected 2 or none, got 3"),
     ],
 )

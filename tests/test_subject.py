@@ -59,6 +59,9 @@ def test_the_class_of_a_file_is_its_folder_or_what_the_net_says(tmp_path):
     for path in paths:
         path.parent.mkdir()
         Image.fromarray(pixels).save(path)
+    np.testing.assert_array_equal(colors(1.0).of_files(str(paths[1])).images, colors(1.0).of_files(paths[1:]).images)
+    with pytest.raises(UserError, match="images: expected one file or more"):
+        colors(1.0).of_files([])
     chosen = colors(1.0).of_files(paths)
     assert chosen.labels.tolist() == [1, 2]
     assert chosen.names == ("a", "b")
@@ -73,6 +76,13 @@ def test_the_class_of_a_file_is_its_folder_or_what_the_net_says(tmp_path):
         colors(1.0).of_files([gray])
     with pytest.raises(UserError, match=r"cannot read the image .*none.png"):
         colors(1.0).of_files([tmp_path / "none.png"])
+
+
+@pytest.mark.parametrize("number", [-1, 6])
+def test_numbers_that_no_picture_has_are_named(number):
+    assert colors(1.0).load([0, 5]).shape == (2, 8, 8, 3)
+    with pytest.raises(IndexError, match=f"numbers: expected some of the split's 6 pictures, 0 and up; got {number}"):
+        colors(1.0).load([0, number])
 
 
 def test_layers_are_named_whatever_was_left_out():

@@ -79,8 +79,13 @@ class Head(Fixed):
     net: ConvNet
 
     def __call__(self, variables: PyTree, acts: Float[Array | np.ndarray, "n ..."]) -> Float[Array, "n *output"]:
-        """The logits."""
-        return self.net.apply(variables, acts)[0]
+        """The logits. Raises a ValueError if `acts` are not those of the layer."""
+        try:
+            return self.net.apply(variables, acts)[0]
+        except ScopeParamShapeError as error:
+            raise ValueError(
+                f"acts: expected what zfjax.split's first function returns, got {list(acts.shape)}"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,18 @@ def plot_comparison(
 
     Returns:
         A figure 0.86 inches wide for each column.
+
+    Raises:
+        ValueError: there is not one name for each image, or a map is not of the images' size.
     """
+    if len(names) != len(images):
+        raise ValueError(f"names: expected {len(images)}, one for each image; got {len(names)}")
+    for title, of_lens in maps.items():
+        if of_lens.shape[:3] != images.shape[:3] or of_lens.ndim > 4:
+            expected, got = list(images.shape[:3]), list(of_lens.shape)
+            raise ValueError(
+                f"maps: expected {title} of {expected}, as the images, got {got}; zfjax.attribution.upsample enlarges"
+            )
     columns = len(maps) + 1
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     figure = Picture(figsize=(INCHES * columns + 0.2, INCHES * len(images) + 0.6), dpi=150, layout=tight)

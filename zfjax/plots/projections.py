@@ -57,7 +57,8 @@ def show(
     """
     projections = np.asarray(projections, np.float32)
     if projections.ndim not in (3, 4, 5) or projections.shape[-1] not in (1, 3) or not projections.size:
-        raise ValueError(f"projections: expected [N, H, W, 3], got {list(projections.shape)}")
+        hint = "; heat maps [N, H, W] are drawn by zfjax.plots.comparison" if projections.ndim == 3 else ""
+        raise ValueError(f"projections: expected [N, H, W, 3], got {list(projections.shape)}{hint}")
     pictures = contrast(projections)
     if projections.ndim == 5:
         columns = columns or projections.shape[1]

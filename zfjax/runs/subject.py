@@ -58,9 +58,13 @@ class Subject(NamedTuple):
     step: int | None = None  # of the checkpoint that the net was read from
     annotations: Annotations | None = None  # if the dataset knows more about the split than classes
 
-    def load(self, numbers: Int[np.ndarray, " n"]) -> Float[Array, "n size size 3"]:
-        """The images with these numbers in the split."""
-        squares, _ = self.pictures.load(np.asarray(numbers))
+    def load(self, numbers: Int[np.ndarray, " n"] | Sequence[int]) -> Float[Array, "n size size 3"]:
+        """The images with these numbers in the split. Raises an IndexError if there is no such number."""
+        numbers = np.asarray(numbers)
+        for number in numbers[(numbers < 0) | (numbers >= len(self.pictures))]:
+            count = len(self.pictures)
+            raise IndexError(f"numbers: expected some of the split's {count} pictures, 0 and up; got {number}")
+        squares, _ = self.pictures.load(numbers)
         return _images(squares, self.mean, self.net.image_size)
 
     def batches(self, batch_size: int) -> Iterator[Float[Array, "n size size 3"]]:
@@ -127,12 +131,15 @@ class Subject(NamedTuple):
             np.zeros(len(labels), bool),
         )
 
-    def of_files(self, paths: Sequence[epath.PathLike]) -> Chosen:
-        """Load image files. A file's class is its folder's name if the net knows it, else what the net says.
+    def of_files(self, paths: epath.PathLike | Sequence[epath.PathLike]) -> Chosen:
+        """Load one image file or several. A file's class is its folder's name if the net knows it, else what it says.
 
         Raises:
-            UserError: a file is missing or not an image; the error names it.
+            UserError: there is no file, or one is missing or not an image; the error names it.
         """
+        paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        if not paths:
+            raise UserError("images: expected one file or more")
         files = [user_path(path, "image") for path in paths]
         squares = np.stack([_square(file, self.mean.shape[0]) for file in files])
         said = np.asarray(jnp.argmax(self._predict(squares), axis=1))

@@ -8,6 +8,7 @@ closure defined again. Tracing takes about 30 ms for a ZFNet, 200 ms for a ResNe
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def live(fun: Callable, place: Callable[[PyTree], PyTree] = lambda arrays: array
         The function, for one call of a lens; later changes to it would go unnoticed.
 
     Raises:
-        TypeError: it cannot be called.
+        TypeError: it cannot be called, or is a Flax Linen module without its variables.
         ValueError: when it is called, a Flax NNX module in training mode.
     """
     if isinstance(fun, Live):
@@ -71,6 +72,12 @@ def live(fun: Callable, place: Callable[[PyTree], PyTree] = lambda arrays: array
         return place(jax.tree.map(kept, fun))
     if not callable(fun):
         raise TypeError(f"{name}: expected a function, got {type(fun).__name__}")
+    linen = sys.modules.get("flax.linen")  # without it, there are no such modules
+    if linen is not None and isinstance(fun, linen.Module) and fun.scope is None:
+        raise TypeError(
+            f"{name}: expected a function of images alone, got a Flax Linen module, which needs its variables:"
+            " lambda x: module.apply(variables, x), or for a net of zfjax zfjax.layer(net, variables, name)"
+        )
     return Live(on_copies(fun, name), place)
 
 
