@@ -304,6 +304,18 @@ def test_a_folder_that_vanishes_is_an_error(build_site, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_that_of_the_atlas(build_site, monkeypatch, tmp_path):
+    """Whatever the error names: a file of the package that is copied, or one that is gone by then."""
+
+    def fail(folder):
+        raise OSError(28, "No space left on device", site.__file__, None, str(folder / "atlas.css"))
+
+    monkeypatch.setattr(site, "_copy_static", fail)
+    with pytest.raises(UserError, match=f"^cannot write {tmp_path / 'site'}: No space left on device$"):
+        build_site(tmp_path / "site")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(5, "Input/output error")])
 def test_what_is_stopped_while_it_is_put_in_place_leaves_the_old_atlas(build_site, monkeypatch, tmp_path, error):
     out = tmp_path / "site"

@@ -291,7 +291,7 @@ def test_of_writers_at_once_one_writes_and_the_others_wait(tmp_path):
 def test_disk_too_small_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: os.statvfs_result([0] * 10) and Usage())
     source = memory_source()
-    with pytest.raises(UserError, match=r"cache_dir .*: expected 0\.0 MB free, found 0\.0 MB"):
+    with pytest.raises(UserError, match=r"^cannot write in .*: expected 38\.4 kB free, found 1\.0 kB$"):
         scan(source, SIZE, cache_dir=str(tmp_path))
     assert source.train.reads == 0
 
@@ -304,7 +304,9 @@ def test_disk_full_while_caching(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writing more into a file fails, as on a full disk
     try:
-        with pytest.raises(UserError, match=r"cache_dir .*: File too large; expected 0\.0 MB of writable space"):
+        with pytest.raises(
+            UserError, match=r"^cannot write in .*: File too large; expected 38\.4 kB of writable space"
+        ):
             scan(memory_source(), SIZE, cache_dir=str(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

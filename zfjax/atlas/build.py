@@ -122,7 +122,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or folder}: {reason(error)}") from error
+        above = error.filename and folder.is_relative_to(error.filename)  # else a temporary name
+        raise UserError(f"cannot write {error.filename if above else folder}: {reason(error)}") from error
 
 
 @contextlib.contextmanager

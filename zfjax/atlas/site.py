@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -197,5 +196,4 @@ def _write(path: Path, text: str) -> None:
 def _copy_static(folder: Path) -> None:
     folder.mkdir()
     for file in (resources.files("zfjax.atlas") / "static").iterdir():
-        with resources.as_file(file) as path:
-            shutil.copyfile(path, folder / file.name)
+        (folder / file.name).write_bytes(file.read_bytes())

@@ -95,7 +95,9 @@ def is_full(error: BaseException) -> bool:
 
 
 def size_of(num_bytes: float) -> str:
-    """A number of bytes in MB, or GB."""
+    """A number of bytes in kB, MB or GB."""
+    if num_bytes < 1e5:
+        return f"{num_bytes / 1e3:.1f} kB"
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 

@@ -62,13 +62,15 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
             remove(abandoned)
         free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
-            raise UserError(f"cache_dir {folder.parent}: expected {size_of(num_bytes)} free, found {size_of(free)}")
+            raise UserError(
+                f"cannot write in {folder.parent}: expected {size_of(num_bytes)} free, found {size_of(free)}"
+            )
         with draft(folder.with_name(f"{folder.name}.draft")) as unfinished:
             yield unfinished
             unfinished.rename(folder)
     except OSError as error:
         raise UserError(
-            f"cache_dir {folder.parent}: {reason(error)}; expected {size_of(num_bytes)} of writable space"
+            f"cannot write in {folder.parent}: {reason(error)}; expected {size_of(num_bytes)} of writable space"
         ) from error
 
 
