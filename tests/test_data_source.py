@@ -224,6 +224,17 @@ def test_the_drawn_split_does_not_depend_on_the_form_of_names(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+def test_a_program_may_change_its_folder(tmp_path, monkeypatch):
+    class_folders(tmp_path / "pets", {"a": 20, "b": 20})
+    monkeypatch.chdir(tmp_path)
+    source = open_source("folder:pets")
+    assert source.name == "folder:pets"
+    before = source.train.stamps.tolist()
+    monkeypatch.chdir("/")
+    assert source.train[0].image.shape == (9, 12, 3)
+    assert source.train.where(np.ones(36, bool)).stamps.tolist() == before
+
+
 def test_data_dir_and_home(tmp_path, monkeypatch):
     class_folders(tmp_path / "pets", {"a": 2, "b": 2})
     assert len(open_source("folder:pets", data_dir=str(tmp_path)).train) == 2

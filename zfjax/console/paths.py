@@ -31,7 +31,7 @@ def user_path(path: epath.PathLike, what: str, *, local: str = "") -> epath.Path
         raise UserError(f"{what} {text!r}: expected a path")
     # A single letter before the colon is a Windows drive.
     is_url = "://" in text or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text)
-    if is_url and not text.startswith("file://"):
+    if is_url and not re.match("file:/", text, re.IGNORECASE):
         return _remote(text, what, local)
     expanded = os.path.expanduser(_of_file_url(text, what) if is_url else text)
     if expanded.startswith("~"):
@@ -58,7 +58,7 @@ def _remote(url: str, what: str, local: str) -> epath.Path:
 
 
 def _of_file_url(url: str, what: str) -> str:
-    """The path of file:///PATH."""
+    """The path of file:///PATH or file:/PATH."""
     parts = urllib.parse.urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path:
         raise UserError(f"{what} {readable(url)}: expected file:///PATH, with three slashes")
@@ -74,6 +74,8 @@ def _is_encodable(text: str) -> bool:
 
 
 def _on_disk(path: str, what: str) -> epath.Path:
+    if os.sep == "/":
+        path = re.sub("^//+", "/", path)  # the same folder, which TensorStore would refuse
     if found := re.match(r"/(gs|s3|az|hf)(/|$)", path):
         raise UserError(
             f"{what} {readable(path)}: etils.epath takes /{found[1]} for {found[1]}://; give a link to it elsewhere"

@@ -133,7 +133,9 @@ def find_root(path: str, data_dir: str = "") -> epath.Path:
         candidates.append(user_path(data_dir, "data_dir") / candidates[0])
     for candidate in candidates:
         if candidate.is_dir():
-            return candidate
+            remote = "://" in os.fspath(candidate)
+            # Absolute, since pictures are read later, and a program may change its folder.
+            return candidate if remote else epath.Path(os.path.join(os.getcwd(), candidate))
     wanted = " or ".join(map(os.fspath, candidates))
     what = "a file" if candidates[0].exists() else "not there"
     raise NotThere(f"image folder {wanted}: {what}; expected a folder that holds one folder per class")

@@ -214,10 +214,10 @@ def relative_changes(found: Invariance, size: int) -> Float[np.ndarray, "transfo
         (found.scale.parameters, 1.0, 1.1),
         (turned, 0.0, 10.0),
     )
-    rows = []
+    rows, apart = [], np.where(found.apart > 0, found.apart, np.nan)  # 0 if all images are the same
     for one, (parameters, still, limit) in zip(found[:3], near, strict=True):
         small = (parameters != still) & (parameters <= limit + 1e-6)
-        rows.append(one.distances[..., small].mean(axis=(1, 2)) / found.apart)
+        rows.append(one.distances[..., small].mean(axis=(1, 2)) / apart)
     return np.stack(rows)
 
 
