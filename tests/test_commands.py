@@ -39,6 +39,7 @@ def tiny_words(folder, workdir, **changes):
     [
         (["--config.lerning_rate=1"], "unknown configuration key 'lerning_rate'"),
         (["--config.epoch=1"], "unknown configuration key 'epoch'; did you mean epochs?"),
+        (["--" + "x" * 5000], "unknown flag '--xxx"),
         (["--workdr=x"], "unknown flag --workdr; did you mean --workdir?"),
         (["--epochs=3"], "unknown flag --epochs; did you mean --config.epochs?"),
         (["--config.lr=fast"], "--config.lr=fast: expected a number"),

@@ -22,6 +22,7 @@ def zfjax(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["TRAIN"], "unknown verb 'TRAIN'; did you mean train?"),
         (["sumary"], "unknown verb 'sumary'; did you mean summary?"),
         (["import_weights"], "unknown verb 'import_weights'; did you mean import-weights?"),
         (["help", "sumary"], "unknown verb 'sumary'; did you mean summary?"),

@@ -54,7 +54,7 @@ def dispatch(argv: Sequence[str]) -> None:
     else:
         verb, *rest = words
         if verb not in VERBS:
-            hint = did_you_mean(verb.replace("_", "-"), list(VERBS)) or ";"
+            hint = did_you_mean(verb.replace("_", "-").lower(), list(VERBS)) or ";"
             raise UserError(f"unknown verb {verb!r}{hint} there are {', '.join(VERBS)}")
         importlib.import_module(f"zfjax.{verb.replace('-', '_')}").main([f"zfjax {verb}", *rest])
 

@@ -34,6 +34,7 @@ _STORAGE = (
     "s3fs",
     "tensorflow",
 )  # raise the errors of gs:// and s3://
+_LONGEST = 100  # letters of a flag's name
 TRACE = "ZFJAX_TRACE"  # the environment variable that enables stack traces
 RUN = {"workdir": "RUN"}  # for `required` of `parse`
 
@@ -129,6 +130,10 @@ def parse(
     if {"--help", "-h", "-help"} & set(argv[1:]):
         print(f"{usage.strip()}\n\nFlags:\n{_described(values, required, keys)}", flush=True)
         raise SystemExit(0)
+    for word in argv[1:]:
+        name = word.partition("=")[0]
+        if word.startswith("-") and len(name) > _LONGEST:  # absl's search for names that are close would never end
+            raise UserError(f"unknown flag {brief(name)}")
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
