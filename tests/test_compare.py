@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from unittest import mock
 
@@ -216,6 +217,10 @@ def test_a_file_of_boxes_that_is_none_is_named(on_photos, capsys, text, expected
     file.unlink() if text is None else file.write_text(text)
     assert command.run(compare.main, words) == 2
     assert expected.replace("{file}", str(file)) in capsys.readouterr().err
+    if text is None:
+        os.mkfifo(file)
+        assert command.run(compare.main, words) == 2
+        assert f"--boxes: cannot read {file}: expected a file, found a named pipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

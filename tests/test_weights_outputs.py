@@ -1,6 +1,7 @@
 """What outputs are called: files of names, names that several have, and nets cut to some of them."""
 
 import codecs
+import os
 
 import numpy as np
 import pytest
@@ -61,7 +62,8 @@ class TestFiles:
         assert expected in self.said(tmp_path, content)
 
     def test_no_file(self, tmp_path):
-        for path in (tmp_path, tmp_path / "nowhere.txt"):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path, tmp_path / "nowhere.txt", tmp_path / "pipe", "/dev/zero"):
             with pytest.raises(UserError, match="cannot read the class names in "):
                 outputs.read_names(path)
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import read_whole
 from zfjax.console.paths import user_path
 from zfjax.console.text import brief, first_line, readable, reason
 from zfjax.data.folder import FolderExamples
@@ -74,7 +75,7 @@ def _read_boxes(file: str) -> dict[str, list[float]]:
     expected = '{"CLASS/picture.jpg": [top, left, height, width], …}'
     path = user_path(file, "--boxes")
     try:
-        boxes = json.loads(path.read_bytes())  # with or without a byte-order mark
+        boxes = json.loads(read_whole(path))  # with or without a byte-order mark
     except OSError as error:
         raise UserError(f"--boxes: cannot read {file}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zfjax.console.errors import UserError
+from zfjax.console.files import read_whole
 from zfjax.console.paths import user_path
 from zfjax.console.text import did_you_mean, listed, reason
 from zfjax.models.edits import resized
@@ -44,7 +45,7 @@ def read_names(path: str | os.PathLike[str]) -> Names:
         UserError: the file cannot be read, is not text, has no names, or has an empty line between them.
     """
     try:
-        content = user_path(path, "--classes").read_bytes()
+        content = read_whole(user_path(path, "--classes"))
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {reason(error)}") from error
     text, note = _decoded(path, content)
