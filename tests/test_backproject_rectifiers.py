@@ -90,6 +90,13 @@ GUARDS = {
     "into a loop": lambda x, relu: (
         lambda v: lax.scan(lambda c, k: (c * k / jnp.sqrt(v + EPS), None), x, jnp.arange(1.0, 3.0))[0]
     )(relu(variance(x))),
+    "out of a loop": lambda x, relu: x * lax.rsqrt(lax.map(lambda x: relu(variance(x[None]))[0], x) + EPS),
+    "out of a loop, added up": lambda x, relu: (
+        x / jnp.sqrt(lax.scan(lambda c, x: (c + relu(x.var()), None), jnp.float32(0), x)[0] + EPS)
+    ),
+    "out of a branch": lambda x, relu: (
+        x / jnp.sqrt(lax.cond(x[0, 0, 0, 0] < 9, lambda x: relu(variance(x)), lambda x: mean(x), x) + EPS)
+    ),
     "into a branch": lambda x, relu: lax.cond(
         x[0, 0, 0, 0] < 9, lambda x, v: x * lax.rsqrt(v + EPS), lambda x, v: x, x, relu(variance(x))
     ),

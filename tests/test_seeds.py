@@ -288,3 +288,10 @@ def test_other_values_are_refused(value):
 
 def test_units_may_be_a_list():
     np.testing.assert_array_equal(zfjax.strongest(jnp.ones((2, 3)), [2, 0]), [[0, 0, 1], [1, 0, 0]])
+
+
+def test_seeds_while_nans_are_looked_for():
+    y = jnp.ones((2, 3, 3, 4))
+    with jax.debug_nans(True):
+        for seed in (seeds.strongest(y, 1), seeds.at(y, 1, (0, 2)), seeds.whole_map(y, [0, 3])):
+            assert seed.sum() > 0

@@ -87,6 +87,7 @@ class _Program:
         self.nodes: list[_Node] = []
         self.makers: dict[Place, _Node] = {}
         self.users: defaultdict[Place, list[_Node]] = defaultdict(list)
+        self.outside: dict[Place, Place] = {}  # of a loop's outputs, by what its body returns
         self.active: set[Place] = set()
         self.constants: dict[Place, Any] = {}
         self._places = itertools.count()
@@ -120,7 +121,7 @@ class _Program:
         return list(map(place, view.jaxpr.outvars))
 
     def _add_loops(self, node: _Node) -> None:
-        """Add the insides of loops: values are followed into a loop where possible, but never out of one."""
+        """Add the insides of loops: values are followed into a loop where possible, and only guards out of one."""
         one_to_one = node.kind in ("scan", "cond", "shard_map")  # except the index that chooses the branch of a cond
         for inner in node.view.inside(node.equation):
             skipped = len(node.inputs) - len(inner.jaxpr.invars)
@@ -128,7 +129,9 @@ class _Program:
             if one_to_one:
                 atoms = zip(node.equation.invars[skipped:], node.inputs[skipped:], read, strict=True)
                 read = [outer if node.view.carries(atom) else fresh for atom, outer, fresh in atoms]
-            self._add(inner, read)
+            made = self._add(inner, read)
+            if len(made) == len(node.outputs):  # not what tells whether a loop goes on
+                self.outside.update(zip(made, node.outputs, strict=True))
 
     def _constant(self, value: Any) -> Place:
         place = next(self._places)
@@ -244,6 +247,9 @@ class _Program:
         seen, upwards = {start}, [start]
         while upwards:
             place, summed = upwards.pop()
+            left = {(self.outside[place], summed)} - seen if place in self.outside else set()
+            seen |= left
+            upwards.extend(left)
             for node in self.users[place]:
                 if self._is_guarded(node, place, summed, bound):
                     return True

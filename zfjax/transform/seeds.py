@@ -128,6 +128,8 @@ def _seed(y: jax.Array, mask: bool | Array | np.ndarray, value: Value, valid: ja
     else:
         raise ValueError(f"value: expected 'activation' or a number, got {value!r}")
     seed = jnp.where(mask, chosen, jnp.zeros((), y.dtype))
+    if not isinstance(valid, jax.core.Tracer):
+        return seed  # checked; and under `jax.debug_nans` no NaN may be made
     return jnp.where(jnp.all(valid), seed, jnp.full((), jnp.nan, y.dtype))
 
 
