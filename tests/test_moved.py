@@ -8,7 +8,7 @@ import tiny_runs
 from PIL import Image
 
 import zfjax
-from zfjax import atlas, compare, evaluate, figures, train
+from zfjax import atlas, compare, evaluate, figures, probe, train, transfer
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data import record
@@ -103,6 +103,31 @@ def test_a_copy_of_the_runs_own_pictures_is_its_val_split_alone(moved):
     assert (two.name, len(two.labels)) == ("others", 36)
     with pytest.raises(UserError, match="have changed since the run"):
         features.open_pool(read_run(workdir, f"folder:{others}"))
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "swapped"])
+def test_all_commands_refuse_pictures_that_changed_in_place(moved, tmp_path, capsys, change):
+    workdir, after, _, _ = moved
+    photos, run = shutil.copytree(after, tmp_path / "photos"), shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"dataset": f"folder:{photos}"}))
+    picture, expected = photos / "noise" / "003.png", "expected 33 train images, as when the run began, found 3"
+    if change == "added":
+        shutil.copy(picture, photos / "noise" / "900.png")
+    elif change == "removed":
+        picture.unlink()
+    else:
+        shutil.copy(photos / "stripes" / "003.png", picture)
+        expected = f"the first that differs is {picture}"
+    for main, words in (
+        (figures.main, ["--only=fig5"]),
+        (atlas.main, []),
+        (evaluate.main, []),
+        (probe.main, ["--per_class=2"]),
+        (transfer.main, ["--per_class=2", f"--dataset=folder:{photos}"]),
+    ):
+        code, (line,) = said(capsys, main, f"--workdir={run}", *words)
+        assert (code, expected in line) == (2, True), line
 
 
 def test_training_goes_on_with_the_same_pictures_elsewhere(moved, tmp_path, monkeypatch, capsys):

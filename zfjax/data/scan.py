@@ -124,17 +124,23 @@ def scan_once(
 
 def require_same(folder: str | os.PathLike[str], source: Source, kept: Record, now: Record) -> None:
     """Raise a UserError if `source`, scanned as `now`, does not have the pictures of the run in `folder` (`kept`)."""
+    _require_as_many(source, kept)
     if not kept.equals(now):
         raise _changed(folder, source, kept.first_difference(now))
 
 
 def _kept(folder: str | os.PathLike[str], source: Source) -> Record | None:
     found = records.read(folder)
-    if found is None:
-        return None
+    if found is not None:
+        _require_as_many(source, found)
+    return found
+
+
+def _require_as_many(source: Source, kept: Record) -> None:
+    """Raise a UserError if a split of `source` has more or fewer pictures than the run's record."""
     for split, labels, examples in (
-        ("train", found.train_labels, source.train),
-        ("val", found.val_labels, source.val),
+        ("train", kept.train_labels, source.train),
+        ("val", kept.val_labels, source.val),
     ):
         if len(labels) != len(examples):
             why = "".join(f"; {note.removeprefix(f'{source.name}: ')}" for note in source.notes[1:])
@@ -142,7 +148,6 @@ def _kept(folder: str | os.PathLike[str], source: Source) -> Record | None:
                 f"{source.name}: expected {len(labels)} {split} images, as when the run began, found {len(examples)}"
                 f"{why}"
             )
-    return found
 
 
 def _compared(folder: str | os.PathLike[str], source: Source, kept: Record, threads: int) -> Scanned:
