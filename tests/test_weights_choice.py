@@ -138,6 +138,13 @@ def test_what_is_not_the_nets_is_left_aside_and_that_is_said(plain):
     assert load(tensors).notes == ("left aside what is not the net's: state_dict.loss.weight, best",)
 
 
+def test_averaged_weights_without_names_are_mentioned(plain):
+    file = files.TensorFile(under("model.", plain), {}, {"ema.shadow_params": "62 tensors without names"})
+    loaded = pretrained.from_file(file, "a.pth", "resnet18", width=WIDTH, image_size=SIZE)
+    (note,) = loaded.notes
+    assert note == "left aside what is no plain tensor: ema.shadow_params (62 tensors without names)"
+
+
 class TestRefusals:
     """They show names that are in the file."""
 

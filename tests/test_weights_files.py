@@ -237,7 +237,7 @@ class TestPyTorchs:
                 "meta": lambda: torch.zeros(2, device="meta"),
             }[kind]()
         torch.save({"conv.weight": value}, tmp_path / "a.pth")
-        assert "holds conv.weight as torch._utils._rebuild_" in refused(tmp_path / "a.pth")
+        assert "holds no plain tensors: conv.weight (torch._utils._rebuild_" in refused(tmp_path / "a.pth")
 
     def test_state_dicts_in_lists_and_objects(self, tmp_path):
         """As scripts keep them: (weights, epoch), a learner with its net, a named tuple."""
@@ -270,11 +270,13 @@ class TestPyTorchs:
             "numpy": np.ones(3),
             "negated": torch._neg_view(torch.ones(3)),
             "uninitialized": torch.nn.UninitializedParameter(),
+            "ema": {"shadow_params": [torch.ones(2)] * 9, "rng": [torch.ones(2)] * 8},
         }
         torch.save({"state_dict": checkpoints.state(), **beside}, tmp_path / "a.pth")
         found = files.read(tmp_path / "a.pth")
         same(found.tensors, {f"state_dict.{name}": value for name, value in checkpoints.tensors().items()})
-        assert found.unread.keys() == beside.keys()
+        assert found.unread.keys() == {*beside, "ema.shadow_params"} - {"ema"}
+        assert found.unread["ema.shadow_params"] == "9 tensors without names"
         with pytest.raises(UserError, match=r"; no plain tensors: sparse \(torch\._utils\._rebuild_sparse_"):
             from_file(found, "a.pth", "resnet18")
 

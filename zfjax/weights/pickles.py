@@ -29,6 +29,7 @@ EXPECTED = "expected what torch.save(model.state_dict(), …) writes"
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of an older file
 DEEPEST = 32  # levels of nested containers
 ALIASES = 4  # ways to a container that are followed: modules may have several names, and may also form circles
+FEW = 8  # tensors in a list that are not worth mentioning, such as the states of random numbers
 LARGEST = 2**20  # bytes that a tensor may have beyond its file: `expand` repeats numbers without storing them
 
 Stream = io.BytesIO | io.BufferedReader
@@ -220,7 +221,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Optimizer state is left out. A whole module gives its `state_dict`.
 
     Returns:
-        the tensors, and by name what made those that are no plain ones: sparse or quantized ones, NumPy's arrays.
+        The tensors, and what is no plain tensor with a name: by its name, what made it (sparse or quantized tensors,
+        NumPy's arrays), or how many tensors are in a list.
 
     Raises:
         UserError: the file is damaged, not from `torch.save`, has no named tensors, or asks for harmful functions.
@@ -233,7 +235,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             tensors, unread = _named(tree)
             if not tensors and unread:
                 name, maker = next(iter(unread.items()))
-                raise UserError(f"holds {brief(name)} as {brief(maker)} makes it, no plain tensor; {EXPECTED}")
+                raise UserError(f"holds no plain tensors: {brief(name)} ({brief(maker)}); {EXPECTED}")
             if not tensors:
                 raise UserError(f"holds no state_dict: expected tensors by name, found {_described(tree)}")
             storages = {tensor.storage for tensor in tensors.values()}
@@ -351,6 +353,8 @@ def _named(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
             found.setdefault(name, value)
         elif isinstance(value, Placeholder) and _UNREAD.match(value.name):
             unread.setdefault(name, value.name)
+        elif isinstance(value, list | tuple) and sum(isinstance(inner, Tensor) for inner in value) > FEW:
+            unread.setdefault(name, f"{len(value)} tensors without names")
         elif depth < DEEPEST and ways[id(value)] < ALIASES:
             ways[id(value)] += 1
             for key, inner in _inside(value):

@@ -93,6 +93,7 @@ def from_file(
         chosen = choose(file.tensors, functools.partial(layouts.names, known, net), key)
     except UserError as error:
         raise UserError(f"cannot take a {model} from {name}: {error}") from error
+    unread = listed([f"{name} ({kind})" for name, kind in file.unread.items()])
     modules = known.modules(net, chosen.tensors)
     net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, modules, chosen.tensors) or 1000})
     try:
@@ -100,13 +101,15 @@ def from_file(
     except layouts.Misfit as error:
         beside = f"; it also has {listed(chosen.aside)}" if chosen.aside else ""
         if file.unread:
-            beside += f"; no plain tensors: {listed([f'{name} ({kind})' for name, kind in file.unread.items()])}"
+            beside += f"; no plain tensors: {unread}"
         raise UserError(f"{name} is not {model} at {net.image_size} px: {error}{beside}") from error
     except UserError as error:
         raise UserError(f"{name} has weights that cannot be used: {error}") from error
     notes = chosen.notes + _conversions(chosen.tensors)
     if chosen.aside:
         notes += (f"left aside what is not the net's: {listed(chosen.aside)}",)
+    if unread:
+        notes += (f"left aside what is no plain tensor: {unread}",)
     return Loaded(net, folded(net, variables, before.checked()), before, modules, notes)
 
 
