@@ -298,6 +298,19 @@ def test_nothing_is_written_among_pictures(capsys, photos, weights, tmp_path, ma
     assert holders.contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_folder_of_other_pictures_becomes_no_run(capsys, folder, weights, tmp_path, split):
+    """Where the next command on these pictures would find checkpoints/ for a class."""
+    others = tiny_runs.make_folder(tmp_path / "others" / ("train" if split else ""), per_class=1)
+    workdir = tmp_path / "others"
+    before = sorted(others.rglob("*"))
+    words = [f"--workdir={workdir}", *tiny_runs.train_command(folder, workdir)[4:]]
+    for main, given in ((train.main, words), (import_weights.main, [weights, "--model=resnet18", words[0]])):
+        assert command.run(main, ["zfjax", *map(str, given)]) == 2
+        assert f"workdir {workdir} holds folders of pictures, where folders are classes" in capsys.readouterr().err
+    assert sorted(others.rglob("*")) == before
+
+
 def test_the_cache_lies_among_no_pictures(capsys, photos, tmp_path):
     (photos / "cats").unlink()
     code, line = said(capsys, train.main, *tiny_words("link", tmp_path / "run", cache_dir=photos / "cache"))

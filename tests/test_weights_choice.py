@@ -130,6 +130,8 @@ def test_where_none_is_the_averaged_one_the_file_asks(plain):
         assert factor(load(tensors, key=key), plain) == expected
     with pytest.raises(UserError, match=r"it has no net under 'teachers'; did you mean teacher\?; it has student\."):
         load(tensors, key="teachers")
+    with pytest.raises(UserError, match=r"it has no net under 'layer4'; it has student\."):
+        load(tensors, key="layer4")
 
 
 def test_what_is_not_the_nets_is_left_aside_and_that_is_said(plain):

@@ -1,5 +1,7 @@
 """PyTorch's names and layouts: what goes where, that it comes back, and that what does not fit is named."""
 
+import json
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -268,13 +270,24 @@ class TestLoad:
             np.testing.assert_allclose(one, two, rtol=2e-7)
         assert pretrained.usual(files.read(tmp_path / "b.safetensors")).classes == tuple("abcde")
 
+    def test_classes_are_named_as_folders_are(self):
+        said = pretrained.usual(files.TensorFile({}, {"zfjax": json.dumps({"classes": ["a\nb", "cafe\u0301"]})}))
+        assert said.classes == ("a\\nb", "café")
+
     @pytest.mark.parametrize(
         "said",
         [
             *("{", "[1]", "3", "null", '"a"', "[" * 100_000, '{"a":' * 100_000, "9" * 5000),
+            '{"classes": [" "]}',
             *('{"width": "a"}', '{"width": NaN}', '{"width": 1e308}', '{"width": -1.0}', '{"width": 2}'),
             *('{"image_size": "224"}', '{"image_size": 0}', '{"image_size": 1e3}', '{"image_size": 1000000000}'),
-            *('{"classes": 1}', '{"classes": [1]}', '{"classes": ["\\ud800"]}', '{"model": 1}', '{"preprocessing": 1}'),
+            *(
+                '{"classes": 1}',
+                '{"classes": [1]}',
+                '{"classes": ["\\ud800"]}',
+                '{"model": 1}',
+                '{"preprocessing": 1}',
+            ),
         ],
         ids=lambda said: said[:30],
     )

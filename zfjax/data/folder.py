@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 from typing import NamedTuple
 
@@ -139,6 +140,15 @@ def find_root(path: str, data_dir: str = "") -> epath.Path:
     wanted = " or ".join(map(os.fspath, candidates))
     what = "a file" if candidates[0].exists() else "not there"
     raise NotThere(f"image folder {wanted}: {what}; expected a folder that holds one folder per class")
+
+
+def holds_classes(root: epath.Path) -> bool:
+    """Whether a folder, which need not exist, holds class folders: a split's, or two folders with pictures."""
+    if not root.is_dir():
+        return False
+    top = contents(root)
+    filled = (name for name in top.folders if _has_pictures(root / name))
+    return any(_is_split(root, name, top) for name in top.folders) or len([*itertools.islice(filled, 2)]) == 2
 
 
 class _Split(NamedTuple):

@@ -1,6 +1,7 @@
 """Who owns a folder: one command writes at a time, overwrites only what zfjax wrote, and stays out of datasets."""
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import read_json, write_json
 from zfjax.console.hold import hold
 from zfjax.data import record
+from zfjax.data.folder import holds_classes
 from zfjax.data.outside import require_outside, root_of
 from zfjax.runs.folder import RunInfo, absolute
 from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_config
@@ -113,6 +115,10 @@ def require_ours(folder: epath.Path, seal: Seal | None) -> None:
                 f"workdir {folder} holds {name}, but no {CONFIG} that says what run it is of;"
                 " put that back, or give another --workdir"
             )
+    if "://" not in os.fspath(folder) and holds_classes(folder):
+        raise UserError(
+            f"workdir {folder} holds folders of pictures, where folders are classes; give another --workdir"
+        )
 
 
 def begin(folder: epath.Path, config: ConfigDict, classes: Sequence[str], found: record.Record) -> None:

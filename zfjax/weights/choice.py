@@ -58,7 +58,8 @@ def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: s
     asked = [group for group in groups if not key or f".{key}." in f".{group.prefix}."]
     if not asked:
         known = sorted({part for name in tensors for part in name.split(".")[:-1]})
-        raise UserError(f"it has no net under {key!r}{did_you_mean(key, known)}; it has {listed(list(tensors))}")
+        hint = "" if key in known else did_you_mean(key, known)
+        raise UserError(f"it has no net under {key!r}{hint}; it has {listed(list(tensors))}")
     most = max(len(group.matched) for group in asked)
     tied = [group for group in asked if len(group.matched) == most]
     averaged = [group for group in tied if _is_averaged(group.prefix)]

@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import first_line, listed, shown_by_shape
+from zfjax.console.text import first_line, listed, readable, shown_by_shape
 from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized
 from zfjax.weights import layouts
@@ -162,7 +162,7 @@ def usual(file: TensorFile) -> Usual:
         said.get("width", 1.0),
         said.get("image_size", 224),
         Preprocessing.of(said["preprocessing"]) if "preprocessing" in said else TORCHVISION,
-        tuple(said.get("classes", ())),
+        tuple(map(readable, said.get("classes", ()))),
     )
 
 
@@ -187,8 +187,8 @@ def _described(file: TensorFile) -> dict[str, Any]:
 
 
 def _is_text(value: object) -> bool:
-    """Whether this is a printable string; JSON can hold lone surrogates."""
-    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
+    """Whether this is text that names something; JSON can hold lone surrogates."""
+    return isinstance(value, str) and bool(value.strip()) and value.encode(errors="ignore").decode() == value
 
 
 def folded(net: ConvNet, variables: PyTree, before: Preprocessing) -> PyTree:
