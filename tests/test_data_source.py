@@ -60,6 +60,7 @@ def test_train_and_val_folders(tmp_path):
         ("train test", "train", "test", ""),
         ("train val dev", "train", "val", "dev/ (8 files)"),
         ("train Eval tests", "train", "Eval", "tests/ (8 files)"),
+        ("trainval test", "trainval", "test", ""),
     ],
 )
 def test_split_folders_by_their_usual_names(tmp_path, folders, train, val, aside):
@@ -166,6 +167,15 @@ def test_files_that_are_left_out_are_counted_by_why(tmp_path, monkeypatch):
         *("1 beside the class folders", "1 HEIF: pip install pillow-heif", "1 empty", "1 backup copies"),
         *("1 .txt", "1 .part", "1 .nef"),
     }
+
+
+def test_what_systems_add_and_circles_of_links_are_no_classes(tmp_path):
+    class_folders(tmp_path, {"a": 10, "b": 10, "__MACOSX": 3, "@eaDir": 2, "a/@eaDir": 2})
+    for link in ("c", "a/loop.png"):
+        (tmp_path / link).symlink_to(tmp_path / link)
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ("a", "b")
+    assert source.notes[1].endswith("left out: 3 hidden (@eaDir); 2 neither files nor folders (c)")
 
 
 def test_pictures_are_known_by_content_where_their_names_do_not_say(tmp_path):

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ _EMPTY, _COPY, _NO_FILE, _NO_PICTURE = (
     "neither files nor folders",
     "without a picture in them",
 )
+# Folders that archives, disks and file servers add; they hide them where they come from.
+_OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 _MOST_REASONS = 12  # in one line
 # Extensions of editors' backups and unfinished downloads, left out even if they hold a picture.
 _NOT_MEANT = (".bak", ".backup", ".old", ".orig", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".download")
@@ -76,12 +79,17 @@ def contents(folder: epath.Path) -> Contents:
         with os.scandir(folder) as listed:
             entries = [(entry.name, _kind(entry, found)) for entry in listed]
     for name, kind in sorted(entries, key=lambda entry: entry[0]):
-        (found.hidden if name.startswith(".") else kind).append(name)
+        (found.hidden if name.startswith(".") or name in _OF_SYSTEMS else kind).append(name)
     return found
 
 
 def _kind(entry: os.DirEntry[str], found: Contents) -> list[str]:
-    return found.folders if entry.is_dir() else found.files if entry.is_file() else found.others
+    try:
+        return found.folders if entry.is_dir() else found.files if entry.is_file() else found.others
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a circle of links is as broken as one that leads nowhere
+            return found.others
+        raise
 
 
 def pick(folder: epath.Path, shown: str, left_out: Leftovers) -> list[str]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from zfjax.console.errors import UserError
 
-TRAIN = ("train", "training", "trn")
+TRAIN = ("train", "training", "trn", "trainval")
 VALIDATION = ("val", "valid", "validation", "validate", "dev", "devel", "development", "eval", "evaluation")
 TEST = ("test", "testing", "tst")
 _HELD_OUT = VALIDATION + TEST  # a test split validates only if there is no other
