@@ -207,11 +207,13 @@ def test_a_command_whose_folder_was_taken_over_ends_at_once(tmp_path):
 
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=f"^cannot write in {tmp_path / 'file'}: "), hold(tmp_path / "file", "x"):
-        pass
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, why in (("file", "it is no folder"), ("link", "it is a link that leads nowhere")):
+        with pytest.raises(UserError, match=f"^cannot write in {tmp_path / name}: {why}$"), hold(tmp_path / name, "x"):
+            pass
     with pytest.raises(UserError, match=f"^cannot write in {tmp_path / 'file' / 'run'}: "):
         elsewhere(tmp_path / "file" / "run")
-    assert os.listdir(tmp_path) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
 
 
 class Store(backend._OsPathBackend):

@@ -90,6 +90,16 @@ def test_a_folder_that_epath_takes_for_a_bucket_is_refused_though_it_is_not_name
         absolute_path("runs", "workdir")
 
 
+def test_a_current_folder_that_was_removed_is_said_where_it_matters(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert os.fspath(absolute_path(tmp_path / "run", "workdir")) == str(tmp_path / "run")
+    with pytest.raises(UserError, match=r"^workdir run: the current folder was removed; change to another one$"):
+        absolute_path("run", "workdir")
+    assert folder.find_root(str(tmp_path)) == epath.Path(tmp_path)
+
+
 def trained(word):
     """A command whose mistake is one line raises it here."""
     if command.run(train.main, ["train", word, "--config.cache_dir="]) == command.MISTAKE:

@@ -168,8 +168,12 @@ class _Hold:
 
     def unwritable(self, error: Exception) -> UserError:
         """The error for a hold that cannot be written; names its own file if something is in its place."""
-        is_there = not self.remote and os.path.lexists(self.file)
-        return UserError(f"cannot write {self.file if is_there else f'in {self.file.parent}'}: {reason(error)}")
+        folder, why = self.file.parent, reason(error)
+        if self.remote or not os.path.lexists(self.file):
+            if not self.remote and os.path.lexists(folder) and not folder.is_dir():
+                why = "it is a link that leads nowhere" if os.path.islink(folder) else "it is no folder"
+            return UserError(f"cannot write in {folder}: {why}")
+        return UserError(f"cannot write {self.file}: {why}")
 
     def forget(self) -> None:
         """Drop the hold in a forked child: only the parent holds, and the lock must end with it."""

@@ -42,8 +42,22 @@ def user_path(path: epath.PathLike, what: str, *, local: str = "") -> epath.Path
 
 def absolute_path(path: epath.PathLike, what: str) -> epath.Path:
     """Like `user_path`, but absolute."""
-    found = user_path(path, what)
+    found = from_here(user_path(path, what), what)
     return found if "://" in os.fspath(found) else _on_disk(os.path.abspath(found), what)
+
+
+def from_here(path: epath.Path, what: str) -> epath.Path:
+    """The path from the root, which stays true if the program changes its folder; a remote one as it is.
+
+    Raises:
+        UserError: the path is relative, and the current folder was removed.
+    """
+    if "://" in os.fspath(path) or path.is_absolute():
+        return path
+    try:
+        return _on_disk(os.path.join(os.getcwd(), path), what)
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path}: the current folder was removed; change to another one") from error
 
 
 def _remote(url: str, what: str, local: str) -> epath.Path:

@@ -16,7 +16,7 @@ from etils import epath
 from jaxtyping import Bool, Int32, Int64
 
 from zfjax.console.errors import UserError
-from zfjax.console.paths import user_path
+from zfjax.console.paths import from_here, user_path
 from zfjax.console.text import listed, readable
 from zfjax.data import splits
 from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_picture, pick
@@ -134,9 +134,7 @@ def find_root(path: str, data_dir: str = "") -> epath.Path:
         candidates.append(user_path(data_dir, "data_dir") / candidates[0])
     for candidate in candidates:
         if candidate.is_dir():
-            remote = "://" in os.fspath(candidate)
-            # Absolute, since pictures are read later, and a program may change its folder.
-            return candidate if remote else epath.Path(os.path.join(os.getcwd(), candidate))
+            return from_here(candidate, "image folder")  # pictures are read later
     wanted = " or ".join(map(os.fspath, candidates))
     what = "a file" if candidates[0].exists() else "not there"
     raise NotThere(f"image folder {wanted}: {what}; expected a folder that holds one folder per class")
