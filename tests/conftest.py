@@ -64,3 +64,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem.removeprefix("test_").startswith(VERSIONED):
             item.add_marker(pytest.mark.versions)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Forget what a module has compiled: JAX keeps it all, workers grew to 5 GB, and collecting garbage got slower."""
+    if nextitem is None or nextitem.path != item.path:
+        jax.clear_caches()
