@@ -270,7 +270,7 @@ class TestPyTorchs:
             "numpy": np.ones(3),
             "negated": torch._neg_view(torch.ones(3)),
             "uninitialized": torch.nn.UninitializedParameter(),
-            "ema": {"shadow_params": [torch.ones(2)] * 9, "rng": [torch.ones(2)] * 8},
+            "ema": {"shadow_params": [torch.ones(2)] * 9, "rng": [torch.ones(2)] * 8, "numpy": ("MT19937", np.ones(2))},
         }
         torch.save({"state_dict": checkpoints.state(), **beside}, tmp_path / "a.pth")
         found = files.read(tmp_path / "a.pth")

@@ -351,7 +351,7 @@ def _named(tree: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     def walk(value: Any, name: str, depth: int) -> None:
         if isinstance(value, Tensor):
             found.setdefault(name, value)
-        elif isinstance(value, Placeholder) and _UNREAD.match(value.name):
+        elif _is_unread(value):
             unread.setdefault(name, value.name)
         elif isinstance(value, list | tuple) and sum(isinstance(inner, Tensor) for inner in value) > FEW:
             unread.setdefault(name, f"{len(value)} tensors without names")
@@ -369,6 +369,11 @@ _UNREAD = re.compile(r"torch\._utils\.|torch\._tensor\.|torch\.nn\.parameter\.Un
 _OPTIMIZER = re.compile(r"opt$|optim(?!al|um|i[sz]ed|i[sz]ation)")
 
 
+def _is_unread(value: Any) -> bool:
+    """Whether this stands for an array that is no plain tensor."""
+    return isinstance(value, Placeholder) and _UNREAD.match(value.name) is not None
+
+
 def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
     """The items of a container by their keys. Of a list only other containers, by their numbers."""
     if isinstance(value, Placeholder):
@@ -377,7 +382,8 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from value.items()
     elif isinstance(value, list | tuple) and not isinstance(value, Tensor | Storage):
         for place, inner in enumerate(value):
-            if isinstance(inner, dict | list | tuple | Placeholder) and not isinstance(inner, Tensor | Storage):
+            is_container = isinstance(inner, dict | list | tuple | Placeholder)
+            if is_container and not isinstance(inner, Tensor | Storage) and not _is_unread(inner):
                 yield str(place), inner
 
 
