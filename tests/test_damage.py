@@ -207,6 +207,22 @@ def test_checkpoints_on_a_disk_that_is_not_there_are_no_new_run(trained, run, ta
     assert (run / CHECKPOINTS).is_symlink()
 
 
+def test_a_checkpoint_under_another_name_is_not_the_one_of_that_step(run, states, capfd):
+    newest = run / CHECKPOINTS / str(NEWEST)
+    newest.rename(run / CHECKPOINTS / "90")
+    assert restored(run, states) == 6
+    assert f"checkpoint {run / CHECKPOINTS / '90'} is damaged: it is the one of step 9, under another name" in said_by(
+        capfd
+    )
+
+
+def test_what_lies_in_place_of_the_best_checkpoint_is_said(run, capfd):
+    shutil.rmtree(run / CHECKPOINTS / "5")
+    (run / CHECKPOINTS / "5").write_text("")
+    assert load_model(read_run(run), "best").step in (6, NEWEST)
+    assert f"checkpoint {run / CHECKPOINTS / '5'} is damaged: it is no folder" in said_by(capfd)
+
+
 def test_what_may_not_be_read_is_not_called_damaged(trained, run, states, capfd, monkeypatch):
     """It may be whole: nothing is set aside, and no other run is looked for."""
     denied, stat = [run / CHECKPOINTS / str(NEWEST) / "default"], os.stat

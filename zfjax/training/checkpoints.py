@@ -98,7 +98,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step with the best validation top-1 accuracy, the last of ties; None if there is no checkpoint."""
+        """The step with the best validation top-1 accuracy, the last of ties; None if there is no checkpoint.
+
+        Anything in place of a checkpoint's folder is named on stderr, since it may have been the best.
+        """
+        for step in self._no_folders():
+            say(f"checkpoint {self.folder / str(step)} is damaged: it is no folder; it does not count as the best")
         return max(self.steps(), key=lambda step: (self._score(step), step), default=None)
 
     def save(self, state: State, val_top1: float = NOT_SCORED, log: str = "") -> None:
@@ -141,9 +146,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, but all are damaged or one is of another net.
         """
-        # What is in place of a checkpoint's folder, such as a file or a broken link, counts as damaged.
-        others = [step for step in steps_in(self.folder) if not (self.folder / str(step)).is_dir()]
-        steps = sorted({*self.steps(), *others})
+        steps = sorted({*self.steps(), *self._no_folders()})
         for step in reversed(steps):
             try:
                 restored = self._restore(state, step)
@@ -169,6 +172,10 @@ class Checkpoints:
         except stored.DamagedError as error:
             raise UserError(f"checkpoint {self.folder / str(step)} is damaged: {error}") from error
 
+    def _no_folders(self) -> list[int]:
+        """The steps with something in place of a checkpoint's folder, such as a file or a broken link."""
+        return [step for step in steps_in(self.folder) if not (self.folder / str(step)).is_dir()]
+
     def _restore(self, state: State, step: int) -> State:
         folder, like = self.folder / str(step), _saved(state)
         unchecked = None
@@ -187,6 +194,8 @@ class Checkpoints:
             raise UserError(f"{another}: {error}") from error
         if seal and seal.arrays != stored.digest(values):
             raise stored.DamagedError("its arrays are not those that were saved")
+        if int(values["step"]) != step:
+            raise stored.DamagedError(f"it is the one of step {int(values['step'])}, under another name")
         if unchecked:
             say(f"{unchecked}; the checkpoint is used unchecked")
         return dataclasses.replace(state, **stored.place(values, like))
