@@ -13,6 +13,7 @@ from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.invariance import invariance, paper_steps, transformed, translations
 from zfjax.experiments.responses import LabeledImages, responses
 from zfjax.models.fields import project_fields, project_units
+from zfjax.ops import conv, max_pool
 from zfjax.ops.windows import pair
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -204,6 +205,18 @@ def test_layers_that_are_no_names(name):
             cut(net, {}, name)
         with pytest.raises(TypeError, match=r"^variables: expected \{'params': …\} of this net, got NoneType"):
             cut(net, None, "relu1")
+
+
+@pytest.mark.parametrize("value", [2, 2.5, "2", None, (2,), (2, 2.5), (2, 2, 2)])
+def test_windows_that_are_no_pairs(value):
+    kernel = np.zeros((2, 2, 3, 1), np.float32)
+    for name, take in {
+        "window": lambda: max_pool(IMAGES, value, (1, 1)),
+        "strides": lambda: conv(IMAGES, kernel, value),
+        "padding": lambda: conv(IMAGES, kernel, (1, 1), value),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: expected \(.* in cells, got "):
+            take()
 
 
 @pytest.mark.parametrize("value", [0, (8,), (8, 0), (8, 8, 3), 8.5, "96", None, {"height": 8}])

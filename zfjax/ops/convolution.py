@@ -10,7 +10,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from zfjax.ops.windows import Padding, Pair, window_count
+from zfjax.ops.windows import Padding, Pair, require_pairs, window_count
 
 
 @functools.partial(jax.jit, static_argnames=("strides", "padding", "groups"))
@@ -214,6 +214,7 @@ def _output_shape(
 ) -> tuple[int, ...]:
     if len(x) != 4 or len(kernel) != 4:
         raise ValueError(f"convolution takes x [N, H, W, C], kernel [kh, kw, in, out]; got {x}, {kernel}")
+    require_pairs(padding, strides=strides)
     if groups < 1 or x[3] != kernel[2] * groups or kernel[3] % groups:
         raise ValueError(
             f"convolution: kernel {kernel} with groups {groups} takes {kernel[2] * groups} channels and a "

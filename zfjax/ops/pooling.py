@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Integer
 
 from zfjax.console.deprecation import renamed
 from zfjax.ops import unpooling
-from zfjax.ops.windows import Padding, Pair, Windows, window_count
+from zfjax.ops.windows import Padding, Pair, Windows, require_pairs, window_count
 
 __getattr__ = renamed(__name__, centre_switches="center_switches")
 
@@ -178,6 +178,7 @@ def _max_pool_jvp(
 def _check(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding) -> None:
     if len(shape) != 4:
         raise ValueError(f"max-pooling takes [N, H, W, C], got shape {shape}")
+    require_pairs(padding, window=window, strides=strides)
     for axis, size, k, stride, pad in zip("HW", shape[1:3], window, strides, padding, strict=True):
         if k < 1 or stride < 1:
             raise ValueError(f"max-pooling: window {window} and strides {strides} must be at least 1")

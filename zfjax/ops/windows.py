@@ -4,7 +4,7 @@ import math
 import reprlib
 from collections.abc import Iterable
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,19 @@ def pair(name: str, value: int | np.integer | Iterable[int | np.integer]) -> Pai
     if len(both) != 2 or not all(isinstance(one, Integral) and one >= 1 for one in both):
         raise ValueError(f"{name}: expected a positive number of pixels or (height, width), got {reprlib.repr(value)}")
     return int(both[0]), int(both[1])
+
+
+def require_pairs(padding: Any, **pairs: Any) -> None:
+    """Raise a ValueError naming what is no (height, width) in cells, or if padding is no pair of pairs."""
+    for name, value in pairs.items():
+        if not _is_pair(value):
+            raise ValueError(f"{name}: expected (height, width) in cells, got {reprlib.repr(value)}")
+    if not (isinstance(padding, tuple) and len(padding) == 2 and all(map(_is_pair, padding))):
+        raise ValueError(f"padding: expected ((top, bottom), (left, right)) in cells, got {reprlib.repr(padding)}")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(one, Integral) for one in value)
 
 
 def window_count(size: int, window: int, stride: int, padding: Pair) -> int:
