@@ -63,7 +63,8 @@ def why_late(coordinator: str | None, processes: int | None, process: int | None
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except OSError as error:
             return f"cannot reach process 0 at {coordinator} within {WAIT:.0f} s: {reason(error)}"
+    all_of_them = f"all {processes} processes" if processes else "all processes"
     return (
-        f"waited {WAIT:.0f} s for all {processes or ''} processes to start".replace("  ", " ")
-        + "; start the same command on each host, with --process=0, 1, … where --coordinator is given"
+        f"waited {WAIT:.0f} s for {all_of_them} to start; start the same command on each host,"
+        " with --process=0, 1, … where --coordinator is given"
     )
