@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import pathlib
 
@@ -19,9 +20,11 @@ import jax
 import jaxtyping
 import pytest
 
-# Types and shapes of arguments and results hold at run time: before zfjax is imported.
-CHECKED = ("zfjax.ops", "zfjax.models")
-jaxtyping.install_import_hook(list(CHECKED), "typechecker.check")
+# Types and shapes of arguments and results hold at run time; said before zfjax is imported. Only what warns of old
+# names is left out: it counts the frames up to its caller.
+ROOT = pathlib.Path(importlib.util.find_spec("zfjax").origin).parent
+MODULES = {".".join(("zfjax", *path.relative_to(ROOT).with_suffix("").parts)) for path in ROOT.rglob("*.py")}
+jaxtyping.install_import_hook(sorted(MODULES - {"zfjax.console.deprecation"}), "typechecker.check")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -262,7 +262,7 @@ def test_folders_that_cannot_be_replaced_are_refused_at_once(monkeypatch, tmp_pa
 
 
 @pytest.fixture
-def build_site(monkeypatch, tmp_path):
+def build_site(monkeypatch, tmp_path, unchecked):
     """Builds a small atlas in an `out` without a run: what is computed is made up, all else is as ever."""
     what = atlas_sites.survey(maps=4)
     net = SimpleNamespace(net=zfjax.zfnet(2, width=0.02, image_size=48), image_mean=np.full((7, 7, 3), 100.0))

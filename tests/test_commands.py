@@ -398,14 +398,14 @@ def test_a_stack_trace_is_shown_on_request(capsys, monkeypatch):
     assert (first, last) == ("Traceback (most recent call last):", "zfjax: one line")
 
 
-def test_a_fault_says_where_it_is_and_what_to_report(capsys):
-    code, line = said(capsys, lambda _: setting_of_nothing())
+def test_a_fault_says_where_it_is_and_what_to_report(capsys, unchecked):
+    code, line = said(capsys, setting_of_nothing)
     assert code == 1
     assert line.startswith("zfjax: a fault in zfjax, not yours: TypeError in console/command.py, line ")
     assert line.endswith("please report it with what ZFJAX_TRACE=1 prints before it: " + command.ISSUES)
 
 
-def setting_of_nothing():
+def setting_of_nothing(_):
     command.setting(None, "batch_size")
 
 

@@ -97,7 +97,7 @@ def test_maps_stay_on_their_devices():
     """Between devices go the images' maxima and the winners' rows, never a batch's maps."""
     fun, mesh = Partial(lambda x: jax.nn.relu(x)), sharding.data_mesh()
     images = jnp.zeros((16, 32, 32, 8))
-    top = sharding.replicate(galleries._nothing(images, 9), mesh)
+    top = sharding.replicate(galleries._nothing(jax.ShapeDtypeStruct(images.shape, images.dtype), 9), mesh)
     merge = jax.jit(galleries._merge.__wrapped__)
     text = merge.lower(fun, top, galleries.filled_batch(images, 16, mesh), np.int32(0), np.int32(16)).compile()
     sent = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", text.as_text())
@@ -114,7 +114,7 @@ def test_a_smaller_last_batch_needs_no_other_program():
 
 
 @pytest.mark.parametrize(("batches", "k", "message"), [([], 9, "batches: .* got none"), ([None], 0, "k: .* got 0")])
-def test_nothing_to_look_at_is_named(batches, k, message):
+def test_nothing_to_look_at_is_named(unchecked, batches, k, message):
     with pytest.raises(ValueError, match=message):
         top_activations(lambda x: x, batches, k)
 
@@ -163,7 +163,7 @@ def test_the_gallery_of_a_dense_layer_and_of_any_function_shows_whole_images():
         ("all", "maps: expected numbers of maps, got all"),
     ],
 )
-def test_maps_that_are_not_there_are_named(maps, message):
+def test_maps_that_are_not_there_are_named(unchecked, maps, message):
     top = top_activations(lambda x: x, [jnp.ones((2, 1, 1, 3))], k=2)
     with pytest.raises(UserError, match=message):
         gallery(lambda x: x, top, maps, lambda numbers: jnp.ones((2, 1, 1, 3)))

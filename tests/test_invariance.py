@@ -204,7 +204,7 @@ def test_small_transforms_are_compared_with_different_images():
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
     ],
 )
-def test_what_does_not_fit_is_named(changes, message):
+def test_what_does_not_fit_is_named(unchecked, changes, message):
     arguments = {
         "images": jnp.zeros((3, 8, 8, 1)),
         "labels": np.zeros(3, int),

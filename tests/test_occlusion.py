@@ -195,7 +195,7 @@ def test_sensitivity_runs_the_net_compiled_alone(monkeypatch):
     assert not eager
 
 
-def test_whole_numbers_are_named():
+def test_whole_numbers_are_named(unchecked):
     """Not quietly computed in uint8, whatever the function."""
     net, variables, image = drawn(NETS["zfnet"], (64, 64))
     for fun in (lambda images: images.sum(axis=(1, 2, 3)), zfjax.layer(net, variables, "relu1")):
@@ -244,7 +244,7 @@ def test_hiding_tells_a_net_that_looks_at_the_object_from_one_that_does_not():
         ({"batch_size": 0}, "batch_size: expected at least 1"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, expected):
+def test_wrong_arguments_are_named(unchecked, arguments, expected):
     usual = {"image": np.zeros((32, 40, 3), np.float32), "window": 8, "strides": 8}
     with pytest.raises(ValueError, match=expected):
         occlusion(lambda images: images, **usual | arguments)

@@ -148,7 +148,7 @@ def test_show_puts_labels_above_a_grid():
         ((2, 4, 4, 3), "abc", "labels: expected 2 or none, got 3"),
     ],
 )
-def test_show_names_what_is_wrong(shape, labels, message):
+def test_show_names_what_is_wrong(unchecked, shape, labels, message):
     with pytest.raises(ValueError, match=message):
         show(np.zeros(shape), labels=labels)
 

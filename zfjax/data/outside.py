@@ -23,7 +23,7 @@ def root_of(dataset: str, data_dir: str = "") -> epath.Path | None:
         return None
 
 
-def require_outside(path: epath.PathLike, what: str, root: epath.Path | None) -> None:
+def require_outside(path: epath.PathLike, what: str, root: os.PathLike | None) -> None:
     """Refuse to write inside the folder of a dataset's pictures, however either path is spelled.
 
     Args:

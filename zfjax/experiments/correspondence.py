@@ -68,7 +68,7 @@ def correspondence(
     *,
     fill: float = 0.0,
     batch_size: int = 64,
-) -> PyTree[Correspondence]:
+) -> PyTree:
     """Hide a box in each image and compare how the features change from image to image.
 
     With ε_i = x_i - x̃_i, the features before minus after, Δ sums H(sign ε_i, sign ε_j) over pairs i ≠ j, where H counts

@@ -30,9 +30,9 @@ class Top(NamedTuple):
     With fewer than k images, the remaining entries have value -inf and image -1.
     """
 
-    values: Float[Array | np.ndarray, "_ _"]  # [maps, k]
-    images: Int[Array | np.ndarray, "_ _"]  # [maps, k], numbers in the order of the batches
-    positions: Int[Array | np.ndarray, "_ _ _"]  # [maps, k, axes], (row, column) on the map; no axes for dense layers
+    values: Float[Array | np.ndarray, "maps k"]
+    images: Int[Array | np.ndarray, "maps k"]  # numbers in the order of the batches
+    positions: Int[Array | np.ndarray, "maps k axes"]  # (row, column) on the map; zero axes for dense layers
 
 
 @shown_by_shape
@@ -51,7 +51,7 @@ def top_activations(
     batches: Iterable[Float[Array | np.ndarray, "_ ..."]],
     k: int = 9,
     mesh: Mesh | None = None,
-) -> PyTree[Top]:
+) -> PyTree:
     """Find the k images that excite each map most, in one pass over any number of images.
 
     Memory on the device: k entries per map, and two batches. An image counts once per map, by its strongest activation
@@ -186,7 +186,7 @@ def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
 
 
 @functions.jit
-def _merge(fun: Callable, top: PyTree[Top], images: Array, first: Int[Array, ""], count: Int[Array, ""]) -> PyTree[Top]:
+def _merge(fun: Callable, top: PyTree, images: Array, first: Int[Array, ""], count: Int[Array, ""]) -> PyTree:
     return jax.tree.map(
         lambda kept, acts: _merge_layer(kept, acts, first, count),
         top,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import floats
@@ -18,6 +18,7 @@ from zfjax.transform import functions
 # Where each pixel of the new image comes from in the old one: a 2 × 2 matrix and a shift, as (row, column) from the
 # center.
 Maps = Float[np.ndarray, "steps 2 3"]
+Parameters = Sequence[float] | Real[np.ndarray, " steps"]
 SIDE = 224  # side of the paper's images in pixels, for which its translations are given
 
 
@@ -60,12 +61,12 @@ def paper_steps(size: int) -> Steps:
     return Steps(stride * np.arange(-count, count + 1.0), np.linspace(1, 1.8, 41), np.arange(0.0, 351, 5))
 
 
-def translations(pixels: Float[np.ndarray, " steps"]) -> Maps:
+def translations(pixels: Parameters) -> Maps:
     """Vertical shifts, positive downwards."""
     return _maps(np.eye(2)[None], -np.asarray(pixels, float))
 
 
-def scalings(ratios: Float[np.ndarray, " steps"]) -> Maps:
+def scalings(ratios: Parameters) -> Maps:
     """Scalings about the center; above 1 enlarges. Raises a ValueError for ratios that are not positive."""
     ratios = np.asarray(ratios, float)
     if not np.all(ratios > 0):
@@ -73,7 +74,7 @@ def scalings(ratios: Float[np.ndarray, " steps"]) -> Maps:
     return _maps(np.eye(2)[None] / ratios[:, None, None], np.zeros(len(ratios)))
 
 
-def rotations(degrees: Float[np.ndarray, " steps"]) -> Maps:
+def rotations(degrees: Parameters) -> Maps:
     """Rotations about the center, counter-clockwise like `jnp.rot90`."""
     # In float64: quarter turns must hit pixels.
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))

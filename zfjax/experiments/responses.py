@@ -24,7 +24,7 @@ __getattr__ = renamed(__name__, LabelledImages="LabeledImages")
 class LabeledImages(NamedTuple):
     """Images and their classes."""
 
-    images: Float[Array, "n ..."]
+    images: Float[Array | np.ndarray, "n ..."]
     labels: Int[np.ndarray, " n"]
 
 
@@ -62,11 +62,11 @@ class Responses(NamedTuple):
 def responses(
     fun: Callable[[Array], PyTree[Float[Array, "n *grid maps"]]],
     batches: Iterable[LabeledImages],
-    top: PyTree[Top],
+    top: PyTree,
     num_classes: int,
     bins: int = 24,
     mesh: Mesh | None = None,
-) -> PyTree[Responses]:
+) -> PyTree:
     """Compute histograms of each map's activations, and how strongly each class excites it, in one pass.
 
     A histogram has equal bins from 0 to the map's strongest activation, given by `top`; the last bin has no upper end,
@@ -178,7 +178,7 @@ def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
 
 
 @functions.jit
-def _batch(fun: Callable, begins: PyTree, images: Array, count: Int[Array, ""]) -> PyTree[_Found]:
+def _batch(fun: Callable, begins: PyTree, images: Array, count: Int[Array, ""]) -> PyTree:
     return jax.tree.map(lambda begin, acts: _layer(begin, acts, count), begins, fun(images))
 
 

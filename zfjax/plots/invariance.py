@@ -17,7 +17,7 @@ DASHES = ("-", "--", ":", "-.")  # one style per six images
 
 def plot_invariance(
     found: Invariance,
-    examples: Sequence[Float[np.ndarray, "images shown height width 3"]],
+    examples: Sequence[Float[np.ndarray, "images _ height width 3"]],
     names: Sequence[str],
     hidden: Sequence[str],
 ) -> Picture:

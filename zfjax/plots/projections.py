@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from zfjax.plots.picture import Picture
 
+Projections = Float[Array | np.ndarray, "*grid height width channels"]
 Pictures = Float[np.ndarray, "*grid height width channels"]
 
 
-def per_image(projections: Pictures) -> Pictures:
+def per_image(projections: Projections) -> Pictures:
     """Pictures in 0..1, each scaled by its own contrast, to show its form: 0.5 is zero.
 
     The contrast is the 99.5th percentile of the nonzero absolute values; larger values are clipped. A projection has a
@@ -20,20 +21,20 @@ def per_image(projections: Pictures) -> Pictures:
     return _stretched(projections, over=3)
 
 
-def per_map(projections: Pictures) -> Pictures:
+def per_map(projections: Projections) -> Pictures:
     """Like `per_image`, but projections of one map (the last axis before height) share one scale."""
     return _stretched(projections, over=4)
 
 
-def shared(projections: Pictures) -> Pictures:
+def shared(projections: Projections) -> Pictures:
     """Like `per_image`, but all share one scale, so that their strengths can be compared."""
     return _stretched(projections, over=np.ndim(projections))
 
 
 def show(
-    projections: Pictures,
-    labels: Sequence[str] = (),
-    contrast: Callable[[Pictures], Pictures] = per_image,
+    projections: Projections,
+    labels: Sequence[object] | np.ndarray = (),
+    contrast: Callable[[Projections], Pictures] = per_image,
     columns: int = 0,
 ) -> Picture:
     """Projections in a grid, in the paper's display: gray is zero.
@@ -92,7 +93,7 @@ def sheet(pictures: Float[np.ndarray, "n height width 3"], columns: int, gap: in
     return page
 
 
-def _stretched(projections: Pictures, over: int) -> Pictures:
+def _stretched(projections: Projections, over: int) -> Pictures:
     projections = np.asarray(projections, np.float32)
     over = min(over, projections.ndim)
     groups = np.abs(projections).reshape(-1, math.prod(projections.shape[projections.ndim - over :]))

@@ -106,7 +106,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
     view = _viewed(closed, leaves)
     _warn(view, rules)
     ascent = _Ascent(rules)
-    inputs = [_Wire(leaf, ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
+    inputs = [_Wire(tape.as_array(leaf), ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
     climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
     outputs, out = [wire for wire in climbed if wire], jax.tree.structure(out)
     y = [wire.value for wire in outputs]

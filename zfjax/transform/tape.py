@@ -13,6 +13,9 @@ from jaxtyping import PyTree
 from zfjax.ops.arguments import described, is_array
 
 
+Signal = jax.Array | np.ndarray
+
+
 class Slot(NamedTuple):
     """A place where the signals to one value add up on the way down."""
 
@@ -33,7 +36,7 @@ class End(NamedTuple):
 class Step:
     """One piece of the tape: takes the signals at `above`, returns those at `below`."""
 
-    pull: Callable[[list[jax.Array]], Sequence[jax.Array]]  # a pytree, with everything kept from the forward pass
+    pull: Callable[[list[Signal]], Sequence[Signal]]  # a pytree, with everything kept from the forward pass
     above: tuple[Slot, ...] = dataclasses.field(metadata={"static": True})
     below: tuple[Slot, ...] = dataclasses.field(metadata={"static": True})
 
@@ -62,7 +65,7 @@ class Projection:
         Raises:
             ValueError: the seed's pytree structure, or a leaf's shape or dtype, differs from y's.
         """
-        signals: dict[Slot, jax.Array] = {}
+        signals: dict[Slot, Signal] = {}
         for slot, leaf in zip(self.above.slots, _leaves_like(seed, self.above), strict=True):
             if slot:
                 _add(signals, slot, leaf)
@@ -92,15 +95,20 @@ def _leaves_like(seed: PyTree, end: End) -> list[Any]:
                 f"seed: expected {shape.dtype}{list(shape.shape)} like y, got {described(leaf)};"
                 " for many seeds at once use jax.vmap(project)"
             )
-    return leaves
+    return list(map(as_array, leaves))
 
 
-def _add(signals: dict[Slot, jax.Array], slot: Slot, signal: jax.Array) -> None:
+def _add(signals: dict[Slot, Signal], slot: Slot, signal: Signal) -> None:
     signals[slot] = signals[slot] + signal if slot in signals else signal
 
 
-def _or_zeros(signal: jax.Array | None, shape: jax.ShapeDtypeStruct) -> jax.Array:
+def _or_zeros(signal: Signal | None, shape: jax.ShapeDtypeStruct) -> Signal:
     return jnp.zeros(shape.shape, shape.dtype) if signal is None else signal
+
+
+def as_array(value: Any) -> jax.Array | np.ndarray:
+    """An array as it is; a number as JAX takes it."""
+    return value if isinstance(value, jax.Array | np.ndarray) else jnp.asarray(value)
 
 
 def shape_of(value: Any) -> jax.ShapeDtypeStruct:
