@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tiny_runs
+from etils import epath
 
 import zfjax
 from zfjax import ablate
@@ -229,9 +230,9 @@ def _check_errors(workdir, row):
         squares, labels = pictures.load(np.arange(len(pictures)))
         guesses = np.argmax(predict(model.net, model.variables, model.mean, squares), axis=1)
         assert row[f"{split} top-1"] == pytest.approx(100 * np.mean(guesses != labels))
-    assert ablation._read_result(workdir, run.config).errors.train_top1 == row["train top-1"]
+    assert ablation._read_result(epath.Path(workdir), run.config).errors.train_top1 == row["train top-1"]
     (workdir / "checkpoints" / "99").mkdir()
-    assert ablation._read_result(workdir, run.config) is None
+    assert ablation._read_result(epath.Path(workdir), run.config) is None
     (workdir / "checkpoints" / "99").rmdir()
     run.config.lr = 0.5
-    assert ablation._read_result(workdir, run.config) is None
+    assert ablation._read_result(epath.Path(workdir), run.config) is None

@@ -245,8 +245,8 @@ def case_of(
     net: ConvNet,
     variables: PyTree,
     layer_name: str,
-    images: Float[Array, "n height width channels"],
-    target: Int[Array, " n"],
+    images: Float[Array | np.ndarray, "n height width channels"],
+    target: Int[Array | np.ndarray, " n"],
     key: Key[Array, ""],
     *,
     first: int = 0,
@@ -264,10 +264,11 @@ def case_of(
     fun = layer(net, variables, net.layers[-1].name)
     numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
     grid = Grid(row.offset, row.total_stride)
+    images, target = jnp.asarray(images), jnp.asarray(target)
     return Case(fun, features, head, grid, images, target, numbers, key, batch_size)
 
 
-def heat(case: Case, attributions: Float[Array, "n ..."]) -> Float[np.ndarray, "n height width"]:
+def heat(case: Case, attributions: Float[Array | np.ndarray, "n ..."]) -> Float[np.ndarray, "n height width"]:
     """A lens's output as one number per pixel.
 
     A pixel map gives the largest absolute value over channels; a map of the layer's cells goes through `placed`; a map
@@ -339,7 +340,7 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
     )
 
 
-def _timed(lens: Lens, case: Case) -> tuple[Float[Array, "n ..."], float]:
+def _timed(lens: Lens, case: Case) -> tuple[Float[Array | np.ndarray, "n ..."], float]:
     start = time.perf_counter()
     attributions = jax.block_until_ready(lens.of(case))
     return attributions, time.perf_counter() - start

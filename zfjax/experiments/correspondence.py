@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int8, PyTree
+from jaxtyping import Array, Float, Int, Int8, PyTree
 
 from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Boxes, edges, wide
@@ -125,7 +125,7 @@ def hidden(
     return covered
 
 
-def random_boxes(rng: np.random.Generator, like: Boxes, within: Boxes, draws: int) -> Boxes:
+def random_boxes(rng: np.random.Generator, like: Boxes, within: Boxes, draws: int) -> Int[np.ndarray, "draws n 4"]:
     """Random boxes [draws, n, 4] with the sizes of `like` [n, 4], anywhere inside `within` [n, 4].
 
     Raises:

@@ -105,7 +105,7 @@ def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair
 def first_layers(
     net: ConvNet,
     variables: PyTree,
-    batches: Iterable[Float[Array, "n height width 3"]],
+    batches: Iterable[Float[Array | np.ndarray, "_ height width 3"]],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width 3"]],
     rng: np.random.Generator,
     count: int = 16,

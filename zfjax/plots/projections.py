@@ -64,21 +64,21 @@ def show(
     if projections.ndim == 5:
         columns = columns or projections.shape[1]
     pictures = pictures.reshape(-1, *projections.shape[-3:])
-    labels = [str(label) for label in labels]
-    if len(labels) not in (0, len(pictures)):
-        raise ValueError(f"labels: expected {len(pictures)} or none, got {len(labels)}")
+    titles = [str(label) for label in labels]
+    if len(titles) not in (0, len(pictures)):
+        raise ValueError(f"labels: expected {len(pictures)} or none, got {len(titles)}")
     columns = columns or math.ceil(math.sqrt(len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     aspect = projections.shape[-3] / projections.shape[-2]
     figure = Picture(
-        figsize=(1.6 * columns, rows * (1.6 * aspect + 0.25 * bool(labels))), dpi=150, layout="constrained"
+        figsize=(1.6 * columns, rows * (1.6 * aspect + 0.25 * bool(titles))), dpi=150, layout="constrained"
     )
     for axes in figure.subplots(rows, columns, squeeze=False).ravel():
         axes.set_axis_off()
     for i, picture in enumerate(pictures):
         figure.axes[i].imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), interpolation="nearest")
-        if labels:
-            figure.axes[i].set_title(labels[i], fontsize=8, parse_math=False)
+        if titles:
+            figure.axes[i].set_title(titles[i], fontsize=8, parse_math=False)
     return figure
 
 

@@ -12,7 +12,6 @@ from jaxtyping import PyTree
 
 from zfjax.ops.arguments import described, is_array
 
-
 Signal = jax.Array | np.ndarray
 
 
