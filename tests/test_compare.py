@@ -65,7 +65,7 @@ def opened(monkeypatch, workdir, dataset, pictures, labels, kept, annotations=No
     config = default()
     config.dataset, config.image_size = dataset, 16
     mean = np.full((SQUARE, SQUARE, 3), 90, np.float32)
-    run = RunInfo(workdir, config, CLASSES, mean)
+    run = RunInfo(epath.Path(workdir), config, CLASSES, mean)
     subject = Subject(REDDEST, WEIGHTS, pictures, labels[kept], kept, CLASSES, jax.numpy.asarray(mean))
     subject = subject._replace(annotations=annotations)
     return subject

@@ -121,7 +121,7 @@ def test_boxes_outside_the_image_are_named(box, message):
         hidden(images, boxes[1])
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named(unchecked):
     images, boxes = some(n=3)
     with pytest.raises(ValueError, match="two or more to compare, got 1"):
         correspondence(features, images[:1], boxes[:, :1])

@@ -104,7 +104,8 @@ def unseal(run):
 def states(trained):
     """What each checkpoint of the whole run holds, by step; None is a state to fill."""
     workdir, _, outcome = trained
-    blank = jax.tree.map(jnp.zeros_like, dataclasses.replace(outcome.state, key=None))
+    state = outcome.state
+    blank = jax.tree.map(lambda leaf: leaf if leaf is state.key else jnp.zeros_like(leaf), state)
     with Checkpoints(workdir / CHECKPOINTS, create=False) as checkpoints:
         assert checkpoints.steps() == [5, 6, NEWEST]
         return {None: blank} | {step: checkpoints.restore(blank, step) for step in checkpoints.steps()}

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import zfjax
 from zfjax.data.pictures import CachedPictures
@@ -102,7 +103,7 @@ def test_where_most_filters_are_zero_the_others_dominate():
         (np.ones((3, 3, 3, 2)), (0, 2), r"strides: expected at least 1, got \(0, 2\)"),
     ],
 )
-def test_bad_kernels_are_named(kernel, strides, message):
+def test_bad_kernels_are_named(unchecked, kernel, strides, message):
     with pytest.raises(ValueError, match=message):
         filters(kernel, strides)
 
@@ -155,7 +156,8 @@ def test_figure_6_draws_several_runs_and_counts_them(found, tmp_path, capsys):
     free = default()
     free.filter_radius = 0.0
     one, other = (
-        RunInfo(tmp_path / name, config, ("a", "b"), mean) for name, config in (("a", default()), ("b", free))
+        RunInfo(epath.Path(tmp_path / name), config, ("a", "b"), mean)
+        for name, config in (("a", default()), ("b", free))
     )
     splits = Splits(subject, subject)
     draw.all_of(["fig6"], Request(one, splits, compare=(Opened(other, splits),)))

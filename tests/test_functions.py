@@ -381,7 +381,7 @@ def _deconvnet(fun):
     return project(jnp.ones_like(y))
 
 
-def test_what_cannot_be_called():
+def test_what_cannot_be_called(unchecked):
     for ask in (ASKS["gradient"], ASKS["occlusion"], ASKS["top_activations"], ASKS["maximize"]):
         with pytest.raises(TypeError, match="fun: expected a function, got dict"):
             ask(WEIGHTS)

@@ -80,7 +80,7 @@ def test_a_box_without_pixels_is_named(box):
         masks_of(BOX, box)
 
 
-def test_boxes_of_another_shape_or_kind_are_named():
+def test_boxes_of_another_shape_or_kind_are_named(unchecked):
     with pytest.raises(ValueError, match=r"boxes: expected whole pixels \[n, 4\], got float64"):
         box_masks(np.ones((2, 4)), SIZE, SIZE)
     with pytest.raises(ValueError, match=r"int64 \[4\]"):
@@ -154,7 +154,7 @@ def test_energy_is_the_share_of_what_is_positive():
 
 
 @pytest.mark.parametrize("measure", [pointing_game, localization, energy_inside])
-def test_an_empty_mask_and_maps_that_are_none_are_named(measure):
+def test_an_empty_mask_and_maps_that_are_none_are_named(unchecked, measure):
     maps, masks = np.ones((2, SIZE, SIZE)), masks_of(BOX, BOX)
     empty = masks & (np.arange(2) == 0)[:, None, None]
     with pytest.raises(ValueError, match="masks: expected some pixels of an object, mask 1 has none"):
@@ -306,7 +306,7 @@ def test_bfloat16_logits_give_float32_probabilities():
         ({"images": np.ones((6, 6, 3), np.float32)}, r"images: expected \[n, H, W, C\]"),
     ],
 )
-def test_what_curves_cannot_use_is_named(changes, expected):
+def test_what_curves_cannot_use_is_named(unchecked, changes, expected):
     images, maps = drawn()
     given = {"fun": NET, "images": images, "target": 0, "maps": maps, "n_steps": 9} | changes
     for measure in (insertion, deletion):

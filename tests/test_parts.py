@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
 
 from zfjax.console.errors import UserError
@@ -119,7 +120,7 @@ def request_for(tiny, records, folder, built=None, dataset="shapes"):
     """A run that was never trained, of a tiny net; its first picture is broken."""
     net, variables = tiny
     labels = np.array([record["label"] for record in records], np.int32)
-    examples = [Example(str(i), bytes(record["image"]), labels[i]) for i, record in enumerate(records)]
+    examples = [Example(str(i), bytes(record["image"]), int(labels[i])) for i, record in enumerate(records)]
     mean, none = np.full((73, 73, 3), 120, np.float32), np.zeros(0, np.int64)
     seen = Record(mean, labels[:1], labels, none, np.array([0]), np.array(["broken"]))
     write(seen, folder)
@@ -135,7 +136,7 @@ def request_for(tiny, records, folder, built=None, dataset="shapes"):
     )
     config = default()
     config.dataset, config.image_size = dataset, 64
-    return Request(RunInfo(folder, config, shapes.CLASSES, mean), Splits(subject, subject))
+    return Request(RunInfo(epath.Path(folder), config, shapes.CLASSES, mean), Splits(subject, subject))
 
 
 def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 import zfjax
 from zfjax import attribution, data, experiments, models, runs, training, weights
@@ -38,7 +39,7 @@ def test_a_run_fits_on_a_screen(tmp_path):
     net = zfjax.zfnet(3, width=0.05, image_size=64)
     variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     files = tuple(f"cat/{number}.jpg" for number in range(1000))
-    examples = FolderExamples(tmp_path, files, np.zeros(1000, np.int32))
+    examples = FolderExamples(epath.Path(tmp_path), files, np.zeros(1000, np.int32))
     pictures = DecodedPictures(examples, np.arange(1000), 73)
     subject = Subject(net, variables, pictures, np.zeros(1000), np.arange(1000), ("cat", "dog"), jnp.zeros((73, 73, 3)))
     text = repr(Splits(subject, subject))

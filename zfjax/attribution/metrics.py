@@ -4,6 +4,7 @@ Maps are [n, H, W]: one number per pixel, higher is more important. Objects are 
 them from boxes. A constant map, such as one of zeros, counts as a miss.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ class Curves(NamedTuple):
     auc: Float[np.ndarray, " n"]  # area under the curve, over shares of pixels from 0 to 1
 
 
-def box_masks(boxes: Boxes, height: int, width: int) -> Masks:
+def box_masks(boxes: Sequence[Sequence[int]] | Boxes, height: int, width: int) -> Masks:
     """Boxes as masks of images of one size.
 
     Args:

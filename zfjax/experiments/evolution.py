@@ -37,11 +37,11 @@ class Evolution(NamedTuple):
 
     names: tuple[str, ...]  # of the layers
     evolved: tuple[LayerEvolution, ...]  # one per layer
-    jumps: Float[np.ndarray, "layers checkpoints-1"]  # share of the firing maps whose strongest image is new
+    jumps: Float[np.ndarray, "layers intervals"]  # share of the firing maps whose strongest image is new
     distances: Float[np.ndarray, "layers checkpoints checkpoints"]  # between any two, by `feature_distances`
 
     @property
-    def moved(self) -> Float[np.ndarray, "layers checkpoints-1"]:
+    def moved(self) -> Float[np.ndarray, "layers intervals"]:
         """How far the features moved from each checkpoint to the next."""
         return np.diagonal(self.distances, offset=1, axis1=1, axis2=2)
 
@@ -197,7 +197,7 @@ def _evolved(over_time: Sequence[_Snapshot]) -> LayerEvolution:
     )
 
 
-def _jumps(tops: Sequence[Top]) -> Float[np.ndarray, " checkpoints-1"]:
+def _jumps(tops: Sequence[Top]) -> Float[np.ndarray, " intervals"]:
     """Share of the maps firing at both checkpoints whose strongest image changed; NaN if none fires at both."""
     shares = []
     for before, after in itertools.pairwise(tops):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.console.text import shown_by_shape
@@ -302,7 +302,7 @@ class _Grid(NamedTuple):
     order: Int[np.ndarray, " positions"]
     chunks: list[Rectangles]  # the last one is padded with positions from the start
 
-    def in_order(self, *parts: np.ndarray) -> Float[np.ndarray, "rows columns ..."]:
+    def in_order(self, *parts: np.ndarray) -> Shaped[np.ndarray, "rows columns ..."]:
         """The chunks' outputs put back where their positions are."""
         found = np.concatenate(parts)[: len(self.order)]
         whole = np.empty_like(found)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Real
 from scipy import stats
 
 from zfjax.console.deprecation import renamed
@@ -149,7 +149,7 @@ def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
     )
 
 
-def rank_correlation(one: Float[np.ndarray, "n ..."], other: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
+def rank_correlation(one: Real[np.ndarray, "n ..."], other: Real[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
     """Spearman's rank correlation between matching rows of two arrays; NaN if a row is constant."""
     rows = (np.reshape(array, (len(array), -1)).astype(float) for array in (one, other))
     first, second = (stats.rankdata(array, axis=1) for array in rows)

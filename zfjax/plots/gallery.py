@@ -3,14 +3,14 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from zfjax.experiments.gallery import Gallery
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 
-def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture:
+def plot_gallery(gallery: Gallery, mean: Array | np.ndarray, title: str = "") -> Picture:
     """For each map, projections of its strongest activations, strongest first, with their patches to the right.
 
     Each projection is scaled on its own (`per_image`).
@@ -44,7 +44,7 @@ def plot_gallery(gallery: Gallery, mean: np.ndarray, title: str = "") -> Picture
     return figure
 
 
-def patches(gallery: Gallery, mean: np.ndarray) -> Float[np.ndarray, "maps k height width 3"]:
+def patches(gallery: Gallery, mean: Array | np.ndarray) -> Float[np.ndarray, "maps k height width 3"]:
     """The patches as pictures in 0..1, with `mean` added back: that of whole images, [height, width, 3] in 0..255."""
     fields = gallery.fields.reshape(-1, 4)
     means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
