@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Integer
 
-Boxes = Int[np.ndarray, "*boxes 4"]  # the last axis is a Box
+Boxes = Integer[np.ndarray, "*boxes 4"]  # the last axis is a Box
 
 
 class Box(NamedTuple):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from zfjax.console.errors import UserError
-from zfjax.data.source import BrokenImage, Examples
+from zfjax.data.source import BrokenImage, Example, Examples
 
 
 @runtime_checkable
@@ -26,7 +27,7 @@ class Pictures(Protocol):
 class DecodedPictures:
     """Pictures decoded on each load: picture i is number `kept[i]` in `examples`."""
 
-    examples: Examples
+    examples: Examples | Sequence[Example]
     kept: Int[np.ndarray, "kept"]
     size: int
 

@@ -54,10 +54,10 @@ class Evolution(NamedTuple):
 def evolution(
     net: ConvNet,
     checkpoints: Iterable[PyTree],
-    maps: Mapping[str, Int[np.ndarray, " maps"]],
+    maps: Mapping[str, Int[np.ndarray, " _"]],
     batches: Callable[[], Iterable[Float[Array, "n height width channels"]]],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
-    probes: Sequence[Float[Array, "n height width channels"]],
+    probes: Sequence[Float[Array, "_ height width channels"]],
     mesh: Mesh | None = None,
 ) -> Evolution:
     """Project the strongest activations at each checkpoint, and measure how far features moved between checkpoints.
@@ -173,7 +173,7 @@ def _snapshots(
 
 
 @jax.jit
-def _responses(fun: Partial, images: Array) -> dict[str, Float[Array, "samples maps"]]:
+def _responses(fun: Partial, images: Array) -> dict[str, Float[Array, "_ _"]]:
     """Activations sampled evenly over each map, so that what is kept of a checkpoint stays small."""
 
     def sample(acts: Array) -> Array:

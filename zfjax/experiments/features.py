@@ -132,7 +132,7 @@ def join_splits(source: Source, scanned: Scanned) -> Pool:
 
 def features(
     model: Model, pictures: Pictures, names: Sequence[str], batch_size: int = 64
-) -> Iterator[dict[str, Float32[np.ndarray, "n features"]]]:
+) -> Iterator[dict[str, Float32[np.ndarray, "n _"]]]:
     """Layer outputs for the center crops of all pictures, in order: one pass, one dict by layer name per batch.
 
     Args:
@@ -165,7 +165,7 @@ def kept_features(
     folder: epath.PathLike,
     *,
     batch_size: int = 64,
-) -> dict[str, Float32[np.ndarray, "pictures features"]]:
+) -> dict[str, Float32[np.ndarray, "pictures _"]]:
     """`features` of a whole pool, memory-mapped from files in `folder`, which are written if missing.
 
     A file's name identifies what it depends on: the net, its weights and mean, the layer and the pictures. A damaged

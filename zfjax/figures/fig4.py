@@ -78,7 +78,7 @@ def _variables(request: Request, steps: tuple[int, ...]) -> Iterator[PyTree]:
         yield jax.device_put(load_model(request.run, str(step)).variables)
 
 
-def _maps(request: Request, names: tuple[str, ...], probes: list[Array]) -> dict[str, Int[np.ndarray, " maps"]]:
+def _maps(request: Request, names: tuple[str, ...], probes: list[Array]) -> dict[str, Int[np.ndarray, " _"]]:
     """The maps, the same at all checkpoints: as asked for, or drawn from those that fire in the end."""
     if request.units:
         return {name: np.array(request.units) for name in names}

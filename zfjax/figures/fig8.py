@@ -108,8 +108,8 @@ def _pooled(found: Mapping[str, Compared]) -> Correspondence:
 
 
 def _arrays(
-    boxes: Mapping[str, Int[np.ndarray, "1 n 4"]],
-    randoms: Mapping[str, Int[np.ndarray, "draws n 4"]],
+    boxes: Mapping[str, Int[np.ndarray, "1 _ 4"]],
+    randoms: Mapping[str, Int[np.ndarray, "draws _ 4"]],
     results: Mapping[str, Mapping[str, Compared]],
 ) -> dict[str, np.ndarray]:
     """Arrays named like boxes_left_eye, layer_5_left_eye_differing and layer_5_left_eye_random_differing."""

@@ -105,13 +105,9 @@ class Reads(NamedTuple):
     cells. If a convolution adds up changes, its windows number only the changed cells, then one for none.
     """
 
-    cells: tuple[
-        Int[Array, " room"], ...
-    ]  # the changed cells' positions on the map, for the image and each listed layer
-    windows: tuple[
-        Int[Array, "room cells"], ...
-    ]  # for each listed layer, in the layer below; empty for pointwise layers
-    maps: tuple[Int[Array, "n cells"], ...]  # for the image and each listed layer, whole; empty if not needed
+    cells: tuple[Int[Array, " _"], ...]  # the changed cells' positions on the map, for the image and each listed layer
+    windows: tuple[Int[Array, "_ _"], ...]  # for each listed layer, in the layer below; empty for pointwise layers
+    maps: tuple[Int[Array, "n _"], ...]  # for the image and each listed layer, whole; empty if not needed
 
 
 @functools.partial(jax.jit, static_argnames="plan")
