@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs
+from etils import epath
 from PIL import Image
 from test_comparison import REDDEST, WEIGHTS
 

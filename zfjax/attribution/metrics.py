@@ -20,8 +20,8 @@ from zfjax.data.boxes import Box, Boxes, wide
 from zfjax.ops.arguments import array, filling, floats
 from zfjax.transform import functions
 
-Maps = Float[np.ndarray, "n height width"]
-Masks = Bool[np.ndarray, "n height width"]
+Maps = Float[Array | np.ndarray, "n height width"]
+Masks = Bool[Array | np.ndarray, "n height width"]
 
 _EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner are connected, as in OpenCV's contours
 
@@ -113,7 +113,7 @@ def pointing_game(maps: Maps, masks: Masks, *, tolerance: float = 0.0) -> Bool[n
         raise ValueError(f"tolerance: expected 0 px or more, got {tolerance}")
     reached = np.stack([ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]) if tolerance else masks
     values = maps.reshape(len(maps), -1)
-    hit = np.take_along_axis(reached.reshape(len(maps), -1), values.argmax(axis=1)[:, None], axis=1)[:, 0]
+    hit = np.take_along_axis(reached.reshape(len(maps), -1), np.argmax(values, axis=1)[:, None], axis=1)[:, 0]
     return hit & (values.max(axis=1) > values.min(axis=1))
 
 

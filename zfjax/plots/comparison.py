@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,9 +24,9 @@ INCHES = 0.86  # side of a picture
 
 
 def plot_comparison(
-    images: Float[np.ndarray, "rows height width 3"],
-    masks: Bool[np.ndarray, "rows height width"] | None,
-    maps: Mapping[str, Float[np.ndarray, "rows height width ..."]],
+    images: Float[Array | np.ndarray, "rows height width 3"],
+    masks: Bool[Array | np.ndarray, "rows height width"] | None,
+    maps: Mapping[str, Float[Array | np.ndarray, "rows height width ..."]],
     names: Sequence[str],
 ) -> Picture:
     """One row per image, one column per lens; known objects are boxed, and a dot marks each map's maximum.
@@ -136,7 +136,9 @@ def _explain(figure: Figure, text: str) -> None:
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 20)), fontsize=6, color="0.25")
 
 
-def _draw(axes: Axes, one: Float[np.ndarray, "height width ..."], image: Float[np.ndarray, "height width 3"]) -> None:
+def _draw(
+    axes: Axes, one: Float[Array | np.ndarray, "height width ..."], image: Float[Array | np.ndarray, "height width 3"]
+) -> None:
     """Draw one lens's map of one image, and mark its maximum."""
     if one.ndim == 3:
         axes.imshow(per_image(one), interpolation="nearest")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
 from zfjax.experiments.correspondence import Correspondence
@@ -15,7 +15,7 @@ COLORS = (BLUE, VERMILION, GREEN, GRAY)
 
 
 def plot_correspondence(
-    pictures: Mapping[str, Float[np.ndarray, "n height width 3"]],
+    pictures: Mapping[str, Float[Array | np.ndarray, "n height width 3"]],
     results: Mapping[str, Mapping[str, Correspondence]],
 ) -> Picture:
     """Rows of images, with a different part hidden in each row; to the right, Δ and opposed changes by layer and part.
@@ -30,7 +30,7 @@ def plot_correspondence(
     figure = Picture(figsize=(10, 5), dpi=150, layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
     for axes, (name, row) in zip(left.subplots(len(pictures), 1, squeeze=False)[:, 0], pictures.items(), strict=True):
-        axes.imshow(sheet(row, len(row), gap=max(1, row.shape[2] // 24)), interpolation="nearest")
+        axes.imshow(sheet(np.asarray(row), len(row), gap=max(1, row.shape[2] // 24)), interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)

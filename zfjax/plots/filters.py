@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
 from zfjax.experiments.filters import DEAD, DOMINATING, Filters, FirstLayers
@@ -14,7 +14,7 @@ from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 
-def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> Picture:
+def plot_filters(kernel: Float[Array | np.ndarray, "kh kw 3 maps"], title: str = "") -> Picture:
     """Every filter of the first layer as an RGB picture, side by side.
 
     All share one scale, set by the largest weight: gray is 0, so a dominating filter stands out and a dead one is flat
@@ -27,7 +27,7 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw 3 maps"], title: str = "") -> 
     Returns:
         A figure with about twice as many columns as rows.
     """
-    page = _in_grid(_alike(kernel))
+    page = _in_grid(_alike(np.asarray(kernel)))
 
     width = 8.0
     figure = Picture(figsize=(width, width * page.shape[0] / page.shape[1] + (0.4 if title else 0.0)), dpi=150)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
@@ -17,7 +17,7 @@ DASHES = ("-", "--", ":", "-.")  # one style per six images
 
 def plot_invariance(
     found: Invariance,
-    examples: Sequence[Float[np.ndarray, "images _ height width 3"]],
+    examples: Sequence[Float[Array | np.ndarray, "images _ height width 3"]],
     names: Sequence[str],
     hidden: Sequence[str],
 ) -> Picture:
@@ -38,7 +38,7 @@ def plot_invariance(
     rows = figure.subplots(3, 2 + len(hidden), squeeze=False)
     labels = ("vertical translation (pixels, down)", "scale (ratio)", "rotation (degrees, counter-clockwise)")
     for axes, one, pictures, label in zip(rows, found[:3], examples, labels, strict=True):
-        _show_examples(axes[0], one, pictures)
+        _show_examples(axes[0], one, np.asarray(pictures))
         for i, panel in enumerate(axes[1:-1]):
             _draw_lines(panel, one, one.distances[i])
             panel.axhline(found.apart[i], color="0.4", lw=1, ls=(0, (4, 3)))

@@ -62,7 +62,7 @@ def plot_occlusion(rows: Sequence[Occluded], classes: Sequence[str]) -> Picture:
     return figure
 
 
-def _draw_row(axes: Sequence[Axes], row: Occluded, classes: Sequence[str]) -> None:
+def _draw_row(axes: Sequence[Axes] | np.ndarray, row: Occluded, classes: Sequence[str]) -> None:
     image, found = row.image, row.found
     height, width = image.shape[:2]
     axes[0].imshow(np.clip(image / 255, 0, 1))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from zfjax.plots.colors import GREEN, VERMILION
 from zfjax.plots.picture import Picture
@@ -12,9 +12,9 @@ RIGHT, WRONG = GREEN, VERMILION
 
 
 def plot_predictions(
-    images: UInt8[np.ndarray, "n side side 3"],
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, "n classes"],
+    images: UInt8[Array | np.ndarray, "n side side 3"],
+    labels: Int[Array | np.ndarray, " n"],
+    probabilities: Float[Array | np.ndarray, "n classes"],
     classes: Sequence[str],
 ) -> Picture:
     """Pictures in rows of six, titled with the net's top prediction, its probability, and the true class if different.
