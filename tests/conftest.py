@@ -36,22 +36,8 @@ hypothesis.settings.load_profile("zfjax")
 # Test modules that another version of JAX, Flax, Orbax, Grain or Python can break: CI runs only these on Colab's
 # versions and on the newest ones (`-m versions`).
 VERSIONED = (
-    *("attribution", "backproject", "crops", "damage", "data_pipeline", "data_source", "deconvnet"),
-    *(
-        "evolution",
-        "fields",
-        "functions",
-        "gallery",
-        "layer",
-        "models",
-        "notebooks",
-        "occlusion",
-        "ops",
-        "resnet",
-        "rules",
-        "seeds",
-    ),
-    "training",
+    "attribution backproject crops damage data_pipeline data_source deconvnet evolution fields functions gallery layer "
+    "models notebooks occlusion ops resnet rules seeds training"
 )
 
 
@@ -65,7 +51,7 @@ def unchecked():
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem.removeprefix("test_").startswith(VERSIONED):
+        if item.path.stem.removeprefix("test_").startswith(tuple(VERSIONED.split())):
             item.add_marker(pytest.mark.versions)
 
 
