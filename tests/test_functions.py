@@ -325,10 +325,22 @@ def test_functions_that_hold_modules_of_nnx():
 
         method = __call__
 
+    class Slotted:
+        __slots__ = ("holder",)
+
+        def __init__(self, net):
+            self.holder = Holder(net)
+
+        def __call__(self, x):
+            return self.holder.method(x)
+
     jitted = nnx.jit(lambda net, x: net(x))
     global _net
     net = _net = Net()
     net.eval()
+
+    def again(x, times=2):
+        return again(x, times - 1) if times else jitted(net, x)
 
     def nested(x):
         return _reads_a_global(x) + 0 * jitted(net, x)
@@ -336,6 +348,7 @@ def test_functions_that_hold_modules_of_nnx():
     every = {
         "closure": lambda x: jitted(net, x),
         "global": _reads_a_global,
+        "partial of a global": functools.partial(_reads_a_global),
         "called by it": nested,
         "in a list": (lambda nets: lambda x: jitted(nets[0], x))([net]),
         "default": lambda x, net=net: jitted(net, x),
@@ -345,6 +358,8 @@ def test_functions_that_hold_modules_of_nnx():
         "cached": nnx.cached_partial(jitted, net),
         "object": Holder(net),
         "method of an object": Holder(net).method,
+        "object in an object": Slotted(net),
+        "itself": again,
     }
     expected = jax.grad(lambda x: net(x)[:, 1].sum())(jnp.asarray(IMAGES))
     for fun in every.values():

@@ -14,7 +14,10 @@ from typing import Any
 
 import jax
 
-MOST = 1000  # a longer list is data, and is not searched for modules
+# What is not searched for modules: longer lists, which are data, and objects of libraries, or after so many objects.
+MOST = 1000
+LIBRARIES = frozenset(("builtins", "equinox", "flax", "haiku", "jax", "jaxlib", "numpy", "optax", "torch"))
+ENOUGH = 10_000
 
 
 def on_copies(fun: Callable, name: str) -> Callable:
@@ -30,13 +33,15 @@ def on_copies(fun: Callable, name: str) -> Callable:
     nnx = sys.modules.get("flax.nnx")  # without it, there are no such modules
     if nnx is None:
         return fun
+    method = getattr(fun, "__call__", None)  # noqa: B004
+    whole: Any = method if isinstance(method, types.MethodType) and not isinstance(fun, nnx.Module) else fun
     modules: list[Any] = []
 
     def found(module: Any) -> Any:
         modules.append(module)
         return module
 
-    _Replaced(fun, nnx.Module, found)(fun)
+    _Replaced(whole, nnx.Module, found)(whole)
     if not modules:
         return fun
     static, state = nnx.split(modules)
@@ -49,7 +54,7 @@ def on_copies(fun: Callable, name: str) -> Callable:
                 kind: Any = type(part)
                 object.__setattr__(part, "__class__", _refusing(kind, name))
         of = {id(module): copied for module, copied in zip(modules, copies, strict=True)}
-        return _Replaced(fun, nnx.Module, lambda module: of[id(module)])(fun)(*inputs)
+        return _Replaced(whole, nnx.Module, lambda module: of[id(module)])(whole)(*inputs)
 
     return call
 
@@ -77,13 +82,15 @@ class _Replaced:
 
     def __init__(self, fun: Callable, kind: type, new: Callable[[Any], Any]):
         """`new` gives what replaces a module, an instance of `kind`."""
-        self._fun = fun
+        self._home = getattr(_function_of(fun), "__globals__", None)
         self._kind = kind
         self._new = new
         self._done: dict[int, Any] = {}
 
     def __call__(self, value: Any) -> Any:
         if id(value) not in self._done:
+            if len(self._done) > ENOUGH:
+                return value
             self._done[id(value)] = value  # for what holds itself
             self._done[id(value)] = self._replaced(value)
         return self._done[id(value)]
@@ -104,43 +111,57 @@ class _Replaced:
             changed = _differ(parts, (value.func, value.args, value.keywords))
             return type(value)(parts[0], *parts[1], **parts[2]) if changed else value
         if isinstance(value, types.MethodType):
-            owner = self._owner(value.__self__)
-            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+            parts = [self(value.__func__), self(value.__self__)]
+            return types.MethodType(*parts) if _differ(parts, (value.__func__, value.__self__)) else value
         if isinstance(value, types.FunctionType):
             return self._function(value)
-        return self._owner(value) if value is self._fun else value
+        return self._object(value)
 
-    def _owner(self, value: Any) -> Any:
-        """An object that the function is, or a method of: its attributes may be modules."""
-        new = self(value) if value is not self._fun else value
-        if new is not value or not hasattr(value, "__dict__") or isinstance(value, type):
-            return new
-        changed = {key: part for key, old in vars(value).items() if (part := self(old)) is not old}
-        if changed:
-            new = copy.copy(value)
-            vars(new).update(changed)
+    def _object(self, value: Any) -> Any:
+        """A copy of an object, where an attribute changes."""
+        kind = type(value)
+        if kind.__module__.split(".")[0] in LIBRARIES or isinstance(value, type | types.ModuleType):
+            return value
+        slots = (name for one in kind.__mro__ for name in vars(one).get("__slots__", ()) if hasattr(value, name))
+        old = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
+        changed = {name: part for name in old if (part := self(old[name])) is not old[name]} if len(old) <= MOST else {}
+        if not changed:
+            return value
+        new = copy.copy(value)
+        for name, part in changed.items():
+            object.__setattr__(new, name, part)
         return new
 
     def _function(self, fun: types.FunctionType) -> types.FunctionType:
         """What it closes over, its defaults and, in the module where the whole is defined, the globals it reads."""
+        made: list[types.FunctionType] = []
+        self._done[id(fun)] = lambda *args, **keywords: made[0](*args, **keywords)  # for what calls itself
         cells = fun.__closure__ or ()
         contents = [cell.cell_contents if _is_full(cell) else None for cell in cells]
         parts = [self(part) for part in contents]
         defaults, keywords = self(fun.__defaults__), self(fun.__kwdefaults__)
         read = {}
-        if fun.__globals__ is getattr(self._fun, "__globals__", None):
+        if fun.__globals__ is self._home:
             there = (key for key in _globals(fun.__code__) if key in fun.__globals__)
             read = {key: part for key in there if (part := self(fun.__globals__[key])) is not fun.__globals__[key]}
-        if not read and not _differ([*parts, defaults, keywords], [*contents, fun.__defaults__, fun.__kwdefaults__]):
-            return fun
-        closed = tuple(
-            cell if part is old else types.CellType(part)
-            for cell, old, part in zip(cells, contents, parts, strict=True)
-        )
-        names = fun.__globals__ | read if read else fun.__globals__
-        new = types.FunctionType(fun.__code__, names, fun.__name__, defaults, closed)
-        new.__kwdefaults__ = keywords
+        new = fun
+        if read or _differ([*parts, defaults, keywords], [*contents, fun.__defaults__, fun.__kwdefaults__]):
+            closed = tuple(
+                cell if part is old else types.CellType(part)
+                for cell, old, part in zip(cells, contents, parts, strict=True)
+            )
+            names = fun.__globals__ | read if read else fun.__globals__
+            new = types.FunctionType(fun.__code__, names, fun.__name__, defaults, closed)
+            new.__kwdefaults__ = keywords
+        made.append(new)
         return new
+
+
+def _function_of(fun: Any) -> types.FunctionType | None:
+    """The function of Python behind partials and methods, if there is one."""
+    while isinstance(fun, functools.partial | types.MethodType):
+        fun = fun.func if isinstance(fun, functools.partial) else fun.__func__
+    return fun if isinstance(fun, types.FunctionType) else None
 
 
 def _differ(new: Any, old: Any) -> bool:
