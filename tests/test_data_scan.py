@@ -340,6 +340,15 @@ def test_damaged_cache_is_said(tmp_path):
     (folder / "scan.npz").write_bytes(b"")
     with pytest.raises(UserError, match=rf"scan\.npz is damaged .*; remove the folder {folder}"):
         scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+    (folder / "train.npy").unlink()
+    os.mkfifo(folder / "train.npy")  # whose end would never come
+    (folder / "scan.npz").unlink()
+    with pytest.raises(UserError, match=f"cache {folder}: incomplete; remove this folder"):
+        scan(memory_source(), SIZE, cache_dir=str(tmp_path))
+    shutil.rmtree(folder)
+    folder.write_text("")
+    with pytest.raises(UserError, match=f"cache {folder}: it is no folder; remove it"):
+        scan(memory_source(), SIZE, cache_dir=str(tmp_path))
 
 
 # The same pictures, or others

@@ -33,10 +33,15 @@ def folder_for(cache_dir: str, source: Source, size: int) -> pathlib.Path:
 def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] | None:
     """The record and the squares of train and val, memory-mapped; None if there is no cache."""
     if not folder.is_dir():
+        if os.path.lexists(folder):
+            raise UserError(f"cache {folder}: it is no folder; remove it")
         return None
     found = record.read(folder, f"remove the folder {folder}")
+    files = [folder / f"{split}.npy" for split in ("train", "val")]
+    if not all(file.is_file() for file in files):
+        raise UserError(f"cache {folder}: incomplete; remove this folder")
     try:
-        train, val = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "val"))
+        train, val = (np.load(file, mmap_mode="r") for file in files)
     except Exception as error:  # a header is a Python literal, which fails in many ways
         raise UserError(f"cache {folder}: damaged ({error}); remove this folder") from error
     if found is None or any(
