@@ -255,7 +255,7 @@ def test_a_run_is_transferred_and_an_interrupted_transfer_goes_on(run, tmp_path,
 def test_a_run_cannot_transfer_to_what_is_not_enough(run, capsys):
     workdir, folder = run
     code, line = said(capsys, f"--workdir={workdir}", f"--dataset=folder:{folder}", "--per_class=3,12")
-    assert (code, "class 'circles' of caltech has 12 readable images; 12 to train on" in line) == (2, True)
+    assert (code, "class 'circles' of caltech has 12 readable images, too few for 12 to train on" in line) == (2, True)
     code, line = said(
         capsys, f"--workdir={workdir}", f"--dataset=folder:{folder}", "--per_class=3", "--layer=8", "--noscratch"
     )

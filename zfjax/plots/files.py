@@ -17,8 +17,8 @@ def save_png(figure: Figure, path: epath.PathLike) -> None:
     write_whole(path, _rendered(figure, "png"))
 
 
-def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Write `path`.png and .pdf, and the arrays behind the figure as .npz; return the files' names.
+def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, Any]) -> list[str]:
+    """Write `path`.png and .pdf, and the numbers behind the figure as .npz; return the files' names.
 
     Raises:
         UserError: a file cannot be written.
@@ -37,7 +37,7 @@ def save(figure: Figure, path: epath.PathLike, arrays: Mapping[str, np.ndarray])
     return written
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def _plain(array: Any) -> np.ndarray:
     """Convert bfloat16 to float32, since NumPy's files do not support it."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
