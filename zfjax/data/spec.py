@@ -26,7 +26,7 @@ class DatasetSpec(NamedTuple):
 
     @property
     def short_name(self) -> str:
-        """The title without `tfds:`, usable as the name of a folder."""
+        """The title as the name of a folder, without the kind of dataset in front."""
         name = self.title.removeprefix("tfds:")
         return re.sub(r"[^\w.-]+", "-", readable(name)).strip("-.") or "dataset"
 
