@@ -24,7 +24,8 @@ import numpy as np
 
 import zfjax
 from zfjax.models.table import layer_table
-from zfjax.ops import pooling
+from zfjax.ops import unpooling
+from zfjax.ops.windows import Windows
 
 Action = Callable[[], Any]
 UNITS = (1, 16, 64)
@@ -98,6 +99,7 @@ def pool_forms(batch: int) -> dict[str, Action]:
     window, strides, padding = (3, 3), (2, 2), ((0, 1), (0, 1))
     x = jax.random.normal(jax.random.key(0), (batch, 110, 110, 96))
     geometry = {"window": window, "strides": strides, "padding": padding}
+    windows = Windows.over_maps(window, strides, padding)
     pooled, switches = zfjax.ops.max_pool_with_switches(x, **geometry)
 
     def by_scatter(x: jax.Array, signal: jax.Array) -> jax.Array:
@@ -109,8 +111,8 @@ def pool_forms(batch: int) -> dict[str, Action]:
         return jax.vjp(pool, x)[1](signal)[0]
 
     forms = {
-        "switches by slices": (functools.partial(pooling._switches_by_slices, **geometry), (x,)),
-        "switches by reduce_window": (functools.partial(pooling._switches_by_reduce_window, **geometry), (x,)),
+        "switches by slices": (functools.partial(unpooling.by_slices, windows=windows), (x,)),
+        "switches by reduce_window": (functools.partial(unpooling.by_reduce_window, windows=windows), (x,)),
         "unpool by switches": (
             lambda signal, switches: zfjax.ops.max_unpool(signal, switches, **geometry, input_shape=x.shape),
             (pooled, switches),

@@ -21,10 +21,11 @@ import jaxtyping
 import pytest
 
 # Types and shapes of arguments and results hold at run time; said before zfjax is imported. Only what warns of old
-# names is left out: it counts the frames up to its caller.
+# names is left out: it counts the frames up to its caller. JAXTYPING_DISABLE=1 makes the tests a fifth faster.
 ROOT = pathlib.Path(importlib.util.find_spec("zfjax").origin).parent
 MODULES = {".".join(("zfjax", *path.relative_to(ROOT).with_suffix("").parts)) for path in ROOT.rglob("*.py")}
-jaxtyping.install_import_hook(sorted(MODULES - {"zfjax.console.deprecation"}), "typechecker.check")
+if not jaxtyping.config.jaxtyping_disable:
+    jaxtyping.install_import_hook(sorted(MODULES - {"zfjax.console.deprecation"}), "typechecker.check")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -40,19 +41,25 @@ VERSIONED = (
     "models notebooks occlusion ops resnet rules seeds training"
 )
 
+# Files whose few tests take longest go first, so that no worker is left alone with one at the end.
+FIRST = "notebooks training_stops atlas damage ablation transfer docstrings models docs".split()
+
 
 @pytest.fixture
 def unchecked():
     """No checks by types: for tests of what the functions themselves say of wrong arguments."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem.removeprefix("test_").startswith(tuple(VERSIONED.split())):
+    names = {item: item.path.stem.removeprefix("test_") for item in items}
+    for item, name in names.items():
+        if name.startswith(tuple(VERSIONED.split())):
             item.add_marker(pytest.mark.versions)
+    items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -1,0 +1,158 @@
+"""XLA's compilers for TPUs and GPUs on a machine with neither, and what they say a program costs there."""
+
+import collections
+import importlib.util
+import os
+import re
+import sys
+import time
+from typing import Any, NamedTuple
+
+# Before JAX and libtpu start: compute on the CPU, and don't look for a TPU.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 minor: 0 } registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"  dnn_version_info { major: 9 minor: 10 patch: 0 }  device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+class Target(NamedTuple):
+    """An accelerator, as its maker specifies it; figures are for one chip."""
+
+    platform: str
+    topology: str
+    options: dict[str, Any]
+    flops: dict[str, float]  # per second, by dtype of the operands of a matrix product
+    bandwidth: float  # bytes per second
+    compiler_options: dict[str, str]
+
+
+def _tpu(topology: str, flops: float, bandwidth: float, **options: Any) -> Target:
+    # A TPU multiplies float32 in one pass of bfloat16 unless a higher precision is asked for.
+    return Target("tpu", topology, options, {"float32": flops, "bfloat16": flops}, bandwidth, {})
+
+
+TARGETS = {
+    "v5e": _tpu("v5e:1x1", 197e12, 819e9, chips_per_host_bounds=(1, 1, 1)),
+    "v5e-2x2": _tpu("v5e:2x2", 197e12, 819e9),
+    "v5e-16x16": _tpu("v5e:16x16", 197e12, 819e9),
+    "v6e": _tpu("v6e:1x1", 918e12, 1640e9, chips_per_host_bounds=(1, 1, 1)),
+    "h100": Target(
+        "cuda",
+        "h100",
+        {"topology": "1x1x1", "target_config": H100},
+        {"float32": 494.7e12, "bfloat16": 989.4e12},  # TF32 and bfloat16, without sparsity
+        3352e9,
+        {"xla_gpu_autotune_level": "0"},  # there is nothing to measure on
+    ),
+}
+
+
+class Cost(NamedTuple):
+    """What one chip does in one call of a program."""
+
+    flops: float | None  # None: the compiler does not say
+    bytes: float  # read and written in the chip's memory
+    temporary: int  # bytes beside arguments and results
+    peak: int  # bytes of all that is alive at once, at most
+    collectives: dict[str, tuple[int, int]]  # how many of each kind, and the bytes of their results
+    seconds: float  # it took to compile
+
+
+def mesh_of(target: Target) -> Mesh:
+    """The target's chips along one axis, `data`; they compile, but cannot run anything.
+
+    Raises:
+        SystemExit: its compiler is not installed; the message is the line that installs it.
+    """
+    module, install = _compiler(target.platform)
+    if importlib.util.find_spec(module) is None:
+        sys.exit(f"{target.platform}: its compiler is not installed: {install}")
+    found = topologies.get_topology_desc(platform=target.platform, topology_name=target.topology, **target.options)
+    return Mesh(np.array(found.devices), ("data",))
+
+
+def _compiler(platform: str) -> tuple[str, str]:
+    """The module of a platform's compiler, and the command that installs it."""
+    if platform == "tpu":
+        return "libtpu", f"pip install 'jax[tpu]=={jax.__version__}'"
+    plugin = f"jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}"
+    return "jax_cuda12_plugin", f"pip install {plugin}"
+
+
+def placed(tree: Any, mesh: Mesh, *, split: bool = False) -> Any:
+    """The shapes of a tree's arrays on the mesh: split along their first axis, or whole on each chip."""
+    sharding = NamedSharding(mesh, P("data") if split else P())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def compiled(fun: Any, args: tuple[Any, ...], target: Target) -> Cost:
+    """Compile a jitted function for a target."""
+    lowered = fun.trace(*args).lower(lowering_platforms=(target.platform,))
+    start = time.perf_counter()
+    program = lowered.compile(compiler_options=target.compiler_options or None)
+    seconds = time.perf_counter() - start
+    text, memory = program.as_text(), program.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    if target.platform == "tpu":
+        said = program.cost_analysis()
+        flops, moved = said["flops"], said["bytes accessed"]
+    else:
+        flops, moved = None, moved_bytes(text)
+    return Cost(flops, moved, memory.temp_size_in_bytes, kept + memory.temp_size_in_bytes, collectives(text), seconds)
+
+
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
+_FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "iota"}
+
+
+def moved_bytes(text: str) -> int:
+    """The bytes that the instructions of a program's entry read and write: an estimate, where no compiler says more."""
+    entry = text[text.index("ENTRY ") :]
+    sizes: dict[str, int] = {}
+    moved = 0
+    for line in entry.splitlines():
+        if not (found := _INSTRUCTION.match(line)):
+            continue
+        name, shape, opcode, rest = found.groups()
+        sizes[name] = size_of(shape)
+        if opcode not in _FREE:
+            operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
+            moved += sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+    return moved
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """How many collectives of each kind a program has, and the bytes of their results."""
+    found: dict[str, list[int]] = collections.defaultdict(list)
+    pattern = r"= (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    for shape, kind in re.findall(pattern, text):
+        found[kind].append(size_of(shape))
+    return {kind: (len(sizes), sum(sizes)) for kind, sizes in found.items()}
+
+
+_BITS = {"pred": 8, "bf16": 16} | {f"{kind}{bits}": bits for kind in "sufc" for bits in (4, 8, 16, 32, 64, 128)}
+
+
+def size_of(shape: str) -> int:
+    """The bytes of an array or a tuple of them, as HLO writes its type."""
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
+    return sum(
+        _BITS.get(dtype, 8) * int(np.prod([int(side) for side in sides.split(",") if side], dtype=np.int64)) // 8
+        for dtype, sides in arrays
+    )
