@@ -42,7 +42,7 @@ VERSIONED = (
 )
 
 # Files whose few tests take longest go first, so that no worker is left alone with one at the end.
-FIRST = "notebooks training_stops atlas damage ablation transfer docstrings models docs".split()
+FIRST = ["notebooks", "training_stops", "atlas", "damage", "ablation", "transfer", "docstrings", "models", "docs"]
 
 
 @pytest.fixture
