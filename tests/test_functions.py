@@ -5,6 +5,7 @@ import gc
 import weakref
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,13 +77,30 @@ def _counted(layer):  # JAX does not differentiate it in reverse
     )[1]
 
 
+ELSEWHERE = jex.Primitive("elsewhere")  # no platform has it
+ELSEWHERE.def_abstract_eval(lambda x: x)
+
+
+def _by_platform(layer):  # what is for other platforms cannot be compiled here, nor differentiated
+    return lambda x: jax.lax.platform_dependent(x, cpu=layer, default=lambda x: ELSEWHERE.bind(layer(x)))
+
+
 @pytest.mark.parametrize(
     "around",
-    [jax.jit, jax.checkpoint, _mapped, _branched, _scanned, _counted, lambda layer: jax.checkpoint(_mapped(layer))],
+    [
+        jax.jit,
+        jax.checkpoint,
+        _mapped,
+        _branched,
+        _by_platform,
+        _scanned,
+        _counted,
+        lambda layer: jax.checkpoint(_mapped(layer)),
+    ],
 )
 def test_arrays_that_jitted_functions_inside_close_over(around):
     """They are arguments of the program too: new ones need no new program, and old ones are not kept."""
-    ask = ASKS["score_cam" if around is _counted else "gradient"]
+    ask = ASKS["score_cam" if around in (_counted, _by_platform) else "gradient"]
 
     def scaled(weights, x):
         return x * weights["scale"].reshape(1, 1, 1, 3)
