@@ -12,9 +12,8 @@ import pytest
 import tiny_runs
 
 from zfjax import train
-from zfjax.console import command
+from zfjax.console import command, processes
 from zfjax.console.errors import UserError
-from zfjax.training import processes
 
 pytestmark = pytest.mark.slow
 
@@ -155,8 +154,7 @@ def test_two_processes_train_together_and_a_ctrl_c_in_one_stops_both(folder, unb
 ALONE = """
 import sys
 from zfjax import train
-from zfjax.console import command, signals
-from zfjax.training import processes
+from zfjax.console import command, processes, signals
 signals.listen()
 processes.WAIT = 1
 command.execute(train.main)
@@ -166,10 +164,11 @@ command.execute(train.main)
 def test_a_process_whose_others_do_not_come_ends_in_one_line(folder, tmp_path):
     with socket.create_server(("localhost", 0)) as taken:
         address = f"localhost:{taken.getsockname()[1]}"
-        assert processes.why_late(address, 2, 1).startswith("waited 300 s for all 2 processes to start; start the same")
+        first, second = (processes.Place(address, 2, process) for process in range(2))
+        assert processes.why_late(second).startswith("waited 300 s for all 2 processes to start; start the same")
         with pytest.raises(UserError, match=r"^process 0 cannot listen on port \d+: Address already in use; give"):
-            processes.join(address, 2, 0)
-    assert processes.why_late(address, 2, 1) == f"cannot reach process 0 at {address} within 300 s: Connection refused"
+            processes.join(first)
+    assert processes.why_late(second) == f"cannot reach process 0 at {address} within 300 s: Connection refused"
     words = tiny_runs.train_command(
         folder, tmp_path / "run", f"--coordinator={address}", "--processes=2", "--process=0"
     )

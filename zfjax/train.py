@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import ConfigDict
 
-from zfjax.console import command, options
-from zfjax.console.errors import UserError
+from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
 from zfjax.console.text import written
@@ -40,30 +39,16 @@ def main(argv: Sequence[str]) -> None:
     """Train as the flags in `argv` say, then draw the run's plots and print what was written."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder for the run; default runs/DATASET.", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "One of many processes of a TPU pod or cluster.", flag_values=values)
-    flags.DEFINE_string(
-        "coordinator", None, "HOST:PORT of process 0; default what the cluster reports.", flag_values=values
-    )
-    options.whole_number(values, "processes", None, "How many processes; default what the cluster reports.", smallest=1)
-    options.whole_number(values, "process", None, "Number of this process; default what the cluster reports.")
+    options.processes(values)
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
-    port = re.fullmatch(r".+:0*([1-9][0-9]{0,4})", values.coordinator or "")
-    if values.coordinator and not (port and int(port[1]) < 2**16):
-        raise UserError(f"--coordinator={values.coordinator}: expected HOST:PORT, the address of process 0")
-    if not values.coordinator and not (values.processes is None and values.process is None):
-        raise UserError("--processes and --process need --coordinator=HOST:PORT, the address of process 0")
-    if values.processes and values.process is not None and values.process >= values.processes:
-        raise UserError(f"--process={values.process}: expected a number from 0 to {values.processes - 1}")
+    place = processes.place_of(values)
 
     # Import JAX only now, so that --help and mistyped flags are answered at once.
     with Progress("starting JAX"):
         import jax
 
-        if values.distributed or values.coordinator:
-            from zfjax.training.processes import join
-
-            join(values.coordinator, values.processes, values.process)
+        processes.join(place)
         from zfjax.data.outside import root_of
         from zfjax.runs.claim import held
         from zfjax.runs.training import train_and_evaluate

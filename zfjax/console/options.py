@@ -24,6 +24,16 @@ def seed(values: flags.FlagValues, text: str) -> None:
     whole_number(values, "seed", 0, text, largest=2**32 - 1)
 
 
+def processes(values: flags.FlagValues) -> None:
+    """Define --distributed, --coordinator, --processes and --process; `processes.place_of` reads them."""
+    flags.DEFINE_bool("distributed", False, "One of many processes of a TPU pod or cluster.", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator", None, "HOST:PORT of process 0; default what the cluster reports.", flag_values=values
+    )
+    whole_number(values, "processes", None, "How many processes; default what the cluster reports.", smallest=1)
+    whole_number(values, "process", None, "Number of this process; default what the cluster reports.")
+
+
 def names(values: flags.FlagValues, name: str, default: list[str] | None, text: str) -> None:
     """Define a flag whose value is a list of names."""
     flags.DEFINE(_Names(), name, default, text, values, flags.CsvListSerializer(","))
