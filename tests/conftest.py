@@ -2,13 +2,19 @@ import importlib.util
 import os
 import pathlib
 
-# Before JAX starts: split the CPU into 8 devices, so that sharding is tested anywhere.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# LLVM takes most of the time here, and tests need correct numbers, not fast code.
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# With eight devices on few cores, programs in flight at once could deadlock.
-os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
+# Before JAX starts. On a machine with an accelerator: ZFJAX_TEST_PLATFORM=cuda (or tpu) pytest -m accelerator
+os.environ.setdefault("ZFJAX_TEST_PLATFORM", "cpu")
+if os.environ["ZFJAX_TEST_PLATFORM"] == "cpu":
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # Split the CPU into 8 devices, so that sharding is tested anywhere.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    # LLVM takes most of the time here, and tests need correct numbers, not fast code.
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # With eight devices on few cores, programs in flight at once could deadlock.
+    os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
+else:  # some tests name the CPU too
+    os.environ["JAX_PLATFORMS"] = f"{os.environ['ZFJAX_TEST_PLATFORM']},cpu"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch and other processes need memory as well
 # Share compiled programs: tests start many processes that run the same ones.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -41,6 +47,14 @@ VERSIONED = (
     "models notebooks occlusion ops resnet rules seeds training"
 )
 
+# Test modules that an accelerator can tell something about (`-m accelerator`).
+ACCELERATED = (
+    "attribution_cams attribution_gradients attribution_lenses attribution_maximization attribution_parity backproject"
+    " backproject_models backproject_recognition backproject_rectifiers backproject_transforms changed_functions"
+    " deconvnet_parity deconvnet_properties fields functions gallery layer models occlusion ops_convolution ops_filters"
+    " ops_normalization ops_pooling precision resnet_training resnets rules rules_extended seeds torch_parity training"
+)
+
 # Files whose few tests take longest go first, so that no worker is left alone with one at the end.
 FIRST = ["notebooks", "training_stops", "atlas", "damage", "ablation", "transfer", "docstrings", "models", "docs"]
 
@@ -54,11 +68,29 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def full_precision(request):
+    """Products of float32 numbers in float32: without this they are TF32 on GPUs, and one pass of bfloat16 on TPUs."""
+    if request.path.stem.removeprefix("test_") not in ACCELERATED.split():
+        yield
+        return
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def pytest_configure():
+    asked = os.environ["ZFJAX_TEST_PLATFORM"]
+    if asked != "cpu" and jax.default_backend() == "cpu":  # which JAX takes in its place
+        raise pytest.UsageError(f"ZFJAX_TEST_PLATFORM={asked}: JAX finds no such device")
+
+
 def pytest_collection_modifyitems(items):
     names = {item: item.path.stem.removeprefix("test_") for item in items}
     for item, name in names.items():
         if name.startswith(tuple(VERSIONED.split())):
             item.add_marker(pytest.mark.versions)
+        if name in ACCELERATED.split():
+            item.add_marker(pytest.mark.accelerator)
     items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from devices import tolerance
 from jax.tree_util import Partial
 
 CLASSES = 4
@@ -83,4 +84,4 @@ def assert_close(actual, expected, share=1e-5):
     """To a share of the largest value."""
     expected = np.asarray(expected)
     assert np.any(expected)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=share * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance(share) * np.abs(expected).max())

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 from jax import lax
 
 import zfjax
@@ -73,12 +74,12 @@ def randomized(variables: Any, seed=0) -> Any:
     return jax.tree_util.tree_map_with_path(draw, variables)
 
 
-def close(got, expected, tolerance=1e-6):
+def close(got, expected, share=1e-6):
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     assert got.shape == expected.shape
     scale = np.abs(expected).max()
     assert scale > 1e-4, "the signal vanished: nothing is compared"
-    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * scale)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance(share) * scale)
 
 
 @jax.custom_vjp

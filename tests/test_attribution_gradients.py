@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 from lens_nets import IMAGES, NET, TARGETS, assert_close, draw, logits_of, numpy_logits, slope
 from small_models import deconv_relu, guided_relu
 
@@ -90,7 +91,7 @@ def test_integrated_gradients_of_a_quadratic_are_exact(steps):
         there = np.broadcast_to(baseline, IMAGES.shape)
         assert_close(found.attributions[:2], (weights * (IMAGES**2 - there**2))[:2])
         assert_close(found.attributions[2], (IMAGES - there)[2])
-        np.testing.assert_allclose(found.error, 0, atol=1e-3)
+        np.testing.assert_allclose(found.error, 0, atol=tolerance(1e-3))
 
 
 def test_completeness():
@@ -98,7 +99,7 @@ def test_completeness():
     rest = (1, 2, 3)
     gains = (numpy_logits(IMAGES) - numpy_logits(IMAGES - IMAGES + 0.5))[ROWS, TARGETS]
     coarse = lenses.integrated_gradients(NET, IMAGES, TARGETS, 0.5, n_steps=2)
-    np.testing.assert_allclose(coarse.error, coarse.attributions.sum(axis=rest) - gains, atol=1e-4)
+    np.testing.assert_allclose(coarse.error, coarse.attributions.sum(axis=rest) - gains, atol=tolerance(1e-4))
     assert np.abs(coarse.error).max() > 0.01 * np.abs(gains).max()
     fine = lenses.integrated_gradients(NET, IMAGES, TARGETS, 0.5, n_steps=200)
     assert np.abs(fine.error).max() < 0.1 * np.abs(coarse.error).max()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 from jax import lax
 from jax.tree_util import Partial
 from small_models import normal
@@ -329,8 +330,8 @@ def test_a_relu_in_a_loop_warns_and_passes_the_gradient(name, chosen):
     with pytest.warns(zfjax.RuleWarning, match=f"^relu inside {name.strip()}: this is not entered") as caught:
         y, project = zfjax.backproject(LOOPS[name], X, chosen)
     assert len(caught) == 1  # and not also that there is no ReLU
-    np.testing.assert_allclose(y, LOOPS[name](X), rtol=1e-6)
-    np.testing.assert_allclose(project(SEED), gradient(LOOPS[name]), rtol=1e-6)
+    np.testing.assert_allclose(y, LOOPS[name](X), rtol=tolerance(1e-6))
+    np.testing.assert_allclose(project(SEED), gradient(LOOPS[name]), rtol=tolerance(1e-6))
 
 
 def test_loops_without_a_relu_are_the_gradient():
@@ -338,7 +339,7 @@ def test_loops_without_a_relu_are_the_gradient():
         return jax.nn.relu(lax.scan(lambda c, k: (jnp.sin(c) * k, None), x, jnp.array([1.0, -2.0]))[0])
 
     down = gradient(lambda x: lax.scan(lambda c, k: (jnp.sin(c) * k, None), x, jnp.array([1.0, -2.0]))[0], X, RECTIFIED)
-    np.testing.assert_allclose(signal(fun), down, rtol=1e-6)
+    np.testing.assert_allclose(signal(fun), down, rtol=tolerance(1e-6))
 
 
 def test_max_pools_in_a_loop_need_no_warning():

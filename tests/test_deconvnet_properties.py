@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import ON_CPU, assert_same, tolerance
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -92,7 +93,7 @@ def down(project, seed):
 
 
 def assert_close(actual, expected, rtol=1e-5):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance(rtol) * np.abs(expected).max())
 
 
 @given(cases(), st.sampled_from([zfjax.DECONVNET, zfjax.GUIDED, zfjax.GRADIENT]))
@@ -153,7 +154,7 @@ def test_without_pools_biases_change_nothing(case):
     for weights in (variables, shifted):
         y, project = up(zfjax.layer(net, weights, case.layers[-1].name), images)
         pixels.append(down(project, seed_like(y)))
-    np.testing.assert_array_equal(*pixels)
+    assert_same(*pixels)
 
 
 def test_a_bias_that_leaves_the_switches_alone_changes_nothing():
@@ -168,8 +169,8 @@ def test_a_bias_that_leaves_the_switches_alone_changes_nothing():
         y, project = up(zfjax.layer(net, {"params": shifted}, "top"), images)
         pixels.append(down(project, seed_like(y)))
     assert np.any(pixels[0])
-    np.testing.assert_array_equal(pixels[0], pixels[1])
-    np.testing.assert_array_equal(pixels[0], pixels[2])
+    assert_same(pixels[0], pixels[1])
+    assert_same(pixels[0], pixels[2])
 
 
 @fewer
@@ -239,7 +240,9 @@ def seen_from(case, draw_position):
     y, project = up(fun, images)
     position = tuple(draw_position(size) for size in y.shape[1:3])
     pixels = down(project, jnp.zeros_like(y).at[:, *position, 0].set(1.0))
-    return np.any(np.asarray(pixels) != 0, axis=-1), field(case, position)
+    size = np.abs(np.asarray(pixels)).max(axis=-1)
+    noise = 0 if ON_CPU else 1e-6 * size.max()  # where convolutions are computed by FFT, zeros are not quite zero
+    return size > noise, field(case, position)
 
 
 @given(cases(dense=False, square=True), st.data())

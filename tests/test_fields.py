@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import assert_same, tolerance
 from jax.tree_util import Partial
 from small_models import normal, randomized
 
@@ -65,14 +66,14 @@ def assert_same_as_on_whole_images(fun, images, positions):
     units = strongest_units(fun, images, positions)
     values, whole = map(np.asarray, project_units(fun, images, units, positions))
     found = jax.device_get(project_fields(fun, images, units, positions))
-    np.testing.assert_allclose(found.values, values, rtol=1e-5, atol=1e-5 * np.abs(values).max())
+    np.testing.assert_allclose(found.values, values, rtol=1e-5, atol=tolerance(1e-5) * np.abs(values).max())
     assert np.mean(np.abs(whole).max(axis=(1, 2, 3)) > 0) > 0.5  # some see nothing but padding
     for i, (top, left, height, width) in enumerate(found.fields):
         assert 0 <= top <= images.shape[1] - height
         assert 0 <= left <= images.shape[2] - width
         rebuilt = np.zeros_like(whole[i])
         rebuilt[top : top + height, left : left + width] = found.projections[i]
-        np.testing.assert_allclose(rebuilt, whole[i], rtol=0, atol=1e-5 * np.abs(whole[i]).max())
+        np.testing.assert_allclose(rebuilt, whole[i], rtol=0, atol=tolerance(1e-5) * np.abs(whole[i]).max())
         np.testing.assert_array_equal(found.images[i], images[i, top : top + height, left : left + width])
 
 
@@ -190,8 +191,7 @@ def test_units_of_dense_layers_and_of_other_functions_see_all():
         units = np.array([1, 2], np.int32)
         found = project_fields(fun, images, units, positions)
         values, whole = project_units(fun, images, units, positions)
-        np.testing.assert_array_equal(found.values, values)
-        np.testing.assert_array_equal(found.projections, whole)
+        assert_same((found.values, found.projections), (values, whole))
         np.testing.assert_array_equal(found.images, images)
         np.testing.assert_array_equal(found.fields, [[0, 0, 96, 96]] * 2)
 

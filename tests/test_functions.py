@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiles import compiles
+from devices import assert_same
 from jax.tree_util import Partial
 from lens_nets import IMAGES, NET, TARGETS, WEIGHTS, assert_close, draw, logits_of
 
@@ -145,7 +146,7 @@ def test_a_projection_of_weights_and_images_that_are_written_to():
         )
         before = np.array(project(jnp.ones_like(y)))
         weights[:], images[:] = 0.5, 0.5
-        np.testing.assert_array_equal(project(jnp.ones_like(y)), before)
+        assert_same(project(jnp.ones_like(y)), before)
         weights[:], images[:] = draw((6, 4), 0), IMAGES
 
 
@@ -163,8 +164,7 @@ def test_batches_in_one_buffer():
             buffer[:] = batch
             yield buffer
 
-    for found, expected in zip(top_activations(slow, loaded(), 3), top_activations(slow, batches, 3), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same(top_activations(slow, loaded(), 3), top_activations(slow, batches, 3))
 
 
 def test_arrays_are_kept_as_they_were():
@@ -200,7 +200,7 @@ def test_the_same_transformation_again_compiles_nothing():
     with compiles() as compiled:
         every.append(jax.vmap(lambda target: lenses.gradient(fun, IMAGES, target))(jnp.arange(4)))
     assert not compiled
-    np.testing.assert_array_equal(*every)
+    assert_same(*every)
 
 
 def test_derivatives_of_ones_own():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiles import compiles
+from devices import eight_devices, tolerance
 from jax.tree_util import Partial
 
 import zfjax
@@ -81,12 +82,13 @@ def test_on_many_devices_it_is_what_it_is_on_one(sizes):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@eight_devices
 def test_on_many_devices_the_net_gives_the_same_winners():
     net, variables, images = small_net()
     fun = layers(net, variables, ["relu1", "relu3"])
     batches = [images[:7], images[7:]]
     expected, found = (top_activations(fun, batches, 4, mesh) for mesh in (None, sharding.data_mesh()))
-    assert len(found["relu3"].values.sharding.device_set) == jax.device_count() == 8
+    assert len(found["relu3"].values.sharding.device_set) == 8
     for name in expected:
         np.testing.assert_allclose(found[name].values, expected[name].values, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(found[name].images, expected[name].images)
@@ -139,7 +141,7 @@ def test_a_gallery_projects_each_winner_alone(batch_size):
             up, left, height, width = found.fields[i, j]
             projection, patch = np.zeros_like(expected), (slice(up, up + height), slice(left, left + width))
             projection[patch] = found.projections[i, j]
-            np.testing.assert_allclose(projection, expected, atol=1e-5 * np.abs(expected).max())
+            np.testing.assert_allclose(projection, expected, atol=tolerance(1e-5) * np.abs(expected).max())
             np.testing.assert_array_equal(found.images[i, j], image[0][patch])
 
 

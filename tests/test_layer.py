@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import assert_same
 from small_models import normal, randomized
 
 import zfjax
@@ -36,7 +37,7 @@ def layer(name, net="zfnet"):
 
 @pytest.mark.parametrize(("net", "name"), LAYERS)
 def test_a_layer_is_what_the_net_shows(net, name):
-    np.testing.assert_array_equal(layer(name, net)(IMAGES), acts(net)[name])
+    assert_same(layer(name, net)(IMAGES), acts(net)[name])
 
 
 def test_what_lies_above_is_neither_computed_nor_kept():
@@ -104,7 +105,7 @@ def test_integer_images_are_refused():
 def test_a_layer_is_a_tree_of_its_variables():
     fun = layer("relu1")
     doubled = jax.tree.map(lambda leaf: 2 * leaf, fun)
-    np.testing.assert_allclose(doubled(IMAGES), 2 * fun(IMAGES), rtol=1e-5)
+    assert_same(doubled(IMAGES), 2 * fun(IMAGES))
 
 
 def test_equal_layers_do_not_retrace():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 
 import zfjax
 from zfjax import ops
@@ -31,7 +32,9 @@ def by_loops(fun, image, window, stride, cover):
 
 def assert_close(one, other):
     """To 1e-5 of the largest value."""
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max()), one, other)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(1e-5) * np.abs(b).max()), one, other
+    )
 
 
 def drawn(net, size, seed=0):
@@ -65,7 +68,7 @@ def test_recomputed_windows_equal_whole_images(net, window):
     found = occlusion(fun, image, window, 9, batch_size=13)
     assert experiment._is_listable(fun)
     assert_close(found.outputs, by_loops(fun, image, (window, window), (9, 9), 0.0))
-    np.testing.assert_allclose(found.clean, fun(jnp.asarray(image)[None])[0], rtol=1e-5)
+    np.testing.assert_allclose(found.clean, fun(jnp.asarray(image)[None])[0], rtol=tolerance(1e-5))
 
 
 @pytest.mark.parametrize("name", ["conv1", "relu5"])
@@ -126,8 +129,10 @@ def test_what_is_kept_of_each_batch_is_what_then_says():
     fun = layers(net, variables, ["relu5", "fc8"])
     whole = occlusion(fun, image, 16, 16).outputs
     kept = occlusion(fun, image, 16, 16, then=lambda acts: acts["relu5"][..., 3].sum(axis=(1, 2)))
-    np.testing.assert_allclose(kept.outputs, whole["relu5"][..., 3].sum(axis=(2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(kept.clean, fun(jnp.asarray(image)[None])["relu5"][0, ..., 3].sum(), rtol=1e-5)
+    np.testing.assert_allclose(kept.outputs, whole["relu5"][..., 3].sum(axis=(2, 3)), rtol=tolerance(1e-5))
+    np.testing.assert_allclose(
+        kept.clean, fun(jnp.asarray(image)[None])["relu5"][0, ..., 3].sum(), rtol=tolerance(1e-5)
+    )
 
 
 def test_every_pixel_is_covered_and_positions_are_where_they_say():

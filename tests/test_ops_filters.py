@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import assert_same, tolerance
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,11 +24,11 @@ def test_only_large_filters_shrink_to_the_radius(kh, kw, c_in, radius):
     kernel = normal((kh, kw, c_in, 5), scale)
     out = ops.renormalize_kernel(kernel, radius)
     large = rms(kernel) > radius
-    np.testing.assert_allclose(rms(out)[large], radius, rtol=1e-6)
+    np.testing.assert_allclose(rms(out)[large], radius, rtol=tolerance(1e-6))
     np.testing.assert_array_equal(out[..., ~large], kernel[..., ~large])
     shrunk = np.asarray(kernel)[..., large] * (radius / rms(kernel)[large])
-    np.testing.assert_allclose(out[..., large], shrunk, rtol=1e-6)
-    np.testing.assert_allclose(ops.renormalize_kernel(out, radius), out, rtol=1e-6)
+    np.testing.assert_allclose(out[..., large], shrunk, rtol=tolerance(1e-6))
+    np.testing.assert_allclose(ops.renormalize_kernel(out, radius), out, rtol=tolerance(1e-6))
 
 
 def parameters():
@@ -52,10 +53,10 @@ def test_last_in_a_chain_it_bounds_the_updated_filters():
         updates, plain_state = plain_step(grads, plain_state, expected)
         expected = optax.apply_updates(expected, updates)
         expected["conv1"]["kernel"] = ops.renormalize_kernel(expected["conv1"]["kernel"], 0.1)
-        assert rms(ours["conv1"]["kernel"]).max() <= 0.1 * (1 + 1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours, expected)
+        assert rms(ours["conv1"]["kernel"]).max() <= 0.1 * (1 + tolerance(1e-6))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance(1e-7)), ours, expected)
     for untouched in ("fc6", "other"):
-        jax.tree.map(np.testing.assert_array_equal, ours[untouched], expected[untouched])
+        assert_same(ours[untouched], expected[untouched])
 
 
 def test_small_filters_keep_their_update_bit_for_bit():

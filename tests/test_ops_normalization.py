@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ def by_loop(x, size, k, alpha, beta):
 def test_equals_the_loop(channels, size, k, alpha, beta):
     x = np.random.default_rng(0).normal(0, 50, (2, 3, 4, channels))
     y = ops.local_response_norm(jnp.asarray(x, jnp.float32), size, k, alpha, beta)
-    np.testing.assert_allclose(y, by_loop(x, size, k, alpha, beta), rtol=2e-5)
+    np.testing.assert_allclose(y, by_loop(x, size, k, alpha, beta), rtol=tolerance(2e-5))
 
 
 @pytest.mark.parametrize("size", [4, 5])
@@ -40,8 +41,8 @@ def test_equals_torch_with_its_gradient(size):
     out = torch.nn.functional.local_response_norm(theirs, size, k=2.0)
     out.backward(torch.tensor(dy.transpose(0, 3, 1, 2)))
     y, vjp = jax.vjp(lambda x: ops.local_response_norm(x, size), jnp.asarray(x))
-    np.testing.assert_allclose(y, out.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-5)
-    np.testing.assert_allclose(vjp(jnp.asarray(dy))[0], theirs.grad.numpy().transpose(0, 2, 3, 1), atol=1e-5)
+    np.testing.assert_allclose(y, out.detach().numpy().transpose(0, 2, 3, 1), rtol=tolerance(1e-5))
+    np.testing.assert_allclose(vjp(jnp.asarray(dy))[0], theirs.grad.numpy().transpose(0, 2, 3, 1), atol=tolerance(1e-5))
 
 
 def test_half_precision_does_not_overflow():

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
@@ -144,7 +145,7 @@ def test_jit_vmap_and_second_derivative():
         return jax.grad(lambda t: jnp.sum(jax.grad(lambda a: jnp.sum(pool(a) ** 3))(x[0] * t) ** 2))(1.5)
 
     ours, theirs = cubes(lambda a: ops.max_pool(a, *FIG3)), cubes(lambda a: reference(a, *FIG3))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance(1e-5))
 
 
 def test_max_pool_is_recognizable():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import assert_same, tolerance
 
 import zfjax
 from zfjax.console.errors import UserError
@@ -102,7 +103,7 @@ def test_a_net_is_its_layers_one_after_the_other(small):
     short = norm("stage2_1_shortcut_norm", conv("stage2_1_shortcut_conv", below, (2, 2)))
     expected = np.maximum(body + short, 0)
     np.testing.assert_allclose(acts["stage2_1"], expected, rtol=1e-4, atol=1e-4 * expected.max())
-    np.testing.assert_allclose(acts["pool5"], np.mean(acts["stage4"], axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(acts["pool5"], np.mean(acts["stage4"], axis=(1, 2)), rtol=tolerance(1e-5))
 
 
 def test_bfloat16_is_near(small):
@@ -130,15 +131,15 @@ def test_features_and_head_are_the_net(small, name):
     net, variables, images = small
     logits, acts = net.apply(variables, images)
     features, head = zfjax.split(net, variables, name)
-    np.testing.assert_array_equal(features(images), acts[name])
-    np.testing.assert_allclose(head(features(images)), logits, rtol=1e-5, atol=1e-5)
+    assert_same(features(images), acts[name])
+    np.testing.assert_allclose(head(features(images)), logits, rtol=1e-5, atol=tolerance(1e-5))
 
 
 def test_split_of_zfnet_above_dropout():
     net = zfjax.zfnet(4, width=1 / 16, image_size=SIZE)
     variables, images = drawn(net), np.ones((1, SIZE, SIZE, 3), np.float32)
     features, head = zfjax.split(net, variables, "relu6")
-    np.testing.assert_allclose(head(features(images)), net.apply(variables, images)[0], rtol=1e-5)
+    np.testing.assert_allclose(head(features(images)), net.apply(variables, images)[0], rtol=tolerance(1e-5))
 
 
 def test_missing_running_averages_are_named(small):
@@ -178,7 +179,7 @@ def test_the_deconvnet_goes_down_through_blocks():
         images,
     )
     expected = down + pull(jnp.asarray(np.maximum(down, 0) * norm))[0]
-    np.testing.assert_allclose(project(jnp.asarray(seed)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(project(jnp.asarray(seed)), expected, rtol=1e-4, atol=tolerance(1e-5))
 
 
 def test_fields_of_blocks_are_cut_from_whole_images(small):
@@ -187,11 +188,11 @@ def test_fields_of_blocks_are_cut_from_whole_images(small):
     units, positions = np.array([1, 2]), np.array([[5, 5], [0, 9]])
     whole = project_units(fun, jnp.asarray(images), units, positions)
     found = project_fields(fun, jnp.asarray(images), units, positions)
-    np.testing.assert_array_equal(found.values, whole[0])
+    assert_same(found.values, whole[0])
     for projection, patch, image, (top, left, height, width) in zip(
         whole[1], found.projections, images, np.asarray(found.fields), strict=True
     ):
-        np.testing.assert_array_equal(patch, projection[top : top + height, left : left + width])
+        assert_same(patch, projection[top : top + height, left : left + width])
         assert not np.any(np.delete(np.asarray(projection), np.s_[top : top + height], axis=0))
         assert image.shape == (SIZE, SIZE, 3)
 
@@ -202,7 +203,7 @@ def test_occlusion_of_a_resnet_is_the_plain_sweep(small):
     covered = images[0].copy()
     covered[12:28, :16] = 0
     expected = net.apply(variables, covered[None])[0][0]
-    np.testing.assert_allclose(found.outputs[1, 0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.outputs[1, 0], expected, rtol=1e-4, atol=tolerance(1e-5))
 
 
 def test_strongest_units_of_all_stages_in_one_pass(small):
@@ -210,5 +211,5 @@ def test_strongest_units_of_all_stages_in_one_pass(small):
     top = zfjax.top_activations(layers(net, variables, ["stage1", "stage4"]), [images], k=2)
     acts = net.apply(variables, images)[1]
     np.testing.assert_allclose(
-        np.asarray(top["stage4"].values)[:, 0], np.max(acts["stage4"], axis=(0, 1, 2)), rtol=1e-5
+        np.asarray(top["stage4"].values)[:, 0], np.max(acts["stage4"], axis=(0, 1, 2)), rtol=tolerance(1e-5)
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from devices import assert_same, eight_devices, tolerance
 
 from zfjax.console.errors import UserError
 from zfjax.data.crops import ten_crops
@@ -74,7 +75,7 @@ def test_steps_lower_the_loss_on_one_batch():
 def test_a_step_is_a_function_of_state_and_batch():
     (one, _), (two, _) = (train_step(small_state(), small_batch()) for _ in range(2))
     (other, _) = train_step(small_state(seed=1), small_batch())
-    assert all(map(np.array_equal, jax.tree.leaves(one.params), jax.tree.leaves(two.params)))
+    assert_same((one.params, one.opt_state), (two.params, two.opt_state))  # the state of Adam shows the gradient
     assert not np.array_equal(one.params["fc6"]["kernel"], other.params["fc6"]["kernel"])
 
 
@@ -106,12 +107,13 @@ def test_annealing_scales_the_first_update(adam):
     """Whatever the rule: half the rate is half the step."""
     updates = []
     for scale in (1.0, 0.5):
-        state = small_state(adam=adam, filter_radius=0.0, cosine=False)
+        state = small_state(adam=adam, filter_radius=0.0, cosine=False, warmup_epochs=0.0)
         before = jax.tree.map(np.asarray, state.params)
         state = dataclasses.replace(state, plateau=state.plateau._replace(scale=jnp.float32(scale)))
         state, metrics = train_step(state, small_batch())
         assert float(metrics.anneal) == scale
         updates.append(np.asarray(state.params["fc8"]["bias"]) - before["fc8"]["bias"])
+    assert np.all(updates[0])
     np.testing.assert_allclose(updates[1], 0.5 * updates[0], rtol=1e-4)
 
 
@@ -125,17 +127,18 @@ def test_weight_decay_pulls_kernels_and_leaves_biases():
         steps[decay] = jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, before)
     for name, layer in before.items():
         pulled = steps[0.1][name]["kernel"] - steps[0.0][name]["kernel"]
-        np.testing.assert_allclose(pulled, -0.01 * layer["kernel"], atol=1e-6)
-        np.testing.assert_array_equal(steps[0.1][name]["bias"], steps[0.0][name]["bias"])
+        np.testing.assert_allclose(pulled, -0.01 * layer["kernel"], atol=tolerance(1e-6))
+        assert_same(steps[0.1][name]["bias"], steps[0.0][name]["bias"])
 
 
+@eight_devices
 def test_a_batch_over_eight_devices_gives_the_gradient_of_one():
-    assert jax.device_count() == 8
     mesh = sharding.data_mesh()
     one, _ = train_step(small_state(), small_batch())
     eight, _ = train_step(sharding.replicate(small_state(), mesh), sharding.place(small_batch(), mesh))
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # Adam's state, which holds the gradient: the first step has a rate of 0.
+    for a, b in zip(jax.tree.leaves(one.opt_state), jax.tree.leaves(eight.opt_state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
 # Schedules
@@ -227,8 +230,8 @@ def test_an_ensemble_averages_softmaxes():
     models = [Model(state.net, state.variables, state.mean) for state in states]
     batch, mesh = small_batch(n=16), sharding.data_mesh()
     one, two, both = score_together(models, [batch], mesh)
-    assert one == score(models[0], [batch], mesh)
-    assert two == score(models[1], [batch], mesh)
+    assert one == pytest.approx(score(models[0], [batch], mesh))
+    assert two == pytest.approx(score(models[1], [batch], mesh))
     average = sum(predict(m.net, m.variables, m.mean, batch.image) for m in models) / 2
     assert both.top1 == pytest.approx(np.mean(np.argmax(average, 1) == batch.label))
     assert both.loss == pytest.approx(-np.mean(np.log(average[np.arange(16), batch.label])), rel=1e-5)
