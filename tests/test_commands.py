@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 import tiny_runs
 from absl import flags
@@ -13,6 +14,8 @@ from zfjax import compare, evaluate, export_weights, figures, probe, summary, tr
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.console.signals import Stopped
+from zfjax.runs.folder import load_model, read_run
+from zfjax.training import loop
 from zfjax.training.config import default
 from zfjax.training.recipe import config_from
 
@@ -274,9 +277,18 @@ def test_figures_names_what_is_missing(capsys, words, expected):
 
 
 @pytest.mark.slow
-def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_path):
-    words = tiny_words(folder, tmp_path, epochs=1, cosine=False, image_size=64)
+def test_figures_draws_a_picture_for_each_layer_of_a_run(capsys, folder, tmp_path, monkeypatch):
+    words = tiny_words(folder, tmp_path, epochs=1, cosine=False, image_size=64, matmul_precision="high")
+    steps, seen = loop.train_step, set()
+
+    def step(*args):
+        seen.add(jax.config.jax_default_matmul_precision)
+        return steps(*args)
+
+    monkeypatch.setattr(loop, "train_step", step)
     assert command.run(train.main, ["train", *words]) == 0
+    assert seen == {"high"}
+    assert load_model(read_run(tmp_path)).precision == "high"
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
     for words, expected in (
         (["--checkpoint=77"], "has no checkpoint '77'"),

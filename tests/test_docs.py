@@ -49,6 +49,7 @@ def test_from_python_runs():
     run("python.md", names)
     assert names["back"].shape == names["acts"]["relu1"].shape
     assert names["found"].projections.shape[:2] == (2, 9)
+    run("tpu.md", names)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         if not outcome.finished:
             raise Stopped(f"after step {outcome.step}")
         if jax.process_index() == 0:
-            _report(outcome)
+            _report(outcome, config)
 
 
 def default_workdir(config: ConfigDict) -> str:
@@ -69,16 +69,16 @@ def default_workdir(config: ConfigDict) -> str:
     return "runs/" + re.sub(r"[^\w.-]+", "-", name)[-150:].strip("-")  # file names have a limit
 
 
-def _report(outcome: "Outcome") -> None:
+def _report(outcome: "Outcome", config: ConfigDict) -> None:
     if outcome.data.broken:
         print(f"left out: {outcome.data.broken} pictures that could not be read, named when they were first met")
     print(f"val, center crop: {outcome.scores}")
     with Progress("drawing"):
-        drawn = _draw(outcome)
+        drawn = _draw(outcome, config.matmul_precision)
     print(written(outcome.folder, [*drawn, "metrics.jsonl", "checkpoints/"]))
 
 
-def _draw(outcome: "Outcome") -> list[str]:
+def _draw(outcome: "Outcome", precision: str) -> list[str]:
     """Draw a finished run's plots into its folder and return their names."""
     import jax
     import numpy as np
@@ -89,13 +89,13 @@ def _draw(outcome: "Outcome") -> list[str]:
     from zfjax.plots.filters import plot_filters
     from zfjax.plots.predictions import plot_predictions
     from zfjax.training.metrics import read_metrics
-    from zfjax.training.step import predict
+    from zfjax.training.scoring import Model, softmax_of
 
     state, data = outcome.state, outcome.data
     some = np.linspace(0, len(data.val) - 1, min(12, len(data.val))).astype(int)
     images, labels = data.val.load(some)
     variables, mean = jax.device_get((state.variables, state.mean))  # only this process draws
-    probabilities = np.asarray(predict(state.net, variables, mean, images))
+    probabilities = np.asarray(softmax_of(Model(state.net, variables, mean, precision=precision), images))
     first = next(spec for spec in state.net.layers if isinstance(spec, Conv))
     figures = {
         "curves.png": plot_curves(read_metrics(outcome.folder)),

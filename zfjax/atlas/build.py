@@ -19,6 +19,7 @@ from zfjax.runs import subject
 from zfjax.runs.folder import read_run
 from zfjax.runs.subject import Subject, feature_layers
 from zfjax.training import memory
+from zfjax.training.precision import matmul_precision
 from zfjax.version import __version__
 
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
@@ -46,7 +47,8 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
     require_outside(folder, "--out", root_of(run.config.dataset, run.config.data_dir))
     require_free(folder)
     # Lock before anything is computed; the lock lies beside the folder, since the folder itself is moved.
-    with hold(folder, "zfjax atlas", beside=True), _aside(folder) as aside:
+    held = hold(folder, "zfjax atlas", beside=True)
+    with held, _aside(folder) as aside, matmul_precision(run.config.matmul_precision):
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
             memory.require_batches(val.net, batch_size)

@@ -46,10 +46,12 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.compare.asked import chosen
         from zfjax.runs import claim
         from zfjax.runs.folder import read_run
+        from zfjax.training.precision import matmul_precision
 
         chosen(request.only, ())  # report a mistyped name first
         run = read_run(request.workdir, request.dataset)
-    with claim.writing(run, run.folder / "compare", "zfjax compare") as folder:
+    writing = claim.writing(run, run.folder / "compare", "zfjax compare")
+    with writing as folder, matmul_precision(run.config.matmul_precision):
         if request.images:
             with Progress("opening the run"):
                 asked, images = photographs.open_run(request)

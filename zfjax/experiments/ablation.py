@@ -198,7 +198,7 @@ def train_row(config: ConfigDict, folder: epath.Path) -> Result | None:
     if not outcome.finished or outcome.scores is None:
         return None
     state, val = outcome.state, outcome.scores
-    model = Model(state.net, state.variables, state.mean)
+    model = Model(state.net, state.variables, state.mean, precision=config.matmul_precision)
     train_top1 = _top1_error(model, outcome.data.train, config)
     result = Result(
         sum(row.parameters for row in layer_table(state.net)),

@@ -35,6 +35,7 @@ from zfjax.models.specs import Conv, Dense, Dropout, Residual
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.training import memory, sharding
 from zfjax.training.config import square_size
+from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import Model
 
 _FILE = "features.npy"
@@ -150,7 +151,8 @@ def features(
     mesh = sharding.data_mesh()
     fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)
     for rows in eval_batches(pictures, batch_size):
-        acts = _activations(fun, sharding.place(rows, mesh).image, mean, model.net.image_size)
+        with matmul_precision(model.precision):
+            acts = _activations(fun, sharding.place(rows, mesh).image, mean, model.net.image_size)
         count = int(rows.mask.sum())
         yield {
             name: np.asarray(values, np.float32)[:count].reshape(count, -1)
@@ -195,7 +197,8 @@ def kept_features(
 
 def fingerprint(model: Model, pool: Pool) -> str:
     """A hash of everything a pool's features depend on: the net, its weights and mean, and the pictures."""
-    digest = hashlib.sha256(f"{model.net.layers} {model.net.image_size} {model.net.dtype} {pool.fingerprint}".encode())
+    net = f"{model.net.layers} {model.net.image_size} {model.net.dtype}{model.precision}"
+    digest = hashlib.sha256(f"{net} {pool.fingerprint}".encode())
     weights: PyTree = (model.variables, model.mean)
     for path, leaf in jax.tree.leaves_with_path(weights):
         digest.update(jax.tree_util.keystr(path).encode())

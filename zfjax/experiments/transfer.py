@@ -25,8 +25,7 @@ from zfjax.runs.folder import RunInfo, load_model
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
 from zfjax.training.loop import RunData, train
-from zfjax.training.scoring import Model
-from zfjax.training.step import predict
+from zfjax.training.scoring import Model, softmax_of
 
 # The paper's accuracies in percent by training images per class: (pretrained, from scratch).
 PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
@@ -255,7 +254,8 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
         raise Stopped(f"in the folds of {pool.name}")
     state = outcome.state
     test = ChosenPictures(pool.pictures, fold.test)
-    predicted = answers(Model(state.net, state.variables, state.mean), test, config.batch_size)
+    model = Model(state.net, state.variables, state.mean, precision=config.matmul_precision)
+    predicted = answers(model, test, config.batch_size)
     return mean_class_accuracy(predicted, pool.labels[fold.test])
 
 
@@ -263,7 +263,7 @@ def answers(model: Model, pictures: Pictures, batch_size: int) -> Int[np.ndarray
     """The most probable class of each picture, from its center crop."""
     found = []
     for batch in eval_batches(pictures, batch_size):
-        softmax = predict(model.net, model.variables, model.mean, batch.image)
+        softmax = softmax_of(model, batch.image)
         found.append(np.argmax(np.asarray(softmax)[batch.mask > 0], axis=-1))
     return np.concatenate(found)
 

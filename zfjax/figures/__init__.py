@@ -74,9 +74,11 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.figures import draw
         from zfjax.runs import claim
         from zfjax.runs.folder import read_run
+        from zfjax.training.precision import matmul_precision
 
         run = read_run(values.workdir, values.dataset)
-    with claim.writing(run, run.folder / "figures", "zfjax figures"):
+    writing = claim.writing(run, run.folder / "figures", "zfjax figures")
+    with writing, matmul_precision(run.config.matmul_precision):
         with Progress("opening the run"):
             request = draw.request_of(run, values, maps, units)
         draw.all_of(tuple(dict.fromkeys(values.only)), request)

@@ -169,7 +169,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                 f"checkpoint {checkpoint} of the run in {run.folder} holds NaN or infinity in {name};"
                 " expected finite weights"
             )
-    return Model(state.net, variables, run.mean, int(state.step))
+    return Model(state.net, variables, run.mean, int(state.step), run.config.matmul_precision)
 
 
 def _blank_state(run: RunInfo) -> State:

@@ -41,6 +41,7 @@ def default() -> ConfigDict:
     config.fc_units = 0  # units of fc6 and of fc7, at width 1; 0: the net's own, 4096
     config.maps3to5 = ()  # maps of conv3, conv4 and conv5, at width 1; (): the net's own, (384, 384, 256)
     config.dtype = "float32"  # of activations: float32 | bfloat16
+    config.matmul_precision = ""  # of products of float32: default | high | highest (docs/tpu.md); "": as JAX is set
 
     # The recipe.
     config.seed = 0
@@ -143,6 +144,8 @@ _RANGES = {
     "log_steps": (1, _COUNT),
     "checkpoint_steps": (0, _COUNT),
 }
+# What `jax.default_matmul_precision` takes for any device; the last three are other names of the first three.
+_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "whole numbers"}
 
 
@@ -163,6 +166,11 @@ def check(config: ConfigDict) -> None:
     if config.cosine and config.warmup_epochs >= config.epochs:
         raise UserError(
             f"warmup_epochs={config.warmup_epochs:g} must be less than epochs={config.epochs}: the cosine follows it"
+        )
+    if config.matmul_precision not in ("", *_PRECISIONS):
+        raise UserError(
+            f"matmul_precision={_shown(config.matmul_precision)} must be one of {', '.join(_PRECISIONS)},"
+            f" or empty for JAX's own{did_you_mean(config.matmul_precision, _PRECISIONS)}"
         )
     if config.tensorboard and not importlib.util.find_spec("tensorboardX"):
         raise UserError("tensorboard=True needs tensorboardX: pip install 'zfjax[tensorboard]'")

@@ -27,6 +27,7 @@ from zfjax.data.record import Record
 from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.metrics import FILE, MetricsLog, StepRecorder
+from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import Model, Scores, score
 from zfjax.training.seals import describe, read_seal
 from zfjax.training.state import State, anneal, create_state, learning_rate
@@ -122,7 +123,11 @@ def train(config: ConfigDict, folder: epath.Path, data: RunData, kept_epochs: It
     pictures = {"pictures": data.record.fingerprint} if data.record.known else {}
     run = describe(config, data.classes, data.mean, **pictures)
     held = hold(folder, "zfjax train") if first else contextlib.nullcontext()
-    with held, Deferral(alone=jax.process_count() == 1) as stop:  # also while waiting for the last checkpoint
+    with (
+        held,
+        Deferral(alone=jax.process_count() == 1) as stop,  # also while waiting for the last checkpoint
+        matmul_precision(config.matmul_precision),
+    ):
         state = sharding.replicate(create_state(config, len(data.classes), data.mean, schedule.steps_per_epoch), mesh)
         with Checkpoints(folder / CHECKPOINTS, kept, run=run) as checkpoints:
             state = checkpoints.restore_latest(state)

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from zfjax.console.text import shown_by_shape
 from zfjax.data.pipeline import Batch
 from zfjax.models import ConvNet
 from zfjax.training import sharding
+from zfjax.training.precision import matmul_precision
 from zfjax.training.step import Counts, count_right, predict
 
 
@@ -24,6 +25,7 @@ class Model(NamedTuple):
     variables: PyTree[Float[Array, "..."]]
     mean: Float[Array | np.ndarray, "side side 3"]
     step: int | None = None  # of the checkpoint that it was read from
+    precision: str = ""  # of products, by its run's `config.matmul_precision`
 
 
 class Scores(NamedTuple):
@@ -55,6 +57,14 @@ class Scores(NamedTuple):
         return f"top-1 accuracy {self.top1:.2%} (error {self.top1_error:.2%}),{top5} {self.examples:,} examples"
 
 
+def softmax_of(
+    model: Model, squares: UInt8[Array | np.ndarray, "n side side 3"], *, ten_crop: bool = False
+) -> Float[Array, "n classes"]:
+    """`predict` in the model's precision."""
+    with matmul_precision(model.precision):
+        return predict(model.net, model.variables, model.mean, squares, ten_crop)
+
+
 def score(model: Model, batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False) -> Scores:
     """Score one net; arguments as in `score_together`."""
     return score_together([model], batches, mesh, ten_crop=ten_crop)[0]
@@ -78,7 +88,7 @@ def score_together(
     classes = 0
     for rows in batches:
         batch = sharding.place(rows, mesh)
-        softmaxes = [predict(model.net, model.variables, model.mean, batch.image, ten_crop) for model in models]
+        softmaxes = [softmax_of(model, batch.image, ten_crop=ten_crop) for model in models]
         classes = softmaxes[0].shape[-1]
         if len(models) > 1:
             softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))
