@@ -49,29 +49,52 @@ def torch_projections(images: np.ndarray, layer: str, count: int, channels_last:
     import torch
     from goldens import make_deconvnet_goldens as reference
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = _torch_net(layer).to(device, memory_format=layout)
+    net = torch_net(layer).to(torch_device(), memory_format=layout)
 
     def run() -> Any:
         steps = reference.ascend(net, images)
         output = steps[layer][0]
-        signal = torch.cat([reference.strongest(output, unit) for unit in range(count)]).contiguous(
-            memory_format=layout
-        )
-        for name in reversed(steps):
-            _, shape, switches = steps[name]
-            wide = switches if switches is None else switches.expand(count, -1, -1, -1)
-            with torch.inference_mode():
-                signal = reference.step_down(getattr(net, name), signal, (count, *shape[1:]), wide)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return signal
+        signal = torch.cat([reference.strongest(output, unit) for unit in range(count)])
+        return torch_way_down(net, steps, signal.contiguous(memory_format=layout))
 
     return run
 
 
-def _torch_net(layer: str) -> Any:
+def torch_way_down(net: Any, steps: dict[str, Any], signal: Any) -> Any:
+    """Signals at the top of a net down to pixels; where `ascend` took one image up, all of them use its switches."""
+    import torch
+    from goldens import make_deconvnet_goldens as reference
+
+    count = len(signal)
+    with torch.inference_mode():
+        for name in reversed(steps):
+            _, shape, switches = steps[name]
+            wide = switches if switches is None else switches.expand(count, -1, -1, -1)
+            signal = reference.step_down(getattr(net, name), signal, (count, *shape[1:]), wide)
+    return torch_finished(signal)
+
+
+def torch_device() -> str:
+    """PyTorch's GPU if there is one, with TF32 in matrix products as in convolutions: JAX's default too."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.set_float32_matmul_precision("high")
+    return "cuda"
+
+
+def torch_finished(result: Any) -> Any:
+    """A tensor, when it is computed."""
+    if result.is_cuda:
+        import torch
+
+        torch.cuda.synchronize()
+    return result
+
+
+def torch_net(layer: str) -> Any:
     """Fig. 3's features up to `layer`, with random weights."""
     from collections import OrderedDict
 
@@ -142,6 +165,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="timed runs of each; the median is shown")
     parser.add_argument("--batch", type=int, default=16, help="images in the table of pooling forms")
+    parser.add_argument("--layers", nargs="+", default=LAYERS, help="layers to project from")
+    parser.add_argument("--units", type=int, nargs="+", default=UNITS, help="units for one forward pass")
     args = parser.parse_args()
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
@@ -155,8 +180,8 @@ def main() -> None:
     print(f"jit(deconvnet) of the whole net: traced and compiled in {time.perf_counter() - start:.1f} s")
 
     print(f"\n{'layer':<8}{'units':>6}{'zfjax ms':>12}{'PyTorch ms':>12}{'zfjax /s':>12}{'PyTorch /s':>12}{'ratio':>8}")
-    for layer in LAYERS:
-        for count in UNITS:
+    for layer in args.layers:
+        for count in args.units:
             actions = {"zfjax": our_projections(zfjax.layer(net, variables, layer), images, count)}
             try:
                 actions |= {

@@ -5,7 +5,7 @@
 First the pass that finds the nine strongest images of every map of all five layers, compared with a plain forward pass
 over the same batches. Then projections per second of strongest activations, each from a different image: on receptive
 fields as `gallery` does it, on whole images, and by the PyTorch reference of tests/goldens/make_deconvnet_goldens.py,
-which projects whole images on the CPU, in its fastest batch size and memory layout; it is left out if PyTorch is not
+which projects whole images, in its fastest batch size and memory layout; it is left out if PyTorch is not
 installed. Images are already in memory. The contenders take turns, so that a busy machine slows all of them.
 """
 
@@ -53,14 +53,13 @@ def torch_projections(images: np.ndarray, layer: str, batch: int, channels_last:
     import torch
     from goldens import make_deconvnet_goldens as reference
 
-    net = deconvnet._torch_net(layer).to(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = deconvnet.torch_net(layer).to(deconvnet.torch_device(), memory_format=layout)
 
     def run() -> None:
         for first in range(0, len(images), batch):
             steps = reference.ascend(net, images[first : first + batch])
-            reference.descend(net, steps, layer, reference.strongest(steps[layer][0], 0))
+            deconvnet.torch_way_down(net, steps, reference.strongest(steps[layer][0], 0))
 
     return run
 

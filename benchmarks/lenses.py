@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from deconvnet import Action, medians
+from deconvnet import Action, medians, torch_device, torch_finished
 
 import zfjax
 from zfjax import attribution
@@ -182,11 +182,11 @@ def torch_net(net: zfjax.ConvNet, variables: Any) -> Any:
     found.load_state_dict(
         {name: torch.tensor(np.asarray(part)) for name, part in to_torch(net, modules, variables).items()}
     )
-    return found.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return found.eval().to(torch_device())
 
 
 def torch_lenses(net: zfjax.ConvNet, variables: Any, images: np.ndarray, work: Work) -> list[dict[str, Action]]:
-    """Each layout's lenses, returning NumPy arrays; none if PyTorch or Captum is not installed."""
+    """Each layout's lenses; none if PyTorch or Captum is not installed."""
     try:
         import captum  # noqa: F401
         import torch
@@ -197,16 +197,17 @@ def torch_lenses(net: zfjax.ConvNet, variables: Any, images: np.ndarray, work: W
         module = torch_net(net, variables).to(memory_format=layout)
         x = torch.tensor(images.transpose(0, 3, 1, 2).copy()).to(next(module.parameters()).device, memory_format=layout)
         lenses = captum_lenses(module, x, work) | torch_cams(module, x, work)
-        both.append({name: _as_arrays(lens) for name, lens in lenses.items()})
+        both.append({name: _finished(lens) for name, lens in lenses.items()})
     return both
 
 
-def _as_arrays(lens: Callable[[], Any]) -> Callable[[], np.ndarray]:
-    def run() -> np.ndarray:
-        found = lens().detach().cpu().numpy()
-        return found.transpose(0, 2, 3, 1) if found.ndim == 4 else found
+def _finished(lens: Action) -> Action:
+    return lambda: torch_finished(lens())
 
-    return run
+
+def _as_array(found: Any) -> np.ndarray:
+    values = found.detach().cpu().numpy()
+    return values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
 
 
 def _gap(ours: Any, theirs: list[np.ndarray]) -> float:
@@ -221,7 +222,7 @@ def compare(name: str, ours: Callable[[], Any], theirs: list[Action], repeats: i
         times = medians({str(i): lens for i, lens in enumerate(theirs)}, 1)
         actions["PyTorch"] = theirs[int(min(times, key=lambda number: times[number]))]
         if name not in WITHOUT_GAP:
-            first, second = results = [lens() for lens in theirs]
+            first, second = results = [_as_array(lens()) for lens in theirs]
             gap, layouts = _gap(ours(), results), _gap(first, [second])
     found = medians(actions, repeats)
     mine, their = found["zfjax"], found.get("PyTorch", float("nan"))

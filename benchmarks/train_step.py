@@ -110,8 +110,8 @@ def torch_contender(images: np.ndarray, labels: np.ndarray, width: float) -> Con
     sgd = torch.optim.SGD(net.parameters(), LR, MOMENTUM)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device)  # strided as NHWC: channels last
     y = torch.from_numpy(labels).long().to(device)
-    run = torch.compile(net) if gpu else net
     amp = torch.autocast(device, torch.bfloat16, enabled=gpu)
+    run = _compiled(net, x, amp) if gpu else net
     wait = torch.cuda.synchronize if gpu else lambda: None
 
     def forward() -> None:
@@ -134,6 +134,20 @@ def torch_contender(images: np.ndarray, labels: np.ndarray, width: float) -> Con
         wait()
 
     return Contender("PyTorch", forward, train_step)
+
+
+def _compiled(net: Any, x: Any, amp: Any) -> Any:
+    """The net as PyTorch compiles it; as it is where its compiler lacks something, such as a C compiler."""
+    import torch
+
+    try:
+        run = torch.compile(net)
+        with torch.no_grad(), amp:
+            run(x)
+    except Exception as error:
+        print(f"torch.compile failed, so PyTorch runs eagerly: {type(error).__name__}: {str(error).splitlines()[0]}")
+        return net
+    return run
 
 
 def _torch_net(size: int, width: float) -> Any:

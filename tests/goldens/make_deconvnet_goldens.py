@@ -24,7 +24,7 @@ def ascend(module, pixels: np.ndarray) -> dict:
     import torch
     from torch import nn
 
-    x, steps = torch.tensor(pixels.transpose(0, 3, 1, 2)), {}
+    x, steps = torch.tensor(pixels.transpose(0, 3, 1, 2)).to(next(module.parameters()).device), {}
     with torch.no_grad():
         for name, layer in module.named_children():
             shape, switches = x.shape, None

@@ -116,7 +116,7 @@ def torch_activations(module, pixels: np.ndarray) -> dict:
 
 
 def as_nhwc(tensor) -> np.ndarray:
-    x = tensor.detach().numpy()
+    x = tensor.detach().cpu().numpy()
     return x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
 
 
