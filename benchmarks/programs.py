@@ -173,8 +173,8 @@ def our_gallery(mesh: Mesh) -> Call:
 
     def run(variables: Any, images: jax.Array) -> Any:
         fun = layers(net, variables, LAYERS)
-        top = jax.tree.map(lambda acts: gallery._nothing(acts, 9), jax.eval_shape(fun, images))
-        return gallery._merge(fun, top, images, jnp.int32(0), jnp.int32(len(images)))
+        top = gallery._nothing(jax.eval_shape(fun, images), 9, mesh)
+        return gallery._merge(fun, top, images, jnp.arange(len(images), dtype=jnp.int32), mesh=mesh)
 
     return jax.jit(run), (_variables(net, mesh), _images(mesh, 128))
 

@@ -125,7 +125,8 @@ def test_layers_of_a_net_in_one_pass():
 def test_counts_do_not_overflow_32_bits():
     """A batch's counts are 32-bit; their sums are made on the host in 64 bits."""
     many = np.int32(2**31 - 1)
-    found = _Found(np.array([[many, many - 7]]), np.array([many]), np.array([many - 1]), np.ones((1, 1), np.float32))
+    counts = np.array([[[many, many - 7]]]), np.array([[many]]), np.array([[many - 1]])
+    found = _Found(*counts, np.ones((1, 1), np.float32), np.zeros(1, np.int32))
     sums = _Sums.nothing(maps=1, bins=2, classes=1)
     for _ in range(3):
         sums.add(found, np.array([0]))

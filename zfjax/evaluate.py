@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "checkpoint", "latest", "Checkpoint of each run: latest, best (on the val split) or a step.", flag_values=values
     )
-    options.whole_number(values, "batch_size", 64, "Pictures per pass, over all devices.", smallest=1)
+    options.whole_number(values, "batch_size", 64, "Pictures on a device at a time.", smallest=1)
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
     command.reject_arguments(rest, "evaluate")
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command, options
+from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 
 
@@ -30,9 +30,15 @@ def main(argv: Sequence[str]) -> None:
     command.run_flags(values, batch_size=64, pictures=True)
     flags.DEFINE_string("out", "", "Local folder to write; default atlas in the run.", flag_values=values)
     options.names(values, "layers", [], "Layers, such as relu5; default the paper's 1 to 5.")
+    options.processes(values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 
+    place = processes.place_of(values)
+
     with Progress("starting JAX"):
+        processes.join(place)
         from zfjax.atlas import build
 
-    print(build.build(values.workdir, values.out, values.checkpoint, values.layers, values.batch_size, values.dataset))
+    asked = values.workdir, values.out, values.checkpoint, values.layers, values.batch_size, values.dataset
+    if written := build.build(*asked):
+        print(written)

@@ -15,7 +15,9 @@ from zfjax.console.paths import user_path
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason
 from zfjax.data.outside import require_outside, root_of
+from zfjax.experiments.passes import Parts
 from zfjax.runs import subject
+from zfjax.runs.first import from_first, is_first, on_first
 from zfjax.runs.folder import read_run
 from zfjax.runs.subject import Subject, feature_layers
 from zfjax.training import memory
@@ -28,14 +30,14 @@ _NEW, _OLD = "new", "old"  # subfolders of the folder in which the atlas is buil
 
 
 def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int, dataset: str = "") -> str:
-    """Write the atlas of a run into a folder, and return a line on what was written.
+    """Write the atlas of a run into a folder; return a line on what was written, empty in all processes but the first.
 
     Args:
         workdir: the run's folder.
         out: the folder to write; empty for `atlas` in the run.
         checkpoint: latest, best or a step.
         layers: names of layers, in any order; empty for the paper's layers 1 to 5.
-        batch_size: images per pass.
+        batch_size: images on a device at a time.
         dataset: where the run's pictures are now; empty if they have not moved.
 
     Raises:
@@ -45,21 +47,37 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
     run = read_run(workdir, dataset)
     folder = _local(out or str(run.folder / "atlas"))
     require_outside(folder, "--out", root_of(run.config.dataset, run.config.data_dir))
-    require_free(folder)
-    # Lock before anything is computed; the lock lies beside the folder, since the folder itself is moved.
-    held = hold(folder, "zfjax atlas", beside=True)
-    with held, _aside(folder) as aside, matmul_precision(run.config.matmul_precision):
+    with contextlib.ExitStack() as stack:
+        # Lock before anything is computed.
+        on_first(lambda: stack.enter_context(_held(folder)))
+        stack.enter_context(matmul_precision(run.config.matmul_precision))
         with Progress("opening the run"):
             val = subject.of_run(run, checkpoint).val
             memory.require_batches(val.net, batch_size)
-        survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size)
-        new = aside / _NEW
-        sheets = _write_pictures(survey, val, new, folder)
-        with _writing(folder):
-            pages = site.write(new, survey, sheets)
-            files = [path for path in new.rglob("*") if path.is_file()]
-            size = sum(path.stat().st_size for path in files)
-            _put_in_place(aside, folder, sorted(path.relative_to(new).as_posix() for path in files))
+        parts = Parts(run.folder / "passes")
+        survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size, parts)
+        line = from_first(lambda: _write(survey, val, _aside_of(folder), folder).encode())
+        parts.clear()
+    return line.decode() if is_first() else ""
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold `folder`, and a new one beside it; the lock lies beside it too, since the folder itself is moved."""
+    require_free(folder)
+    with hold(folder, "zfjax atlas", beside=True), _aside(folder):
+        yield
+
+
+def _write(survey: collect.Survey, val: Subject, aside: Path, folder: Path) -> str:
+    """Write the atlas and put it in place; return a line on what was written."""
+    new = aside / _NEW
+    sheets = _write_pictures(survey, val, new, folder)
+    with _writing(folder):
+        pages = site.write(new, survey, sheets)
+        files = [path for path in new.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        _put_in_place(aside, folder, sorted(path.relative_to(new).as_posix() for path in files))
     images = sum(path.suffix == ".webp" for path in files)
     return f"written to {folder}: index.html, {pages:,} pages, {images:,} pictures, {size / 1e6:.1f} MB"
 
@@ -128,13 +146,17 @@ def _writing(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write {error.filename if above else folder}: {reason(error)}") from error
 
 
+def _aside_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.draft")
+
+
 @contextlib.contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
+def _aside(folder: Path) -> Iterator[None]:
     """A temporary folder beside `folder` (which is locked), with an empty subfolder for the new atlas.
 
     The subfolder has the user's default mode; the outer folder's mode keeps other users out.
     """
-    aside = folder.with_name(f".{folder.name}.draft")
+    aside = _aside_of(folder)
     with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear(aside, folder)  # what a killed build left behind
@@ -143,7 +165,7 @@ def _aside(folder: Path) -> Iterator[Path]:
         try:
             with _writing(folder):
                 (aside / _NEW).mkdir()
-            yield aside
+            yield
         finally:
             with contextlib.suppress(OSError):
                 _clear(aside, folder)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -11,7 +10,8 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.folder import FolderExamples
 from zfjax.data.spec import parse_spec
-from zfjax.experiments.gallery import Gallery, Top, gallery, top_activations
+from zfjax.experiments.gallery import Gallery, Top, gallery
+from zfjax.experiments.passes import Parts, counted, strongest
 from zfjax.experiments.responses import LabeledImages, Responses, responses
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
@@ -20,7 +20,7 @@ from zfjax.models.table import layer_table
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.runs.subject import Subject
 from zfjax.training.metrics import read_metrics
-from zfjax.training.sharding import data_mesh
+from zfjax.training.sharding import Numbered, data_mesh
 
 STRONGEST = 9  # images per map, as in the paper
 _MAPS_AT_ONCE = 16  # maps whose patches and projections are in memory at a time
@@ -62,14 +62,15 @@ class Survey(NamedTuple):
     names: tuple[str, ...]  # of the images
 
 
-def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int) -> Survey:
+def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int, parts: Parts | None = None) -> Survey:
     """Pass over a split twice: for the strongest activations, and for the histograms up to these.
 
     Args:
         run: the run that `subject` was read from.
         subject: the net and its images.
         names: names of layers, in any order; they are shown bottom first.
-        batch_size: images per pass.
+        batch_size: images on a device at a time.
+        parts: where the done parts of the first pass are kept.
 
     Raises:
         UserError: no such layer, or no images.
@@ -79,15 +80,14 @@ def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int
     fun, mesh, count = layers(subject.net, subject.variables, names), data_mesh(), len(subject.pictures)
     names = [spec.name for spec in subject.net.layers if spec.name in names]
     with Progress("strongest activations", count) as progress:
-        tops = top_activations(fun, progress.over(subject.batches(batch_size)), min(STRONGEST, count), mesh)
+        tops = strongest(subject, names, min(STRONGEST, count), batch_size, parts, progress)
     with Progress("histograms and classes", count) as progress:
-        batches = _labeled(subject, progress.over(subject.batches(batch_size)))
+        batches = _labeled(subject, counted(subject.numbered(batch_size, mesh), count, progress))
         found = responses(fun, batches, tops, len(subject.classes), mesh=mesh)
     fields = {row.name: row.receptive_field for row in layer_table(subject.net)}
     size = subject.net.image_size
     surveyed = tuple(
-        Layer(name, layer_title(name), _smaller(fields[name], size), jax.device_get(tops[name]), found[name])
-        for name in names
+        Layer(name, layer_title(name), _smaller(fields[name], size), tops[name], found[name]) for name in names
     )
     return Survey(_facts(run, subject), surveyed, subject.classes, subject.labels, _names(run, subject))
 
@@ -100,11 +100,11 @@ def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
         yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1])
 
 
-def _labeled(subject: Subject, batches: Iterator) -> Iterator[LabeledImages]:
+def _labeled(subject: Subject, batches: Iterator[Numbered]) -> Iterator[LabeledImages]:
     first = 0
     for images in batches:
-        yield LabeledImages(images, subject.labels[first : first + len(images)])
-        first += len(images)
+        yield LabeledImages(images, subject.labels[first : first + len(images.numbers)])
+        first += len(images.numbers)
 
 
 def _smaller(field: Pair | None, size: int) -> Pair | None:

@@ -103,7 +103,7 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool =
             "dataset", "", "Where the run's pictures are now; by default where they were.", flag_values=values
         )
     if batch_size:
-        options.whole_number(values, "batch_size", batch_size, "Pictures per batch.", smallest=1)
+        options.whole_number(values, "batch_size", batch_size, "Pictures on a device at a time.", smallest=1)
 
 
 def parse(

@@ -51,6 +51,14 @@ class Evolution(NamedTuple):
         return self.distances[:, :, -1]
 
 
+class Snapshot(NamedTuple):
+    """One layer at one checkpoint."""
+
+    top: Top  # the strongest activation (k = 1) of every map
+    found: Gallery  # of the chosen maps
+    responses: Float[np.ndarray, "samples maps"]
+
+
 def evolution(
     net: ConvNet,
     checkpoints: Iterable[PyTree],
@@ -79,13 +87,26 @@ def evolution(
 
     Paper: section 4.2 ("feature evolution during training") and figure 4.
     """
-    _check(net, maps, probes)
-    snapshots = [_snapshots(net, variables, maps, batches(), load, probes, mesh) for variables in checkpoints]
+
+    def of(variables: PyTree) -> list[Snapshot]:
+        tops = top_activations(layers(net, variables, tuple(maps)), batches(), k=1, mesh=mesh)
+        return snapshots_of(net, variables, maps, jax.device_get(tops), load, probes)
+
+    require_maps(net, maps, probes)
+    return joined(tuple(maps), [of(variables) for variables in checkpoints])
+
+
+def joined(names: tuple[str, ...], snapshots: Sequence[Sequence[Snapshot]]) -> Evolution:
+    """The snapshots of checkpoints, oldest first, as an evolution of the layers with these names.
+
+    Raises:
+        ValueError: fewer than two checkpoints.
+    """
     if len(snapshots) < 2:
         raise ValueError(f"checkpoints: expected at least two, got {len(snapshots)}")
     layers_over_time = list(zip(*snapshots, strict=True))
     return Evolution(
-        tuple(maps),
+        names,
         tuple(_evolved(over_time) for over_time in layers_over_time),
         np.stack([_jumps([snapshot.top for snapshot in over_time]) for over_time in layers_over_time]),
         np.stack([feature_distances(np.stack([one.responses for one in over_time])) for over_time in layers_over_time]),
@@ -142,29 +163,20 @@ def convergence_epochs(found: Evolution, epochs: Sequence[float], within: float 
     return np.array(crossings)
 
 
-class _Snapshot(NamedTuple):
-    """One layer at one checkpoint."""
-
-    top: Top  # the strongest activation (k = 1) of every map
-    found: Gallery  # of the chosen maps
-    responses: Float[np.ndarray, "samples maps"]
-
-
-def _snapshots(
+def snapshots_of(
     net: ConvNet,
     variables: PyTree,
-    maps: Mapping[str, np.ndarray],
-    batches: Iterable[Array],
-    load: Callable[[np.ndarray], Array],
-    probes: Sequence[Array],
-    mesh: Mesh | None,
-) -> list[_Snapshot]:
+    maps: Mapping[str, Int[np.ndarray, " _"]],
+    tops: Mapping[str, Top],
+    load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
+    probes: Sequence[Float[Array, "_ height width channels"]],
+) -> list[Snapshot]:
+    """One checkpoint's layers, in the order of `maps`, from the strongest activation of each map, on the host."""
     fun = layers(net, variables, tuple(maps))
-    tops = top_activations(fun, batches, k=1, mesh=mesh)
     responses = [jax.device_get(_responses(fun, images)) for images in probes]
     return [
-        _Snapshot(
-            jax.device_get(tops[name]),
+        Snapshot(
+            tops[name],
             gallery(layer(net, variables, name), tops[name], chosen, load),
             np.concatenate([part[name] for part in responses]),
         )
@@ -185,7 +197,7 @@ def _responses(fun: Partial, images: Array) -> dict[str, Float[Array, "_ _"]]:
     return {name: sample(acts) for name, acts in fun(images).items()}
 
 
-def _evolved(over_time: Sequence[_Snapshot]) -> LayerEvolution:
+def _evolved(over_time: Sequence[Snapshot]) -> LayerEvolution:
     maps = over_time[0].found.maps
     found = [one.found for one in over_time]
     return LayerEvolution(
@@ -206,7 +218,10 @@ def _jumps(tops: Sequence[Top]) -> Float[np.ndarray, " intervals"]:
     return np.array(shares)
 
 
-def _check(net: ConvNet, maps: Mapping[str, np.ndarray], probes: Sequence[Array]) -> None:
+def require_maps(
+    net: ConvNet, maps: Mapping[str, Int[np.ndarray, " _"]], probes: Sequence[Float[Array, "_ height width channels"]]
+) -> None:
+    """Raise a UserError if a layer lacks one of its maps, and a ValueError if there are no probes."""
     if not len(probes):
         raise ValueError("probes: expected at least one batch of images, got none")
     sizes = {row.name: row.output.maps for row in layer_table(net)}

@@ -1,16 +1,15 @@
 """Figure 6: layer 1's filters: how strong each is, which dominate, and how much its stride aliases into layer 2."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.gallery import gallery, some_maps, top_activations
-from zfjax.models import ConvNet, layer, layers
+from zfjax.experiments.gallery import Top, gallery, some_maps
+from zfjax.models import ConvNet, layer
 from zfjax.models.specs import Conv, Pair
 from zfjax.runs.subject import feature_layers
 
@@ -105,25 +104,24 @@ def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair
 def first_layers(
     net: ConvNet,
     variables: PyTree,
-    batches: Iterable[Float[Array | np.ndarray, "_ height width 3"]],
+    tops: Mapping[str, Top],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width 3"]],
     rng: np.random.Generator,
     count: int = 16,
-    mesh: Mesh | None = None,
 ) -> FirstLayers:
     """Layer 1's filters and layer 2's projections, with the counts of Figure 6.
 
     Args:
         net: a net whose first layer is a convolution.
         variables: its variables, `{"params": …}`.
-        batches: all images of a split, as the net takes them.
-        load: from image numbers, in the order of `batches`, to images.
+        tops: by layer, the strongest activation of each map over a split: `top_activations(…, k=1)` for the first two
+            of `feature_layers(net)`.
+        load: from image numbers, as in `tops`, to images.
         rng: draws the maps of layer 2, preferring those that fire.
         count: how many maps to draw.
-        mesh: the devices to split each batch over.
 
     Raises:
-        ValueError: there are no batches, or as in `filters`.
+        ValueError: as in `filters`.
         UserError: the net has fewer than two rectified layers of maps.
 
     Paper: figure 6.
@@ -132,7 +130,6 @@ def first_layers(
         raise UserError("figure 6 shows layers 1 and 2; expected a net with two rectified layers of maps")
     first, second = feature_layers(net)[:2]
     conv = next(spec for spec in net.layers if isinstance(spec, Conv))
-    tops = top_activations(layers(net, variables, [first, second]), batches, k=1, mesh=mesh)
     maps = some_maps(tops[second], count, rng)
     projections = gallery(layer(net, variables, second), tops[second], maps, load).projections[:, 0]
     return FirstLayers(

@@ -1,7 +1,7 @@
 """Figure 2: each feature map's strongest activations, projected down to pixels, beside the image patches."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from zfjax.console.text import shown_by_shape
 from zfjax.models.fields import Projected, projected
 from zfjax.ops.arguments import array, described, floats
 from zfjax.training import sharding
+from zfjax.training.sharding import Numbered
 from zfjax.transform import functions
 from zfjax.transform.backprojection import warn_of_idle_rules
 from zfjax.transform.rules import DECONVNET
@@ -48,25 +49,28 @@ class Gallery(NamedTuple):
 
 def top_activations(
     fun: Callable[[Array], PyTree[Float[Array, "n ..."]]],
-    batches: Iterable[Float[Array | np.ndarray, "_ ..."]],
+    batches: Iterable[Float[Array | np.ndarray, "_ ..."]] | Iterable[Numbered],
     k: int = 9,
     mesh: Mesh | None = None,
+    before: PyTree | None = None,
 ) -> PyTree:
     """Find the k images that excite each map most, in one pass over any number of images.
 
-    Memory on the device: k entries per map, and two batches. An image counts once per map, by its strongest activation
+    Memory on each device: k entries per map, and two batches. An image counts once per map, by its strongest activation
     (the first in row-major order); ties go to the earlier image. An image does not count for maps where it gives NaN.
 
     Args:
         fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of them (all layers in one pass), like
             `zfjax.layer(net, variables, "relu5")`.
         batches: batches of images, as `fun` takes them, numbered from 0 across batches. They may have any size, but
-            `fun` compiles only once if none is larger than the first.
+            `fun` compiles only once if none is larger than the first. With a mesh, `Numbered` ones too, as
+            `Subject.numbered` gives them: each process has those of its own devices.
         k: how many images to find for each map.
         mesh: the devices to split each batch over, as in `sharding.data_mesh`; default: the device of the images.
+        before: what a pass over other images has found, with the same k; equals among both go to these.
 
     Returns:
-        A Top, or a pytree of them with the structure of `fun`'s result.
+        A Top, or a pytree of them with the structure of `fun`'s result, on every device.
 
     Raises:
         TypeError: a batch is not a single array, but for example a pair of images and labels.
@@ -77,26 +81,16 @@ def top_activations(
     at_least_one(k=k)
     if hasattr(batches, "shape") or not isinstance(batches, Iterable):
         raise TypeError(f"batches: expected batches of images, such as [images], got {described(batches)}")
-    on_devices = functools.partial(sharding.replicate, mesh=mesh)
-    fun = functions.live(fun, on_devices)
-    top, count, rows = None, 0, 0
-    for batch in batches:
-        images = array("batches", batch)
-        if not images.ndim:
-            raise ValueError(f"batches: expected images [n, …], got {described(images)}")
-        if not len(images):  # as the last batch may be
-            continue
-        rows = max(rows, len(images))
-        filled = filled_batch(images, rows, mesh)
+    fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
+    top = None
+    for images, numbers in numbered(batches, mesh):
         if top is None:
-            outputs = functions.output_of(fun, filled)
-            top = on_devices(jax.tree.map(lambda acts: _nothing(acts, k), outputs))
+            top = _nothing(functions.output_of(fun, images), k, mesh)
         # At most two batches are in flight, so a split of any size fits in memory.
-        top = _merge(fun, jax.block_until_ready(top), filled, np.int32(count), np.int32(len(images)))
-        count += len(images)
+        top = _merge(fun, jax.block_until_ready(top), images, numbers, mesh=mesh)
     if top is None:
         raise ValueError("batches: expected at least one batch of images, got none")
-    return top
+    return top if mesh is None and before is None else _joined(before, top, mesh)
 
 
 def gallery(
@@ -158,11 +152,29 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
     return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
 
 
-def filled_batch(images: Float[Array | np.ndarray, "n ..."], rows: int, mesh: Mesh | None) -> Float[Array, "rows ..."]:
-    """Pad a batch with zeros to `rows`, rounded up so that the devices share it evenly."""
-    rows += -rows % (mesh.size if mesh else 1)
-    filled = jnp.pad(images, ((0, rows - len(images)), *((0, 0),) * (images.ndim - 1)))
-    return filled if mesh is None else jax.device_put(filled, NamedSharding(mesh, P("data")))
+def numbered(batches: Iterable, mesh: Mesh | None) -> Iterator[Numbered]:
+    """Batches of images with their numbers, padded to the largest so far so that one program serves most.
+
+    Batches that are `Numbered` stay as they are. Of others, every process has all images.
+    """
+    count, rows = 0, 0
+    for batch in batches:
+        if isinstance(batch, Numbered):
+            yield batch
+            continue
+        images = array("batches", batch)
+        if not images.ndim:
+            raise ValueError(f"batches: expected images [n, …], got {described(images)}")
+        if not len(images):  # as the last batch may be
+            continue
+        rows = max(rows, len(images))
+        rows += -rows % (mesh.size if mesh else 1)
+        padding = rows - len(images)
+        numbers = np.pad(np.arange(count, count + len(images), dtype=np.int32), (0, padding), constant_values=-1)
+        filled = jnp.pad(images, ((0, padding), *((0, 0),) * (images.ndim - 1)))
+        split = None if mesh is None else NamedSharding(mesh, P("data"))
+        yield Numbered(*jax.device_put((filled, numbers), split))
+        count += len(images)
 
 
 def checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> Int[np.ndarray, " maps"]:
@@ -176,26 +188,78 @@ def checked_maps(maps: Sequence[int] | Int[np.ndarray, " maps"], count: int) -> 
     return numbers
 
 
-def _nothing(acts: jax.ShapeDtypeStruct, k: int) -> Top:
-    maps, axes = acts.shape[-1], len(acts.shape) - 2
-    return Top(
-        jnp.full((maps, k), -jnp.inf, acts.dtype),
-        jnp.full((maps, k), -1, jnp.int32),
-        jnp.zeros((maps, k, axes), jnp.int32),
-    )
+def _nothing(acts: PyTree[jax.ShapeDtypeStruct], k: int, mesh: Mesh | None) -> PyTree:
+    """A Top of no images for each output of a function; with a mesh, one for each device, stacked along the maps."""
+    split = None if mesh is None else NamedSharding(mesh, P("data"))
+    leaves, tree = jax.tree.flatten(acts)
+    make = jax.jit(_of_no_images, static_argnums=(0, 1, 2), out_shardings=split)
+    return jax.tree.unflatten(tree, make(tuple(leaves), k, mesh.size if mesh else 1))
+
+
+def _of_no_images(acts: Sequence[jax.ShapeDtypeStruct], k: int, devices: int) -> list[Top]:
+    return [
+        Top(
+            jnp.full((devices * each.shape[-1], k), -jnp.inf, each.dtype),
+            jnp.full((devices * each.shape[-1], k), -1, jnp.int32),
+            jnp.zeros((devices * each.shape[-1], k, len(each.shape) - 2), jnp.int32),
+        )
+        for each in acts
+    ]
 
 
 @functions.jit
-def _merge(fun: Callable, top: PyTree, images: Array, first: Int[Array, ""], count: Int[Array, ""]) -> PyTree:
-    return jax.tree.map(
-        lambda kept, acts: _merge_layer(kept, acts, first, count),
-        top,
-        fun(images),
-        is_leaf=lambda node: isinstance(node, Top),
+def _merge(fun: Callable, top: PyTree, images: Array, numbers: Int[Array, " n"], *, mesh: Mesh | None) -> PyTree:
+    """Add images to what has been found. Devices keep what they find to themselves: none waits for another."""
+
+    def on_one(fun: Callable, top: PyTree, images: Array, numbers: Array) -> PyTree:
+        return jax.tree.map(lambda kept, acts: _merge_layer(kept, acts, numbers), top, fun(images), is_leaf=_is_top)
+
+    if mesh is None:
+        return on_one(fun, top, images, numbers)
+    rows = P("data")
+    # Not checked: the check knows no rule for some primitives of nets.
+    on_each = jax.shard_map(on_one, mesh=mesh, in_specs=(P(), rows, rows, rows), out_specs=rows, check_vma=False)
+    return on_each(fun, top, images, numbers)
+
+
+def _joined(before: PyTree | None, top: PyTree, mesh: Mesh | None) -> PyTree:
+    """What several passes, or several devices, have found of different images, as one pass would have found it."""
+    devices = mesh.size if mesh else 1
+    whole = None if mesh is None else NamedSharding(mesh, P())
+    tops, tree = jax.tree.flatten(top, is_leaf=_is_top)
+    earlier = [None] * len(tops) if before is None else jax.tree.leaves(before, is_leaf=_is_top)
+    return jax.tree.unflatten(tree, jax.jit(_join, static_argnums=2, out_shardings=whole)(earlier, tops, devices))
+
+
+def _join(before: Sequence[Top | None], tops: Sequence[Top], devices: int) -> list[Top]:
+    return [_joined_layer(*pair, devices) for pair in zip(before, tops, strict=True)]
+
+
+def _joined_layer(before: Top | None, top: Top, devices: int) -> Top:
+    maps, k = top.values.shape[0] // devices, top.values.shape[1]
+    # [devices·maps, k, …] to [maps, devices·k, …]
+    parts = [
+        jnp.moveaxis(x.reshape(devices, maps, *x.shape[1:]), 0, 1).reshape(maps, devices * k, *x.shape[2:]) for x in top
+    ]
+    if before is not None:
+        parts = [jnp.concatenate([jnp.asarray(old), new], axis=1) for old, new in zip(before, parts, strict=True)]
+    # Of equals, top_k takes the first, which is to be the earlier image.
+    values, images, positions = parts
+    by_number = jnp.argsort(images, axis=1, stable=True)
+    values, order = lax.top_k(jnp.take_along_axis(values, by_number, axis=1), k)
+    order = jnp.take_along_axis(by_number, order, axis=1)
+    return Top(
+        values,
+        jnp.take_along_axis(images, order, axis=1),
+        jnp.take_along_axis(positions, order[..., None], axis=1),
     )
 
 
-def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array, ""], count: Int[Array, ""]) -> Top:
+def _is_top(node: object) -> bool:
+    return isinstance(node, Top)
+
+
+def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], numbers: Int[Array, " n"]) -> Top:
     n, *grid, maps = acts.shape
     k = top.values.shape[1]
     # A plain maximum is nearly free compared with the convolutions, and the barrier keeps it plain; on a CPU an argmax
@@ -203,9 +267,9 @@ def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], first: Int[Array,
     rows = acts.reshape(n, -1, grid[-1] if grid else 1, maps)
     strongest = lax.optimization_barrier(jnp.max(rows, axis=2))  # [n, rows, maps]
     values = jnp.max(strongest, axis=1)
-    counts = (jnp.arange(n) < count)[:, None] & ~jnp.isnan(values)
+    counts = (numbers >= 0)[:, None] & ~jnp.isnan(values)
     values = jnp.where(counts, values, -jnp.inf).T
-    numbers = jnp.broadcast_to(first + jnp.arange(n, dtype=jnp.int32)[None], values.shape)
+    numbers = jnp.broadcast_to(numbers[None], values.shape)
     values, order = lax.top_k(jnp.concatenate([top.values, values], axis=1), k)
     image, unit = jnp.maximum(order - k, 0), jnp.arange(maps)[:, None]
 

@@ -1,20 +1,22 @@
 """How each map responds to a set of images: how strongly its cells fire, and which classes excite it."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.deprecation import renamed
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.gallery import Top, filled_batch
-from zfjax.ops.arguments import array
+from zfjax.experiments.gallery import Top, numbered
 from zfjax.training import sharding
+from zfjax.training.sharding import Numbered
 from zfjax.transform import functions
 
 __getattr__ = renamed(__name__, LabelledImages="LabeledImages")
@@ -22,9 +24,9 @@ __getattr__ = renamed(__name__, LabelledImages="LabeledImages")
 
 @shown_by_shape
 class LabeledImages(NamedTuple):
-    """Images and their classes."""
+    """Images and their classes, in the order of the images' numbers if they have any."""
 
-    images: Float[Array | np.ndarray, "n ..."]
+    images: Float[Array | np.ndarray, "n ..."] | Numbered
     labels: Int[np.ndarray, " n"]
 
 
@@ -74,8 +76,7 @@ def responses(
 
     Args:
         fun: from images to activations [N, H, W, C] or [N, C], or to a pytree of them, as `top_activations` takes it.
-        batches: the images that `top` was found in, with their classes. They may have any size, but `fun` compiles
-            only once if none is larger than the first.
+        batches: the images that `top` was found in, with their classes; images as `top_activations` takes them.
         top: from `top_activations(fun, …)`.
         num_classes: labels are 0 to this minus 1.
         bins: number of bins of each histogram.
@@ -101,18 +102,15 @@ def responses(
     edges = [_edges(one, bins) for one in tops]
     begins = on_devices(jax.tree.unflatten(tree, [np.pad(one[:, :-1], ((0, 0), (1, 0))) for one in edges]))
     sums = [_Sums.nothing(one.shape[0], bins, num_classes) for one in edges]
-    images, rows = np.zeros(num_classes, np.int64), 0
-    for batch in batches:
-        labels = np.asarray(batch.labels)
-        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-            raise ValueError(f"labels: expected 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}")
-        rows = max(rows, len(labels))
-        filled = filled_batch(array("batches", batch.images), rows, mesh)
-        found = jax.device_get(_batch(fun, begins, filled, np.int32(len(labels))))
+    images = np.zeros(num_classes, np.int64)
+    batches, again = itertools.tee(batches)
+    of_each = (checked_labels(batch.labels, num_classes) for batch in again if len(batch.labels))
+    for (some, numbers), labels in zip(numbered((batch.images for batch in batches), mesh), of_each, strict=True):
+        found = jax.device_get(_batch(fun, begins, some, numbers, mesh=mesh))
         for kept, new in zip(sums, jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, _Found)), strict=True):
             kept.add(new, labels)
         images += np.bincount(labels, minlength=num_classes)
-    if not rows:
+    if not images.any():
         raise ValueError("batches: expected at least one batch of images, got none")
     return jax.tree.unflatten(tree, [one.responses(ends, images) for one, ends in zip(sums, edges, strict=True)])
 
@@ -137,13 +135,22 @@ def class_contrast(
         return np.where(there, (excitation - others) / scale, 0.0)
 
 
-class _Found(NamedTuple):
-    """Counts for one layer from one batch."""
+def checked_labels(labels: Int[np.ndarray, " n"], num_classes: int) -> Int[np.ndarray, " n"]:
+    """The labels. Raises a ValueError if one is not a class's number."""
+    labels = np.asarray(labels)
+    if not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"labels: expected 0 to {num_classes - 1}, got {labels.min()} to {labels.max()}")
+    return labels
 
-    above: Int[Array, "maps begins"]  # cells above each bin's lower end, the first of which is 0
-    zeros: Int[Array, " maps"]
-    negative: Int[Array, " maps"]
+
+class _Found(NamedTuple):
+    """Counts for one layer from one batch, of each device."""
+
+    above: Int[Array, "devices maps begins"]  # cells above each bin's lower end, the first of which is 0
+    zeros: Int[Array, "devices maps"]
+    negative: Int[Array, "devices maps"]
     strongest: Float[Array, "n maps"]  # activation in each image
+    numbers: Int[Array, " n"]  # of these; -1 for padding
 
 
 class _Sums(NamedTuple):
@@ -161,8 +168,10 @@ class _Sums(NamedTuple):
 
     def add(self, found: _Found, labels: Int[np.ndarray, " n"]) -> None:
         for kept, new in zip(self[:3], found[:3], strict=True):
-            kept += new
-        np.add.at(self.strongest, labels, found.strongest[: len(labels)].astype(np.float64))
+            kept += new.sum(axis=0, dtype=np.int64)
+        # In the order of the images, as sums of floats depend on it.
+        order = np.argsort(found.numbers, kind="stable")[len(found.numbers) - len(labels) :]
+        np.add.at(self.strongest, labels, found.strongest[order].astype(np.float64))
 
     def responses(self, edges: np.ndarray, images: Int[np.ndarray, " classes"]) -> Responses:
         histogram = self.above - np.pad(self.above[:, 1:], ((0, 0), (0, 1)))
@@ -178,20 +187,32 @@ def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
 
 
 @functions.jit
-def _batch(fun: Callable, begins: PyTree, images: Array, count: Int[Array, ""]) -> PyTree:
-    return jax.tree.map(lambda begin, acts: _layer(begin, acts, count), begins, fun(images))
+def _batch(fun: Callable, begins: PyTree, images: Array, numbers: Int[Array, " n"], *, mesh: Mesh | None) -> PyTree:
+    def on_one(fun: Callable, begins: PyTree, images: Array, numbers: Array) -> PyTree:
+        return jax.tree.map(lambda begin, acts: _layer(begin, acts, numbers), begins, fun(images))
+
+    if mesh is None:
+        return on_one(fun, begins, images, numbers)
+
+    def on_each(*args: Any) -> PyTree:
+        return jax.lax.all_gather(on_one(*args), "data", tiled=True)
+
+    rows = P("data")
+    return jax.shard_map(on_each, mesh=mesh, in_specs=(P(), P(), rows, rows), out_specs=P(), check_vma=False)(
+        fun, begins, images, numbers
+    )
 
 
-def _layer(begins: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"], count: Int[Array, ""]) -> _Found:
+def _layer(begins: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"], numbers: Int[Array, " n"]) -> _Found:
     n, maps = acts.shape[0], acts.shape[-1]
     cells = acts.astype(jnp.float32).reshape(n, -1, maps)
     strongest = jnp.max(cells, axis=1)
     # Padding is NaN, and so is not counted.
-    cells = jnp.where((jnp.arange(n) < count)[:, None, None], cells, jnp.float32(jnp.nan)).reshape(-1, maps)
+    cells = jnp.where((numbers >= 0)[:, None, None], cells, jnp.float32(jnp.nan)).reshape(-1, maps)
 
     def number(which: Array) -> Int[Array, " maps"]:
         return jnp.sum(which, axis=0, dtype=jnp.int32)
 
     # One pass per bin: comparing and counting keeps all lanes busy; scattering into bins does not.
     above = jax.lax.map(lambda begin: number(cells > begin[None]), begins.T)
-    return _Found(above.T, number(cells == 0), number(cells < 0), strongest)
+    return _Found(above.T[None], number(cells == 0)[None], number(cells < 0)[None], strongest, numbers)

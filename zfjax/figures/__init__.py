@@ -33,7 +33,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command, options
+from zfjax.console import command, options, processes
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import did_you_mean
@@ -63,14 +63,17 @@ def main(argv: Sequence[str]) -> None:
     options.whole_number(values, "window", 0, "fig7: side of the square in pixels; default 48 of 224.")
     options.whole_number(values, "stride", 0, "fig7: pixels between squares; default 8 of 224.")
     options.seed(values, "Seed for drawing maps and images.")
+    options.processes(values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "figures")
     _check(values)
+    place = processes.place_of(values)
     expected = "a number of at least 1, or all"
     maps = None if values.maps == "all" else options.number_in("maps", values.maps, expected, smallest=1)
     of_units = "numbers of maps, with commas between"
     units = tuple(dict.fromkeys(options.number_in("units", word, of_units) for word in values.units))
 
     with Progress("opening the run"):
+        processes.join(place)
         from zfjax.figures import draw
         from zfjax.runs import claim
         from zfjax.runs.folder import read_run

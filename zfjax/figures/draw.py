@@ -12,11 +12,13 @@ from zfjax.console.text import written
 from zfjax.data import record
 from zfjax.data.folder import NotThere
 from zfjax.experiments.gallery import checked_maps
+from zfjax.experiments.passes import Parts
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.models import layer_table, layers
 from zfjax.plots.files import save
 from zfjax.runs import subject
+from zfjax.runs.first import is_first
 from zfjax.runs.folder import RunInfo, read_run, require_different
 from zfjax.training import memory
 
@@ -66,6 +68,7 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
         values.stride,
         values.seed,
         values.batch_size,
+        Parts(run.folder / "figures" / "passes"),
         tuple(_opened(other, run) for other in others),
     )
 
@@ -82,10 +85,12 @@ def all_of(names: Sequence[str], request: Request) -> None:
         try:
             files += _draw(name, request, folder)
         except UserError as reason:
-            if isinstance(reason, NotForThisRun) and not names:
+            if isinstance(reason, NotForThisRun) and not names and is_first():
                 print(f"{name}: not drawn: {reason}", flush=True)
             else:
                 failed.append(str(reason))
+    if request.parts:
+        request.parts.clear()
     if files:
         print(f"{written(folder, files)}; each PNG also as .pdf and .npz{_tables_too(files)}")
     if failed:
@@ -97,12 +102,16 @@ def _draw(name: str, request: Request, folder: epath.Path) -> list[str]:
     files, shown = list[str](), list[tables.Table]()
     with Progress(name):
         for drawing in FIGURES[name](request):
+            if not is_first():
+                continue
             # The PDF and NPZ, or CSV and JSON, have the same names; the last line says so.
             files += save(drawing.figure, folder / drawing.name, drawing.arrays)[:1]
             if drawing.table:
                 file, table = drawing.table
                 files += tables.write(table, folder, file)[:1]
                 shown.append(table)
+    if not is_first():
+        return files
     for table in shown:
         print(f"{table.title}\n{table.text()}\n", flush=True)
     print(f"{name}: {', '.join(files)}", flush=True)

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from zfjax.console.progress import Progress
-from zfjax.experiments.gallery import Top, gallery, some_maps, top_activations
+from zfjax.experiments.gallery import Top, gallery, some_maps
+from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, Request
-from zfjax.models import layer, layers
+from zfjax.models import layer
 from zfjax.models.edits import layer_number, layer_title
 from zfjax.plots.gallery import plot_gallery
 from zfjax.runs.subject import Subject, feature_layers
-from zfjax.training.sharding import data_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
@@ -24,10 +24,9 @@ def draw(request: Request) -> Iterator[Drawing]:
     subject = request.subject
     features = feature_layers(subject.net)
     names = request.layers or tuple(features)
-    fun = layers(subject.net, subject.variables, names)
-    with Progress("strongest activations", len(subject.pictures)) as progress:
-        batches = progress.over(subject.batches(request.batch_size))
-        tops = top_activations(fun, batches, min(9, len(subject.pictures)), data_mesh())
+    count = len(subject.pictures)
+    with Progress("strongest activations", count) as progress:
+        tops = strongest(subject, names, min(9, count), request.batch_size, request.parts, progress)
     for i, name in enumerate(names):
         chosen = _maps(request, tops[name], i + 1)
         fun = layer(subject.net, subject.variables, name)

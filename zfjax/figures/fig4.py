@@ -5,12 +5,21 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
-from zfjax.experiments.evolution import Evolution, convergence_epochs, evolution, mean_distances
+from zfjax.experiments.evolution import (
+    Evolution,
+    Snapshot,
+    convergence_epochs,
+    joined,
+    mean_distances,
+    require_maps,
+    snapshots_of,
+)
 from zfjax.experiments.gallery import some_maps, top_activations
+from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, NotForThisRun, Request
 from zfjax.models.cut import layers
 from zfjax.plots.evolution import plot_convergence, plot_evolution
@@ -18,7 +27,6 @@ from zfjax.runs.folder import load_model
 from zfjax.runs.subject import feature_layers
 from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.loop import Schedule
-from zfjax.training.sharding import data_mesh
 
 PROBES = 64  # images of the validation split on which features are compared
 
@@ -38,12 +46,15 @@ def draw(request: Request) -> Iterator[Drawing]:
     numbers = np.sort(request.rng(4).permutation(len(subject.pictures))[:PROBES])
     probes = [subject.load(part) for part in np.array_split(numbers, -(-len(numbers) // request.batch_size))]
     maps = _maps(request, names, probes)
+    require_maps(subject.net, maps, probes)
     with Progress("strongest activations of each checkpoint", len(kept.steps) * len(train.pictures)) as progress:
 
-        def batches() -> Iterator[Float[Array, "n size size 3"]]:
-            return progress.over(train.batches(request.batch_size))
+        def at(variables: PyTree) -> list[Snapshot]:
+            seen = train._replace(variables=variables)
+            tops = strongest(seen, tuple(maps), 1, request.batch_size, request.parts, progress)
+            return snapshots_of(subject.net, variables, maps, tops, train.load, probes)
 
-        found = evolution(subject.net, _variables(request, kept.steps), maps, batches, train.load, probes, data_mesh())
+        found = joined(tuple(maps), [at(variables) for variables in _variables(request, kept.steps)])
     yield Drawing("fig4_evolution", plot_evolution(found, kept.epochs), _projections(found, kept))
     curves, table = _curves(found, kept), _table(found, kept)
     yield Drawing("fig4_convergence", plot_convergence(found, kept.epochs), curves, ("fig4_convergence", table))

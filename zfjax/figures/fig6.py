@@ -7,10 +7,11 @@ import numpy as np
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
 from zfjax.experiments.filters import FirstLayers, first_layers
+from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, Opened, Request
 from zfjax.models.specs import Conv
 from zfjax.plots.filters import plot_first_layers
-from zfjax.training.sharding import data_mesh
+from zfjax.runs.subject import feature_layers
 
 
 def draw(request: Request) -> Iterator[Drawing]:
@@ -20,9 +21,9 @@ def draw(request: Request) -> Iterator[Drawing]:
     for number, run in enumerate(runs, start=1):
         subject = run.splits.val
         with Progress(f"layers 1 and 2 of {run.run.folder.name}", len(subject.pictures)) as progress:
-            batches = progress.over(subject.batches(request.batch_size))
-            net, variables = subject.net, subject.variables
-            layers = first_layers(net, variables, batches, subject.load, request.rng(6), mesh=data_mesh())
+            names = feature_layers(subject.net)[:2]
+            tops = strongest(subject, names, 1, request.batch_size, request.parts, progress)
+        layers = first_layers(subject.net, subject.variables, tops, subject.load, request.rng(6))
         # Numbered if there are several, since folders in different places may share a name.
         found[f"{number}. {_title(run)}" if len(runs) > 1 else _title(run)] = layers
     strides = [_first_conv(run).strides for run in runs]

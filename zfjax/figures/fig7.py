@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
-from zfjax.experiments.gallery import Top, top_activations
+from zfjax.experiments.gallery import Top
 from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivity
+from zfjax.experiments.passes import strongest as strongest_of
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer
 from zfjax.models.fields import project_units
 from zfjax.plots.occlusion import Occluded, plot_occlusion
 from zfjax.runs.subject import Subject, feature_layers
-from zfjax.training.sharding import data_mesh
 from zfjax.transform.backprojection import deconvnet
 from zfjax.transform.seeds import strongest
 
@@ -49,10 +49,10 @@ def _square(request: Request) -> tuple[int, int]:
 def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], np.ndarray]:
     """The rows to show, one per image, and the images' classes."""
     subject, chosen = request.subject, request.chosen(7)
-    fun = layer(subject.net, subject.variables, feature_layers(subject.net)[-1])
+    top = feature_layers(subject.net)[-1]
+    fun = layer(subject.net, subject.variables, top)
     with Progress("strongest activations", len(subject.pictures)) as progress:
-        batches = progress.over(subject.batches(request.batch_size))
-        winners = top_activations(fun, batches, OTHERS + 1, data_mesh())
+        winners = strongest_of(subject, [top], OTHERS + 1, request.batch_size, request.parts, progress)[top]
     rows = []
     with Progress("occlusion", len(chosen.images)) as progress:
         titles = chosen.titles(subject.classes)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from zfjax.console.errors import UserError
 from zfjax.console.tables import Table
+from zfjax.experiments.passes import Parts
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Chosen, Splits, Subject
 
@@ -37,6 +38,7 @@ class Request(NamedTuple):
     stride: int = 0  # pixels between positions; 0: 8 of 224
     seed: int = 0
     batch_size: int = 64
+    parts: Parts | None = None  # of passes over the splits, kept until all is drawn
     compare: tuple[Opened, ...] = ()  # other runs to show beside this one
 
     @property

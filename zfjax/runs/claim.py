@@ -3,13 +3,10 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
@@ -18,6 +15,7 @@ from zfjax.console.hold import hold
 from zfjax.data import record
 from zfjax.data.folder import holds_classes
 from zfjax.data.outside import require_outside, root_of
+from zfjax.runs.first import on_first
 from zfjax.runs.folder import RunInfo, absolute
 from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_config
 from zfjax.training.checkpoints import CHECKPOINTS
@@ -55,13 +53,13 @@ def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> 
         )
     require_outside(folder, "workdir", pictures)
     with contextlib.ExitStack() as stack:
-        _on_first(lambda: stack.enter_context(hold(folder, command)))
+        on_first(lambda: stack.enter_context(hold(folder, command)))
         yield folder
 
 
 @contextlib.contextmanager
 def writing(run: RunInfo, path: epath.PathLike, command: str) -> Iterator[epath.Path]:
-    """Hold and yield a folder inside a run's folder, for a command that writes there.
+    """Hold and yield a folder inside a run's folder, for a command that writes there; the first process holds for all.
 
     The run itself is not held: it may be trained meanwhile, and other commands may write into its other folders.
 
@@ -70,7 +68,8 @@ def writing(run: RunInfo, path: epath.PathLike, command: str) -> Iterator[epath.
     """
     folder = epath.Path(path)
     require_outside(folder, "the folder", root_of(run.config.dataset, run.config.data_dir))
-    with hold(folder, command):
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: stack.enter_context(hold(folder, command)))
         yield folder
 
 
@@ -136,25 +135,7 @@ def begin(folder: epath.Path, config: ConfigDict, classes: Sequence[str], found:
         write_json(folder / CLASSES, classes)
         record.write(found, folder)
 
-    _on_first(write)
-
-
-def _on_first(action: Callable[[], object]) -> None:
-    """Run an action in the first process once all have arrived; what it raises, all raise."""
-    if jax.process_count() == 1:
-        action()
-        return
-    multihost_utils.sync_global_devices("before the first process writes")
-    line = np.zeros(4096, np.uint8)
-    if jax.process_index() == 0:
-        try:
-            action()
-        except Exception as error:  # of any kind: the other processes wait for an answer
-            text = (str(error) or type(error).__name__).encode(errors="backslashreplace")[: len(line)]
-            line[: len(text)] = np.frombuffer(text, np.uint8)
-    line = np.asarray(multihost_utils.broadcast_one_to_all(line))
-    if line.any():
-        raise UserError(bytes(line).rstrip(b"\0").decode(errors="replace"))
+    on_first(write)
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.errors import UserError
@@ -23,6 +24,8 @@ from zfjax.data.reading import read_picture
 from zfjax.models import ConvNet
 from zfjax.models.specs import Dropout, ReLU, Residual
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
+from zfjax.training import sharding
+from zfjax.training.sharding import Numbered
 from zfjax.training.step import predict
 
 
@@ -57,6 +60,7 @@ class Subject(NamedTuple):
     mean: Float[Array, "side side 3"]  # of the squares, before cropping
     step: int | None = None  # of the checkpoint that the net was read from
     annotations: Annotations | None = None  # if the dataset knows more about the split than classes
+    fingerprint: str = ""  # of the pictures
 
     def load(self, numbers: Int[np.ndarray, " n"] | Sequence[int]) -> Float[Array, "n size size 3"]:
         """The images with these numbers in the split. Raises an IndexError if there is no such number."""
@@ -71,6 +75,12 @@ class Subject(NamedTuple):
         """All images, in order; the last batch may be smaller."""
         for batch in eval_batches(self.pictures, batch_size):
             yield _images(batch.image[batch.mask > 0], self.mean, self.net.image_size)
+
+    def numbered(self, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator[Numbered]:
+        """All images split over the devices of all processes; arguments as in `sharding.one_pass`."""
+        mean = sharding.replicate(self.mean, mesh)
+        for rows in sharding.one_pass(self.pictures, each, mesh, begin, end):
+            yield Numbered(_images(rows.image, mean, self.net.image_size), rows.number)
 
     @property
     def image_mean(self) -> Float[np.ndarray, "size size 3"]:
@@ -178,11 +188,13 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     data = open_data(run.config, run.folder)
     seen = data.record
 
-    def subject(pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
-        return bare._replace(pictures=pictures, labels=labels[kept], kept=kept)
+    def subject(split: str, pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
+        of_split = f"{split} of {seen.fingerprint}"
+        return bare._replace(pictures=pictures, labels=labels[kept], kept=kept, fingerprint=of_split)
 
-    val = subject(data.val, seen.val_labels, seen.val_kept)
-    return Splits(subject(data.train, seen.train_labels, seen.train_kept), val._replace(annotations=data.annotations))
+    train = subject("train", data.train, seen.train_labels, seen.train_kept)
+    val = subject("val", data.val, seen.val_labels, seen.val_kept)
+    return Splits(train, val._replace(annotations=data.annotations))
 
 
 def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:

@@ -37,11 +37,15 @@ def require_training(config: ConfigDict, net: ConvNet) -> None:
 def require_batches(net: ConvNet, batch_size: int) -> None:
     """Refuse batches of images that no memory here holds, for commands that only look at a net.
 
+    Args:
+        net: the net.
+        batch_size: images on each device.
+
     Raises:
         UserError: as `require_training`.
     """
     largest = max(_elements(row.input) + _elements(row.output) for row in layer_table(net))
-    _require(net, 1, batch_size, largest, "running this net")
+    _require(net, 1, batch_size * jax.device_count(), largest, "running this net")
 
 
 def require_host(num_bytes: float, what: str) -> None:

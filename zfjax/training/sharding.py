@@ -1,12 +1,36 @@
 """Placement of arrays: pictures split over all devices of all processes, everything else replicated."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
 
 from zfjax.console.errors import UserError
-from zfjax.data.pipeline import Batch
+from zfjax.console.text import shown_by_shape
+from zfjax.data.pictures import ChosenPictures, Pictures
+from zfjax.data.pipeline import eval_batches
+
+
+@shown_by_shape
+class Rows(NamedTuple):
+    """Rows of a pass over pictures, the same number on each device of a mesh."""
+
+    image: UInt8[Array, "n side side 3"]  # squares
+    label: Int32[Array, " n"]
+    mask: Float32[Array, " n"]  # 0 for padding
+    number: Int32[Array, " n"]  # of the picture, ascending on each device; -1 for padding
+
+
+@shown_by_shape
+class Numbered(NamedTuple):
+    """Images split over the devices of a mesh, with their numbers: `Rows` as a net takes them."""
+
+    images: Float[Array, "n ..."]
+    numbers: Int32[Array, " n"]  # ascending on each device; -1 for padding
 
 
 def data_mesh() -> Mesh:
@@ -38,7 +62,30 @@ def _itself(tree: PyTree) -> PyTree:
     return tree
 
 
-def place(batch: Batch, mesh: Mesh) -> Batch:
+def place(batch: PyTree, mesh: Mesh) -> PyTree:
     """This process's rows of a global batch, on its devices."""
     sharding = NamedSharding(mesh, P("data"))
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def one_pass(pictures: Pictures, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator[Rows]:
+    """Read every picture once, all processes together, each those of its own devices.
+
+    A device gets `each` rows at a time however many devices there are, so that all run the same program, and what it
+    computes of one picture is the same to the last bit.
+
+    Args:
+        pictures: those to read.
+        each: rows on each device at a time; fewer if there are fewer pictures.
+        mesh: all devices of all processes.
+        begin: the first picture.
+        end: the picture after the last; default all.
+    """
+    end = len(pictures) if end is None else end
+    shard = jax.process_index(), jax.process_count()
+    rows = min(each, len(pictures)) * mesh.size
+    first = begin + shard[0] * (rows // shard[1])
+    for batch in eval_batches(ChosenPictures(pictures, np.arange(begin, end)), rows, shard=shard):
+        numbers = np.where(batch.mask > 0, np.arange(first, first + len(batch.mask)), -1).astype(np.int32)
+        yield Rows(*place((*batch, numbers), mesh))
+        first += rows

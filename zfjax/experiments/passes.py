@@ -1,0 +1,154 @@
+"""Passes over a whole split for the strongest activations: on all devices of all processes, part by part.
+
+What was found is written after each part, so that a command that was killed, or that lost a host, goes on from there.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import PyTree
+
+from zfjax.console.files import read_whole, write_whole
+from zfjax.console.progress import Progress
+from zfjax.experiments.gallery import Top, top_activations
+from zfjax.models import layers
+from zfjax.runs.first import from_first, is_first, on_first
+from zfjax.runs.subject import Subject
+from zfjax.training import sharding
+from zfjax.training.sharding import Numbered
+
+PARTS = 64  # of a pass at most
+ROUNDS = 8  # in which all devices take images, in a part at the least
+_END = "images"  # in a file: how many images the pass has seen
+
+
+class Parts:
+    """The parts of passes that a command has done, as files in a folder until the command is through."""
+
+    def __init__(self, folder: epath.PathLike) -> None:
+        """Nothing is written before the first part is done."""
+        self._folder = epath.Path(folder)
+        self._files: list[epath.Path] = []
+
+    def read(self, key: str) -> tuple[dict[str, Top], int] | None:
+        """What the pass with this key found in its first images, and how many these are; the same in all processes."""
+        path = self._path(key)
+        self._files.append(path)
+        content = from_first(lambda: _content(path))
+        found = _unpacked(content)
+        return found
+
+    def write(self, key: str, tops: dict[str, Top], images: int) -> None:
+        """Keep what a pass has found in its first images."""
+        if is_first():
+            write_whole(self._path(key), _packed(tops, images))
+
+    def clear(self) -> None:
+        """Remove the files of the passes read so far: what they were for is done."""
+
+        def remove() -> None:
+            for path in self._files:
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another command has some there
+                self._folder.rmdir()
+
+        on_first(remove)
+
+    def _path(self, key: str) -> epath.Path:
+        return self._folder / f"{key}.npz"
+
+
+def strongest(
+    subject: Subject,
+    names: Sequence[str],
+    k: int,
+    each: int,
+    parts: Parts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Top]:
+    """The k strongest activations of each map of some layers, over all images of a split; see `top_activations`.
+
+    Which devices there are, in how many processes, and whether the pass was interrupted makes no difference to a bit.
+
+    Args:
+        subject: the net and its images.
+        names: the layers.
+        k: images per map.
+        each: images on a device at a time.
+        parts: where the parts that are done are kept; None: nowhere.
+        progress: advanced by the number of images.
+
+    Returns:
+        By layer, on the host.
+    """
+    mesh, count = sharding.data_mesh(), len(subject.pictures)
+    fun, tops, begin, key = layers(subject.net, subject.variables, names), None, 0, ""
+    if parts is not None:
+        key = _key(subject, names, k, each)
+        tops, begin = parts.read(key) or (None, 0)
+        if progress:
+            progress.advance(begin)
+    at_once = min(each, count) * mesh.size
+    step = at_once * max(ROUNDS, math.ceil(count / at_once / PARTS))
+    while tops is None or begin < count:
+        end = min(begin + step, count)
+        images = counted(subject.numbered(each, mesh, begin, end), end - begin, progress)
+        tops = jax.device_get(top_activations(fun, images, k, mesh, before=tops))
+        begin = end
+        if parts is not None:
+            parts.write(key, tops, begin)
+    return tops
+
+
+def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) -> Iterator[Numbered]:
+    """The batches of `count` images, with progress."""
+    for batch in batches:
+        yield batch
+        seen = min(len(batch.numbers), count)
+        count -= seen
+        if progress:
+            progress.advance(seen)
+
+
+def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
+    """A short hash of what a pass depends on: net, weights, pictures, and what is asked."""
+    net = subject.net
+    words = (net.layers, net.image_size, net.dtype, subject.fingerprint, len(subject.pictures), *names, k, each)
+    digest = hashlib.sha256("\0".join(map(str, words)).encode())
+    weights: PyTree = (subject.variables, subject.mean)
+    for path, leaf in jax.tree.leaves_with_path(weights):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+def _packed(tops: dict[str, Top], images: int) -> bytes:
+    arrays = {f"{name}/{part}": array for name, top in tops.items() for part, array in top._asdict().items()}
+    # NumPy's files have no bfloat16; float32 holds each of its values.
+    arrays = {name: array.astype(np.float32) if name.endswith("/values") else array for name, array in arrays.items()}
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **{_END: np.array(images)}, **arrays)
+    content = file.getvalue()
+    return hashlib.sha256(content).digest() + content
+
+
+def _content(path: epath.Path) -> bytes:
+    try:
+        return read_whole(path)
+    except OSError:  # not there, or not to be read: that pass begins anew
+        return b""
+
+
+def _unpacked(content: bytes) -> tuple[dict[str, Top], int] | None:
+    digest, rest = content[:32], content[32:]
+    if hashlib.sha256(rest).digest() != digest:
+        return None
+    with np.load(io.BytesIO(rest)) as file:
+        names = dict.fromkeys(name.rpartition("/")[0] for name in file.files if name != _END)
+        return {name: Top(*(file[f"{name}/{part}"] for part in Top._fields)) for name in names}, int(file[_END])

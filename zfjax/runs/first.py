@@ -1,0 +1,47 @@
+"""What the first of a command's processes does for all: it alone holds and writes the files that they share."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from zfjax.console.errors import UserError
+
+
+def is_first() -> bool:
+    """Whether this process writes and prints the results."""
+    return jax.process_index() == 0
+
+
+def from_first(read: Callable[[], bytes]) -> bytes:
+    """Call a function in the first process once all have arrived; every process gets its result.
+
+    Raises:
+        UserError: the function raised an error in the first process; all raise the same.
+    """
+    if jax.process_count() == 1:
+        return read()
+    multihost_utils.sync_global_devices("before the first process acts")
+    said, is_error = b"", False
+    if is_first():
+        try:
+            said = read()
+        except Exception as error:  # of any kind: the other processes wait for an answer
+            said, is_error = (str(error) or type(error).__name__).encode(errors="backslashreplace"), True
+    length, is_error = multihost_utils.broadcast_one_to_all(np.array([len(said), is_error], np.int32)).tolist()
+    words = np.frombuffer(said.ljust(length, b"\0"), np.uint8)
+    said = np.asarray(multihost_utils.broadcast_one_to_all(words)).astype(np.uint8).tobytes()[:length]
+    if is_error:
+        raise UserError(said.decode(errors="replace"))
+    return said
+
+
+def on_first(action: Callable[[], object]) -> None:
+    """Run an action in the first process once all have arrived; what it raises, all raise."""
+
+    def act() -> bytes:
+        action()
+        return b""
+
+    from_first(act)
