@@ -10,8 +10,10 @@ from etils import epath
 import zfjax
 from zfjax.data.pictures import CachedPictures
 from zfjax.experiments.filters import aliased_share, filters, first_layers
+from zfjax.experiments.gallery import top_activations
 from zfjax.figures import draw
 from zfjax.figures.request import Opened, Request
+from zfjax.models.cut import layers as layers_of
 from zfjax.models.specs import Conv, Dense, MaxPool, ReLU
 from zfjax.plots.filters import plot_first_layers
 from zfjax.runs.folder import RunInfo
@@ -110,17 +112,18 @@ def test_bad_kernels_are_named(unchecked, kernel, strides, message):
 
 @pytest.fixture(scope="module")
 def found():
-    layers = (
+    specs = (
         *(Conv("conv1", 6, (5, 5), (2, 2)), ReLU("relu1"), MaxPool("pool1", (3, 3), (2, 2))),
         *(Conv("conv2", 8, (3, 3)), ReLU("relu2"), Dense("fc8", 3)),
     )
-    net = zfjax.models.ConvNet(layers, 32)
+    net = zfjax.models.ConvNet(specs, 32)
     images = 50 * jax.random.normal(jax.random.key(0), (6, 32, 32, 3))
     variables = net.init(jax.random.key(1), images)
     # Map 2 never fires: its bias is far below any answer.
     variables["params"]["conv1"]["bias"] = variables["params"]["conv1"]["bias"].at[2].set(-1e9)
     rng = np.random.default_rng(0)
-    return net, variables, images, first_layers(net, variables, [images[:4], images[4:]], lambda n: images[n], rng, 5)
+    tops = top_activations(layers_of(net, variables, ["relu1", "relu2"]), [images[:4], images[4:]], k=1)
+    return net, variables, images, first_layers(net, variables, tops, lambda n: images[n], rng, 5)
 
 
 def test_first_layers_count_silent_maps_and_project_whole_fields(found):

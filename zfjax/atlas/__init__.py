@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     place = processes.place_of(values)
 
     with Progress("starting JAX"):
-        processes.join(place)
+        processes.join_to_look(place)
         from zfjax.atlas import build
 
     asked = values.workdir, values.out, values.checkpoint, values.layers, values.batch_size, values.dataset

@@ -13,6 +13,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import first_line, reason, say
 
 WAIT = 300.0  # seconds within which all processes must have started
+LEAST_THREADS = 8  # of XLA on a CPU, in commands that look
 
 
 class Place(NamedTuple):
@@ -38,6 +39,19 @@ def place_of(values: flags.FlagValues) -> Place | None:
     if place.processes and place.process is not None and place.process >= place.processes:
         raise UserError(f"--process={place.process}: expected a number from 0 to {place.processes - 1}")
     return place if values.distributed or place.coordinator else None
+
+
+def join_to_look(place: Place | None) -> None:
+    """`join` for commands whose numbers are to be the same to the last bit on one device and on several of a CPU.
+
+    XLA splits some sums over a CPU's threads, of which there are as many as cores, or as devices if these are more. So
+    a few threads are started in any case.
+
+    Raises:
+        UserError: as in `join`.
+    """
+    os.environ.setdefault("PJRT_NPROC", str(max(os.cpu_count() or 1, LEAST_THREADS)))
+    join(place)
 
 
 def join(place: Place | None) -> None:

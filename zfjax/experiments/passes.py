@@ -119,7 +119,8 @@ def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) 
 def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
     """A short hash of what a pass depends on: net, weights, pictures, and what is asked."""
     net = subject.net
-    words = (net.layers, net.image_size, net.dtype, subject.fingerprint, len(subject.pictures), *names, k, each)
+    of_net = net.layers, net.image_size, net.dtype, jax.config.jax_default_matmul_precision
+    words = (*of_net, subject.fingerprint, len(subject.pictures), *names, k, each)
     digest = hashlib.sha256("\0".join(map(str, words)).encode())
     weights: PyTree = (subject.variables, subject.mean)
     for path, leaf in jax.tree.leaves_with_path(weights):

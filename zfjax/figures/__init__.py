@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     units = tuple(dict.fromkeys(options.number_in("units", word, of_units) for word in values.units))
 
     with Progress("opening the run"):
-        processes.join(place)
+        processes.join_to_look(place)
         from zfjax.figures import draw
         from zfjax.runs import claim
         from zfjax.runs.folder import read_run

@@ -1,0 +1,164 @@
+"""Commands that look at a run, in several processes, each with its share of the pictures, and on several devices."""
+
+import io
+import json
+import shutil
+import socket
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from jax.tree_util import Partial
+
+from zfjax import atlas, figures
+from zfjax.console import command, processes
+from zfjax.experiments import passes
+from zfjax.experiments.gallery import top_activations
+from zfjax.runs.subject import open_run
+from zfjax.runs.training import train_and_evaluate
+from zfjax.training import sharding
+
+pytestmark = pytest.mark.slow
+PROCESSES = 3
+COMMANDS = {
+    figures: ["--only=fig2", "--layers=relu2,relu5", "--maps=3", "--batch_size=2"],
+    atlas: ["--layers=relu4", "--batch_size=2"],
+}
+# Joins once for all commands: a process can't join twice.
+TOGETHER = """
+import importlib, json, sys
+from zfjax.console import command, signals
+signals.listen()
+joining, workdir, *words = json.loads(sys.argv[1])
+def main(_):
+    for name, flags in words:
+        importlib.import_module(name).main([name, f"--workdir={workdir}", *flags, *joining])
+        joining.clear()
+command.execute(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pods")
+    config = tiny_runs.tiny_config(tiny_runs.make_folder(root / "photos", 60), epochs=1)
+    train_and_evaluate(config, root / "run")
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def together(run):
+    """What three processes on one host write together, and what they say."""
+    workdir = shutil.copytree(run, run.with_name("together") / "run")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    started = []
+    for process in range(PROCESSES):
+        joining = [f"--coordinator={address}", f"--processes={PROCESSES}", f"--process={process}"]
+        asked = [joining, str(workdir), *((module.__name__, flags) for module, flags in COMMANDS.items())]
+        started.append(tiny_runs.start([sys.executable, "-c", TOGETHER, json.dumps(asked)]))
+    said = [process.communicate(timeout=200) for process in started]
+    assert [process.returncode for process in started] == [0] * PROCESSES, said
+    return workdir, said
+
+
+@pytest.fixture(scope="module")
+def alone(run):
+    """What one process writes, on eight devices."""
+    assert jax.device_count() == 8
+    workdir = shutil.copytree(run, run.with_name("alone") / "run")
+    for module, flags in COMMANDS.items():
+        assert command.run(module.main, [module.__name__, f"--workdir={workdir}", *flags]) == 0
+    return workdir
+
+
+def written(workdir, folder):
+    files = (path for path in (workdir / folder).rglob("*") if path.suffix not in (".pdf", ".lock") and path.is_file())
+    return {str(path.relative_to(workdir)): content(path) for path in files}
+
+
+def content(path):
+    """Bytes; of an .npz, whose bytes have the time in them, those of its arrays."""
+    data = path.read_bytes()
+    if path.suffix != ".npz":
+        return data
+    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in np.load(io.BytesIO(data)).items()}
+
+
+@pytest.mark.parametrize("folder", ["figures", "atlas"])
+def test_processes_together_write_what_one_writes_to_the_last_bit(alone, together, folder):
+    expected, found = written(alone, folder), written(together[0], folder)
+    assert expected.keys() == found.keys()
+    assert any(path.endswith((".npz", ".webp")) for path in expected)
+    assert [path for path in expected if found[path] != expected[path]] == []
+    assert not (together[0] / "figures" / "passes").exists()
+
+
+def test_the_first_process_speaks_for_all(together):
+    said = together[1]
+    assert "written to" in said[0][0]
+    assert not any("written to" in out for out, _ in said[1:])
+
+
+def test_one_device_finds_what_eight_find(run, monkeypatch):
+    subject = figures_subject(run)
+    many = passes.strongest(subject, ["relu3", "relu5"], 4, 2)
+    monkeypatch.setattr(sharding, "data_mesh", lambda: jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]))
+    one = passes.strongest(subject, ["relu3", "relu5"], 4, 2)
+    jax.tree.map(np.testing.assert_array_equal, one, many)
+
+
+def test_a_pass_goes_on_after_the_last_part_that_was_done(run, tmp_path, monkeypatch):
+    subject, seen = figures_subject(run), []
+    monkeypatch.setattr(passes, "ROUNDS", 1)
+    whole = passes.strongest(subject, ["relu4"], 9, 1)
+    parts = passes.Parts(tmp_path / "passes")
+    monkeypatch.setattr(parts, "write", lambda *args: 1 / 0 if seen else seen.append(passes.Parts.write(parts, *args)))
+    with pytest.raises(ZeroDivisionError):
+        passes.strongest(subject, ["relu4"], 9, 1, parts)
+    numbers, read = [], type(subject).numbered
+    monkeypatch.setattr(type(subject), "numbered", lambda *args: numbers.append(args[3]) or read(*args))
+    again = passes.Parts(tmp_path / "passes")
+    jax.tree.map(np.testing.assert_array_equal, passes.strongest(subject, ["relu4"], 9, 1, again), whole)
+    assert numbers == [8, 16]  # of 18 pictures, 8 at a time
+    (file,) = (tmp_path / "passes").iterdir()
+    assert passes.strongest(subject, ["relu4"], 9, 1, again)["relu4"].values.shape[1] == 9  # all is done
+    assert numbers == [8, 16]
+    file.write_bytes(file.read_bytes()[:-9])  # a damaged one is as none
+    passes.strongest(subject, ["relu4"], 9, 1, again)
+    assert numbers == [8, 16, 0, 8, 16]
+    again.clear()
+    assert not (tmp_path / "passes").exists()
+
+
+@pytest.mark.parametrize("equal", [0.0, -0.0, 5.0])
+def test_of_equals_the_earlier_image_wins_on_whichever_device_it_is(equal):
+    """Images that are equal, or zeros of both signs, on all devices, and earlier ones from a pass before."""
+    rng = np.random.default_rng(0)
+    images = np.where(rng.integers(0, 2, (48, 1, 3)) > 0, equal, rng.choice([0.0, -0.0], (48, 1, 3))).astype(np.float32)
+    fun, mesh = Partial(lambda x: x), sharding.data_mesh()
+    expected = top_activations(fun, [images], 7)
+
+    def of(numbers):
+        placed = sharding.place((images[numbers], np.asarray(numbers, np.int32)), mesh)
+        return sharding.Numbered(*placed)
+
+    first = top_activations(fun, [of(np.arange(24))], 7, mesh)
+    found = top_activations(fun, [of(np.arange(24, 40)), of(np.arange(40, 48))], 7, mesh, before=jax.device_get(first))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jnp.array_equal(jnp.signbit(found.values), jnp.signbit(expected.values))
+
+
+def figures_subject(run):
+    return open_run(run).val
+
+
+def test_a_command_that_looks_has_as_many_threads_for_one_device_as_for_eight(monkeypatch):
+    monkeypatch.setenv("PJRT_NPROC", "1")
+    monkeypatch.delenv("PJRT_NPROC")
+    processes.join_to_look(None)
+    assert int(processes.os.environ["PJRT_NPROC"]) >= 8
