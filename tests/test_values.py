@@ -104,7 +104,7 @@ VERBS = {
     "evaluate": ("experiments.evaluation.score_together", ()),
     "figures": ("figures.draw.all_of", ()),
     "compare": ("compare.scores.write_scores", ("boxes", "sanity_images")),
-    "atlas": ("atlas.collect.top_activations", ()),
+    "atlas": ("atlas.collect.strongest", ()),
     "probe": ("experiments.probing.kept_features", ("per_class",)),
     "transfer": ("experiments.transfer.kept_features", ("dataset", "per_class")),
     "export_weights": ("weights.pretrained.write", ("out",)),
