@@ -25,6 +25,7 @@ from zfjax.training.sharding import Numbered
 
 PARTS = 64  # of a pass at most
 ROUNDS = 8  # in which all devices take images, in a part at the least
+_PRECISION = "jax_default_matmul_precision"  # of which JAX does not say that its configuration has it
 _END = "images"  # in a file: how many images the pass has seen
 
 
@@ -119,7 +120,7 @@ def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) 
 def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
     """A short hash of what a pass depends on: net, weights, pictures, and what is asked."""
     net = subject.net
-    of_net = net.layers, net.image_size, net.dtype, jax.config.jax_default_matmul_precision
+    of_net = net.layers, net.image_size, net.dtype, getattr(jax.config, _PRECISION)
     words = (*of_net, subject.fingerprint, len(subject.pictures), *names, k, each)
     digest = hashlib.sha256("\0".join(map(str, words)).encode())
     weights: PyTree = (subject.variables, subject.mean)
