@@ -15,6 +15,12 @@ def tolerance(share):
     return share if ON_CPU else 10 * share
 
 
+def above_noise(values):
+    """Where values are not 0; on an accelerator, where they are more than FFTs make of zeros."""
+    size = np.abs(np.asarray(values))
+    return size > (0 if ON_CPU else 1e-6 * size.max())
+
+
 def assert_same(actual, expected):
     """Trees of arrays that two programs, or one program twice, compute alike.
 

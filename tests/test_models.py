@@ -5,8 +5,9 @@ import io
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from devices import assert_same
+from devices import above_noise, assert_same
 
 import zfjax
 from zfjax.console.errors import UserError
@@ -90,8 +91,8 @@ def test_receptive_field_is_what_gradients_touch(name):
         def unit(image):
             return net.apply(variables, image)[1][name][0, 1, 1].sum()
 
-        touched = jnp.abs(jax.grad(unit)(picture))[0].sum(-1) > 0
-        seen |= {(int(r), int(c)) for r, c in zip(*jnp.nonzero(touched), strict=True)}
+        touched = np.any(above_noise(jax.grad(unit)(picture)[0]), axis=-1)
+        seen |= {(int(r), int(c)) for r, c in zip(*np.nonzero(touched), strict=True)}
     rows, columns = {r for r, _ in seen}, {c for _, c in seen}
     center = [offset + stride for offset, stride in zip(row.offset, row.total_stride, strict=True)]
     for axis, touched in enumerate((rows, columns)):
