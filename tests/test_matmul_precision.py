@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from compiles import compiles
 
 import zfjax
-from zfjax import atlas, compare, figures
+from zfjax import atlas, attribution, compare, figures
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data.pictures import CachedPictures
@@ -85,6 +86,23 @@ def test_every_product_of_a_training_step_and_of_a_projection():
             text = str(jax.make_jaxpr(fun)(*args))
         assert text.count("Precision.HIGH") >= 10
         assert "precision=None" not in text
+
+
+def test_functions_follow_jaxs_own_context():
+    """As docs/tpu.md says of lenses, `deconvnet` and galleries."""
+    x, weights = jnp.ones((2, 3, 4, 3)), jnp.ones((36, 5))
+
+    def fun(x):
+        return jax.nn.relu(x.reshape(2, 36) @ weights)
+
+    asks = (lambda: attribution.saliency(fun, x, 1), lambda: zfjax.top_activations(fun, [x], 1))
+    for ask in asks:
+        ask()
+        with compiles() as again:
+            ask()
+        with jax.default_matmul_precision("high"), compiles() as other:
+            ask()
+        assert (len(again), bool(other)) == (0, True)
 
 
 @pytest.mark.parametrize(
