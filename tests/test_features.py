@@ -89,20 +89,19 @@ def test_pictures_are_joined_and_chosen_by_number(pool):
 def test_features_are_the_nets_outputs_for_center_crops(model, pool):
     """Of every picture once, in order, though the last batch is not full."""
     names = ["norm1", "relu4", "relu7"]
-    blocks = list(features(model, pool.pictures, names, batch_size=8))
-    assert [len(block["relu7"]) for block in blocks] == [8, 8, 5]
+    blocks = list(features(model, pool.pictures, names, batch_size=1))
+    assert [len(block.outputs["relu7"]) for block in blocks] == [8, 8, 5]
+    assert [block.first for block in blocks] == [0, 8, 16]
     images = pool.pictures.squares.astype(np.float32) - model.mean
     _, acts = jax.jit(model.net.apply)(model.variables, center_crop(images, 48))
     for name in names:
         expected = np.asarray(acts[name]).reshape(21, -1)
-        found = np.concatenate([block[name] for block in blocks])
+        found = np.concatenate([block.outputs[name] for block in blocks])
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_batch_that_does_not_split_over_the_devices_is_the_next_that_does(model, pool):
-    blocks = list(features(model, pool.pictures, ["relu7"], batch_size=7))
-    assert [len(block["relu7"]) for block in blocks] == [8, 8, 5]
+def test_a_layer_that_the_net_lacks_is_named_before_a_pass(model, pool):
     with pytest.raises(UserError, match="no layer 'relu9'"):
         next(features(model, pool.pictures, ["relu9"], batch_size=8))
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command, options
+from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 
 
@@ -35,11 +35,15 @@ def main(argv: Sequence[str]) -> None:
         "checkpoint", "latest", "Checkpoint of each run: latest, best (on the val split) or a step.", flag_values=values
     )
     options.whole_number(values, "batch_size", 64, "Pictures on a device at a time.", smallest=1)
+    options.processes(values)
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
     command.reject_arguments(rest, "evaluate")
 
+    place = processes.place_of(values)
     with Progress("opening the runs"):
+        processes.join_to_look(place)
         from zfjax.experiments import evaluation
+        from zfjax.runs.first import is_first
 
         rows = evaluation.evaluate_runs(
             [folder for folder in values.workdir if folder],
@@ -47,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
             checkpoint=values.checkpoint,
             batch_size=values.batch_size,
         )
-    print(evaluation.to_text(rows))
+    if is_first():
+        print(evaluation.to_text(rows))
 
 
 if __name__ == "__main__":

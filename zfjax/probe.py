@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.console import command, options
+from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
 from zfjax.console.text import written
@@ -34,14 +34,19 @@ def main(argv: Sequence[str]) -> None:
     options.whole_number(values, "test", 50, "Maximum test images per class.", smallest=1)
     options.whole_number(values, "folds", 5, "Number of folds.", smallest=1, largest=1000)
     options.seed(values, "Seed for drawing the folds.")
+    options.processes(values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "probe")
 
+    place = processes.place_of(values)
+
     with Progress("opening the run"):
+        processes.join_to_look(place)
         from zfjax.console import tables
         from zfjax.experiments.features import open_pool
         from zfjax.experiments.probing import Protocol, fold_by_fold, folder_of, to_table
         from zfjax.plots.files import save
         from zfjax.plots.probing import plot_probing
+        from zfjax.runs.first import is_first
         from zfjax.runs.folder import read_run
 
         run = read_run(values.workdir)
@@ -52,12 +57,15 @@ def main(argv: Sequence[str]) -> None:
     results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
     with stopping(f"in the folds of {pool.name}"):
         for result in results:
+            if not is_first():
+                continue
             table = to_table(result, pool.name, len(pool.classes), values.per_class)
             files = tables.write(table, folder, name)
             figure = plot_probing(result, f"{pool.name}, {values.per_class} training images per class")
             files += save(figure, folder / name, result._asdict())
-    print(table.text())
-    print(written(folder, files))
+    if is_first():
+        print(table.text())
+        print(written(folder, files))
 
 
 if __name__ == "__main__":

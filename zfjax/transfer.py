@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from zfjax.console import command, options
+from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
 from zfjax.console.text import written
@@ -50,13 +50,16 @@ def main(argv: Sequence[str]) -> None:
     epochs = "Epochs of the nets from scratch; default as many as needed for the run's number of updates."
     options.whole_number(values, "scratch_epochs", 0, epochs, largest=10**6)
     options.seed(values, "Seed for drawing the folds.")
+    options.processes(values)
     required = command.RUN | {"dataset": "DATASET"}
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")
     if not values.scratch:
         command.reject_unused(values, ("scratch_epochs",), "with --noscratch")
     per_class = counts(values.per_class)
+    place = processes.place_of(values)
 
     with Progress("opening the run"):
+        processes.join_to_look(place)
         from zfjax.data.multilabel import open_multilabel
         from zfjax.runs.folder import read_run
 
@@ -83,6 +86,7 @@ def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagVal
     from zfjax.experiments.transfer import PAPER, Protocol, dataset_of_the_paper, fold_by_fold, folder_of, to_table
     from zfjax.plots.files import save
     from zfjax.plots.transfer import plot_transfer
+    from zfjax.runs.first import is_first
 
     with Progress("opening the run"):
         pool = open_pool(run, values.dataset)
@@ -95,11 +99,14 @@ def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagVal
     results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
     with stopping(f"in the folds of {pool.name}"):
         for result in results:
+            if not is_first():
+                continue
             table = to_table(result, title, len(pool.classes))
             files = tables.write(table, folder, f"transfer{ending}")
             files += save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
-    print(table.text())
-    print(written(folder, files))
+    if is_first():
+        print(table.text())
+        print(written(folder, files))
 
 
 def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
@@ -108,6 +115,7 @@ def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.Flag
     from zfjax.experiments.multilabel import to_table, transfer
     from zfjax.experiments.transfer import folder_of
     from zfjax.runs import claim
+    from zfjax.runs.first import is_first
 
     found = transfer(
         run,
@@ -119,9 +127,10 @@ def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.Flag
     )
     table = to_table(found.precisions, found.present, several.source.name, found.pool.classes)
     with claim.writing(run, folder_of(run, found.pool), "zfjax transfer") as folder:
-        files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
-    print(table.text())
-    print(written(folder, files))
+        if is_first():
+            files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
+            print(table.text())
+            print(written(folder, files))
 
 
 if __name__ == "__main__":

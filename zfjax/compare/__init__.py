@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from zfjax.compare.request import Request
-from zfjax.console import command, options
+from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
 
@@ -40,11 +40,13 @@ def main(argv: Sequence[str]) -> None:
         of_the_split = ("dataset", "boxes", "count", "rows", "sanity_images")
         command.reject_unused(values, of_the_split, "with --images, which are not scored")
 
-    request = _request_of(values)
+    request, place = _request_of(values), processes.place_of(values)
     with Progress("opening the run"):
+        processes.join_to_look(place)
         from zfjax.compare import photographs, scores
         from zfjax.compare.asked import chosen
         from zfjax.runs import claim
+        from zfjax.runs.first import is_first
         from zfjax.runs.folder import read_run
         from zfjax.training.precision import matmul_precision
 
@@ -62,7 +64,8 @@ def main(argv: Sequence[str]) -> None:
             files = scores.write_scores(asked, drawn, request.rows)
             if request.sanity_images:
                 files += scores.write_sanity(asked, drawn, request.sanity_images)
-    print(written(folder, files))
+    if is_first():
+        print(written(folder, files))
 
 
 def _request_of(values: flags.FlagValues) -> Request:
@@ -93,4 +96,5 @@ def _flags() -> flags.FlagValues:
     options.whole_number(values, "rows", 5, "How many of the images to show in the picture.", smallest=1)
     options.whole_number(values, "sanity_images", 16, "How many of the images to use with randomized nets; 0: none.")
     options.seed(values, "Seed for drawing images, weights and noise.")
+    options.processes(values)
     return values

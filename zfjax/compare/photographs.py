@@ -9,6 +9,7 @@ from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.files import save
 from zfjax.runs import folder as runs
 from zfjax.runs import subject as subjects
+from zfjax.runs.first import is_first
 from zfjax.runs.subject import Chosen
 
 
@@ -34,4 +35,6 @@ def write(asked: Asked, images: Chosen) -> list[str]:
     names = [f"{name}\n{label}" for name, label in zip(images.names, said, strict=True)]
     figure = plot_comparison(pixels, None, {lens.title: of_lens for lens, of_lens in maps.items()}, names)
     arrays = {"names": np.array(images.names), "classes": np.array(classes), "pixels": pixels}
+    if not is_first():
+        return []
     return save(figure, asked.folder / "images", arrays | as_arrays(maps))

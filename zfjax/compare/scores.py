@@ -1,5 +1,6 @@
 """Score lenses on images with known objects: how good their maps are, and whether they depend on the weights."""
 
+import concurrent.futures
 from typing import NamedTuple
 
 import jax
@@ -15,13 +16,15 @@ from zfjax.console.errors import UserError
 from zfjax.console.files import matching
 from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
-from zfjax.experiments.comparison import BASELINES, LENSES, Labeled, for_sanity
-from zfjax.experiments.sanity import randomized_layers, sanity_check
+from zfjax.experiments.comparison import BASELINES, LENSES, Comparison, Labeled, Lens, for_sanity
+from zfjax.experiments.sanity import Sanity, Similarity, randomized_layers, sanity_check
 from zfjax.models import ConvNet
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
 from zfjax.runs import folder as runs
 from zfjax.runs import subject as subjects
+from zfjax.runs.first import from_all, is_first
+from zfjax.training.precision import matmul_precision
 
 
 class Drawn(NamedTuple):
@@ -57,19 +60,9 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     """
     subject, count, size = asked.subject, len(drawn.numbers), asked.batch_size
     labels = subject.labels[drawn.numbers]
-    chunks = (np.arange(first, min(first + size, count)) for first in range(0, count, size))
-    batches = (Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some]) for some in chunks)
-    with Progress("lenses", count * len(asked.lenses), unit="map") as progress:
-        found = comparison.compare(
-            subject.net,
-            subject.variables,
-            batches,
-            asked.lenses,
-            layer=asked.layer,
-            key=jax.random.key(asked.seed),
-            batch_size=size,
-            progress=progress,
-        )
+    found = _compared(asked, drawn, labels)
+    if not is_first():
+        return []
     shown = _one_of_each(labels, rows)
     images = subject.load(drawn.numbers[shown])
     maps = maps_of(asked, images, labels[shown], min(size, count))
@@ -87,6 +80,62 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     return files
 
 
+def _compared(asked: Asked, drawn: Drawn, labels: Int[np.ndarray, " n"]) -> Comparison:
+    """Compare the lenses batch by batch, each device of each process with its share; every process gets the result."""
+    devices, firsts = jax.local_devices(), range(0, len(labels), asked.batch_size)
+    before = jax.process_index() * len(devices)
+    shares = [firsts[before + number :: jax.device_count()] for number in range(len(devices))]
+    with Progress("lenses", len(labels) * len(asked.lenses), unit="map") as progress:
+
+        def of_share(device: jax.Device, share: range) -> dict[str, np.ndarray]:
+            found = _compared_on(device, asked, drawn, labels, share, progress)
+            images = np.concatenate([_batch(first, asked, labels) for first in share])
+            return {**found._asdict(), "images": images}
+
+        # A lens is many programs, with work on the host in between; so each device takes whole batches, in a thread.
+        with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+            at_work = [one for one in zip(devices, shares, strict=True) if one[1]]
+            parts = list(pool.map(lambda one: of_share(*one), at_work))
+    mine = {f"{number}/{name}": array for number, part in enumerate(parts) for name, array in part.items()}
+    every = from_all(mine)
+
+    def of_all(name: str) -> list[np.ndarray]:
+        return [array for arrays in every for key, array in arrays.items() if key.partition("/")[2] == name]
+
+    order = np.argsort(np.concatenate(of_all("images")))
+    scores = {name: np.concatenate(of_all(name), axis=1)[:, order] for name in Comparison._fields if name != "seconds"}
+    return Comparison(**scores, seconds=np.mean(of_all("seconds"), axis=0))
+
+
+def _batch(first: int, asked: Asked, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " batch"]:
+    """Which of the drawn images are in the batch that begins with this one."""
+    return np.arange(first, min(first + asked.batch_size, len(labels)))
+
+
+def _compared_on(
+    device: jax.Device, asked: Asked, drawn: Drawn, labels: Int[np.ndarray, " n"], share: range, progress: Progress
+) -> Comparison:
+    """Compare the lenses on the batches that begin with the images in `share`, on one device."""
+    subject, size = asked.subject, asked.batch_size
+    # Settings of JAX are a thread's own.
+    with jax.default_device(device), matmul_precision(asked.run.config.matmul_precision):
+        chunks = ((first, _batch(first, asked, labels)) for first in share)
+        batches = (
+            Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some], first) for first, some in chunks
+        )
+        return comparison.compare(
+            subject.net,
+            jax.device_put(subject.variables, device),
+            batches,
+            asked.lenses,
+            layer=asked.layer,
+            key=jax.random.key(asked.seed),
+            batch_size=size,
+            rows=min(size, len(labels)),
+            progress=progress,
+        )
+
+
 def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     """Write the table and plot of the model-randomization check, for lenses that depend on the net.
 
@@ -95,25 +144,32 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     lenses = [lens for lens in asked.lenses if lens not in BASELINES]
     if not lenses:
         return []
-    subject, found, numbers = asked.subject, {}, drawn.numbers[:count]
+    subject, mine, numbers = asked.subject, dict[str, np.ndarray](), drawn.numbers[:count]
     images, target = subject.load(numbers), jnp.asarray(subject.labels[numbers], jnp.int32)
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
     nets = 1 + 2 * len(randomized_layers(subject.net))
     with Progress("randomized nets", len(lenses) * nets * len(numbers), unit="map") as progress:
-        for lens in lenses:
+        for lens in lenses[jax.process_index() :: jax.process_count()]:
             of_weights = _counted(for_sanity(lens, asked.layer, lens_key, asked.batch_size), lens.title, progress)
-            found[lens] = sanity_check(of_weights, subject.net, subject.variables, images, target, weights_key)
-    titled = {lens.title: one for lens, one in found.items()}
-    arrays = {
-        f"{lens.name}_{way}_{kind}": values
-        for lens, one in found.items()
-        for way, similarity in (("cascade", one.cascade), ("alone", one.alone))
-        for kind, values in similarity._asdict().items()
-    }
+            one = sanity_check(of_weights, subject.net, subject.variables, images, target, weights_key)
+            mine |= {
+                f"{lens.name}_{way}_{kind}": values
+                for way, similarity in (("cascade", one.cascade), ("alone", one.alone))
+                for kind, values in similarity._asdict().items()
+            }
+    of_all = {name: array for arrays in from_all(mine) for name, array in arrays.items()}
+    if not is_first():
+        return []
+
+    def similarity(lens: Lens, way: str) -> Similarity:
+        return Similarity(*(of_all[f"{lens.name}_{way}_{kind}"] for kind in Similarity._fields))
+
+    names = randomized_layers(subject.net)
+    titled = {lens.title: Sanity(names, similarity(lens, "cascade"), similarity(lens, "alone")) for lens in lenses}
     with Progress("drawing"):
         table = sanity.to_table(titled, asked.run.config.dataset)
         files = tables.write(table, asked.folder, "sanity")
-        files += save(plot_sanity(titled), asked.folder / "sanity", {"images": numbers, **arrays})
+        files += save(plot_sanity(titled), asked.folder / "sanity", {"images": numbers, **of_all})
     print(table.text(), end="\n\n")
     return files
 

@@ -52,6 +52,11 @@ def read(folder: pathlib.Path) -> tuple[record.Record, np.ndarray, np.ndarray] |
     return found, train, val
 
 
+def draft_of(folder: pathlib.Path) -> pathlib.Path:
+    """The folder that becomes `folder` when it is complete."""
+    return folder.with_name(f"{folder.name}.draft")
+
+
 @contextlib.contextmanager
 def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
     """A draft folder that becomes `folder` if the block succeeds and is removed if it fails.
@@ -70,7 +75,7 @@ def writing(folder: pathlib.Path, num_bytes: int) -> Iterator[pathlib.Path]:
             raise UserError(
                 f"cannot write in {folder.parent}: expected {size_of(num_bytes)} free, found {size_of(free)}"
             )
-        with draft(folder.with_name(f"{folder.name}.draft")) as unfinished:
+        with draft(draft_of(folder)) as unfinished:
             yield unfinished
             unfinished.rename(folder)
     except OSError as error:

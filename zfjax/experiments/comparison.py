@@ -162,6 +162,7 @@ class Labeled(NamedTuple):
     images: Float[Array, "n size size 3"]  # with the mean subtracted
     labels: Int[np.ndarray, " n"]
     masks: Bool[np.ndarray, "n size size"]  # the object's pixels, at least one
+    first: int | None = None  # number of the first image; None: they follow the batch before
 
 
 @shown_by_shape
@@ -187,6 +188,7 @@ def compare(
     key: Key[Array, ""],
     n_steps: int = 20,
     batch_size: int = 32,
+    rows: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
     """Score lenses on images with known objects. One batch is in memory at a time.
@@ -201,6 +203,7 @@ def compare(
         key: draws SmoothGrad's noise and the random maps; the results do not depend on how images are batched.
         n_steps: steps of the insertion and deletion curves.
         batch_size: pictures per pass through the net, for the curves and for lenses that need many passes.
+        rows: images that every batch is padded to; 0: as many as the first has.
         progress: advanced by one for each lens and image.
 
     Raises:
@@ -211,8 +214,9 @@ def compare(
     """
     parts: list[list[_Scores]] = []
     times: list[np.ndarray] = []  # for each batch, seconds per image of each lens
-    count = rows = 0
+    count = 0
     for batch in batches:
+        count = count if batch.first is None else batch.first
         rows = rows or len(batch.images)
         numbers = filled(len(batch.images), max(rows, len(batch.images)))
         images, labels = jnp.asarray(batch.images)[numbers], jnp.asarray(batch.labels, jnp.int32)[numbers]

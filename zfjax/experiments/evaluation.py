@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -46,10 +47,11 @@ def evaluate_runs(
 ) -> tuple[Row, ...]:
     """`evaluate` for finished runs, on the val split of `dataset`, or by default of the first run's dataset.
 
+    All devices of all processes share the pictures, `batch_size` on each at a time.
+
     Raises:
         UserError: a run or checkpoint is missing, or the runs' classes or image sizes differ.
     """
-    batch_size = sharding.rounded_up(batch_size)
     runs = [read_run(workdir) for workdir in workdirs]
     require_different("--workdir", runs)
     first = runs[0]
@@ -69,10 +71,12 @@ def evaluate_runs(
         memory.require_batches(model.net, batch_size)
         variables, mean = sharding.replicate((model.variables, model.mean), mesh)
         models[str(workdir)] = model._replace(variables=variables, mean=mean)
+    rows = sharding.rows_at_once(pictures, batch_size, mesh)
     with Progress("scoring", 2 * len(pictures)) as progress:  # one pass for 1 crop, one for 10
 
         def batches() -> Iterator[Batch]:
-            return progress.over(eval_batches(pictures, batch_size), lambda batch: int(batch.mask.sum()))
+            mine = eval_batches(pictures, rows, shard=sharding.process_of_all())
+            return progress.over(mine, lambda batch: int(batch.mask.sum()) * jax.process_count())
 
         return evaluate(models, batches, mesh)
 

@@ -3,15 +3,18 @@
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
 
@@ -25,13 +28,13 @@ from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.opening import open_source
 from zfjax.data.outside import require_outside, root_of
 from zfjax.data.pictures import JoinedPictures, Pictures
-from zfjax.data.pipeline import eval_batches
 from zfjax.data.scan import Scanned, require_same, scan
 from zfjax.data.source import Source
 from zfjax.data.spec import parse_spec
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
+from zfjax.runs.first import from_first, on_first
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.training import memory, sharding
 from zfjax.training.config import square_size
@@ -131,33 +134,39 @@ def join_splits(source: Source, scanned: Scanned) -> Pool:
     return Pool(parse_spec(source.name).short_name, source.classes, pictures, labels, found.fingerprint)
 
 
-def features(
-    model: Model, pictures: Pictures, names: Sequence[str], batch_size: int = 64
-) -> Iterator[dict[str, Float32[np.ndarray, "n _"]]]:
-    """Layer outputs for the center crops of all pictures, in order: one pass, one dict by layer name per batch.
+@shown_by_shape
+class Block(NamedTuple):
+    """Features of successive pictures."""
+
+    first: int  # number of the first picture
+    outputs: dict[str, Float32[np.ndarray, "n _"]]  # by layer
+
+
+def features(model: Model, pictures: Pictures, names: Sequence[str], batch_size: int = 64) -> Iterator[Block]:
+    """Layer outputs for the center crops of all pictures, in order: one pass on all devices of all processes.
+
+    Each process gets those of the pictures that its own devices saw, in as many blocks as the others.
 
     Args:
         model: a net with its weights and mean.
         pictures: squares of the mean's size.
         names: the layers to output, such as `numbered_layers(model.net)`; each output is flattened.
-        batch_size: pictures per pass, split over all devices.
+        batch_size: pictures on a device at a time.
 
     Raises:
         UserError: the net has no such layer, or the batch needs more memory than there is.
     """
-    batch_size = sharding.rounded_up(batch_size)
     memory.require_batches(model.net, batch_size)
     fun = layers(model.net, model.variables, names)
     mesh = sharding.data_mesh()
     fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)
-    for rows in eval_batches(pictures, batch_size):
+    for rows in sharding.one_pass(pictures, batch_size, mesh):
         with matmul_precision(model.precision):
-            acts = _activations(fun, sharding.place(rows, mesh).image, mean, model.net.image_size)
-        count = int(rows.mask.sum())
-        yield {
-            name: np.asarray(values, np.float32)[:count].reshape(count, -1)
-            for name, values in jax.device_get(acts).items()
-        }
+            acts = _activations(fun, rows.image, mean, model.net.image_size, mesh)
+        numbers = sharding.own_rows(rows.number)
+        count = int(np.sum(numbers >= 0))
+        own = {name: np.asarray(sharding.own_rows(values), np.float32)[:count] for name, values in acts.items()}
+        yield Block(int(numbers[0]) if count else 0, {name: values.reshape(count, -1) for name, values in own.items()})
 
 
 def kept_features(
@@ -171,28 +180,31 @@ def kept_features(
     """`features` of a whole pool, memory-mapped from files in `folder`, which are written if missing.
 
     A file's name identifies what it depends on: the net, its weights and mean, the layer and the pictures. A damaged
-    file is written again. Files are written as drafts and renamed when complete.
+    file is written again. Files are written as drafts, each process its pictures, and renamed when complete.
 
     Raises:
         UserError: as in `features`, or `folder` is remote, cannot be written, or is full.
     """
     if "://" in os.fspath(folder):
         raise UserError(f"features cannot be kept in {folder}: expected a local folder, since they are memory-mapped")
-    digest = fingerprint(model, pool)
+    digest, count = fingerprint(model, pool), len(pool.labels)
     places = {name: pathlib.Path(folder) / f"{name}-{digest}" for name in names}
-    found = {name: _read(place, len(pool.labels)) for name, place in places.items()}
-    missing = [name for name in names if found[name] is None]
-    if missing:
-        with hold(folder, "another command that computes features", wait=True):
-            found |= {name: _read(places[name], len(pool.labels)) for name in missing}  # written while this one waited
-            missing = [name for name in names if found[name] is None]
-            if missing:
-                _write(model, pool, {name: places[name] for name in missing}, batch_size)
-                found |= {name: _read(places[name], len(pool.labels)) for name in missing}
-    kept = {name: values for name, values in found.items() if values is not None}
-    if len(kept) < len(found):
-        raise UserError(f"features in {folder}: were removed while they were written")
-    return kept
+
+    def missing() -> list[str]:
+        found = from_first(lambda: json.dumps([name for name in names if not _is_whole(places[name], count)]).encode())
+        return list(json.loads(found))
+
+    if missing():
+        with contextlib.ExitStack() as stack:
+            holding = hold(folder, "another command that computes features", wait=True)
+            on_first(lambda: stack.enter_context(holding))
+            still = missing()  # others may have been written while this one waited
+            if still:
+                _write(model, pool, {name: places[name] for name in still}, batch_size)
+    try:
+        return {name: np.load(place / _FILE, mmap_mode="r") for name, place in places.items()}
+    except FileNotFoundError as error:
+        raise UserError(f"features in {folder}: were removed while they were written") from error
 
 
 def fingerprint(model: Model, pool: Pool) -> str:
@@ -206,44 +218,72 @@ def fingerprint(model: Model, pool: Pool) -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@functools.partial(jax.jit, static_argnames=("size", "mesh"))
 def _activations(
-    fun: Partial, squares: UInt8[Array, "n side side 3"], mean: Float[Array, "side side 3"], size: int
+    fun: Partial, squares: UInt8[Array, "n side side 3"], mean: Float[Array, "side side 3"], size: int, mesh: Mesh
 ) -> dict[str, Array]:
-    return fun(center_crop(subtract_mean(squares, mean), size))
+    def on_one(fun: Partial, squares: Array, mean: Array) -> dict[str, Array]:
+        return fun(center_crop(subtract_mean(squares, mean), size))
+
+    rows = P("data")
+    # Not checked: the check knows no rule for some primitives of nets.
+    return jax.shard_map(on_one, mesh=mesh, in_specs=(P(), rows, P()), out_specs=rows, check_vma=False)(
+        fun, squares, mean
+    )
 
 
 def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_size: int) -> None:
     """One pass for all layers; plain writes, since on a full disk they raise, while a memory map kills the process."""
     count = len(pool.labels)
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(f"features of {pool.name}", count))
-        files = {}
-        for block in features(model, pool.pictures, list(places), batch_size):
-            for name, values in block.items():
-                if name not in files:
-                    shutil.rmtree(places[name], ignore_errors=True)  # a damaged one
-                    draft = stack.enter_context(cache.writing(places[name], 4 * count * values.shape[1]))
-                    files[name] = stack.enter_context((draft / _FILE).open("wb"))
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (count, values.shape[1])}
-                    np.lib.format.write_array_header_1_0(files[name], header)
-                files[name].write(np.ascontiguousarray(values, "<f4").data)
-            progress.advance(len(values))
-        for file in files.values():
-            file.flush()
-            path = pathlib.Path(file.name)
-            path.with_name(_DIGEST).write_text(_digest(path))
+    with contextlib.ExitStack() as whole, Progress(f"features of {pool.name}", count) as progress:
+        with contextlib.ExitStack() as stack:
+            files: dict[str, IO[bytes]] = {}
+            for block in features(model, pool.pictures, list(places), batch_size):
+                if not files:
+                    widths = {places[name]: values.shape[1] for name, values in block.outputs.items()}
+                    on_first(functools.partial(_begin, whole, widths, count))
+                    files = {name: stack.enter_context(_file_in(place).open("r+b")) for name, place in places.items()}
+                for name, values in block.outputs.items():
+                    files[name].seek(-4 * values.shape[1] * (count - block.first), os.SEEK_END)
+                    files[name].write(np.ascontiguousarray(values, "<f4").data)
+                progress.advance(min(len(values) * jax.process_count(), count))
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        on_first(functools.partial(_end, whole, list(places.values())))
 
 
-def _read(place: pathlib.Path, count: int) -> Float32[np.ndarray, "pictures features"] | None:
+def _begin(whole: contextlib.ExitStack, widths: Mapping[pathlib.Path, int], count: int) -> None:
+    """Make draft files of the sizes that they will have; `whole` renames their folders when it is closed."""
+    for place, width in widths.items():
+        shutil.rmtree(place, ignore_errors=True)  # a damaged one
+        draft = whole.enter_context(cache.writing(place, 4 * count * width))
+        with (draft / _FILE).open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + 4 * count * width)
+
+
+def _end(whole: contextlib.ExitStack, places: Sequence[pathlib.Path]) -> None:
+    for place in places:
+        file = _file_in(place)
+        file.with_name(_DIGEST).write_text(_digest(file))
+    whole.close()
+
+
+def _file_in(place: pathlib.Path) -> pathlib.Path:
+    return cache.draft_of(place) / _FILE
+
+
+def _is_whole(place: pathlib.Path, count: int) -> bool:
     kept = place / _DIGEST
     try:
         if not (place / _FILE).is_file() or (kept.exists() and read_whole(kept).decode() != _digest(place / _FILE)):
-            return None
+            return False
         values = np.load(place / _FILE, mmap_mode="r")
     except Exception:  # missing, truncated or overwritten; the header is a Python literal, which can fail in many ways
-        return None
-    return values if values.ndim == 2 and len(values) == count and values.dtype == np.float32 else None
+        return False
+    return values.ndim == 2 and len(values) == count and values.dtype == np.float32
 
 
 def _digest(path: pathlib.Path) -> str:

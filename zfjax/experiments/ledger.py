@@ -1,6 +1,7 @@
 """Results of individual folds, saved for later commands."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from etils import epath
 from zfjax.console import sealed
 from zfjax.console.files import damaged, read_json, write_json
 from zfjax.experiments.linear import Fold
+from zfjax.runs.first import from_first, on_first
 
 
 def fold_key(fold: Fold, *parts: object) -> str:
@@ -53,6 +55,18 @@ class Ledger:
         if self.get(key) is None:
             self.put(key, measure())
         return self.get(key)
+
+    def get_or_first(self, key: str, measure: Callable[[], Any]) -> Any:
+        """`get_or` in the first process; the others wait for it and get its result."""
+        return json.loads(from_first(lambda: json.dumps(self.get_or(key, measure)).encode()))
+
+    def get_or_all(self, key: str, measure: Callable[[], Any]) -> Any:
+        """`get_or` where all processes measure together."""
+        found = json.loads(from_first(lambda: json.dumps(self.get(key)).encode()))
+        if found is None:
+            found = measure()
+            on_first(lambda: self.put(key, found))
+        return found
 
     def put(self, key: str, value: Any) -> None:
         """Save a result at once; the file is always complete.

@@ -45,7 +45,7 @@ def transfer(
         layer: number of the frozen layer to use, counted from 1; 0: the last hidden one.
         seed: as in `average_precisions`.
         checkpoint: the run's checkpoint: latest, best or a step.
-        batch_size: pictures per pass, for the features.
+        batch_size: pictures on a device at a time, for the features.
 
     Raises:
         UserError: as in `average_precisions`, or the net has no such layer.

@@ -60,7 +60,7 @@ def probe(
         dataset: shapes, folder:PATH or tfds:NAME; empty for the val split of the run's dataset.
         protocol: what to measure.
         checkpoint: the run's checkpoint: latest, best or a step.
-        batch_size: pictures per pass, for the features.
+        batch_size: pictures on a device at a time, for the features.
 
     Raises:
         UserError: the dataset cannot be used or has too few pictures.
@@ -101,7 +101,7 @@ def fold_by_fold(
                 for row, layer in enumerate(layers):
                     key = fold_key(fold, *(kind.strengths for kind in kinds), layer, behind)
                     measure = functools.partial(classify, kinds, kept[layer], pool.labels, fold, seed=protocol.seed)
-                    both = (Score(*one).accuracy for one in ledger.get_or(key, measure))
+                    both = (Score(*one).accuracy for one in ledger.get_or_first(key, measure))
                     svm[row, number], softmax[row, number] = both
                     progress.advance(1)
                     yield Probing(layers, svm.copy(), softmax.copy())

@@ -21,6 +21,7 @@ from zfjax.experiments.features import Pool, fingerprint, kept_features, layer_n
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
 from zfjax.runs import claim
+from zfjax.runs.first import on_first
 from zfjax.runs.folder import RunInfo, load_model
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
@@ -75,7 +76,7 @@ def transfer(
         dataset: shapes, folder:PATH or tfds:NAME.
         protocol: what to measure.
         checkpoint: the run's checkpoint: latest, best or a step.
-        batch_size: pictures per pass, for the features.
+        batch_size: pictures on a device at a time, for the features.
 
     Raises:
         UserError: the dataset cannot be used or has too few pictures, or the net has no such layer.
@@ -130,7 +131,7 @@ def _on_frozen_layers(
 
     def measure(fold: Fold, seed: tuple[int, int]) -> float:
         key = fold_key(fold, "softmax", SOFTMAX.strengths, layer, behind)
-        return ledger.get_or(key, lambda: classify([SOFTMAX], kept, pool.labels, fold, seed=seed)[0].accuracy)
+        return ledger.get_or_first(key, lambda: classify([SOFTMAX], kept, pool.labels, fold, seed=seed)[0].accuracy)
 
     return measure
 
@@ -149,9 +150,9 @@ def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) 
         made_by = {**settings(config), "dataset": ""}  # which the pool's fingerprint stands for, wherever it lies
         key = fold_key(fold, "scratch", sorted(made_by.items()), pool.fingerprint)
         folder = folder_of(run, pool) / "scratch" / key
-        accuracy = ledger.get_or(key, lambda: train_from_scratch(config, pool, fold, folder))
+        accuracy = ledger.get_or_all(key, lambda: train_from_scratch(config, pool, fold, folder))
         # Only after the result is in the ledger: otherwise a kill in between would lose the training.
-        (folder / CHECKPOINTS).rmtree(missing_ok=True)
+        on_first(lambda: (folder / CHECKPOINTS).rmtree(missing_ok=True))
         return accuracy
 
     return measure

@@ -1,6 +1,7 @@
-"""What the first of a command's processes does for all: it alone holds and writes the files that they share."""
+"""What the processes of a command tell each other, and what the first does for all: it alone writes."""
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -35,6 +36,20 @@ def from_first(read: Callable[[], bytes]) -> bytes:
     if is_error:
         raise UserError(said.decode(errors="replace"))
     return said
+
+
+def from_all(mine: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays of all processes, by process; each may have others."""
+    if jax.process_count() == 1:
+        return [dict(mine)]
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **mine)
+    words = np.frombuffer(file.getvalue(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(words)))
+    padded = np.pad(words, (0, int(lengths.max()) - len(words)))
+    of_all = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
+    files = (np.load(io.BytesIO(row[:length].tobytes())) for row, length in zip(of_all, lengths, strict=True))
+    return [dict(file.items()) for file in files]
 
 
 def on_first(action: Callable[[], object]) -> None:

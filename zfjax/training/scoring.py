@@ -1,5 +1,6 @@
 """Top-1 and top-5 accuracy over a split, each example counted once."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from zfjax.console.text import shown_by_shape
@@ -58,11 +60,32 @@ class Scores(NamedTuple):
 
 
 def softmax_of(
-    model: Model, squares: UInt8[Array | np.ndarray, "n side side 3"], *, ten_crop: bool = False
+    model: Model,
+    squares: UInt8[Array | np.ndarray, "n side side 3"],
+    *,
+    ten_crop: bool = False,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "n classes"]:
-    """`predict` in the model's precision."""
+    """`predict` in the model's precision; with a mesh, each of its devices for its own rows."""
     with matmul_precision(model.precision):
-        return predict(model.net, model.variables, model.mean, squares, ten_crop)
+        if mesh is None:
+            return predict(model.net, model.variables, model.mean, squares, ten_crop)
+        return _predict_on_each(model.net, model.variables, model.mean, squares, ten_crop, mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("net", "ten_crop", "mesh"))
+def _predict_on_each(
+    net: ConvNet, variables: PyTree, mean: Array, squares: Array, ten_crop: bool, mesh: Mesh
+) -> Float[Array, "n classes"]:
+    """Left to itself, JAX would send the ten crops from device to device."""
+
+    def on_one(variables: PyTree, mean: Array, squares: Array) -> Array:
+        return predict(net, variables, mean, squares, ten_crop)
+
+    rows = P("data")
+    # Not checked: the check knows no rule for some primitives of nets.
+    on_each = jax.shard_map(on_one, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows, check_vma=False)
+    return on_each(variables, mean, squares)
 
 
 def score(model: Model, batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False) -> Scores:
@@ -88,7 +111,7 @@ def score_together(
     classes = 0
     for rows in batches:
         batch = sharding.place(rows, mesh)
-        softmaxes = [softmax_of(model, batch.image, ten_crop=ten_crop) for model in models]
+        softmaxes = [softmax_of(model, batch.image, ten_crop=ten_crop, mesh=mesh) for model in models]
         classes = softmaxes[0].shape[-1]
         if len(models) > 1:
             softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))

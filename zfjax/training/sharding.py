@@ -47,11 +47,6 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
-def rounded_up(batch_size: int) -> int:
-    """The next multiple of the number of devices, for passes whose results don't depend on the batch size."""
-    return -(-batch_size // jax.device_count()) * jax.device_count()
-
-
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Copy arrays to every device of a mesh, if there is one. Donating the copies leaves the originals alive."""
     return tree if mesh is None else jax.jit(_itself, out_shardings=NamedSharding(mesh, P()))(tree)
@@ -68,22 +63,38 @@ def place(batch: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
+def own_rows(rows: Array) -> np.ndarray:
+    """The rows of an array split over a mesh that are on this process's devices, in order, on the host."""
+    shards = sorted(rows.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def rows_at_once(pictures: Pictures, each: int, mesh: Mesh) -> int:
+    """How many rows all devices take at a time in a pass over pictures: `each` on a device, or all if these are fewer.
+
+    So the program of a device does not depend on how many there are, and neither does what it computes of a picture.
+    """
+    return min(each, len(pictures)) * mesh.size
+
+
+def process_of_all() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
 def one_pass(pictures: Pictures, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator[Rows]:
     """Read every picture once, all processes together, each those of its own devices.
 
-    A device gets `each` rows at a time however many devices there are, so that all run the same program, and what it
-    computes of one picture is the same to the last bit.
-
     Args:
         pictures: those to read.
-        each: rows on each device at a time; fewer if there are fewer pictures.
+        each: rows on each device at a time, as `rows_at_once` takes it.
         mesh: all devices of all processes.
         begin: the first picture.
         end: the picture after the last; default all.
     """
     end = len(pictures) if end is None else end
-    shard = jax.process_index(), jax.process_count()
-    rows = min(each, len(pictures)) * mesh.size
+    shard = process_of_all()
+    rows = rows_at_once(pictures, each, mesh)
     first = begin + shard[0] * (rows // shard[1])
     for batch in eval_batches(ChosenPictures(pictures, np.arange(begin, end)), rows, shard=shard):
         numbers = np.where(batch.mask > 0, np.arange(first, first + len(batch.mask)), -1).astype(np.int32)
