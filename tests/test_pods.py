@@ -1,7 +1,9 @@
 """Commands that look at a run, in several processes, each with its share of the pictures, and on several devices."""
 
+import contextlib
 import io
 import json
+import re
 import shutil
 import socket
 import sys
@@ -13,7 +15,7 @@ import pytest
 import tiny_runs
 from jax.tree_util import Partial
 
-from zfjax import atlas, figures
+from zfjax import atlas, compare, evaluate, figures, transfer
 from zfjax.console import command, processes
 from zfjax.experiments import passes
 from zfjax.experiments.gallery import top_activations
@@ -23,9 +25,20 @@ from zfjax.training import sharding
 
 pytestmark = pytest.mark.slow
 PROCESSES = 3
-COMMANDS = {
-    figures: ["--only=fig2", "--layers=relu2,relu5", "--maps=3", "--batch_size=2"],
-    atlas: ["--layers=relu4", "--batch_size=2"],
+BROKEN = "circles/003.png"  # of OTHER
+COMMANDS = {  # with OTHER, a folder of other pictures, and BOXES, a file
+    figures: ["--only=fig2", "--layers=relu3", "--maps=2", "--batch_size=2"],
+    atlas: ["--layers=relu3", "--batch_size=2"],
+    evaluate: ["--batch_size=2"],
+    compare: [
+        "--boxes=BOXES",
+        "--only=saliency,grad_cam",
+        "--count=7",
+        "--rows=2",
+        "--sanity_images=2",
+        "--batch_size=2",
+    ],
+    transfer: ["--dataset=folder:OTHER", "--per_class=3", "--folds=1", "--layer=5", "--noscratch", "--batch_size=2"],
 }
 # Joins once for all commands: a process can't join twice.
 TOGETHER = """
@@ -44,9 +57,16 @@ command.execute(main)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("pods")
-    config = tiny_runs.tiny_config(tiny_runs.make_folder(root / "photos", 60), epochs=1)
+    config = tiny_runs.tiny_config(tiny_runs.make_folder(root / "photos", 60), epochs=1, max_broken=0.1)
     train_and_evaluate(config, root / "run")
+    (tiny_runs.make_folder(root / "OTHER", 8, seed=1) / BROKEN).write_bytes(b"no picture")
+    boxes = {f"{name}/{number:03}.png": [4, 4, 30, 30] for name in tiny_runs.CLASSES for number in range(60)}
+    (root / "BOXES").write_text(json.dumps(boxes))
     return root / "run"
+
+
+def flags_of(module, root):
+    return [flag.replace("OTHER", f"{root}/OTHER").replace("BOXES", f"{root}/BOXES") for flag in COMMANDS[module]]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +79,8 @@ def together(run):
     started = []
     for process in range(PROCESSES):
         joining = [f"--coordinator={address}", f"--processes={PROCESSES}", f"--process={process}"]
-        asked = [joining, str(workdir), *((module.__name__, flags) for module, flags in COMMANDS.items())]
+        words = ((module.__name__, flags_of(module, run.parent)) for module in COMMANDS)
+        asked = [joining, str(workdir), *words]
         started.append(tiny_runs.start([sys.executable, "-c", TOGETHER, json.dumps(asked)]))
     said = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [0] * PROCESSES, said
@@ -68,16 +89,20 @@ def together(run):
 
 @pytest.fixture(scope="module")
 def alone(run):
-    """What one process writes, on eight devices."""
+    """What one process writes and prints, on eight devices."""
     assert jax.device_count() == 8
-    workdir = shutil.copytree(run, run.with_name("alone") / "run")
-    for module, flags in COMMANDS.items():
-        assert command.run(module.main, [module.__name__, f"--workdir={workdir}", *flags]) == 0
-    return workdir
+    workdir, said = shutil.copytree(run, run.with_name("alone") / "run"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for module in COMMANDS:
+            words = [module.__name__, f"--workdir={workdir}", *flags_of(module, run.parent)]
+            assert command.run(module.main, words) == 0
+    return workdir, said.getvalue()
 
 
 def written(workdir, folder):
-    files = (path for path in (workdir / folder).rglob("*") if path.suffix not in (".pdf", ".lock") and path.is_file())
+    """The files there and what they hold, but for times."""
+    left_out = re.compile(r"(.*\.(pdf|lock)|lenses\.(csv|json|md))")
+    files = (path for path in (workdir / folder).rglob("*") if path.is_file() and not left_out.fullmatch(path.name))
     return {str(path.relative_to(workdir)): content(path) for path in files}
 
 
@@ -86,22 +111,30 @@ def content(path):
     data = path.read_bytes()
     if path.suffix != ".npz":
         return data
-    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in np.load(io.BytesIO(data)).items()}
+    arrays = np.load(io.BytesIO(data)).items()
+    return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays if name != "seconds"}
 
 
-@pytest.mark.parametrize("folder", ["figures", "atlas"])
+@pytest.mark.parametrize("folder", ["figures", "atlas", "compare", "features", "transfer"])
 def test_processes_together_write_what_one_writes_to_the_last_bit(alone, together, folder):
-    expected, found = written(alone, folder), written(together[0], folder)
+    expected, found = written(alone[0], folder), written(together[0], folder)
     assert expected.keys() == found.keys()
-    assert any(path.endswith((".npz", ".webp")) for path in expected)
+    assert any(path.endswith((".npz", ".webp", ".npy")) for path in expected)
     assert [path for path in expected if found[path] != expected[path]] == []
     assert not (together[0] / "figures" / "passes").exists()
 
 
-def test_the_first_process_speaks_for_all(together):
-    said = together[1]
-    assert "written to" in said[0][0]
+def test_the_first_process_speaks_for_all(alone, together):
+    """A table as one process prints it, and what is wrong with a picture that all were given, once."""
+    workdir, said = together
+    table = re.search(r"net +crops(.*\n)+?.* 10 .*\n", alone[1])[0]
+    assert (
+        table.replace(str(alone[0]), str(workdir)).split()
+        == said[0][0][said[0][0].index("net ") :].split()[: len(table.split())]
+    )
+    assert said[0][0].count("written to") == 4
     assert not any("written to" in out for out, _ in said[1:])
+    assert sum(err.count(f"skipped broken image {workdir.parents[1]}/OTHER/{BROKEN}") for _, err in said) == 1
 
 
 def test_one_device_finds_what_eight_find(run, monkeypatch):

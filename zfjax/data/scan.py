@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
@@ -58,7 +59,7 @@ def scan(
     """
     if not 0 <= max_broken <= 1:
         raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
-    progress = Progress(source.name)
+    progress = Progress(source.name, show=_speaks())
     for note in source.notes:
         progress.say(note)
     return _scan(source, size, max_broken, cache_dir, threads)
@@ -204,7 +205,8 @@ def _look_at_all(job: _Job, draft: pathlib.Path | None) -> Record:
     messages: list[str] = []
 
     def note(message: str) -> None:
-        _log.warning("skipped broken image %s", message)
+        if _speaks():
+            _log.warning("skipped broken image %s", message)
         messages.append(message)
         _require_limit(source, messages, job.max_broken)
 
@@ -293,6 +295,11 @@ def _decode_chunk(job: _Job, split: str, examples: Examples, start: int, stop: i
         except BrokenImage as error:
             broken.append((number, str(error)))
     return _Chunk(squares, labels, squares.sum(axis=0, dtype=np.uint32), broken, prints)
+
+
+def _speaks() -> bool:
+    """Whether this process says what it finds: of many, which all look at the same pictures, the first."""
+    return jax.process_index() == 0
 
 
 def _require_limit(source: Source, messages: list[str], max_broken: float) -> None:
