@@ -29,6 +29,7 @@ from zfjax.console.progress import Progress
 from zfjax.console.signals import Stopped
 from zfjax.console.text import written
 from zfjax.data.spec import parse_spec
+from zfjax.training.config import as_json
 from zfjax.training.recipe import config_from
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     options.processes(values)
     config, rest = config_from(argv, __doc__ or "", values)
     command.reject_arguments(rest, "train")
-    place = processes.place_of(values)
+    place = processes.place_of(values, as_json(config))
 
     # Import JAX only now, so that --help and mistyped flags are answered at once.
     with Progress("starting JAX"):

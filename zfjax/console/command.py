@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from zfjax.console import options, signals
+from zfjax.console import options, processes, signals
 from zfjax.console.errors import UserError
 from zfjax.console.text import brief, did_you_mean, first_line, is_full, is_out_of_memory, reason, say
 
@@ -48,7 +48,9 @@ def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except SystemExit as end:  # after --help
         code = int(end.code or 0)
     if code not in (MISTAKE, FAULT):
+        processes.finish()
         atexit._run_exitfuncs()  # after a failure they may deadlock with other processes
+        processes.leave()
     # Python's normal exit is slow, deaf to signals, and waits for libraries' threads.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
@@ -63,6 +65,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
 
     Returns:
         0 on success, 2 for a user's mistake, 1 for a fault of zfjax, 128 plus the number of a signal that stopped it.
+        A command that loses another of its processes ends at once with 3 (`peers`).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's streams accept any text
@@ -80,7 +83,9 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         return 128 + signal.SIGINT
     except Exception as error:
         mistake = _mistake(error)
-        return _failed(MISTAKE, mistake) if mistake else _failed(FAULT, _fault(error))
+        line = mistake or _fault(error)
+        processes.failed(line, mistake=bool(mistake))
+        return _failed(MISTAKE if mistake else FAULT, line)
     finally:
         signals.give_way()
     return 0

@@ -125,6 +125,13 @@ def listen() -> None:
     threading.Thread(target=_hear_all, args=(read,), daemon=True).start()
 
 
+def listen_again() -> None:
+    """Take back the signals that `listen` caught, and a library has caught since."""
+    for number in _CAUGHT:
+        if _state.listening and signal.getsignal(number) is _nothing:
+            signal.signal(number, _nothing)
+
+
 @contextlib.contextmanager
 def held() -> Iterator[None]:
     """Delay signals until the block ends. For brief work, such as moving a file into place."""

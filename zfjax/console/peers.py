@@ -1,0 +1,121 @@
+"""The processes of a command watch each other, so that a lost one ends all with one line and exit code 3.
+
+Each has a line to process 0, which passes on what it learns. A process that is killed closes its connections, and is
+missed at once; a host that vanishes, or a process that is frozen, gives no sign of life for `LOST` seconds.
+"""
+
+import _thread
+import contextlib
+import threading
+import time
+from typing import Any
+
+from zfjax.console import signals
+from zfjax.console.meeting import Line
+from zfjax.console.text import reason, say
+
+LOST = 30.0  # seconds without a sign of life after which a process is lost
+BEAT = 3.0  # seconds between signs of life
+GRACE = 2.0  # seconds within which an error turns out to be the loss of another process
+CODE = 3  # the exit code of a command that lost one of its processes
+
+
+class Watch:
+    """This process's watch over the others."""
+
+    def __init__(self, lines: list[Line], *, first: bool) -> None:
+        """Start to watch. `lines` lead to all others if this is process 0 (`first`), else to process 0 alone."""
+        self._lines, self._first = lines, first
+        self._lock = threading.Lock()
+        self._failing = self._mistaken = self._ended = self._leaving = False
+        self._gone = {line.number: threading.Event() for line in lines}
+        self._done = threading.Event()  # process 0 is
+        for line in lines:
+            line.connection.settimeout(LOST)
+            threading.Thread(target=self._listen, args=(line,), daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def failed(self, line: str, *, mistake: bool) -> None:
+        """Tell the others that this process ends with an error, unless it is one that the loss of another made.
+
+        Then this does not return in a command: it ends with the other line.
+
+        Args:
+            line: the error.
+            mistake: whether it is the user's, which all processes tend to have at once; each says its own.
+        """
+        self._failing, self._mistaken = True, mistake
+        time.sleep(GRACE)
+        with self._lock:
+            ended, self._ended = self._ended, True
+        if ended:
+            signals.give_way()
+            time.sleep(signals.TIDYING)  # the thread that says so ends the process
+        self._tell({"ended": line})
+
+    def stopped(self) -> None:
+        """Tell the others that a signal ends this process."""
+        with self._lock:
+            ended, self._ended = self._ended, True
+        if not ended:
+            self._tell({"ended": "stopped by a signal"})
+
+    def finish(self) -> None:
+        """Wait, however long, until process 0 has finished its work: JAX's own wait at the end has a limit."""
+        if self._first:
+            self._tell({"done": True})
+        else:
+            self._done.wait()
+
+    def leave(self) -> None:
+        """End the watch. Process 0 is the last to leave, since JAX's connections go through it."""
+        self._leaving = True
+        self._tell({"bye": True})
+        if self._first:
+            for gone in self._gone.values():
+                gone.wait(LOST)
+
+    def _listen(self, line: Line) -> None:
+        try:
+            while message := line.receive():
+                if "ended" in message:
+                    self._end(f"{line} ended before the work was done: {message['ended']}", line, lost=False)
+                elif "lost" in message:
+                    self._end(str(message["lost"]), line, lost=True)
+                elif "done" in message:
+                    self._done.set()
+                elif "bye" in message:
+                    self._gone[line.number].set()
+                    return
+            why = "its connection was closed"
+        except TimeoutError:
+            why = f"it gave no sign of life for {LOST:.0f} s"
+        except OSError as error:
+            why = reason(error)
+        self._gone[line.number].set()
+        self._end(f"lost {line}: {why}; the same command on all hosts goes on from what is saved", line, lost=True)
+
+    def _end(self, text: str, sender: Line, *, lost: bool) -> None:
+        """End this process, and the others too if this is process 0, because of what `sender` said or did."""
+        with self._lock:
+            if self._ended or self._leaving or (self._mistaken and not lost):
+                return
+            self._ended = True
+        if self._first:
+            self._tell({"lost": text}, but=sender)
+        say(text)
+        signals.end_command(CODE)
+        _thread.interrupt_main()  # in other programs
+
+    def _tell(self, message: dict[str, Any], but: Line | None = None) -> None:
+        for line in self._lines:
+            if line is not but:
+                with contextlib.suppress(OSError):
+                    line.send(message)
+
+    def _beat(self) -> None:
+        while not (self._ended or self._leaving):
+            time.sleep(BEAT)
+            for line in self._lines:
+                with contextlib.suppress(OSError):
+                    line.send()
