@@ -199,7 +199,7 @@ def few_shapes(tmp_path_factory) -> dict[str, str]:
     return tiny_runs.environment() | places | path | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 
-@pytest.mark.slow
+@pytest.mark.colab
 @pytest.mark.filterwarnings("default")  # of what talks to the kernel
 @each
 def test_it_runs(script, tmp_path, few_shapes):
