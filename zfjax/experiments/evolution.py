@@ -51,6 +51,7 @@ class Evolution(NamedTuple):
         return self.distances[:, :, -1]
 
 
+@shown_by_shape
 class Snapshot(NamedTuple):
     """One layer at one checkpoint."""
 
