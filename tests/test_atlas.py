@@ -266,7 +266,9 @@ def build_site(monkeypatch, tmp_path, unchecked):
     """Builds a small atlas in an `out` without a run: what is computed is made up, all else is as ever."""
     what = atlas_sites.survey(maps=4)
     net = SimpleNamespace(net=zfjax.zfnet(2, width=0.02, image_size=48), image_mean=np.full((7, 7, 3), 100.0))
-    run = SimpleNamespace(folder=tmp_path / "run", config=SimpleNamespace(dataset="shapes", data_dir=""))
+    run = SimpleNamespace(
+        folder=tmp_path / "run", config=SimpleNamespace(dataset="shapes", data_dir="", matmul_precision="")
+    )
     monkeypatch.setattr(build, "read_run", lambda *_: run)
     monkeypatch.setattr(build.subject, "of_run", lambda run, checkpoint: SimpleNamespace(val=net))
     monkeypatch.setattr(build.collect, "survey", lambda *_: what)

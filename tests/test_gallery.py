@@ -143,6 +143,18 @@ def test_a_gallery_projects_each_winner_alone(batch_size):
             np.testing.assert_array_equal(found.images[i, j], image[0][patch])
 
 
+@pytest.mark.parametrize("batch_size", [3, 32])
+def test_a_gallery_is_the_same_to_the_last_bit_on_many_devices(batch_size):
+    net, variables, images = small_net()
+    for fun in (zfjax.layer(net, variables, "relu2"), lambda x: jax.nn.relu(x[:, ::16, ::16])):
+        top = top_activations(fun, [images], k=4)
+        one, many = (
+            gallery(fun, top, [2, 0], lambda numbers: images[numbers], batch_size, mesh)
+            for mesh in (None, sharding.own_mesh())
+        )
+        jax.tree.map(np.testing.assert_array_equal, many, one)
+
+
 def test_the_gallery_of_a_dense_layer_and_of_any_function_shows_whole_images():
     net, variables, images = small_net()
     for fun in (zfjax.layer(net, variables, "relu7"), lambda x: jax.nn.relu(x[:, ::16, ::16])):

@@ -171,14 +171,18 @@ def snapshots_of(
     tops: Mapping[str, Top],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
     probes: Sequence[Float[Array, "_ height width channels"]],
+    mesh: Mesh | None = None,
 ) -> list[Snapshot]:
-    """One checkpoint's layers, in the order of `maps`, from the strongest activation of each map, on the host."""
+    """One checkpoint's layers, in the order of `maps`, from the strongest activation of each map, on the host.
+
+    `mesh` has the devices of this process to project on.
+    """
     fun = layers(net, variables, tuple(maps))
     responses = [jax.device_get(_responses(fun, images)) for images in probes]
     return [
         Snapshot(
             tops[name],
-            gallery(layer(net, variables, name), tops[name], chosen, load),
+            gallery(layer(net, variables, name), tops[name], chosen, load, mesh=mesh),
             np.concatenate([part[name] for part in responses]),
         )
         for name, chosen in maps.items()

@@ -99,6 +99,7 @@ def gallery(
     maps: Sequence[int] | Int[np.ndarray, " maps"],
     load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
     batch_size: int = 32,
+    mesh: Mesh | None = None,
 ) -> Gallery:
     """Project the strongest activations of some maps, each separately.
 
@@ -110,7 +111,8 @@ def gallery(
         top: from `top_activations`.
         maps: the maps to project: `some_maps(top, 8, rng)`, a list, or `range(len(top.values))`.
         load: from image numbers to images as `fun` takes them.
-        batch_size: activations per pass.
+        batch_size: activations on a device at a time.
+        mesh: devices of this process to split them over, as in `sharding.own_mesh`; default: the device of the images.
 
     Raises:
         ValueError: `top` saw fewer than k images.
@@ -133,14 +135,19 @@ def gallery(
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images per map, but fewer were seen")
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
-    fun, found = functions.live(fun), list[Projected]()
-    for first in range(0, numbers.size, batch_size):
+    rows = min(batch_size, numbers.size)
+    devices = 1 if mesh is None else min(mesh.size, -(-numbers.size // rows))  # no more than get something to do
+    mesh = mesh and sharding.first_of(mesh, devices)
+    everywhere, split = (mesh and NamedSharding(mesh, spec) for spec in (P(), P("data")))
+    fun, found = functions.live(fun, functools.partial(jax.device_put, device=everywhere)), list[Projected]()
+    for first in range(0, numbers.size, rows * devices):
         # The last batch repeats its last entry, so that one program serves all batches.
-        batch = np.minimum(np.arange(first, first + min(batch_size, numbers.size)), numbers.size - 1)
+        batch = np.minimum(np.arange(first, first + rows * devices), numbers.size - 1)
         images = floats("load", load(numbers.reshape(-1)[batch]))
         if not found:
             warn_of_idle_rules(fun, images, DECONVNET)
-        found.append(jax.device_get(projected(fun, images, *(part[batch] for part in winners))))
+        placed = jax.device_put((images, *(part[batch] for part in winners)), split)
+        found.append(jax.device_get(_projected(fun, *placed, mesh=mesh)))
     _, *parts = (np.concatenate(part)[: numbers.size] for part in zip(*found, strict=True))
     return Gallery(maps, values, *(part.reshape(*numbers.shape, *part.shape[1:]) for part in parts))
 
@@ -150,6 +157,16 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
     drawn = rng.permutation(len(top.values))
     fires = np.asarray(top.values)[drawn, -1] > 0
     return np.sort(np.concatenate([drawn[fires], drawn[~fires]])[:count])
+
+
+@functions.jit
+def _projected(fun: Callable, images: Array, units: Array, positions: Array, *, mesh: Mesh | None) -> Projected:
+    if mesh is None:
+        return projected(fun, images, units, positions)
+    rows = P("data")
+    # Not checked: the check knows no rule for some primitives of nets.
+    on_each = jax.shard_map(projected, mesh=mesh, in_specs=(P(), rows, rows, rows), out_specs=rows, check_vma=False)
+    return on_each(fun, images, units, positions)
 
 
 def numbered(batches: Iterable, mesh: Mesh | None) -> Iterator[Numbered]:

@@ -13,6 +13,7 @@ from zfjax.models import layer
 from zfjax.models.edits import layer_number, layer_title
 from zfjax.plots.gallery import plot_gallery
 from zfjax.runs.subject import Subject, feature_layers
+from zfjax.training.sharding import own_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
@@ -31,7 +32,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         chosen = _maps(request, tops[name], i + 1)
         fun = layer(subject.net, subject.variables, name)
         with Progress(f"projections of {name}", len(chosen) * tops[name].values.shape[1], unit="map") as progress:
-            result = gallery(fun, tops[name], chosen, _counted(subject, progress))
+            result = gallery(fun, tops[name], chosen, _counted(subject, progress), mesh=own_mesh())
         title = (
             f"{layer_title(name)}, {len(chosen)} of {len(tops[name].values)} maps:"
             " projections of the strongest activations, and their patches"

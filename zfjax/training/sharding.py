@@ -1,6 +1,6 @@
 """Placement of arrays: pictures split over all devices of all processes, everything else replicated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,6 +36,20 @@ class Numbered(NamedTuple):
 def data_mesh() -> Mesh:
     """All devices along one axis, `data`."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def own_mesh() -> Mesh:
+    """This process's devices along one axis, `data`."""
+    return _in_a_row(jax.local_devices())
+
+
+def first_of(mesh: Mesh, count: int) -> Mesh:
+    """The first devices of a mesh."""
+    return _in_a_row(mesh.devices.flatten().tolist()[:count])
+
+
+def _in_a_row(devices: Sequence[jax.Device]) -> Mesh:
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def check_batch_size(batch_size: int) -> None:
