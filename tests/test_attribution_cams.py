@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import ON_CPU
 from lens_nets import FEATURES, HEAD, IMAGES, NET, TARGETS, assert_close, draw, numpy_features, numpy_head, numpy_logits
 from lens_nets import slope as numpy_slope
 
@@ -129,7 +130,7 @@ def test_score_cam_of_flat_maps(level):
     jax.effects_barrier()
     first = np.concatenate(seen)[::6]
     assert len(first) == 3
-    assert np.abs(first).max() < 1e-4
+    assert np.abs(first).max() < (1e-4 if ON_CPU else 0.02)  # rounding of maps of 1,000, times pixels
     assert np.abs(np.concatenate(seen)).max() > 1
 
 

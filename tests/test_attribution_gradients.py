@@ -30,7 +30,7 @@ def test_other_inputs_than_images():
     """Any [n, …], as features without positions are."""
     weights = draw((5, 3), 0)
     found = lenses.gradient(lambda x: x @ weights, draw((2, 5), 1), [2, 0])
-    np.testing.assert_allclose(found, weights.T[[2, 0]], rtol=1e-6)
+    assert_close(found, weights.T[[2, 0]], 1e-6)
 
 
 @pytest.mark.parametrize(("lens", "relu"), [(lenses.guided_backprop, guided_relu), (lenses.deconvolution, deconv_relu)])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from devices import above_noise, assert_same, tolerance
+from devices import ON_CPU, above_noise, assert_same, only_cpu, tolerance
 from jax.tree_util import Partial
 from small_models import normal, randomized
 
@@ -73,7 +73,8 @@ def assert_same_as_on_whole_images(fun, images, positions):
         assert 0 <= left <= images.shape[2] - width
         rebuilt = np.zeros_like(whole[i])
         rebuilt[top : top + height, left : left + width] = found.projections[i]
-        np.testing.assert_allclose(rebuilt, whole[i], rtol=0, atol=tolerance(1e-5) * np.abs(whole[i]).max())
+        largest = np.abs(whole[i] if ON_CPU else whole).max()  # one that sees nothing is noise on an accelerator
+        np.testing.assert_allclose(rebuilt, whole[i], rtol=0, atol=tolerance(1e-5) * largest)
         np.testing.assert_array_equal(found.images[i], images[i, top : top + height, left : left + width])
 
 
@@ -123,6 +124,7 @@ def test_batch_norms_change_the_zeros_outside_of_a_map():
     assert_same_as_on_whole_images(zfjax.layer(net, variables, "pool2"), normal((len(positions), 40, 40, 3)), positions)
 
 
+@only_cpu
 def test_ties_go_where_they_go_on_the_whole_image():
     """Flat images: all cells of a pool's window are equal, and beyond the map there are padded ones."""
     fun = preset_layer("zfnet_post", "relu3")

@@ -107,7 +107,7 @@ def test_nets_with_gaps_between_windows_and_rows_that_no_window_reads():
     fun = zfjax.layer(net, variables, "relu2")
     found = occlusion(fun, image, 2, 3, batch_size=7)
     assert_close(found.outputs, by_loops(fun, image, (2, 2), (3, 3), 0.0))
-    changed = np.any(above_noise(found.outputs - found.clean[None, None]), axis=(2, 3, 4))
+    changed = np.any(above_noise(found.outputs - found.clean[None, None], found.outputs), axis=(2, 3, 4))
     assert changed.any()
     assert not changed.all()
 

@@ -134,7 +134,7 @@ def test_transpose_flips_the_filters():
     y = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1, 0].set(1.0)
     down = ops.conv_transpose(y, kernel, (1, 1), ((0, 0), (0, 0)), (1, 4, 5, 1))
     # The kernel is laid down as it is where y has a one: correlation up, convolution down.
-    np.testing.assert_array_equal(down[0, 1:3, 1:4, 0], kernel[:, :, 0, 0])
+    assert_same(down[0, 1:3, 1:4, 0], kernel[:, :, 0, 0])
 
 
 @pytest.mark.parametrize(
