@@ -399,7 +399,8 @@ def test_no_function_that_takes_one_is_left_out():
         for parameter in inspect.signature(function).parameters.values()
         if "Callable" in str(parameter.annotation)
     }
-    on_host = {"ablate", "difference", "evaluate", "evolution", "first_layers", "sanity_check"}
+    on_host = {"ablate", "difference", "evaluate", "evolution", "first_layers", "from_first", "on_first"}
+    on_host |= {"sanity_check", "snapshots_of"}
     made_by_layer = {"fields_of"}  # of any other function it says nothing
     parts = {"asked", "live", "projected", "warn_of_idle_rules"}  # of those that are tested
     assert taken >= {"gradient", "deconvnet", "project_units", "top_activations"}
