@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -15,14 +14,11 @@ from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data import record
 from zfjax.runs import training as runs_training
-from zfjax.runs.claim import begin, held
-from zfjax.runs.folder import load_model, open_data, read_run
+from zfjax.runs.folder import load_model, read_run
 from zfjax.training import memory
-from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import check, default
 from zfjax.training.loop import RunData, Schedule, schedule_of
-from zfjax.training.seals import describe
-from zfjax.training.state import create_net, create_state
+from zfjax.training.state import create_net
 
 NUMBERS = ("-1", "0", "1.5", "1e400", "1e300", "nan", "-inf", "2147483648", "4294967296", "9" * 20, "1" * 5000)
 TEXTS = (
@@ -84,19 +80,14 @@ def test_odd_values_of_keys_are_used_or_refused(capsys, tmp_path, monkeypatch, k
 def run(tmp_path_factory):
     """A run with a checkpoint that nobody trained, and its pictures."""
     pictures = tiny_runs.make_folder(tmp_path_factory.mktemp("data") / "pictures", per_class=8)
-    config = tiny_runs.tiny_config(pictures, net="zfnet_post", image_size=64)
-    with held(tmp_path_factory.mktemp("runs") / "run", "a test", None) as folder:
-        data = open_data(config, None)
-        begin(folder, config, data.classes, data.record)
-        with Checkpoints(folder / CHECKPOINTS, run=describe(config, data.classes, data.mean)) as checkpoints:
-            checkpoints.save(create_state(config, len(data.classes), data.mean, 1.0))
+    folder = tiny_runs.untrained(pictures, tmp_path_factory.mktemp("runs") / "run", net="zfnet_post", image_size=64)
     other = tiny_runs.make_folder(pictures.with_name("other"), per_class=4, seed=1)
     # Read once: most odd values have nothing to do with the weights.
     with pytest.MonkeyPatch.context() as patch:
         model = functools.cache(lambda checkpoint: load_model(read_run(folder), checkpoint))
         for module in ("runs.subject", "experiments.evaluation", "runs.imported"):
             patch.setattr(f"zfjax.{module}.load_model", lambda _, checkpoint="latest": model(checkpoint))
-        yield pathlib.Path(folder), other
+        yield folder, other
 
 
 # Where each command begins to work, and what it needs beside --workdir.

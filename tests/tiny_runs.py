@@ -16,7 +16,11 @@ from PIL import Image
 
 from zfjax.data.record import all_readable
 from zfjax.runs import claim
+from zfjax.runs.folder import open_data
+from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import default, square_size
+from zfjax.training.seals import describe
+from zfjax.training.state import create_state
 
 # As in conftest.py: LLVM takes most of a tiny run's time.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -70,6 +74,17 @@ def begin(workdir: Path, config: ConfigDict) -> None:
     side, none = square_size(config.image_size), np.zeros(0, np.int32)
     claim.is_begun(epath.Path(workdir), config)
     claim.begin(epath.Path(workdir), config, CLASSES, all_readable(np.zeros((side, side, 3), np.float32), none, none))
+
+
+def untrained(pictures: Path, workdir: Path, **changes: object) -> Path:
+    """A run with a checkpoint that nobody trained."""
+    config = tiny_config(pictures, **changes)
+    with claim.held(workdir, "a test", None) as folder:
+        data = open_data(config, None)
+        claim.begin(folder, config, data.classes, data.record)
+        with Checkpoints(folder / CHECKPOINTS, run=describe(config, data.classes, data.mean)) as checkpoints:
+            checkpoints.save(create_state(config, len(data.classes), data.mean, 1.0))
+    return Path(folder)
 
 
 def train_command(folder: Path, workdir: Path, *flags: str, **changes: object) -> list[str]:
