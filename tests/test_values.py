@@ -189,7 +189,9 @@ def test_what_a_training_needs_is_counted_by_hand(monkeypatch):
     with pytest.raises(UserError, match="a mean image takes"):
         memory.require_host(needed, "a mean image")
     memory.require_batches(net, 8)
-    with pytest.raises(UserError, match=r"running this net takes at least .* for a batch of 10000000,"):
+    with pytest.raises(
+        UserError, match=r"running this net takes at least .* for a batch of 10000000 on each of 8 devices,"
+    ):
         memory.require_batches(net, 10**7)
 
 

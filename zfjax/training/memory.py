@@ -31,7 +31,7 @@ def require_training(config: ConfigDict, net: ConvNet) -> None:
     """
     copies = 3 if config.adam else 2
     inputs = sum(below.height * below.width * below.maps for _, below in weighted(net.layers, _image(net)))
-    _require(net, copies, config.batch_size, inputs, "training this net")
+    _require(net, copies, config.batch_size, inputs, "training this net", str(config.batch_size))
 
 
 def require_batches(net: ConvNet, batch_size: int) -> None:
@@ -45,7 +45,9 @@ def require_batches(net: ConvNet, batch_size: int) -> None:
         UserError: as `require_training`.
     """
     largest = max(_elements(row.input) + _elements(row.output) for row in layer_table(net))
-    _require(net, 1, batch_size * jax.device_count(), largest, "running this net")
+    count = jax.device_count()
+    batch = str(batch_size) if count == 1 else f"{batch_size} on each of {count} devices"
+    _require(net, 1, batch_size * count, largest, "running this net", batch)
 
 
 def require_host(num_bytes: float, what: str) -> None:
@@ -55,7 +57,7 @@ def require_host(num_bytes: float, what: str) -> None:
         raise UserError(f"{what} takes {size_of(num_bytes)} of memory, but this machine has {size_of(there)}")
 
 
-def _require(net: ConvNet, copies: int, batch_size: int, elements: int, what: str) -> None:
+def _require(net: ConvNet, copies: int, batch_size: int, elements: int, what: str, batch: str) -> None:
     """Compare `copies` of the weights, and `elements` for each image of a batch, with each device's memory."""
     devices = jax.local_devices()
     limit = None if devices[0].platform == "cpu" else (devices[0].memory_stats() or {}).get("bytes_limit")
@@ -68,7 +70,7 @@ def _require(net: ConvNet, copies: int, batch_size: int, elements: int, what: st
     if of_weights + of_images > there:
         raise UserError(
             f"{what} takes at least {size_of(of_weights)} of memory for weights and {size_of(of_images)} for a batch of"
-            f" {batch_size}, but {where} has {size_of(there)}; expected a smaller net, image_size or batch_size"
+            f" {batch}, but {where} has {size_of(there)}; expected a smaller net, image_size or batch_size"
         )
 
 
