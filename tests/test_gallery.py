@@ -143,6 +143,7 @@ def test_a_gallery_projects_each_winner_alone(batch_size):
             np.testing.assert_array_equal(found.images[i, j], image[0][patch])
 
 
+@eight_devices
 @pytest.mark.parametrize("batch_size", [3, 32])
 def test_a_gallery_is_the_same_to_the_last_bit_on_many_devices(batch_size):
     net, variables, images = small_net()
