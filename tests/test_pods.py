@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import socket
 import sys
 
@@ -33,11 +34,20 @@ COMMANDS = {  # with OTHER, a folder of other pictures, and BOXES, a file
 }
 # Joins once for all commands: a process can't join twice.
 TOGETHER = """
-import importlib, json, sys
+import importlib, json, os, signal, sys
 from zfjax.console import command, signals
 signals.listen()
-joining, workdir, *words = json.loads(sys.argv[1])
+joining, workdir, dies, *words = json.loads(sys.argv[1])
 def main(_):
+    from zfjax.experiments import passes
+    passes.ROUNDS, write, done = 1, passes.Parts.write, []
+    def written(self, key, tops, images):
+        done.append(images)
+        print("part", images, file=sys.stderr, flush=True)
+        if dies and len(done) == 2:  # the first has been written for sure
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, key, tops, images)
+    passes.Parts.write = written
     for name, flags in words:
         importlib.import_module(name).main([name, f"--workdir={workdir}", *flags, *joining])
         joining.clear()
@@ -59,22 +69,35 @@ def flags_of(module, root):
     return [flag.replace("OTHER", f"{root}/OTHER").replace("BOXES", f"{root}/BOXES") for flag in COMMANDS[module]]
 
 
-@pytest.fixture(scope="module")
-def together(run):
-    """What three processes on one host write together, and what they say."""
-    workdir = shutil.copytree(run, run.with_name("together") / "run")
+def started(run, workdir, dies=None):
+    """What processes on one host say together, and their exit codes; one of them may die in its first pass."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    started = []
+    working = []
     for process in range(PROCESSES):
         joining = [f"--coordinator={address}", f"--processes={PROCESSES}", f"--process={process}"]
         words = ((module.__name__, flags_of(module, run.parent)) for module in COMMANDS)
-        asked = [joining, str(workdir), *words]
-        started.append(tiny_runs.start([sys.executable, "-c", TOGETHER, json.dumps(asked)]))
-    said = [process.communicate(timeout=200) for process in started]
-    assert [process.returncode for process in started] == [0] * PROCESSES, said
-    return workdir, said
+        asked = [joining, str(workdir), process == dies, *words]
+        working.append(tiny_runs.start([sys.executable, "-c", TOGETHER, json.dumps(asked)]))
+    said = [process.communicate(timeout=200) for process in working]
+    return said, [process.returncode for process in working]
+
+
+@pytest.fixture(scope="module")
+def broken_off(run):
+    """What three processes say of which one is killed in a pass, and what they leave."""
+    workdir = shutil.copytree(run, run.with_name("together") / "run")
+    said, codes = started(run, workdir, dies=1)
+    return workdir, said, codes, [path.name for path in (workdir / "figures" / "passes").iterdir()]
+
+
+@pytest.fixture(scope="module")
+def together(run, broken_off):
+    """What three processes write together, of which one was killed before, and what they say."""
+    said, codes = started(run, broken_off[0])
+    assert codes == [0] * PROCESSES, said
+    return broken_off[0], said
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +135,18 @@ def test_processes_together_write_what_one_writes_to_the_last_bit(alone, togethe
     assert any(path.endswith((".npz", ".webp", ".npy")) for path in expected)
     assert [path for path in expected if found[path] != expected[path]] == []
     assert not (together[0] / "figures" / "passes").exists()
+
+
+def test_a_lost_process_ends_the_others_and_the_same_command_goes_on_where_they_were(broken_off, together):
+    _, said, codes, left = broken_off
+    assert codes == [3, -signal.SIGKILL, 3], said
+    for number in (0, 2):
+        lines = [line for line in said[number][1].splitlines() if line.startswith("zfjax: ")]
+        assert len(lines) == 1, said
+        assert re.match("zfjax: lost process 1 .*; the same command on all hosts goes on from what is saved", lines[0])
+    assert len(left) == 1
+    assert "part 6\n" in said[0][1]
+    assert re.search(r"part (\d+)", together[1][0][1])[1] in ("12", "18")  # of 18 images, 6 in a part
 
 
 def test_the_first_process_speaks_for_all(alone, together):

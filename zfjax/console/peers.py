@@ -79,7 +79,9 @@ class Watch:
         try:
             while message := line.receive():
                 if "ended" in message:
+                    self._gone[line.number].set()
                     self._end(f"{line} ended before the work was done: {message['ended']}", line, lost=False)
+                    return  # that it then closes its connection is no news
                 elif "lost" in message:
                     self._end(str(message["lost"]), line, lost=True)
                 elif "done" in message:
