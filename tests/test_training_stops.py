@@ -151,11 +151,8 @@ def test_processes_that_are_stopped_together_or_lose_one_end_with_the_weights_of
     # Process 0 of all: JAX's own service goes with it, at which JAX's client would print a stack trace of C++.
     codes, said = together(folder, workdir, (0, signal.SIGKILL, f"{STEP}:8"))
     assert codes == [-signal.SIGKILL, 3], said
-    dataset, lost = said[1][1].splitlines()
-    assert "trains on" in dataset
     expected = "its connection was closed; the same command on all hosts goes on from what is saved"
-    assert lost == f"zfjax: lost process 0 on {socket.gethostname()}: {expected}"
-    assert tiny_runs.final_weights(workdir)["step"] in (3, 6)
+    assert said[1][1] == f"zfjax: lost process 0 on {socket.gethostname()}: {expected}\n"
     codes, said = together(folder, workdir, (1, signal.SIGINT, f"{STEP}:4"))
     assert codes == [143, 130], said
     lines = {err.splitlines()[-1] for _, err in said}
