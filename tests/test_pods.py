@@ -59,7 +59,8 @@ command.execute(main)
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("pods")
     tiny_runs.untrained(tiny_runs.make_folder(root / "photos", 60), root / "run", max_broken=0.1)
-    (tiny_runs.make_folder(root / "OTHER", 8, seed=1) / BROKEN).write_bytes(b"no picture")
+    # 20 that are whole: of the last 2, the last process gets none.
+    (tiny_runs.make_folder(root / "OTHER", 7, seed=1) / BROKEN).write_bytes(b"no picture")
     boxes = {f"{name}/{number:03}.png": [4, 4, 30, 30] for name in tiny_runs.CLASSES for number in range(60)}
     (root / "BOXES").write_text(json.dumps(boxes))
     return root / "run"

@@ -165,8 +165,9 @@ def features(model: Model, pictures: Pictures, names: Sequence[str], batch_size:
             acts = _activations(fun, rows.image, mean, model.net.image_size, mesh)
         numbers = sharding.own_rows(rows.number)
         count = int(np.sum(numbers >= 0))
-        own = {name: np.asarray(sharding.own_rows(values), np.float32)[:count] for name, values in acts.items()}
-        yield Block(int(numbers[0]) if count else 0, {name: values.reshape(count, -1) for name, values in own.items()})
+        own = {name: np.asarray(sharding.own_rows(values), np.float32) for name, values in acts.items()}
+        flat = {name: values.reshape(len(values), -1)[:count] for name, values in own.items()}
+        yield Block(int(numbers[0]) if count else 0, flat)
 
 
 def kept_features(
