@@ -58,6 +58,9 @@ def test_processes_that_agree_meet():
     zeroth[0].send({"done": True})
     line = others[zeroth[0].number - 1]
     assert line.receive() == {"done": True}
+    address = f"localhost:{line.connection.getpeername()[1]}"
+    with pytest.raises(UserError, match=f"^the processes at {address} have begun without this one; give another"):
+        attend(address, said(1), 0.1)
     for line in (*zeroth, *others):
         line.connection.close()
 
@@ -103,6 +106,15 @@ def test_what_may_differ_from_host_to_host_does_not_count(monkeypatch):
     assert place == (*("here:1", 2, 1), {"--layer": "relu5", "--config.lr": 0.1})
 
 
+def test_processes_of_a_cluster_meet_too(monkeypatch):
+    cluster = {"JOB_ID": "12345", "STEP_NODELIST": "here", "STEP_NUM_TASKS": "3", "NTASKS": "3", "PROCID": "1"}
+    for name, value in {**cluster, "LOCALID": "0", "STEP_TASKS_PER_NODE": "3"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    place = processes._completed(processes.Place(agreed={"--layer": "relu5"}))
+    assert re.fullmatch(r"here:\d+", place.coordinator)
+    assert place[1:] == (3, 1, {"--layer": "relu5"})
+
+
 def test_processes_whose_others_do_not_come_end_in_one_line():
     zeroth, first = met(said(1), seconds=1.0)
     assert re.match("waited 1 s for all 3 processes to start, without process 2; start the same command on", zeroth)
@@ -119,7 +131,7 @@ def test_processes_whose_others_do_not_come_end_in_one_line():
 @pytest.fixture
 def ends(monkeypatch, capsys):
     """Waits until the watch would have ended this process; returns the exit code, and what it printed."""
-    monkeypatch.setattr(peers, "LOST", 0.5)
+    monkeypatch.setattr(peers, "LOST", 2.0)
     monkeypatch.setattr(peers, "BEAT", 0.1)
     monkeypatch.setattr(peers, "GRACE", 0.1)
     monkeypatch.setattr(peers._thread, "interrupt_main", lambda: None)
@@ -169,7 +181,7 @@ def test_a_host_that_gives_no_sign_of_life_is_lost(ends, pairs):
     peers.Watch([one, two], first=True)
     codes, err = ends()
     assert codes[0] == 3
-    assert err.splitlines()[0] == f"zfjax: lost process 2 on host2: it gave no sign of life for 0 s; {AGAIN}"
+    assert err.splitlines()[0] == f"zfjax: lost process 2 on host2: it gave no sign of life for 2 s; {AGAIN}"
 
 
 def test_a_process_that_ends_with_an_error_says_it_to_the_others(ends, pairs):

@@ -111,6 +111,7 @@ class Door:
         self._said = {0: dict(mine)}
         self._lines: dict[int, Line] = {}
         self._twice = ""
+        self._over = False
         self._came = threading.Condition()
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -122,6 +123,7 @@ class Door:
         """
         with self._came:
             self._came.wait_for(lambda: not self._missing() or self._twice, seconds)
+            self._over = True
             missing = self._missing()
             why = self._twice or difference(list(self._said.values()))
             if not why and missing:
@@ -158,12 +160,15 @@ class Door:
                     return
                 case {"process": int(number), "host": str(host), "same": {"--processes": int()}}:
                     line.number, line.host = number, host
-                    self._enter(line, said)
-                    return
-        connection.close()  # a stranger
+                    if self._enter(line, said):
+                        return
+                    line.send({"busy": True})
+        connection.close()  # a stranger, or one too many
 
-    def _enter(self, line: Line, said: dict[str, Any]) -> None:
+    def _enter(self, line: Line, said: dict[str, Any]) -> bool:
         with self._came:
+            if self._over:
+                return False
             before = self._lines.get(line.number)
             if line.number == 0 or (before and not before.is_closed()):
                 hosts = f"{self._said[line.number]['host']} and on {line.host}"
@@ -172,6 +177,7 @@ class Door:
                 line.number = -len(self._lines) - 1
             self._lines[line.number], self._said[line.number] = line, said
             self._came.notify_all()
+            return True
 
 
 def attend(coordinator: str, mine: Mapping[str, Any], seconds: float) -> Line:
@@ -197,6 +203,8 @@ def attend(coordinator: str, mine: Mapping[str, Any], seconds: float) -> Line:
                     case {"refused": str(refused)}:
                         connection.close()
                         raise UserError(refused)
+                    case {"busy": True}:  # perhaps not for long, if this one was lost and is started again
+                        why = f"the processes at {coordinator} have begun without this one; give another --coordinator"
                     case {"host": str(host)}:
                         line.host = host
                         return line

@@ -123,7 +123,10 @@ def _met(place: Place) -> tuple[str | None, str | None]:
 def _completed(place: Place) -> Place:
     """The place with what the cluster reports for what was not given."""
     if None in place[:3]:
-        from jax._src.clusters import ClusterEnv  # not public; `jax.distributed.initialize` does the same
+        try:
+            from jax._src.clusters import ClusterEnv  # not public; `jax.distributed.initialize` does the same
+        except ImportError:
+            return place  # then nobody watches, and JAX ends all in its own way
 
         found = ClusterEnv.auto_detect_unset_distributed_params(*place[:3], None, None, int(WAIT))
         return Place(*found[:3], place.agreed)
