@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 from zfjax import compare, evaluate, figures, transfer
 from zfjax.console import command, processes
+from zfjax.console.errors import UserError
 from zfjax.experiments import passes
 from zfjax.experiments.gallery import top_activations
 from zfjax.runs.subject import open_run
@@ -214,6 +215,13 @@ def test_of_equals_the_earlier_image_wins_on_whichever_device_it_is(equal):
 
 def figures_subject(run):
     return open_run(run).val
+
+
+def test_processes_with_unlike_numbers_of_devices_are_named(run, monkeypatch):
+    subject = figures_subject(run)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    with pytest.raises(UserError, match="this process has 3 of the 8 devices of 1 processes; expected the same number"):
+        passes.strongest(subject, ["relu5"], 1, 2)
 
 
 def test_a_command_that_looks_has_as_many_threads_for_one_device_as_for_eight(monkeypatch):

@@ -92,8 +92,18 @@ def rows_at_once(pictures: Pictures, each: int, mesh: Mesh) -> int:
 
 
 def process_of_all() -> tuple[int, int]:
-    """The number of this process, and how many there are."""
-    return jax.process_index(), jax.process_count()
+    """The number of this process, and how many there are, for a pass that they share evenly.
+
+    Raises:
+        UserError: they have not all the same number of devices.
+    """
+    mine, processes = jax.local_device_count(), jax.process_count()
+    if mine * processes != jax.device_count():
+        raise UserError(
+            f"this process has {mine} of the {jax.device_count()} devices of {processes} processes; expected the same"
+            " number in each"
+        )
+    return jax.process_index(), processes
 
 
 def one_pass(pictures: Pictures, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator[Rows]:
