@@ -42,8 +42,8 @@ def conv(
     (1, 110, 110, 96)
     """
     _output_shape(x.shape, kernel.shape, strides, padding, groups)
-    if _is_cpu_float(x, kernel, groups):
-        return _cpu_conv(x, kernel, strides, padding)
+    if _has_forms(x, kernel, groups):
+        return _conv(x, kernel, strides, padding)
     return _plain_conv(x, kernel, strides, padding, groups)
 
 
@@ -87,10 +87,11 @@ def conv_transpose(
             f"padding {padding} and groups {groups} takes {input_shape} to {expected}"
         )
     x = jax.ShapeDtypeStruct(input_shape, y.dtype)
-    if _is_cpu_float(y, kernel, groups):
-        (down,) = jax.linear_transpose(lambda x: _unstrided(x, kernel, strides, padding), x)(y)
+    if _has_forms(y, kernel, groups):
+        form = functools.partial(_of_images, strides=strides, padding=padding)
     else:
-        (down,) = jax.linear_transpose(lambda x: _plain_conv(x, kernel, strides, padding, groups), x)(y)
+        form = functools.partial(_plain_conv, strides=strides, padding=padding, groups=groups)
+    (down,) = jax.linear_transpose(lambda x: form(x, kernel), x)(y)
     return down
 
 
@@ -105,31 +106,56 @@ def _plain_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding
     )
 
 
-def _is_cpu_float(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
+def _has_forms(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
+    """Whether there are forms for CPUs; which form a program has is chosen when it is lowered for a platform."""
     # Half precision keeps XLA's own derivatives: a sum over images must not be rounded to 8 bits at every step.
-    return jax.default_backend() == "cpu" and x.dtype == kernel.dtype and x.dtype.itemsize >= 4 and groups == 1
+    return x.dtype == kernel.dtype and x.dtype.itemsize >= 4 and groups == 1
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _cpu_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """The plain convolution, with derivatives in other forms."""
-    return _plain_conv(x, kernel, strides, _with_slack(x.shape, kernel.shape, strides, padding), 1)
+def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """The plain convolution, with derivatives in other forms on CPUs."""
+    slack = _with_slack(x.shape, kernel.shape, strides, padding)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _plain_conv(x, kernel, strides, slack, 1),
+        default=lambda x, kernel: _plain_conv(x, kernel, strides, padding, 1),
+    )
 
 
-@functools.partial(_cpu_conv.defjvp, symbolic_zeros=True)
-def _cpu_conv_jvp(
+@functools.partial(_conv.defjvp, symbolic_zeros=True)
+def _conv_jvp(
     strides: Pair, padding: Padding, primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, Any]:
     # Symbolic zeros, so that conv1 computes nothing for its images, and a deconvnet nothing for its kernels.
     (x, kernel), (dx, dkernel) = primals, tangents
-    y = _cpu_conv(x, kernel, strides, padding)
+    y = _conv(x, kernel, strides, padding)
     terms = []
     if not isinstance(dx, SymbolicZero):
-        terms.append(_unstrided(dx, kernel, strides, padding))
+        terms.append(_of_images(dx, kernel, strides, padding))
     if not isinstance(dkernel, SymbolicZero):
-        form = _by_image if _is_slow_by_batch(y.shape) else functools.partial(_plain_conv, groups=1)
-        terms.append(jax.jvp(lambda kernel: form(x, kernel, strides, padding), (kernel,), (dkernel,))[1])
+        terms.append(_of_kernels(x, dkernel, strides, padding))
     return y, sum(terms[1:], terms[0])
+
+
+def _of_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """The convolution in forms that transpose well in the images."""
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _unstrided(x, kernel, strides, padding),
+        default=lambda x, kernel: _plain_conv(x, kernel, strides, padding, 1),
+    )
+
+
+def _of_kernels(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """The convolution in forms that transpose well in the kernel."""
+    plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=1)
+    if not _is_slow_by_batch(_output_shape(x.shape, kernel.shape, strides, padding, 1)):
+        return plain(x, kernel)
+    by_image = functools.partial(_by_image, strides=strides, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=by_image, default=plain)
 
 
 def _is_slow_by_batch(y: tuple[int, ...]) -> bool:

@@ -13,7 +13,6 @@ than every number: a window that holds one pools to NaN, and its switch points t
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
@@ -31,8 +30,8 @@ def max_pool(
 ) -> Float[Array, "n ho wo c"]:
     """The maximum of each window; windows may extend beyond the edge.
 
-    Its derivative goes through the switches, so the reverse derivative is `max_unpool`: no scatter on any platform,
-    hence the same bits on every run.
+    Its derivative goes through the switches, so the reverse derivative is `max_unpool`, and adds in the same order on
+    every run. On a TPU it is XLA's own, which gives the same; only forward derivatives may take another cell of a tie.
 
     Args:
         x: [N, H, W, C].
@@ -159,20 +158,26 @@ def center_switches(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _max_pool(x: jax.Array, windows: Windows) -> jax.Array:
-    return lax.reduce_window(x, -jnp.inf, lax.max, windows.size, windows.strides, windows.padding)
+    return unpooling.maxima(x, windows)
 
 
 @_max_pool.defjvp
 def _max_pool_jvp(
     windows: Windows, primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    # XLA's own reverse rule, select_and_scatter, took 330-640 ms on a CPU where this takes 20-40 (110×110×96,
-    # batch 16, 2 cores); on a GPU it adds atomically, so its sums differ from run to run.
-    (x,), (tangent,) = primals, tangents
-    pooled, switches = unpooling.by_slices(x, windows)
-    # Otherwise XLA:CPU fuses the comparisons into every reader of the switches and repeats them there.
-    pooled, switches = lax.optimization_barrier((pooled, switches))
-    return pooled, unpooling.select(tangent, switches, windows)
+    # XLA's own reverse rule, select_and_scatter, took 330-640 ms on a CPU where switches take 20-40 (110×110×96,
+    # batch 16, 2 cores); on a GPU it adds atomically, so its sums differ from run to run. A TPU has an instruction
+    # for it, and would write nine maps of the full size for the switches.
+    def by_switches(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        pooled, switches = unpooling.by_slices(x, windows)
+        # Otherwise XLA:CPU fuses the comparisons into every reader of the switches and repeats them there.
+        pooled, switches = lax.optimization_barrier((pooled, switches))
+        return pooled, unpooling.select(tangent, switches, windows)
+
+    def by_xla(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(functools.partial(unpooling.maxima, windows=windows), (x,), (tangent,))
+
+    return lax.platform_dependent(*primals, *tangents, tpu=by_xla, default=by_switches)
 
 
 def _check(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding) -> None:

@@ -20,6 +20,20 @@ from zfjax.ops.windows import Windows
 Pooled = tuple[Float[Array, "*pooled"], Integer[Array, "*pooled"]]
 
 
+def maxima(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Float[Array, "*pooled"]:
+    """The largest value of each window, with JAX's own derivative."""
+    return lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        windows.size,
+        windows.strides,
+        windows.padding,
+        windows.base_dilation,
+        windows.dilation,
+    )
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def pool(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """The maxima and their switches. Ties go to the first; NaN is larger than every number."""

@@ -7,6 +7,7 @@ closes over, such as switches, is kept until then.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -93,12 +94,24 @@ def unpool(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     Paper: section 2.1, "Unpooling".
     """
     windows = _windows(equation)
+    adjoint = functools.partial(_max_pool_adjoint, equation, x)
     # Switches unroll a window's cells. For large windows JAX's adjoint gives the same; for dilated ones it has none.
     if windows.cells > 64 and set(windows.dilation) == {1}:
-        _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
-        return lambda signal: pull(signal)[0]
+        return adjoint
     _, at = unpooling.pool(x, windows)
-    return lambda signal: unpooling.unpool(signal, at, windows, x.shape)
+
+    def by_switches(signal: jax.Array) -> jax.Array:
+        return unpooling.unpool(signal, at, windows, x.shape)
+
+    if set(windows.dilation) != {1}:
+        return by_switches
+    # A TPU has an instruction for the adjoint; by switches it would write a map of the full size for each cell.
+    return lambda signal: jax.lax.platform_dependent(signal, tpu=adjoint, default=by_switches)
+
+
+def _max_pool_adjoint(equation: Equation, x: jax.Array | np.ndarray, signal: jax.Array) -> jax.Array:
+    _, pull = jax.vjp(lambda x: equation.primitive.bind(x, **equation.params), x)
+    return pull(signal)[0]
 
 
 def unpool_overwriting(equation: Equation, x: jax.Array | np.ndarray) -> Down:

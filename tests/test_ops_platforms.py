@@ -1,0 +1,136 @@
+"""What TPUs, GPUs and CPUs compute in different forms: each form on the CPU, and that each platform gets its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import zfjax
+from zfjax import ops
+
+PLATFORMS = ["cpu", "cuda", "tpu"]
+POOL = {"window": (3, 3), "strides": (2, 2), "padding": ((0, 1), (0, 1))}
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Calls a function in the forms that it has on a platform."""
+
+    def on(platform, fun, *args):
+        def chosen(*operands, default, **forms):
+            return forms.get(platform, default)(*operands)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lax, "platform_dependent", chosen)
+            jax.clear_caches()
+            found = jax.tree.map(np.asarray, fun(*args))
+        jax.clear_caches()
+        return found
+
+    return on
+
+
+def whole_numbers(*shape: int, largest: int = 3):
+    """Small ones, so that sums are exact in any order, and windows have ties."""
+    return jnp.asarray(np.random.default_rng(0).integers(-largest, largest + 1, shape).astype(np.float32))
+
+
+def same_on_all(on, fun, *args):
+    first, *others = (on(platform, fun, *args) for platform in PLATFORMS)
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first, other)
+    return first
+
+
+def test_a_pool_and_its_gradient_are_the_same_with_ties(on):
+    x, signal = whole_numbers(2, 13, 12, 4), whole_numbers(2, 6, 6, 4)
+
+    def both(x):
+        pooled, pull = jax.vjp(lambda x: ops.max_pool(x, **POOL), x)
+        return pooled, pull(signal)[0]
+
+    _, down = same_on_all(on, both, x)
+    assert down.any()
+
+
+@pytest.mark.parametrize("rules", [zfjax.DECONVNET, zfjax.GUIDED], ids=["deconvnet", "guided"])
+def test_a_projection_through_pools_is_the_same_with_ties(on, rules):
+    x, kernel = whole_numbers(2, 14, 14, 2), whole_numbers(3, 3, 2, 3)
+
+    def fun(x):
+        x = ops.max_pool(ops.rectify(ops.conv(x, kernel)), **POOL)
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    def down(x):
+        y, project = zfjax.backproject(fun, x, rules=rules)
+        return project(y)
+
+    assert same_on_all(on, down, x).any()
+
+
+@pytest.mark.parametrize("size", [10, 30], ids=["small", "more than 256 positions"])
+@pytest.mark.parametrize(("strides", "padding"), [((1, 1), ((0, 0), (0, 0))), ((2, 2), ((1, 1), (1, 0)))])
+def test_a_convolution_and_its_derivatives_are_the_same(on, strides, padding, size):
+    x, kernel = whole_numbers(2, size, size + 1, 3), whole_numbers(3, 3, 3, 4)
+
+    def all_of_it(x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: ops.conv(x, kernel, strides, padding), x, kernel)
+        return y, pull(y), ops.conv_transpose(y, kernel, strides, padding, x.shape)
+
+    same_on_all(on, all_of_it, x, kernel)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1, 4, 5])
+def test_contrast_normalization_and_its_derivatives_are_the_same_up_to_rounding(on, size, dtype):
+    x, signal = (jnp.asarray(np.random.default_rng(1).normal(0, 30, (2, 3, 3, 3, 9)), dtype)[i] for i in (0, 1))
+
+    def all_of_it(x):
+        y, pull = jax.vjp(lambda x: ops.local_response_norm(x, size), x)
+        return y, pull(signal)[0], jax.jvp(lambda x: ops.local_response_norm(x, size), (x,), (signal,))[1]
+
+    first, *others = (on(platform, all_of_it, x) for platform in PLATFORMS)
+    error = float(jnp.finfo(dtype).eps)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), rtol=4 * error, atol=4 * error)
+
+
+def test_rectifying_is_jax_nn_relu_and_so_is_its_derivative():
+    x = jnp.array([-jnp.inf, -1.0, -0.0, 0.0, 1e-45, 1.0, jnp.inf, jnp.nan])
+    for other in (x, x[::-1]):
+        ours, theirs = (jax.jvp(relu, (x,), (other,)) for relu in (ops.rectify, jax.nn.relu))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def lowered(platform, fun, *args) -> str:
+    return jax.jit(fun).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_program_has_the_forms_of_the_platform_that_it_is_lowered_for():
+    """Not those of the machine that lowers it."""
+    x = jnp.ones((1, 20, 20, 5))
+    kernel = jnp.ones((3, 3, 5, 5))
+
+    def pools(x):
+        return jax.grad(lambda x: ops.max_pool(x, **POOL).sum())(x)
+
+    def projects(x):
+        y, project = zfjax.deconvnet(lambda x: ops.rectify(ops.max_pool(x, **POOL)), x)
+        return project(y)
+
+    def normalizes(x):
+        return ops.local_response_norm(x)
+
+    def convolves(kernel):
+        return jax.grad(lambda kernel: ops.conv(x, kernel, (1, 1), ((1, 1), (1, 1))).sum())(kernel)
+
+    assert "select_and_scatter" in lowered("tpu", pools, x)
+    assert "select_and_scatter" in lowered("tpu", projects, x)
+    assert "dot_general" in lowered("tpu", normalizes, x)
+    for other in ("cpu", "cuda"):
+        assert "select_and_scatter" not in lowered(other, pools, x)
+        assert "select_and_scatter" not in lowered(other, projects, x)
+        assert "dot_general" not in lowered(other, normalizes, x)
+    assert lowered("cpu", convolves, kernel) != lowered("cuda", convolves, kernel)
