@@ -5,13 +5,15 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny_runs
 from absl import flags
 
 import zfjax
+from zfjax import models
 from zfjax.console.errors import UserError
-from zfjax.models.edits import resized, without
+from zfjax.models.edits import pooled_early, resized, without
 from zfjax.models.specs import Conv, Dense, same
 from zfjax.runs.subject import feature_layers
 from zfjax.training.config import as_json, check, default
@@ -167,3 +169,25 @@ def test_a_run_from_before_there_were_edits_goes_on(tmp_path):
     config.without = (7,)
     with pytest.raises(UserError, match=r"without=\[\] \(now \[7\]\)"):
         tiny_runs.begin(tmp_path, config)
+
+
+@pytest.mark.parametrize("preset", ["zfnet", "resnet18", "vgg16"])
+def test_pools_before_relus_compute_the_same(preset):
+    """Logits to the last bit; gradients up to the order of sums."""
+    net = models.preset(preset, 3, width=0.05, image_size=64)
+    early = pooled_early(net)
+    assert names(early) != names(net)
+    images = 50 * jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+    variables = net.init(jax.random.key(1), images)
+    params = jax.tree.map(lambda leaf: leaf + 0.01, variables["params"])  # biases that are not 0
+
+    def logits(net, params):
+        return net.apply({**variables, "params": params}, images)[0]
+
+    with jax.disable_jit():  # a compiler may merge what it likes
+        np.testing.assert_array_equal(logits(early, params), logits(net, params))
+    of_squares = jax.grad(lambda params, net: (logits(net, params) ** 2).sum())
+    ours, theirs = of_squares(params, early), of_squares(params, net)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max())), ours, theirs
+    )

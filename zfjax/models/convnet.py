@@ -7,7 +7,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from zfjax import ops
-from zfjax.models.specs import LRN, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool, MeanPool, ReLU, Residual, Size
+from zfjax.models.specs import (
+    LRN,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Layer,
+    MaxPool,
+    MeanPool,
+    PooledConv,
+    ReLU,
+    Residual,
+    Size,
+)
 
 
 class ConvNet(nn.Module):
@@ -56,9 +69,12 @@ class ConvNet(nn.Module):
 
     def _apply(self, layer: Layer, x: Array, train: bool) -> Array:
         match layer:
-            case Conv():
-                kernel, bias = self._weights(layer, Size(*x.shape[1:]))
-                x = ops.conv(x, kernel, layer.strides, layer.padding, layer.groups)
+            case Conv() | PooledConv():
+                conv = layer.conv if isinstance(layer, PooledConv) else layer
+                kernel, bias = self._weights(conv, Size(*x.shape[1:]))
+                x = ops.conv(x, kernel, conv.strides, conv.padding, conv.groups)
+                if isinstance(layer, PooledConv):
+                    x = self._apply(layer.pool, x, train)
                 return x if bias is None else x + bias.reshape(1, 1, 1, -1)
             case Dense():
                 x = x.reshape(x.shape[0], -1)

@@ -157,6 +157,26 @@ class MaxPool(Spec):
 
 
 @dataclasses.dataclass(frozen=True)
+class PooledConv(Spec):
+    """A convolution and the pool above it, as one layer that adds the bias after the pool, where maps are smaller."""
+
+    conv: Conv
+    pool: MaxPool
+
+    def output(self, below: Size) -> Size:
+        """The pool's."""
+        return self.pool.output(self.conv.output(below))
+
+    def parameters(self, below: Size) -> Mapping[str, tuple[int, ...]]:
+        """The convolution's."""
+        return self.conv.parameters(below)
+
+    def multiply_adds(self, below: Size) -> int:
+        """The convolution's."""
+        return self.conv.multiply_adds(below)
+
+
+@dataclasses.dataclass(frozen=True)
 class LRN(Spec):
     """Contrast normalization across maps, with Krizhevsky's constants."""
 
@@ -241,7 +261,7 @@ class Residual(Spec):
         return sum(inner.multiply_adds(size) for inner, size in weighted([self], below))
 
 
-Layer = Conv | ReLU | MaxPool | LRN | Dropout | Dense | BatchNorm | MeanPool | Residual
+Layer = Conv | ReLU | MaxPool | PooledConv | LRN | Dropout | Dense | BatchNorm | MeanPool | Residual
 
 
 def flat(layers: Iterable[Layer]) -> Iterator[Layer]:

@@ -13,6 +13,7 @@ from zfjax.console.text import shown_by_shape
 from zfjax.data.crops import center_crop, subtract_mean, ten_crops
 from zfjax.data.pipeline import Batch
 from zfjax.models import ConvNet
+from zfjax.models.edits import pooled_early
 from zfjax.training.state import State, variables_of
 
 
@@ -49,10 +50,11 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
     images = state.crop(crop_key, subtract_mean(jnp.asarray(batch.image), state.mean), state.net.image_size)
 
     label = jnp.asarray(batch.label)
+    net = pooled_early(state.net)
 
     def loss_of(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
         variables = variables_of(params, state.stats)
-        (logits, _), changed = state.net.apply(
+        (logits, _), changed = net.apply(
             variables, images, train=True, rngs={"dropout": dropout_key}, mutable=["batch_stats"]
         )
         return cross_entropy(logits, label).mean(), (logits, changed.get("batch_stats", {}))
