@@ -20,6 +20,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from zfjax.ops import platforms
+
+platforms.lowered_elsewhere = True
+
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -81,14 +85,14 @@ def mesh_of(target: Target) -> Mesh:
     Raises:
         SystemExit: its compiler is not installed; the message is the line that installs it.
     """
-    module, install = _compiler(target.platform)
+    module, install = compiler(target.platform)
     if importlib.util.find_spec(module) is None:
         sys.exit(f"{target.platform}: its compiler is not installed: {install}")
     found = topologies.get_topology_desc(platform=target.platform, topology_name=target.topology, **target.options)
     return Mesh(np.array(found.devices), ("data",))
 
 
-def _compiler(platform: str) -> tuple[str, str]:
+def compiler(platform: str) -> tuple[str, str]:
     """The module of a platform's compiler, and the command that installs it."""
     if platform == "tpu":
         return "libtpu", f"pip install 'jax[tpu]=={jax.__version__}'"

@@ -8,6 +8,7 @@ from jax import lax
 
 import zfjax
 from zfjax import ops
+from zfjax.ops import platforms
 
 PLATFORMS = ["cpu", "cuda", "tpu"]
 POOL = {"window": (3, 3), "strides": (2, 2), "padding": ((0, 1), (0, 1))}
@@ -22,6 +23,7 @@ def on(monkeypatch):
             return forms.get(platform, default)(*operands)
 
         with monkeypatch.context() as patch:
+            patch.setattr(platforms, "lowered_elsewhere", True)
             patch.setattr(lax, "platform_dependent", chosen)
             jax.clear_caches()
             found = jax.tree.map(np.asarray, fun(*args))
@@ -108,8 +110,10 @@ def lowered(platform, fun, *args) -> str:
     return jax.jit(fun).trace(*args).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_a_program_has_the_forms_of_the_platform_that_it_is_lowered_for():
-    """Not those of the machine that lowers it."""
+def test_a_program_has_the_forms_of_the_platform_that_it_is_lowered_for(monkeypatch):
+    """Not those of the machine that lowers it; and on a CPU, no conditionals."""
+    monkeypatch.setattr(platforms, "lowered_elsewhere", True)
+    jax.clear_caches()
     x = jnp.ones((1, 20, 20, 5))
     kernel = jnp.ones((3, 3, 5, 5))
 
@@ -134,3 +138,7 @@ def test_a_program_has_the_forms_of_the_platform_that_it_is_lowered_for():
         assert "select_and_scatter" not in lowered(other, projects, x)
         assert "dot_general" not in lowered(other, normalizes, x)
     assert lowered("cpu", convolves, kernel) != lowered("cuda", convolves, kernel)
+    monkeypatch.undo()
+    jax.clear_caches()
+    for fun, operand in ((pools, x), (projects, x), (normalizes, x), (convolves, kernel)):
+        assert "stablehlo.case" not in lowered("cpu", fun, operand)

@@ -10,6 +10,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Padding, Pair, require_pairs, window_count
 
 
@@ -116,7 +117,7 @@ def _has_forms(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
 def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The plain convolution, with derivatives in other forms on CPUs."""
     slack = _with_slack(x.shape, kernel.shape, strides, padding)
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=lambda x, kernel: _plain_conv(x, kernel, strides, slack, 1),
@@ -141,7 +142,7 @@ def _conv_jvp(
 
 def _of_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution in forms that transpose well in the images."""
-    return lax.platform_dependent(
+    return by_platform(
         x,
         kernel,
         cpu=lambda x, kernel: _unstrided(x, kernel, strides, padding),
@@ -155,7 +156,7 @@ def _of_kernels(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding
     if not _is_slow_by_batch(_output_shape(x.shape, kernel.shape, strides, padding, 1)):
         return plain(x, kernel)
     by_image = functools.partial(_by_image, strides=strides, padding=padding)
-    return lax.platform_dependent(x, kernel, cpu=by_image, default=plain)
+    return by_platform(x, kernel, cpu=by_image, default=plain)
 
 
 def _is_slow_by_batch(y: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from zfjax.ops.platforms import by_platform
 from zfjax.ops.precision import widened
 
 
@@ -46,7 +47,7 @@ def local_response_norm(
     # On accelerators, whose time is their traffic, the sums are made again for the gradient: that is cheaper than to
     # write and read them in float32. A TPU sums fastest by a product with a band. Of sums by shifted slices, by a band
     # and by windows, windows have the fastest gradient on a CPU.
-    return lax.platform_dependent(x, cpu=by_windows, tpu=jax.checkpoint(by_band), default=jax.checkpoint(by_windows))
+    return by_platform(x, cpu=by_windows, tpu=jax.checkpoint(by_band), default=jax.checkpoint(by_windows))
 
 
 def _normalized(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Integer
 
 from zfjax.console.deprecation import renamed
 from zfjax.ops import unpooling
+from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Padding, Pair, Windows, require_pairs, window_count
 
 __getattr__ = renamed(__name__, centre_switches="center_switches")
@@ -177,7 +178,7 @@ def _max_pool_jvp(
     def by_xla(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.jvp(functools.partial(unpooling.maxima, windows=windows), (x,), (tangent,))
 
-    return lax.platform_dependent(*primals, *tangents, tpu=by_xla, default=by_switches)
+    return by_platform(*primals, *tangents, tpu=by_xla, default=by_switches)
 
 
 def _check(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding) -> None:

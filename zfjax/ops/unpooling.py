@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
+from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Windows
 
 Pooled = tuple[Float[Array, "*pooled"], Integer[Array, "*pooled"]]
@@ -39,9 +40,7 @@ def pool(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """The maxima and their switches. Ties go to the first; NaN is larger than every number."""
     # On a CPU the variadic reduce_window calls its comparison cell by cell: 130-150 ms against 30-45 ms for the
     # slices (110×110×96, batch 16, 2 cores). Other platforms compile it whole; not measured there.
-    return lax.platform_dependent(
-        x, cpu=lambda x: by_slices(x, windows), default=lambda x: by_reduce_window(x, windows)
-    )
+    return by_platform(x, cpu=lambda x: by_slices(x, windows), default=lambda x: by_reduce_window(x, windows))
 
 
 @pool.defjvp

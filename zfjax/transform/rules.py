@@ -19,6 +19,7 @@ import numpy as np
 from zfjax import ops
 from zfjax.console.deprecation import renamed
 from zfjax.ops import unpooling
+from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Windows
 
 __getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
@@ -106,7 +107,7 @@ def unpool(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     if set(windows.dilation) != {1}:
         return by_switches
     # A TPU has an instruction for the adjoint; by switches it would write a map of the full size for each cell.
-    return lambda signal: jax.lax.platform_dependent(signal, tpu=adjoint, default=by_switches)
+    return lambda signal: by_platform(signal, tpu=adjoint, default=by_switches)
 
 
 def _max_pool_adjoint(equation: Equation, x: jax.Array | np.ndarray, signal: jax.Array) -> jax.Array:
