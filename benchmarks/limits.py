@@ -33,7 +33,7 @@ LIMITS = {
         "deconvnet from relu5, 1 units, 32": Limit(1.49, 0.26),
         "gallery pass, 128": Limit(3.93, 0.74),
     },
-    "v5e-2x2": {
+    "v5e": {
         "train_step, bfloat16, 256": Limit(13.86, 2.32),
         "deconvnet from relu5, 1 units, 32": Limit(1.76, 0.30),
         "gallery pass, 128": Limit(7.44, 1.48),
