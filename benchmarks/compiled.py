@@ -8,7 +8,7 @@ roofline: the images per second of one chip if it did nothing but its flops at p
 bandwidth, whichever takes longer. That is an estimate, and an upper bound; nothing is run. Flops and bytes on TPUs are
 the compiler's; for GPUs, whose compiler says neither, bytes are the sum over the entry's instructions, and flops are
 left out. A target whose compiler is not installed ends the command with the line that installs it. `--markdown` prints
-the table of docs/accelerators.md.
+Markdown tables.
 """
 
 import argparse

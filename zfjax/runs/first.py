@@ -19,20 +19,24 @@ def from_first(read: Callable[[], bytes]) -> bytes:
     """Call a function in the first process once all have arrived; every process gets its result.
 
     Raises:
-        UserError: the function raised an error in the first process; all raise the same.
+        UserError: the function raised an error in the first process, which raises it as it was.
     """
     if jax.process_count() == 1:
         return read()
     multihost_utils.sync_global_devices("before the first process acts")
-    said, is_error = b"", False
+    said, failed = b"", None
     if is_first():
         try:
             said = read()
         except Exception as error:  # of any kind: the other processes wait for an answer
-            said, is_error = (str(error) or type(error).__name__).encode(errors="backslashreplace"), True
-    length, is_error = multihost_utils.broadcast_one_to_all(np.array([len(said), is_error], np.int32)).tolist()
+            said, failed = (str(error) or type(error).__name__).encode(errors="backslashreplace"), error
+    length, is_error = multihost_utils.broadcast_one_to_all(
+        np.array([len(said), failed is not None], np.int32)
+    ).tolist()
     words = np.frombuffer(said.ljust(length, b"\0"), np.uint8)
     said = np.asarray(multihost_utils.broadcast_one_to_all(words)).astype(np.uint8).tobytes()[:length]
+    if failed is not None:
+        raise failed  # a fault of zfjax is no mistake of the user's
     if is_error:
         raise UserError(said.decode(errors="replace"))
     return said
@@ -53,7 +57,7 @@ def from_all(mine: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 
 def on_first(action: Callable[[], object]) -> None:
-    """Run an action in the first process once all have arrived; what it raises, all raise."""
+    """Run an action in the first process once all have arrived; if it raises an error, all raise one."""
 
     def act() -> bytes:
         action()

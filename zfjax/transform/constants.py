@@ -84,10 +84,9 @@ def _again(equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
             )
         case "cond":
             branches = [lambda *values, call=call: moved_out(call, values) for call in calls]
-            if chosen_by := params.get(
-                "branches_platforms"
-            ):  # what is for other platforms may not compile for this one
-                pairs = zip(chosen_by, branches, strict=True)
+            # Chosen by platform, it stays so: what is for other platforms may not compile for this one.
+            if platforms := params.get("branches_platforms"):
+                pairs = zip(platforms, branches, strict=True)
                 named = {name: branch for names, branch in pairs for name in names or ("default",)}
                 return lax.platform_dependent(*values[1:], **named)
             return lax.switch(values[0], branches, *values[1:])
