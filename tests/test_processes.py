@@ -130,21 +130,22 @@ def test_processes_whose_others_do_not_come_end_in_one_line():
 
 @pytest.fixture
 def ends(monkeypatch, capsys):
-    """Waits until the watch would have ended this process; returns the exit code, and what it printed."""
-    monkeypatch.setattr(peers, "LOST", 2.0)
+    """Waits until watches would have ended this process; returns the exit codes, and what they printed."""
+    monkeypatch.setattr(peers, "LOST", 60.0)
     monkeypatch.setattr(peers, "BEAT", 0.1)
     monkeypatch.setattr(peers, "GRACE", 0.1)
     monkeypatch.setattr(peers._thread, "interrupt_main", lambda: None)
-    codes, ended = [], threading.Event()
+    codes, ended = [], threading.Semaphore(0)
 
     def end(code):
         codes.append(code)
-        ended.set()
+        ended.release()
 
     monkeypatch.setattr(peers.signals, "end_command", end)
 
-    def wait():
-        assert ended.wait(10)
+    def wait(watches=1):
+        for _ in range(watches):
+            assert ended.acquire(timeout=10)
         return codes, capsys.readouterr().err
 
     return wait
@@ -175,13 +176,16 @@ def test_a_process_that_closes_is_lost_at_once_and_the_others_are_told(ends, pai
     assert pairs[0][1].receive() == {"lost": line}
 
 
-def test_a_host_that_gives_no_sign_of_life_is_lost(ends, pairs):
+def test_a_host_that_gives_no_sign_of_life_is_lost(ends, pairs, monkeypatch):
+    monkeypatch.setattr(peers, "LOST", 2.0)
     (one, other), (two, _) = pairs
     peers.Watch([other], first=False)  # which gives signs of life
     peers.Watch([one, two], first=True)
-    codes, err = ends()
-    assert codes[0] == 3
-    assert err.splitlines()[0] == f"zfjax: lost process 2 on host2: it gave no sign of life for 2 s; {AGAIN}"
+    # Process 1 is told the same, and ends too.
+    assert ends(watches=2) == (
+        [3, 3],
+        2 * f"zfjax: lost process 2 on host2: it gave no sign of life for 2 s; {AGAIN}\n",
+    )
 
 
 def test_a_process_that_ends_with_an_error_says_it_to_the_others(ends, pairs):
