@@ -24,15 +24,9 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from zfjax.transform import jaxprs
+from zfjax.transform import curves, jaxprs
 
-_CASTS = frozenset(
-    (
-        *("convert_element_type", "copy", "copy_p", "mesh_cast", "name", "pcast", "pvary", "reduce_precision"),
-        *("reshard", "sharding_constraint"),
-    )
-)
-_SHAPES = _CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze"}
+_SHAPES = curves.CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze"}
 _MOVES = _SHAPES | {"slice", "tile", "transpose"}
 _PARTS = frozenset(("concatenate", "dynamic_slice", "gather", "pad", "rev", "split", "stack", "unstack"))
 _ARITHMETIC = frozenset(("add", "div", "max", "min", "mul", "select_n", "sub"))
@@ -43,7 +37,7 @@ _FUNCTIONS = frozenset(
         *("sqrt", "square", "tan", "tanh"),
     )
 )
-_ELEMENTWISE = _CASTS | _ARITHMETIC | _FUNCTIONS
+_ELEMENTWISE = curves.CASTS | _ARITHMETIC | _FUNCTIONS
 
 Place = int  # of a value in the program; caller and callee variables that hold the same value share it
 
@@ -165,7 +159,7 @@ class _Program:
         numbers = np.asarray(value).reshape(-1)
         return float(numbers[0]) if np.all(numbers == numbers[0]) else None
 
-    def _origin(self, place: Place, kinds: frozenset[str] = _CASTS) -> Place:
+    def _origin(self, place: Place, kinds: frozenset[str] = curves.CASTS) -> Place:
         """The value before equations of these kinds, by default casts."""
         while (node := self.makers.get(place)) and node.kind in kinds:
             place = node.inputs[0]

@@ -1,0 +1,216 @@
+"""Activations are recognized by what they compute, in every form in which people have them."""
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from small_models import normal
+
+from zfjax.transform import activations, curves, jaxprs, rectifiers
+from zfjax.transform.graph import Graph
+
+X = normal((2, 6))
+
+
+def found(fun, *inputs):
+    """The names of a function's activations, in order; it depends on its first input."""
+    closed = jax.make_jaxpr(fun)(*inputs)
+    active = [True] + [False] * (len(closed.jaxpr.invars) - 1)
+    view = jaxprs.View(closed, active, [True] * len(closed.jaxpr.outvars))
+    rectifiers.recognize(view)
+    return [activation.name for activation in activations.find(Graph(view)).values()]
+
+
+def relu6(x):
+    return jnp.clip(x, 0, 6)
+
+
+def sigmoid_by_exp(x):
+    return 1 / (1 + jnp.exp(-x))
+
+
+SLOPES = jnp.linspace(0.05, 0.3, 6)
+FORMS = {
+    "gelu": {
+        "jax": jax.nn.gelu,
+        "jax, exact": lambda x: jax.nn.gelu(x, approximate=False),
+        "linen": nn.gelu,
+        "nnx": lambda x: nnx.gelu(x, approximate=False),
+        "equinox": lambda x: jax.vmap(eqx.nn.Lambda(jax.nn.gelu))(x),
+        "half precision": lambda x: jax.nn.gelu(x.astype(jnp.bfloat16)),
+        "half precision, exact": lambda x: jax.nn.gelu(x.astype(jnp.float16), approximate=False),
+        "ONNX": lambda x: x * (lax.erf(x / jnp.float32(1.4142135)) + 1.0) * 0.5,
+        "PyTorch": lambda x: x * 0.5 * (1.0 + lax.erf(x * 0.70710678)),
+        "half first": lambda x: (lambda half: half + half * lax.erf(x / jnp.sqrt(2.0)))(0.5 * x),
+        "by erfc": lambda x: 0.5 * x * lax.erfc(-x * np.float32(0.5**0.5)),
+        "by the normal distribution": lambda x: x * jax.scipy.stats.norm.cdf(x),
+        "by tanh": lambda x: 0.5 * x * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (x + 0.044715 * jnp.power(x, 3.0)))),
+        "quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    },
+    "silu": {
+        "jax": jax.nn.silu,
+        "linen": nn.swish,
+        "nnx": nnx.silu,
+        "haiku": hk.without_apply_rng(hk.transform(lambda x: hk.Sequential([jax.nn.swish])(x))).apply,
+        "by hand": lambda x: x * jax.nn.sigmoid(x),
+        "by exp": lambda x: x * sigmoid_by_exp(x),
+        "one division": lambda x: x / (1 + jnp.exp(-x)),
+        "by tanh": lambda x: (lambda half: half * jnp.tanh(half) + half)(0.5 * x),
+        "half precision": lambda x: jax.nn.silu(x.astype(jnp.bfloat16)),
+        "with a number": lambda x: x * jax.nn.sigmoid(1.3 * x),
+    },
+    "hard_swish": {
+        "jax": jax.nn.hard_swish,
+        "linen": nn.hard_swish,
+        "nnx": nnx.hard_silu,
+        "by hand": lambda x: x * relu6(x + 3) / 6,
+        "the gate first": lambda x: x * (jax.nn.relu6(x + 3) / 6),
+        "ONNX": lambda x: x * jnp.maximum(0.0, jnp.minimum(1.0, x / 6 + 0.5)),
+        "half precision": lambda x: x * jnp.clip(x.astype(jnp.bfloat16) + 3, 0, 6).astype(x.dtype) * (1 / 6),
+    },
+    "leaky_relu": {
+        "jax": jax.nn.leaky_relu,
+        "linen": lambda x: nn.leaky_relu(x, 0.2),
+        "nnx": nnx.leaky_relu,
+        "maximum": lambda x: jnp.maximum(x, 0.1 * x),
+        "where": lambda x: jnp.where(x > 0, x, x / 10),
+        "where not": lambda x: jnp.where(x < 0, 0.3 * x, x),
+        "two maxima": lambda x: jnp.maximum(x, 0) - 0.1 * jnp.maximum(-x, 0),
+        "a maximum and a minimum": lambda x: jnp.maximum(x, 0) + 0.1 * jnp.minimum(x, 0),
+        "linen's PReLU": lambda x: nn.PReLU().apply({"params": {"negative_slope": jnp.float32(0.1)}}, x),
+        **({"nnx's PReLU": lambda x: nnx.PReLU()(x)} if hasattr(nnx, "PReLU") else {}),  # since flax 0.12
+        "equinox's PReLU": lambda x: jax.vmap(eqx.nn.PReLU(0.2))(x),
+        "ONNX's PRelu": lambda x: jnp.clip(x, 0) + SLOPES * jnp.minimum(x, 0),
+        "Keras": lambda x: jax.nn.relu(x) - SLOPES * jax.nn.relu(-x),
+    },
+    "elu": {
+        "jax": jax.nn.elu,
+        "linen": nn.elu,
+        "selu": jax.nn.selu,
+        "celu": lambda x: jax.nn.celu(x, 0.7),
+        "nnx": lambda x: nnx.elu(x, 0.5),
+        "where": lambda x: jnp.where(x > 0, x, jnp.expm1(x)),
+        "where, of exp": lambda x: jnp.where(x > 0, x, 0.8 * (jnp.exp(x) - 1)),
+        "a maximum and a minimum": lambda x: jnp.maximum(x, 0) + jnp.minimum(jnp.exp(x) - 1, 0),
+    },
+    "mish": {"jax": jax.nn.mish, "by hand": lambda x: x * jnp.tanh(jnp.log1p(jnp.exp(x)))},
+    "softplus": {"jax": jax.nn.softplus, "by hand": lambda x: jnp.log(1 + jnp.exp(x))},
+    "sigmoid": {"jax": jax.nn.sigmoid, "by exp": sigmoid_by_exp, "by tanh": lambda x: 0.5 * (1 + jnp.tanh(0.5 * x))},
+    "tanh": {"jax": jnp.tanh, "by the sigmoid": lambda x: 2 * jax.nn.sigmoid(2 * x) - 1},
+    "hard_sigmoid": {"jax": jax.nn.hard_sigmoid, "ONNX": lambda x: jnp.clip(0.2 * x + 0.5, 0, 1)},
+    "hard_tanh": {"jax": jax.nn.hard_tanh, "clip": lambda x: jnp.clip(x, -1, 1)},
+}
+ALL = [pytest.param(name, form, id=f"{name}: {form}") for name, forms in FORMS.items() for form in forms]
+AROUND = {
+    "alone": lambda fun: fun,
+    "jit": jax.jit,
+    "remat": jax.checkpoint,
+    "vmap": jax.vmap,
+    "between layers": lambda fun: lambda x: fun((2 * x @ jnp.eye(6) + jnp.arange(6.0)).astype(x.dtype)) @ jnp.eye(6),
+    "with a shortcut": lambda fun: lambda x: x + fun(x),
+}
+
+
+@pytest.mark.parametrize(("name", "form"), ALL)
+def test_each_form_of_an_activation_is_recognized(name, form):
+    fun = FORMS[name][form]
+    # Haiku's functions take weights first.
+    fun = fun if form != "haiku" else lambda x: FORMS[name]["haiku"]({}, x)
+    for around in AROUND.values():
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            assert found(around(fun), X) == [name]
+
+
+OTHERS = {
+    "a ReLU": (jax.nn.relu, []),
+    "a ReLU6": (jax.nn.relu6, []),
+    "a clip": (relu6, []),
+    "a ReLU by a mask": (lambda x: x * (x > 0), []),
+    "softmax": (jax.nn.softmax, []),
+    "x tanh(x)": (lambda x: x * jnp.tanh(x), ["tanh"]),
+    "x sigmoid(-x)": (lambda x: x * jax.nn.sigmoid(-x), ["sigmoid"]),
+    "x sigmoid(x + 1)": (lambda x: x * jax.nn.sigmoid(x + 1), ["sigmoid"]),
+    "a gate": (lambda x: x * jax.nn.sigmoid(jnp.flip(x, 1)), ["sigmoid"]),
+    "squeeze and excite": (lambda x: x * jax.nn.sigmoid(x.mean(1, keepdims=True)), ["sigmoid"]),
+    "the gate is used elsewhere": (lambda x: (lambda gate: (x * gate, gate))(jax.nn.sigmoid(x)), ["sigmoid"]),
+    "the gate is constant": (lambda x: x * lax.stop_gradient(jax.nn.sigmoid(x)), []),
+    "half of a GELU": (lambda x: x * (1 + lax.erf(x / jnp.sqrt(2.0))), []),
+    "a GELU of wrong numbers": (lambda x: 0.5 * x * (1 + lax.erf(x)), []),
+    "a leaky ReLU, turned": (lambda x: jnp.minimum(x, 0.1 * x), []),
+    "an absolute value": (lambda x: jnp.maximum(x, -x), []),
+    "linear": (lambda x: 3 * x + 1, []),
+    "leaky twice the slope": (lambda x: jnp.where(x > 0, x, 2 * x), []),
+    "two weights": (lambda x: jnp.where(x > 0, x * SLOPES, x * SLOPES**2), []),
+    "softplus less its value at 0": (lambda x: jax.nn.softplus(x) - jnp.log(2.0), ["softplus"]),
+    "GLU": (lambda x: jax.nn.glu(x), ["sigmoid"]),
+    "a ReLU, then a GELU": (lambda x: jax.nn.gelu(jax.nn.relu(x)), ["gelu"]),
+    "two GELUs": (lambda x: jax.nn.gelu(jax.nn.gelu(x)), ["gelu", "gelu"]),
+    "SwiGLU": (lambda x: jax.nn.silu(x) * jnp.flip(x, 1), ["silu"]),
+    "of what does not depend on x": (lambda x: x * jax.nn.gelu(jnp.arange(6.0)), []),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_only_looks_like_an_activation(name):
+    fun, expected = OTHERS[name]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert found(fun, X) == expected
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (6,)])
+def test_weights_may_be_arguments(shape):
+    """Of which nothing but the shape is known."""
+    slope = jnp.full(shape, 0.1)
+    with jax.numpy_rank_promotion("allow"):
+        assert found(lambda x, slope: jnp.where(x >= 0, x, slope * x), X, slope) == ["leaky_relu"]
+        assert found(lambda x, beta: x * jax.nn.sigmoid(beta * x), X, slope) == ["silu"]
+        assert found(lambda x, alpha: jax.nn.elu(x, alpha), X, jnp.float32(1)) == ["elu"]
+        assert found(lambda x, scale: scale * x * x, X, slope) == []
+
+
+def test_an_activation_tells_what_it_reads_and_which_equations_it_is():
+    closed = jax.make_jaxpr(lambda x: jax.nn.silu(2 * x) @ jnp.eye(6))(X)
+    view = jaxprs.View(closed, [True], [True])
+    rectifiers.recognize(view)
+    graph = Graph(view)
+    ((end, activation),) = activations.find(graph).items()
+    assert [node.kind for node in activation.nodes] == ["logistic", "mul"]
+    assert end is activation.nodes[-1]
+    assert graph.makers[activation.x].kind == "mul"
+    assert activation.x in graph.makers[activation.x].outputs
+
+
+def test_a_function_that_is_being_traced_notices_nothing():
+    assert "erf" not in str(jax.make_jaxpr(lambda x: (found(jax.nn.gelu, X), 2 * x)[1])(X))
+
+
+@pytest.mark.parametrize("kind", sorted(curves.ARITHMETIC | curves.FUNCTIONS))
+def test_numbers_are_computed_as_jax_does(kind):
+    if kind == "add_any":
+        pytest.skip("an addition that only derivatives have")
+    primitive = getattr(
+        lax, {"max": "max", "not": "bitwise_not", "and": "bitwise_and", "or": "bitwise_or"}.get(kind, kind)
+    )
+    rows = np.array([[0.3, 1.7, 0.2, 2.5], [0.4, 1.7, -3.0, 0.1], [0.9, 0.8, 0.7, 0.6]])
+    if kind == "select_n":
+        rows = [rows[0] > 1, *rows[1:]]
+    elif kind in ("not", "and", "or"):
+        rows = list(rows > 1)
+    for count in (3,) if kind == "select_n" else (1, 2):
+        inputs = list(rows)[:count]
+        try:
+            closed = jax.make_jaxpr(primitive)(*(jnp.asarray(row, jnp.result_type(row)) for row in inputs))
+        except TypeError:
+            continue  # takes another number of inputs
+        equation = next(e for e in closed.eqns if e.primitive.name == kind)
+        assert curves.is_known(equation)
+        expected = primitive(*(jnp.asarray(row, jnp.result_type(row)) for row in inputs))
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(curves.evaluate(equation, *inputs), expected, rtol=1e-5)
+        return
+    raise AssertionError(f"{kind} was not tried")
