@@ -29,7 +29,7 @@ def parameters(net):
     return sum(row.parameters for row in zfjax.layer_table(net))
 
 
-@pytest.mark.parametrize("preset", ["zfnet", "zfnet_post", "alexnet", "alexnet_torchvision"])
+@pytest.mark.parametrize("preset", ["zfnet", "zfnet_post", "zfnet512", "alexnet", "alexnet_torchvision"])
 def test_without_takes_the_numbered_layers_and_leaves_the_others_as_they_are(preset):
     net = zfjax.models.preset(preset, 10, width=0.05, image_size=96)
     for count in range(4):
@@ -171,7 +171,7 @@ def test_a_run_from_before_there_were_edits_goes_on(tmp_path):
         tiny_runs.begin(tmp_path, config)
 
 
-@pytest.mark.parametrize("preset", ["zfnet", "resnet18", "vgg16"])
+@pytest.mark.parametrize("preset", ["zfnet", "zfnet_pytorchcv", "resnet18", "vgg16"])
 def test_pools_before_relus_compute_the_same(preset):
     """Logits to the last bit; gradients up to the order of sums."""
     net = models.preset(preset, 3, width=0.05, image_size=64)

@@ -15,7 +15,7 @@ from zfjax.models.convnet import ConvNet
 from zfjax.models.fields import fields_of, project_fields, project_units
 from zfjax.models.specs import LRN, BatchNorm, Conv, Dropout, MaxPool, ReLU, same
 
-PRESETS = {preset.__name__: preset for preset in (zfjax.zfnet, zfjax.zfnet_post, zfjax.alexnet)}
+PRESETS = {preset.__name__: preset for preset in (zfjax.zfnet, zfjax.zfnet_post, zfjax.zfnet512, zfjax.alexnet)}
 
 
 def preset_layer(name, layer):
@@ -88,7 +88,8 @@ def corners_and_edges(height, width):
     [
         *(("zfnet", layer) for layer in ("relu2", "relu4", "relu5")),
         *(("zfnet_post", layer) for layer in ("pool1", "conv4")),
-        *(("alexnet", layer) for layer in ("relu1", "relu3")),
+        ("zfnet512", "pool2"),  # norm below pools that hang over the edge
+        ("alexnet", "relu1"),
     ],
 )
 def test_on_its_field_a_unit_is_what_it_is_on_the_whole_image(name, layer):

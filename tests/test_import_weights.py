@@ -151,12 +151,12 @@ def test_an_exported_file_says_what_it_is(capsys, imported, folder, tmp_path):
 
 
 def test_the_last_layer_is_cut_to_the_datasets_classes(capsys, folder, tmp_path):
-    tensors = state_dict("zfnet_post", classes=5)
+    tensors = state_dict("zfnet_pytorchcv", classes=5)
     save_file(tensors, tmp_path / "net.safetensors")
     names = ("stripes", "zebras", "noise", "circles", "plains")
     (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n")
     words = (
-        *(tmp_path / "net.safetensors", "--model=zfnet_post", f"--workdir={tmp_path / 'run'}", *SIZES),
+        *(tmp_path / "net.safetensors", "--model=zfnet_pytorchcv", f"--workdir={tmp_path / 'run'}", *SIZES),
         *(f"--dataset=folder:{folder}", f"--classes={tmp_path / 'names.txt'}"),
     )
     code, out, _ = run(capsys, import_weights.main, *words)
@@ -165,8 +165,14 @@ def test_the_last_layer_is_cut_to_the_datasets_classes(capsys, folder, tmp_path)
     model = load_model(read_run(tmp_path / "run"))
     order = [names.index(name) for name in tiny_runs.CLASSES]
     found = model.variables["params"]["fc8"]
-    np.testing.assert_array_equal(found["kernel"], tensors["classifier.6.weight"][order].T)
-    np.testing.assert_array_equal(found["bias"], tensors["classifier.6.bias"][order])
+    np.testing.assert_array_equal(found["kernel"], tensors["output.fc3.weight"][order].T)
+    np.testing.assert_array_equal(found["bias"], tensors["output.fc3.bias"][order])
+    out = tmp_path / "out.safetensors"
+    assert run(capsys, export_weights.main, f"--workdir={tmp_path / 'run'}", f"--out={out}")[0] == 0
+    back, conv2 = load_file(out), "features.stage2.unit1.conv.weight"
+    assert back.keys() == tensors.keys()
+    np.testing.assert_array_equal(back[conv2], tensors[conv2])
+    np.testing.assert_array_equal(back["output.fc3.bias"], tensors["output.fc3.bias"][order])
 
 
 def test_caffes_preprocessing_travels_there_and_back(capsys, folder, source, tmp_path):

@@ -58,6 +58,29 @@ def test_zfnet_has_the_papers_parameters():
     assert round(conv / 1e6, 2) == 3.73
 
 
+@pytest.mark.parametrize(
+    ("preset", "expected", "parameters"),
+    [
+        (zfjax.zfnet_pytorchcv, {"conv1": (110, 110, 96), "pool1": (55, 55, 96), "fc7": (1, 1, 4096)}, 62_357_608),
+        (zfjax.zfnetb_pytorchcv, {"conv2": (26, 26, 256), "conv4": (13, 13, 1024), "pool5": (6, 6, 512)}, 107_627_624),
+        (  # the sizes of the zoo's file, which has 349 MB
+            zfjax.zfnet512,
+            {
+                **{"conv1": (109, 109, 96), "norm1": (109, 109, 96), "pool1": (54, 54, 96), "conv2": (25, 25, 256)},
+                **{"pool2": (12, 12, 256), "conv4": (12, 12, 512), "pool5": (6, 6, 512), "fc7": (1, 1, 1024)},
+            },
+            87_250_536,
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_zfnets_that_others_trained_have_their_sizes(preset, expected, parameters):
+    rows = _rows(preset(1000))
+    assert expected == {name: rows[name].output for name in expected}
+    assert sum(row.parameters for row in rows.values()) == parameters
+    assert list(rows)[:4] == ["conv1", "relu1", "norm1", "pool1"]
+
+
 def test_table_counts_what_init_makes():
     net = zfjax.zfnet(10, width=0.1, image_size=64)
     variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

@@ -52,13 +52,13 @@ def drawn(net, size, seed=0):
 NETS = {
     "zfnet": zfjax.zfnet(10, width=1 / 16, image_size=64),
     "zfnet_post": zfjax.zfnet_post(10, width=1 / 16, image_size=64),
-    "alexnet": zfjax.alexnet(10, width=1 / 16, image_size=67),
+    "zfnet_pytorchcv": zfjax.zfnet_pytorchcv(10, width=1 / 16, image_size=64),
 }
 
 
 @pytest.mark.parametrize(
     ("net", "window"),
-    [("zfnet", 5), ("zfnet", 16), ("zfnet", 45), ("zfnet", 60), ("zfnet_post", 10), ("alexnet", 10)],
+    [("zfnet", 5), ("zfnet", 16), ("zfnet", 45), ("zfnet", 60), ("zfnet_post", 10), ("zfnet_pytorchcv", 10)],
 )
 def test_recomputed_windows_equal_whole_images(net, window):
     """From small squares to one that reaches all of the net."""

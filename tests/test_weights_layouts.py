@@ -70,6 +70,9 @@ def test_pytorchs_own_state_dict(model):
     torch = pytest.importorskip("torch")
     import torch_nets
 
+    if model in goldens.PYTORCHCV:
+        pytest.importorskip("pytorchcv.models.zfnet")
+
     net = preset(layouts.MODELS[model].preset, 1000)
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in torch_nets.NETS[model]().state_dict().items()}
@@ -114,10 +117,21 @@ class TestWrongTensors:
         assert said.count("is missing") == 4
         assert said.endswith("; and 3 more")
 
-    def test_another_models(self):
-        _, _, other = tiny("vgg16")
-        said = self.said(lambda tensors: (tensors.clear(), tensors.update(other)))
-        assert said.endswith("did you mean --model=vgg16?")
+    @pytest.mark.parametrize(
+        ("model", "other", "width"),
+        [
+            *(("alexnet", "vgg16", 1 / 16), ("alexnet", "zfnet_pytorchcv", 1 / 8), ("resnet18", "zfnet_post", 1 / 16)),
+            *(("zfnet_pytorchcv", "zfnetb_pytorchcv", 1 / 16), ("zfnet_post", "zfnet_pytorchcv", 1 / 16)),
+        ],
+    )
+    def test_another_models(self, model, other, width):
+        """By its tensors or, at another width, by its names; another net's names are none of one's own."""
+        _, _, tensors = tiny(other)
+        file = files.TensorFile({f"module.{name}": value for name, value in tensors.items()}, {})
+        with pytest.raises(UserError) as raised:
+            pretrained.from_file(file, "a.pth", model, width=width)
+        assert str(raised.value).startswith(f"a.pth is not {model} at 224 px: ")
+        assert str(raised.value).endswith(f"did you mean --model={other}?")
 
     def test_none_at_all(self):
         assert "features.0.weight (4, 3, 11, 11) is missing" in self.said(lambda tensors: tensors.clear())

@@ -35,15 +35,26 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * largest)
 
 
-@pytest.mark.parametrize("model", models(goldens.NETS, slow=("alexnet", "vgg16", "resnet50")))
+@pytest.mark.parametrize("model", models(goldens.NETS, slow={*goldens.NETS} - {"resnet18"}))
 def test_stored_logits(model):
     with np.load(goldens.FILE) as stored:
         assert_close(logits(loaded(model), goldens.pictures()), stored[model])
 
 
+@pytest.mark.parametrize("model", goldens.PYTORCHCV)
+def test_stored_logits_and_names_of_pytorchcvs_own_modules(model):
+    with np.load(goldens.FILE) as stored:
+        narrow = loaded(model, **goldens.NARROW)
+        assert_close(logits(narrow, goldens.pictures()), stored[f"{model} narrow"])
+        slots = layouts.slots(narrow.net, narrow.modules)
+        assert [f"{slot.name} {slot.shape}" for slot in slots] == stored[f"{model} names"].tolist()
+
+
 @pytest.mark.parametrize("model", models(layouts.MODELS, slow=("resnet34", "resnet50")))
 def test_live(model):
     pytest.importorskip("torch")
+    if model in goldens.PYTORCHCV:
+        pytest.importorskip("pytorchcv.models.zfnet")
     size = 224 if "resnet" not in model else 64
     pictures = goldens.pictures(size=size, seed=3)
     theirs = goldens.torch_logits(goldens.torch_net(model, classes=7, width=1 / 8), pictures)

@@ -1,6 +1,7 @@
 """Nets as plain PyTorch builds them, in torchvision's layout: its names of modules, so its state_dicts' keys.
 
-`width` scales the numbers of maps and units. `zfnet_post` is the blog post's class with 3×3 filters in conv5.
+`width` scales the numbers of maps and units. `zfnet_post` is the blog post's class with 3×3 filters in conv5. Those of
+pytorchcv are that package's own (`pip install --no-deps pytorchcv`; it wants torchvision, but its ZFNets don't).
 """
 
 from functools import partial
@@ -48,6 +49,36 @@ def vgg16(classes=1000, width=1.0):
         nn.Linear(units, classes),
     )
     return Plain(nn.Sequential(*layers), 7, classifier)
+
+
+def zfnet_pytorchcv(classes=1000, width=1.0):
+    from pytorchcv.models.zfnet import zfnet
+
+    return _narrowed(zfnet(num_classes=classes), classes, width)
+
+
+def zfnetb_pytorchcv(classes=1000, width=1.0):
+    from pytorchcv.models.zfnet import zfnetb
+
+    return _narrowed(zfnetb(num_classes=classes), classes, width)
+
+
+def _narrowed(net, classes, width):
+    """The package's net with smaller weights, which is all that its modules look at."""
+    below = 3
+    for module in net.modules() if width != 1 else ():
+        if isinstance(module, nn.Conv2d):
+            above = _scaled(module.out_channels, width)
+            module.weight = nn.Parameter(torch.empty(above, below, *module.kernel_size))
+        elif isinstance(module, nn.Linear):
+            below = 36 * below if module.in_features % 36 == 0 else below
+            above = classes if module.out_features == classes else _scaled(module.out_features, width)
+            module.weight = nn.Parameter(torch.empty(above, below))
+        else:
+            continue
+        module.bias = nn.Parameter(torch.empty(above))
+        below = above
+    return net
 
 
 class Plain(nn.Module):
@@ -124,6 +155,8 @@ NETS = {
     "resnet34": resnet34,
     "resnet50": resnet50,
     "zfnet_post": zfnet_post,
+    "zfnet_pytorchcv": zfnet_pytorchcv,
+    "zfnetb_pytorchcv": zfnetb_pytorchcv,
 }
 
 

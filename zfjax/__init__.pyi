@@ -16,7 +16,10 @@ from .models import resnet50 as resnet50
 from .models import split as split
 from .models import vgg16 as vgg16
 from .models import zfnet as zfnet
+from .models import zfnet512 as zfnet512
 from .models import zfnet_post as zfnet_post
+from .models import zfnet_pytorchcv as zfnet_pytorchcv
+from .models import zfnetb_pytorchcv as zfnetb_pytorchcv
 from .ops import renormalize_filters as renormalize_filters
 from .plots.projections import show as show
 from .runs.subject import open_run as open_run

@@ -6,9 +6,10 @@ Examples:
   python -m zfjax.export_weights --workdir=runs/photos --checkpoint=best --out=photos.safetensors
       the weights that scored best on the validation split
 
-Names and layout are torchvision's, or for an imported run those of its original file. The file's metadata describes
-the preprocessing the net expects: for an imported run the original one, for a run that zfjax trained RGB in 0..255
-minus a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50 and zfnet_post can be exported.
+Names and layout are torchvision's or pytorchcv's, or for an imported run those of its original file. The file's
+metadata describes the preprocessing the net expects: for an imported run the original one, for a run that zfjax trained
+RGB in 0..255 minus a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50, zfnet_post,
+zfnet_pytorchcv and zfnetb_pytorchcv can be exported.
 """
 
 if __name__ == "__main__":  # before the imports, which take time

@@ -90,7 +90,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "model",
         "",
-        "alexnet, vgg16, resnet18, resnet34, resnet50 or zfnet_post; default what the file says it is.",
+        "alexnet, vgg16, resnet18, resnet34, resnet50, zfnet_post, zfnet_pytorchcv or zfnetb_pytorchcv;"
+        " default what the file says it is.",
         flag_values=values,
     )
     flags.DEFINE_string("workdir", "", "The folder of the new run.", flag_values=values)

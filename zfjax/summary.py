@@ -35,7 +35,8 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "net",
         "zfnet",
-        "zfnet, zfnet_post, alexnet, alexnet_torchvision, vgg16, resnet18, resnet34 or resnet50.",
+        "zfnet, zfnet_post, zfnet_pytorchcv, zfnetb_pytorchcv, zfnet512, alexnet, alexnet_torchvision, vgg16, resnet18,"
+        " resnet34 or resnet50.",
         flag_values=values,
     )
     options.whole_number(values, "num_classes", 1000, "Units of the last layer.", smallest=1)

@@ -1,7 +1,8 @@
 """Logits of torchvision's layouts, made by plain PyTorch: `python tests/goldens/make_logits.py`, commit logits.npz.
 
-Weights follow from the tensors' names and shapes, pictures from a seed, so that only logits are stored: 1000 a
-picture, at full width and 224 px. Importing this file needs no PyTorch.
+Those of pytorchcv's ZFNets are made by that package's own modules, also at an eighth of the width, and their tensors'
+names are stored. Weights follow from the tensors' names and shapes, pictures from a seed, so that only logits are
+stored: 1000 a picture, at full width and 224 px. Importing this file needs no PyTorch.
 """
 
 import pathlib
@@ -12,7 +13,9 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 FILE = HERE / "logits.npz"
-NETS = ("alexnet", "vgg16", "resnet18", "resnet50")
+PYTORCHCV = ("zfnet_pytorchcv", "zfnetb_pytorchcv")
+NETS = ("alexnet", "vgg16", "resnet18", "resnet50", *PYTORCHCV)
+NARROW = {"classes": 7, "width": 1 / 8}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -22,6 +25,8 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) > 1:
         uniform -= 0.5  # in place: VGG-16's largest has a hundred million
         uniform *= 2 * np.sqrt(6 / np.prod(shape[1:]))
+        if name in ("features.stage1.unit1.conv.weight", "features.stage2.unit1.conv.weight"):
+            uniform *= 100  # enough for contrast norm to matter
         return uniform.astype(np.float32)
     if name.endswith((".weight", ".running_var")):
         return (0.5 + uniform).astype(np.float32)
@@ -68,9 +73,12 @@ def torch_logits(net, pixels: np.ndarray) -> np.ndarray:
 def main() -> None:
     sys.path.insert(0, str(HERE.parent))
     logits = {name: torch_logits(torch_net(name), pictures()) for name in NETS}
-    np.savez_compressed(FILE, **logits)
+    logits |= {f"{name} narrow": torch_logits(torch_net(name, **NARROW), pictures()) for name in PYTORCHCV}
     for name, values in logits.items():
         print(name, values.shape, f"largest {np.abs(values).max():.3g}", values[0, :3])
+    shapes = {name: torch_net(name, **NARROW).state_dict().items() for name in PYTORCHCV}
+    names = {f"{name} names": [f"{key} {tuple(value.shape)}" for key, value in shapes[name]] for name in PYTORCHCV}
+    np.savez_compressed(FILE, **logits, **names)
 
 
 if __name__ == "__main__":

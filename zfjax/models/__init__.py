@@ -2,7 +2,17 @@
 
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import layer, layers, split
-from zfjax.models.presets import alexnet, alexnet_torchvision, preset, vgg16, zfnet, zfnet_post
+from zfjax.models.presets import (
+    alexnet,
+    alexnet_torchvision,
+    preset,
+    vgg16,
+    zfnet,
+    zfnet512,
+    zfnet_post,
+    zfnet_pytorchcv,
+    zfnetb_pytorchcv,
+)
 from zfjax.models.resnets import resnet18, resnet34, resnet50
 from zfjax.models.table import layer_table
 
@@ -20,5 +30,8 @@ __all__ = [
     "split",
     "vgg16",
     "zfnet",
+    "zfnet512",
     "zfnet_post",
+    "zfnet_pytorchcv",
+    "zfnetb_pytorchcv",
 ]

@@ -67,6 +67,37 @@ def zfnet_post(num_classes: int, *, width: float = 1.0, image_size: int = 224) -
     return fitted(layers, image_size)
 
 
+def zfnet_pytorchcv(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
+    """The ZFNet of the package pytorchcv, which has weights for it trained on ImageNet.
+
+    The paper's net but for one thing: contrast norm comes before pool1 and pool2, as in Krizhevsky's net.
+    62.36 M parameters at 1000 classes.
+
+    Args and errors as in `zfnet`.
+    """
+    return fitted(_norm_before_pool(num_classes, width, (384, 384, 256)), image_size)
+
+
+def zfnetb_pytorchcv(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
+    """The larger ZFNet of pytorchcv: conv3 to conv5 have 512, 1024 and 512 maps, as in the best net of Table 2.
+
+    107.63 M parameters at 1000 classes. Args and errors as in `zfnet`.
+    """
+    return fitted(_norm_before_pool(num_classes, width, (512, 1024, 512)), image_size)
+
+
+def zfnet512(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
+    """ZFNet-512 of the ONNX model zoo: 512 maps in conv3 to conv5, 1024 units in fc7, conv1 without padding.
+
+    Contrast norm comes before pool1 and pool2. 87.25 M parameters at 1000 classes. The order and sizes of layers are
+    those that the zoo's file is known to have; its constants of contrast norm, and how pool5 covers the edge (12 -> 6),
+    are taken to be those of the other nets here.
+
+    Args and errors as in `zfnet`.
+    """
+    return fitted(_norm_before_pool(num_classes, width, (512, 512, 512), conv1_padding=0, fc7=1024), image_size)
+
+
 def alexnet(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> ConvNet:
     """The paper's replication of Krizhevsky et al. (2012): 11×11 filters of stride 4 below, dense connections.
 
@@ -143,6 +174,9 @@ def vgg16(num_classes: int, *, width: float = 1.0, image_size: int = 224) -> Con
 PRESETS = {
     "zfnet": zfnet,
     "zfnet_post": zfnet_post,
+    "zfnet_pytorchcv": zfnet_pytorchcv,
+    "zfnetb_pytorchcv": zfnetb_pytorchcv,
+    "zfnet512": zfnet512,
     "alexnet": alexnet,
     "alexnet_torchvision": alexnet_torchvision,
     "vgg16": vgg16,
@@ -159,23 +193,46 @@ def preset(name: str, num_classes: int, *, width: float = 1.0, image_size: int =
     return PRESETS[name](num_classes, width=width, image_size=image_size)
 
 
-def _conv3_to_conv5(width: float) -> tuple[Layer, ...]:
+def _norm_before_pool(
+    num_classes: int, width: float, maps: tuple[int, int, int], conv1_padding: int = 1, fc7: int = 4096
+) -> tuple[Layer, ...]:
+    """The paper's layers with contrast norm below pool1 and pool2; `maps` are those of conv3, conv4 and conv5."""
+
+    def pool(name: str) -> MaxPool:
+        return MaxPool(name, (3, 3), (2, 2), ceil=True)
+
     return (
-        Conv("conv3", scaled(384, width), (3, 3), padding=same(1)),
+        Conv("conv1", scaled(96, width), (7, 7), (2, 2), same(conv1_padding)),
+        ReLU("relu1"),
+        LRN("norm1"),
+        pool("pool1"),
+        Conv("conv2", scaled(256, width), (5, 5), (2, 2)),
+        ReLU("relu2"),
+        LRN("norm2"),
+        pool("pool2"),
+        *_conv3_to_conv5(width, maps),
+        pool("pool5"),
+        *_classifier(num_classes, width, fc7),
+    )
+
+
+def _conv3_to_conv5(width: float, maps: tuple[int, int, int] = (384, 384, 256)) -> tuple[Layer, ...]:
+    return (
+        Conv("conv3", scaled(maps[0], width), (3, 3), padding=same(1)),
         ReLU("relu3"),
-        Conv("conv4", scaled(384, width), (3, 3), padding=same(1)),
+        Conv("conv4", scaled(maps[1], width), (3, 3), padding=same(1)),
         ReLU("relu4"),
-        Conv("conv5", scaled(256, width), (3, 3), padding=same(1)),
+        Conv("conv5", scaled(maps[2], width), (3, 3), padding=same(1)),
         ReLU("relu5"),
     )
 
 
-def _classifier(num_classes: int, width: float) -> tuple[Layer, ...]:
+def _classifier(num_classes: int, width: float, fc7: int = 4096) -> tuple[Layer, ...]:
     return (
         Dense("fc6", scaled(4096, width)),
         ReLU("relu6"),
         Dropout("drop6"),
-        Dense("fc7", scaled(4096, width)),
+        Dense("fc7", scaled(fc7, width)),
         ReLU("relu7"),
         Dropout("drop7"),
         Dense("fc8", num_classes),

@@ -32,7 +32,7 @@ def default() -> ConfigDict:
     config.threads = 0  # decoding threads; 0: as many as cores
 
     # The net.
-    config.net = "zfnet"  # zfnet | zfnet_post | alexnet | alexnet_torchvision | vgg16 | resnet18 | resnet34 | resnet50
+    config.net = "zfnet"  # a preset: zfnet, zfnet_post, alexnet, vgg16, resnet18 … (all: zfjax summary --help)
     config.num_classes = 0  # 0: as many as the dataset has
     config.width = 0.125  # scales maps and fc units
     config.dropout = 0.2  # share of fc6's and fc7's units dropped in each training step

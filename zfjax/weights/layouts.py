@@ -1,11 +1,10 @@
 """Convert a net's weights between PyTorch's names and layouts and zfjax's.
 
 Names follow from the net's layers. A torchvision net of plain layers is two `Sequential`s, `features` up to the last
-maps and `classifier` above them, so a layer's number is its position; a ResNet's modules are named by stage and block.
+maps and `classifier` above them, so a layer's number is its position; a ResNet's modules are named by stage and block,
+and pytorchcv counts stages between pools.
 """
 
-import contextlib
-import functools
 import itertools
 import re
 import reprlib
@@ -17,9 +16,9 @@ from jaxtyping import PyTree
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import brief, did_you_mean, shown_by_shape
-from zfjax.models import ConvNet, preset
-from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, Residual, Size, weighted
-from zfjax.weights.choice import COUNT, Tensors, choose
+from zfjax.models import ConvNet
+from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, Layer, MaxPool, Residual, Size, weighted
+from zfjax.weights.choice import COUNT, Tensors
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 LARGEST = 1e18  # magnitude of a weight: the product of two larger ones overflows float32
@@ -69,9 +68,9 @@ def from_torch(
     """
     called = called or {}
     places = slots(net, modules)
-    differences = _differences(places, tensors, called)
-    if differences:
-        raise Misfit(f"the tensors do not fit: {_some(differences)}{_other_model(modules, tensors)}")
+    wrong = differences(places, tensors, called)
+    if wrong:
+        raise Misfit(f"the tensors do not fit: {_some(wrong)}")
     variables: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     wrong = []
     for slot in places:
@@ -86,7 +85,8 @@ def from_torch(
     return variables
 
 
-def _differences(places: Sequence[Slot], tensors: Tensors, called: Mapping[str, str]) -> list[str]:
+def differences(places: Sequence[Slot], tensors: Tensors, called: Mapping[str, str]) -> list[str]:
+    """What is missing, not expected, of another shape or not floats, by names in the file where `called` has them."""
     other, missing = [], []
     for slot in places:
         tensor, name = tensors.get(slot.name), brief(called.get(slot.name, slot.name))
@@ -198,18 +198,6 @@ def _to_torch(value: np.ndarray, below: Size) -> np.ndarray:
             return value
 
 
-def _other_model(modules: Modules, tensors: Tensors) -> str:
-    """A hint at another model whose names fit the tensors."""
-    for other, known in MODELS.items():
-        net = preset(known.preset, 2)
-        its = known.modules(net, {})
-        own = {slot.name for slot in slots(net, its)}
-        with contextlib.suppress(UserError):  # several such nets
-            if its != modules and choose(tensors, functools.partial(names, known, net)).tensors.keys() == own:
-                return f"; did you mean --model={other}?"
-    return ""
-
-
 def _sequential(net: ConvNet, tensors: Tensors) -> Modules:
     """`features.N` below the first dense layer or its dropout, `classifier.N` from there on."""
     above = next(i for i, layer in enumerate(net.layers) if isinstance(layer, Dense | Dropout))
@@ -255,6 +243,23 @@ def _residual(net: ConvNet, tensors: Tensors) -> Modules:
     return modules
 
 
+def _pytorchcv(net: ConvNet, tensors: Tensors) -> Modules:
+    """`features.stageS.unitU.conv`, a pool ending each stage; above, `output.fcN.fc`, or `output.fcN` for the last."""
+    modules: Modules = {}
+    stage, unit, dense = 1, 0, 0
+    for layer in net.layers:
+        match layer:
+            case Conv():
+                unit += 1
+                modules[layer.name] = f"features.stage{stage}.unit{unit}.conv"
+            case MaxPool():
+                stage, unit = stage + 1, 0
+            case Dense():
+                dense += 1
+                modules[layer.name] = f"output.fc{dense}" if layer is net.layers[-1] else f"output.fc{dense}.fc"
+    return modules
+
+
 MODELS = {
     "alexnet": Model("alexnet_torchvision", _sequential),
     "vgg16": Model("vgg16", _sequential),
@@ -262,4 +267,6 @@ MODELS = {
     "resnet34": Model("resnet34", _residual),
     "resnet50": Model("resnet50", _residual),
     "zfnet_post": Model("zfnet_post", _in_order),
+    "zfnet_pytorchcv": Model("zfnet_pytorchcv", _pytorchcv),
+    "zfnetb_pytorchcv": Model("zfnetb_pytorchcv", _pytorchcv),
 }

@@ -1,6 +1,7 @@
 """Load a file of PyTorch weights as a zfjax net, for notebooks and for `zfjax import-weights`."""
 
 import collections
+import contextlib
 import functools
 import json
 import os
@@ -83,12 +84,8 @@ def from_file(
     known = layouts.model(model)
     said = usual(file)
     before = said.preprocessing if preprocessing is None else preprocessing
-    net = preset(
-        known.preset,
-        1000,
-        width=said.width if width is None else width,
-        image_size=said.image_size if image_size is None else image_size,
-    )
+    width = said.width if width is None else width
+    net = preset(known.preset, 1000, width=width, image_size=said.image_size if image_size is None else image_size)
     try:
         chosen = choose(file.tensors, functools.partial(layouts.names, known, net), key)
     except UserError as error:
@@ -96,10 +93,15 @@ def from_file(
     unread = listed([f"{name} ({kind})" for name, kind in file.unread.items()])
     modules = known.modules(net, chosen.tensors)
     net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, modules, chosen.tensors) or 1000})
+    its_own = modules == known.modules(net, {})
     try:
+        if not its_own and (other := _other_model(file.tensors, modules, width, net.image_size)):
+            raise layouts.Misfit(f"its tensors are named as those of another net{other}")
         variables = layouts.from_torch(net, modules, chosen.tensors, chosen.called)
     except layouts.Misfit as error:
-        beside = f"; it also has {listed(chosen.aside)}" if chosen.aside else ""
+        beside = _other_model(file.tensors, modules, width, net.image_size) if its_own else ""
+        if chosen.aside:
+            beside += f"; it also has {listed(chosen.aside)}"
         if file.unread:
             beside += f"; no plain tensors: {unread}"
         raise UserError(f"{name} is not {model} at {net.image_size} px: {error}{beside}") from error
@@ -111,6 +113,22 @@ def from_file(
     if unread:
         notes += (f"left aside what is no plain tensor: {unread}",)
     return Loaded(net, folded(net, variables, before.checked()), before, modules, notes)
+
+
+def _other_model(tensors: Mapping[str, np.ndarray], modules: layouts.Modules, width: float, image_size: int) -> str:
+    """A hint at a model that the tensors fit or, if none does, at one that has all of their names; empty if neither."""
+    by_name = ""
+    for other, known in layouts.MODELS.items():
+        with contextlib.suppress(UserError):  # several such nets; too small
+            net = preset(known.preset, 2, width=width, image_size=image_size)
+            found, its = choose(tensors, functools.partial(layouts.names, known, net)).tensors, known.modules(net, {})
+            net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, its, found) or 2})
+            slots = layouts.slots(net, its)
+            if not layouts.differences(slots, found, {}):
+                return f"; did you mean --model={other}?"
+            if not by_name and its != modules and found.keys() == {slot.name for slot in slots}:
+                by_name = f"; did you mean --model={other}?"
+    return by_name
 
 
 def save(
