@@ -20,7 +20,7 @@ from goldens import make_checkpoints as checkpoints
 from safetensors.numpy import save_file
 
 from zfjax.console.errors import UserError
-from zfjax.weights import files, pickles
+from zfjax.weights import files, pickles, torch_files
 
 
 def tensors():
@@ -314,7 +314,7 @@ def pickled(value, protocol=2, old=False):
     """A file as torch.save writes it, without tensors; for a newer PyTorch a zip archive."""
     if old:
         return b"".join(
-            pickle.dumps(part, protocol) for part in (pickles.MAGIC, 1001, {"little_endian": True}, value, [])
+            pickle.dumps(part, protocol) for part in (torch_files.MAGIC, 1001, {"little_endian": True}, value, [])
         )
     return zipped(pickle.dumps(value, protocol))
 
@@ -449,7 +449,7 @@ class TestDamaged:
 
 def mutated(content, rng):
     """Some bytes changed, cut, repeated or put in; of a zip archive those of its pickle."""
-    if content.startswith(pickles.ZIP):
+    if content.startswith(torch_files.ZIP):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
         return zipped(mutated(entries.pop("data.pkl"), rng), **entries)

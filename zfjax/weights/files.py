@@ -13,7 +13,7 @@ from zfjax.console.files import write_whole
 from zfjax.console.hold import hold
 from zfjax.console.paths import user_path
 from zfjax.console.text import first_line, listed, reason, shown_by_shape
-from zfjax.weights import pickles
+from zfjax.weights import torch_files
 
 SAFETENSORS = ".safetensors"
 KINDS = ".pth, .pt, .ckpt, .bin or .safetensors"  # the usual names; the content decides what a file is
@@ -58,8 +58,8 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return _read_safetensors(path)
-    if start.startswith((pickles.ZIP, pickles.PICKLE)):
-        tensors, unread = pickles.read(path)
+    if start.startswith((torch_files.ZIP, torch_files.PICKLE)):
+        tensors, unread = torch_files.read(path)
         return TensorFile(tensors, {}, unread)
     for begins, what in _OTHERS.items():
         if start.startswith(begins) if begins else not start:
