@@ -1,5 +1,7 @@
 """Which of a file's tensors are a net's: prefixes, wrappers, averaged weights, and what a refusal says."""
 
+import functools
+
 import numpy as np
 import pytest
 from goldens import make_logits as goldens
@@ -48,7 +50,7 @@ def factor(loaded, plain):
 def test_any_prefix(plain, prefix):
     loaded = load(under(prefix, plain))
     assert factor(loaded, plain) == 1
-    assert loaded.notes == ()
+    assert loaded.notes == ((f"took the weights under {prefix[:-1]}",) if prefix else ())
     assert loaded.modules["conv1"] == "conv1"
 
 
@@ -59,6 +61,8 @@ def test_wrappers_in_the_middle_of_names():
             names = {name: f"{prefix}{name.replace('features.', f'features.{wrapper}.')}" for name in plain}
             loaded = load({names[name]: value for name, value in plain.items()}, "alexnet")
             np.testing.assert_array_equal(loaded.variables["params"]["fc8"]["kernel"], plain["classifier.6.weight"].T)
+            left = [f"left {name} out of names" for name in sorted(wrapper.split("."))]
+            assert [note for note in loaded.notes if note.startswith("left")] == left
 
 
 def test_names_of_ones_own_under_a_prefix():
@@ -87,10 +91,56 @@ def test_averaged_weights_are_taken_and_that_is_said(plain, raw, averaged):
     assert factor(loaded, plain) == 2
     (note,) = loaded.notes
     assert note.startswith(f"took the weights under {averaged[:-1]}, which are averaged")
-    if raw:
-        assert note.endswith(f"; --key={raw[:-1]} takes the others")
-        again = load(tensors, key=raw[:-1])
-        assert (factor(again, plain), again.notes) == (1, ())
+    assert note.endswith(f"; --key={raw[:-1] or '.'} takes the others")
+    again = load(tensors, key=raw[:-1] or ".")
+    assert (factor(again, plain), again.notes) == (1, (f"took the weights under {raw[:-1]}",) if raw else ())
+
+
+@pytest.mark.parametrize(
+    ("raw", "averaged", "key"),
+    [
+        *(
+            ("model.", "ema.model.", "model"),
+            ("model.", "model.ema.", "model"),
+            ("model.module.", "ema.model.", "model"),
+        ),
+        *(("state_dict.net.", "state_dict.net_ema.", "net"), ("state_dict.", "ema.state_dict.", "state_dict")),
+        *(("", "ema.module.", "."), ("module.", "module.ema.", "."), ("model.module.", "ema.model.", "model")),
+    ],
+)
+def test_a_key_names_the_others_even_if_the_averaged_ones_have_it_too(plain, raw, averaged, key):
+    tensors = under(raw, plain) | under(averaged, plain, 2.0)
+    assert factor(load(tensors), plain) == 2
+    assert factor(load(tensors, key=key), plain) == 1
+    assert factor(load(tensors, key=averaged[:-1]), plain) == 2
+
+
+def test_a_key_that_several_have_asks_again(plain):
+    tensors = under("a.model.", plain) | under("b.ema.model.", plain, 2.0)
+    with pytest.raises(UserError, match=r"several nets that fit: a\.model, b\.ema\.model; expected --key=NAME for one"):
+        load(tensors, key="model")
+
+
+def test_prefixes_that_no_line_can_show(plain):
+    for prefix in ("a\nb", "x" * 9999, "\u202eevil"):
+        (note,) = load(under(f"{prefix}.", plain)).notes
+        assert note.isprintable()
+        assert len(note) < 200
+        with pytest.raises(UserError) as raised:
+            load(under(f"{prefix}.", plain) | under("other.", plain, 2.0))
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < 300
+
+
+def test_mixed_dtypes_are_converted_and_counted(plain):
+    kinds = ("float16", "bfloat16", "float64", "float32")
+    mixed = {name: value.astype(kinds[number % 4]) for number, (name, value) in enumerate(plain.items())}
+    assert np.dtype("bfloat16") in {value.dtype for value in mixed.values()}
+    notes = load(mixed).notes
+    assert [note.partition(" tensors in ")[2] for note in notes] == [
+        f"{kind} were converted to float32" for kind in kinds[:3]
+    ]
+    assert sum(int(note.split()[0]) for note in notes) == sum(value.dtype != np.float32 for value in mixed.values())
 
 
 def test_what_is_not_averaged_is_not_taken_for_it(plain):
@@ -100,15 +150,16 @@ def test_what_is_not_averaged_is_not_taken_for_it(plain):
 
 def test_one_net_under_two_names_is_no_choice(plain):
     loaded = load(under("state_dict.", plain) | under("best.", plain))
-    assert (factor(loaded, plain), loaded.notes) == (1, ())
+    assert (factor(loaded, plain), loaded.notes) == (1, ("took the weights under best",))
 
 
 @pytest.mark.parametrize("first", ["", "module."])
 def test_plain_and_wrapped_weights_beside_each_other(plain, first):
     one, other = under(first, plain), under("module." if not first else "", plain, 2.0)
-    with pytest.raises(UserError, match="it holds several nets that fit: the top of the file, module;"):
+    with pytest.raises(UserError, match=r"it holds several nets that fit: the top of the file \(--key=\.\), module;"):
         load(one | other)
     assert factor(load(one | other, key="module"), plain) == (1 if first else 2)
+    assert factor(load(one | other, key="."), plain) == (2 if first else 1)
 
 
 def test_averaged_weights_that_are_not_all_there_are_not_taken(plain):
@@ -137,13 +188,16 @@ def test_where_none_is_the_averaged_one_the_file_asks(plain):
 def test_what_is_not_the_nets_is_left_aside_and_that_is_said(plain):
     beside = {"state_dict.loss.weight": np.ones(2, np.float32), "best": np.float32(1)[()], "step": np.array(3)}
     tensors = {name: np.asarray(value) for name, value in (under("state_dict.net.", plain) | beside).items()}
-    assert load(tensors).notes == ("left aside what is not the net's: state_dict.loss.weight, best",)
+    assert load(tensors).notes == (
+        "took the weights under state_dict.net",
+        "left aside what is not the net's: state_dict.loss.weight, best",
+    )
 
 
 def test_averaged_weights_without_names_are_mentioned(plain):
     file = files.TensorFile(under("model.", plain), {}, {"ema.shadow_params": "62 tensors without names"})
     loaded = pretrained.from_file(file, "a.pth", "resnet18", width=WIDTH, image_size=SIZE)
-    (note,) = loaded.notes
+    _, note = loaded.notes
     assert note == "left aside what is no plain tensor: ema.shadow_params (62 tensors without names)"
 
 
@@ -171,6 +225,24 @@ class TestRefusals:
         outside = {name: value for name, value in under("model.", plain).items() if ".fc." not in name}
         said = self.said(outside | {"head.weight": np.zeros((3, 32), np.float32)})
         assert said.endswith("fc.bias (1000,) is missing; it also has head.weight")
+
+    def test_relatives_of_resnets(self, plain):
+        """As timm builds them."""
+        zeros = functools.partial(np.zeros, dtype=np.float32)
+        stem = {f"conv1.{place}.weight": zeros((4, 4, 3, 3)) for place in (0, 3, 6)}
+        deep = {name: value for name, value in plain.items() if name != "conv1.weight"} | stem
+        pooled = {f"layer{stage}.0.downsample.1.weight": zeros((4, 4, 1, 1)) for stage in (2, 3, 4)}
+        cases = {
+            "a stem of several convolutions": deep,
+            "a stem of several convolutions, shortcuts that pool": deep | pooled,
+            "squeeze-and-excite": plain | {"layer1.0.se.fc1.weight": zeros((2, 4, 1, 1))},
+            "convolutions in groups": plain | {"layer1.0.conv2.weight": zeros((8, 2, 3, 3))},
+            "norms without running averages": {name: value for name, value in plain.items() if "running" not in name},
+        }
+        for what, tensors in cases.items():
+            expected = f"a.pth is a relative of resnet18 that zfjax does not have, with {what}; expected torchvision's"
+            assert self.said(under("state_dict.", tensors)) == f"{expected} resnet18"
+        assert "is not resnet18" in self.said({"conv1.0.weight": zeros((2, 3, 3, 3)), "a.se.bias": zeros(3)})
 
     def test_another_shape_is_told_by_the_files_name(self, plain):
         changed = plain | {"bn1.bias": np.zeros(9, np.float32)}

@@ -8,10 +8,11 @@ Examples:
   python -m zfjax.import_weights caffe.pth --model=vgg16 --bgr --pixel_max=255 --mean=103.939,116.779,123.68 --std=1,1,1
       a net that expects Caffe's preprocessing
 
-PyTorch is not needed, and no code in a file is run. If a file has averaged weights (model_ema) as well as the last
-ones, the averaged ones are used; --key=model selects the others. For a file that zfjax export-weights wrote, --model,
---width, --image_size, --mean, --std, --pixel_max and --bgr default to the file's metadata. The last four are folded
-into the first layer: a run's net takes RGB in 0..255 minus its mean image, whatever the net expected before.
+PyTorch is not needed, and no code in a file is run. Prefixes of names (module., backbone.) are left out. If a file has
+averaged weights (model_ema) as well as the last ones, the averaged ones are used; --key=model selects the others. For a
+file that zfjax export-weights wrote, --model, --width, --image_size, --mean, --std, --pixel_max and --bgr default to
+the file's metadata. The last four are folded into the first layer: a run's net takes RGB in 0..255 minus its mean
+image, whatever the net expected before.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -105,7 +106,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "key",
         "",
-        "In a file with several nets, the name of the one to use, such as model; default the averaged one.",
+        "In a file with several nets, the prefix of the one to use, such as model, or . for none; default the averaged"
+        " one.",
         flag_values=values,
     )
     flags.DEFINE_string(

@@ -6,13 +6,14 @@ Files often name them differently than the net does: a training script stores th
 are prefixes, and the right one has the most of the net's names below it.
 """
 
+import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import did_you_mean, listed, shown_by_shape
+from zfjax.console.text import brief, did_you_mean, listed, shown_by_shape
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -20,6 +21,7 @@ Tensors = Mapping[str, np.ndarray]
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 COUNT = "num_batches_tracked"  # BatchNorm2d's number of training steps
 DEEPEST = 64  # levels of prefix that are searched
+TOP = "."  # the key for tensors without a prefix
 _AVERAGED = frozenset(("ema", "swa", "avg", "average", "averaged", "polyak", "shadow"))
 _NOT = frozenset(("no", "non", "not", "without", "raw", "before", "pre"))  # model_without_ema
 
@@ -31,7 +33,7 @@ class Chosen(NamedTuple):
     tensors: dict[str, np.ndarray]  # by the net's own names, without step counts
     called: dict[str, str]  # each tensor's name in the file, by the net's name
     aside: tuple[str, ...]  # names in the file of all other tensors, except those of other nets
-    notes: tuple[str, ...]  # which were taken, if there was a choice; one sentence each
+    notes: tuple[str, ...]  # what was left out of names, and which were taken if there was a choice; one sentence each
 
 
 class _Group(NamedTuple):
@@ -48,28 +50,39 @@ def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: s
     Args:
         tensors: all tensors of a file, by their names there.
         names: given some tensors, returns what the net calls its own.
-        key: a name in the prefix, to override the choice.
+        key: the prefix, or some of its names, to override the choice; `TOP` for no prefix.
 
     Raises:
-        UserError: several fit and none of them is averaged, or no prefix contains the key.
+        UserError: several fit and none of them is averaged, several fit the key, or no prefix contains the key.
     """
     wanted = len(names({}))
     groups = _groups(tensors, names, wanted)
-    asked = [group for group in groups if not key or f".{key}." in f".{group.prefix}."]
+    asked = _asked(groups, key) if key else groups
     if not asked:
         known = sorted({part for name in tensors for part in name.split(".")[:-1]})
         hint = "" if key in known else did_you_mean(key, known)
-        raise UserError(f"it has no net under {key!r}{hint}; it has {listed(list(tensors))}")
+        raise UserError(f"it has no net under {reprlib.repr(key)}{hint}; it has {listed(list(tensors))}")
     most = max(len(group.matched) for group in asked)
     tied = [group for group in asked if len(group.matched) == most]
-    averaged = [group for group in tied if _is_averaged(group.prefix)]
+    averaged = [group for group in tied if _is_averaged(group.prefix) and not key]
     if len(averaged) != 1 and most == wanted and not all(_equal(tensors, tied[0], group) for group in tied[1:]):
-        prefixes = [group.prefix or "the top of the file" for group in tied]
+        prefixes = [group.prefix or f"the top of the file (--key={TOP})" for group in tied]
         raise UserError(f"it holds several nets that fit: {listed(prefixes)}; expected --key=NAME for one")
     group = averaged[0] if averaged else tied[0]
     others = [other for other in groups if other is not group and 2 * len(other.matched) >= wanted]
     different = [other for other in others if other not in tied or not _equal(tensors, group, other)]
-    return Chosen(*_divided(tensors, group, others), () if key else _notes(group, different, wanted))
+    return Chosen(*_divided(tensors, group, others), _notes(group, () if key else different, wanted))
+
+
+def _asked(groups: Sequence[_Group], key: str) -> list[_Group]:
+    """The groups whose prefix is the key or, if none is, begins with it, ends with it, has it inside."""
+    if key == TOP:
+        top = [group for group in groups if not group.prefix]
+        return top or [group for group in groups if not _bare(group.prefix)]
+    for fits in (str.__eq__, str.startswith, str.endswith, str.__contains__):
+        if found := [group for group in groups if fits(f".{group.prefix}.", f".{key}.")]:
+            return found
+    return []
 
 
 def _groups(tensors: Tensors, names: Callable[[Tensors], Collection[str]], wanted: int) -> list[_Group]:
@@ -132,13 +145,14 @@ def _counts(name: str, tensor: np.ndarray) -> bool:
 
 
 def _notes(group: _Group, others: Sequence[_Group], wanted: int) -> tuple[str, ...]:
-    taken = f"took the weights under {group.prefix}" if group.prefix else "took the weights at the top of the file"
+    taken = f"took the weights under {brief(group.prefix)}" if group.prefix else "took those at the top of the file"
     notes = []
     for other in others:
         if len(other.matched) < len(group.matched):
-            notes.append(f"{taken}; of {other.prefix} only {len(other.matched)} of {wanted} tensors are there")
-        elif other.prefix:
-            notes.append(f"{taken}, which are averaged; --key={other.prefix} takes the others")
+            notes.append(f"{taken}; of {brief(other.prefix)} only {len(other.matched)} of {wanted} tensors are there")
         else:
-            notes.append(f"{taken}, which are averaged, and not those at the top of the file")
-    return tuple(notes)
+            notes.append(f"{taken}, which are averaged; --key={brief(other.prefix or TOP)} takes the others")
+    if group.prefix and not notes:
+        notes.append(taken)
+    inside = {part for name in group.matched for part in name.removeprefix(group.prefix).split(".")} & WRAPPERS
+    return (*notes, *(f"left {name} out of names" for name in sorted(inside)))

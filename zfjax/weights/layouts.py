@@ -46,6 +46,7 @@ class Model(NamedTuple):
 
     preset: str
     modules: Callable[[ConvNet, Tensors], Modules]
+    relative: Callable[[Tensors], str] = lambda _: ""  # what only its relatives have, of these tensors
 
 
 def from_torch(
@@ -243,6 +244,24 @@ def _residual(net: ConvNet, tensors: Tensors) -> Modules:
     return modules
 
 
+def _relative(tensors: Tensors) -> str:
+    if "layer4.0.conv1.weight" not in tensors:
+        return ""
+    ends = {
+        ".downsample.1.weight": (lambda shape: len(shape) == 4, "shortcuts that pool"),
+        ".conv2.weight": (lambda shape: len(shape) == 4 and shape[0] > shape[1], "convolutions in groups"),
+    }
+    found = ["a stem of several convolutions"] if "conv1.0.weight" in tensors else []
+    for end, (tells, what) in ends.items():
+        if any(name.endswith(end) and tells(tensor.shape) for name, tensor in tensors.items()):
+            found.append(what)
+    if any(".se." in name for name in tensors):
+        found.append("squeeze-and-excite")
+    if "bn1.weight" in tensors and "bn1.running_mean" not in tensors:
+        found.append("norms without running averages")
+    return ", ".join(found)
+
+
 def _pytorchcv(net: ConvNet, tensors: Tensors) -> Modules:
     """`features.stageS.unitU.conv`, a pool ending each stage; above, `output.fcN.fc`, or `output.fcN` for the last."""
     modules: Modules = {}
@@ -263,9 +282,9 @@ def _pytorchcv(net: ConvNet, tensors: Tensors) -> Modules:
 MODELS = {
     "alexnet": Model("alexnet_torchvision", _sequential),
     "vgg16": Model("vgg16", _sequential),
-    "resnet18": Model("resnet18", _residual),
-    "resnet34": Model("resnet34", _residual),
-    "resnet50": Model("resnet50", _residual),
+    "resnet18": Model("resnet18", _residual, _relative),
+    "resnet34": Model("resnet34", _residual, _relative),
+    "resnet50": Model("resnet50", _residual, _relative),
     "zfnet_post": Model("zfnet_post", _in_order),
     "zfnet_pytorchcv": Model("zfnet_pytorchcv", _pytorchcv),
     "zfnetb_pytorchcv": Model("zfnetb_pytorchcv", _pytorchcv),

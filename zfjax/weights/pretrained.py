@@ -60,7 +60,8 @@ def load(
         preprocessing: what the model takes; default RGB in 0..1, normalized by ImageNet's mean and standard deviation.
         width: scales the numbers of maps and units; default 1.
         image_size: pixels; default 224.
-        key: the name of one net in a file with several, such as "model" beside "model_ema"; default the averaged one.
+        key: the prefix of one net in a file with several, such as "model" beside "model_ema", or "." for no prefix;
+            default the averaged one.
 
     Raises:
         UserError: the file cannot be read, its tensors are not the model's, or they are unusable (such as NaN).
@@ -99,6 +100,11 @@ def from_file(
             raise layouts.Misfit(f"its tensors are named as those of another net{other}")
         variables = layouts.from_torch(net, modules, chosen.tensors, chosen.called)
     except layouts.Misfit as error:
+        if relative := known.relative(chosen.tensors):
+            raise UserError(
+                f"{name} is a relative of {model} that zfjax does not have, with {relative};"
+                f" expected torchvision's {model}"
+            ) from error
         beside = _other_model(file.tensors, modules, width, net.image_size) if its_own else ""
         if chosen.aside:
             beside += f"; it also has {listed(chosen.aside)}"
