@@ -98,9 +98,13 @@ def by_reduce_window(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -
         start = lax.broadcasted_iota(jnp.int32, shape, axis) * windows.strides[axis] - windows.padding[axis][0]
         offset = (cells // step % side * windows.base_dilation[axis] - start) // windows.dilation[axis]
         offsets += offset * math.prod(windows.size[axis + 1 :])
-    dtype = _switches(x.shape, windows, [0] * x.ndim).dtype
     offsets = jnp.where(cells == nowhere, windows.cells, offsets)
-    return pooled, offsets.astype(dtype)
+    return pooled, offsets.astype(switch_type(x.shape, windows))
+
+
+def switch_type(shape: tuple[int, ...], windows: Windows) -> np.dtype:
+    """The type of the switches of an array of `shape`: uint8 if they all fit."""
+    return _switches(shape, windows, [0] * len(shape)).dtype
 
 
 def select(x: Float[Array, "*shape"], switches: Integer[Array, "*pooled"], windows: Windows) -> Float[Array, "*pooled"]:

@@ -8,6 +8,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import lax
 
+from zfjax.ops.platforms import changed
 from zfjax.transform import jaxprs
 
 
@@ -49,6 +50,8 @@ def _inside(equation: jaxprs.Equation) -> list[jex.ClosedJaxpr]:
             return [params["cond_jaxpr"], params["body_jaxpr"]]
         case "cond":
             return list(params["branches"])
+        case "by_platform":
+            return list(params["forms"])
         case kind if kind in jaxprs.CALLS and kind != "clamp" and not jaxprs.is_custom(equation):
             return [jaxprs.body(equation)]
     return []
@@ -90,13 +93,15 @@ def _again(equation: jaxprs.Equation, values: list[Any]) -> Sequence[Any]:
                 named = {name: branch for names, branch in pairs for name in names or ("default",)}
                 return lax.platform_dependent(*values[1:], **named)
             return lax.switch(values[0], branches, *values[1:])
+        case "by_platform":
+            return changed(lambda form: lambda *values: moved_out(form, values), values, params)
         case "checkpoint" | "remat2":
             # Not by `jax.checkpoint`, which would forget that it has been differentiated.
             whole = jax.make_jaxpr(lambda *values: moved_out(calls[0], values))(*values)
             kept = params["prevent_cse"]
             kept = kept if isinstance(kept, bool) else (*(False,) * len(whole.consts), *kept)
-            changed = {"jaxpr": jaxprs.constants_as_inputs(whole.jaxpr), "prevent_cse": kept}
-            return equation.primitive.bind(*whole.consts, *values, **params | changed)
+            other = {"jaxpr": jaxprs.constants_as_inputs(whole.jaxpr), "prevent_cse": kept}
+            return equation.primitive.bind(*whole.consts, *values, **params | other)
     return moved_out(calls[0], values)
 
 

@@ -8,6 +8,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from zfjax.ops.platforms import by_platform_p, default_form
+
 Equation = Any  # JaxprEqn, Var and Atom have no public names
 Variable = Any
 Atom = Any
@@ -15,8 +17,8 @@ Atom = Any
 _JITS = frozenset(("jit", "pjit"))
 _CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call"))
 # Equations that only call a jaxpr, with inputs one to one, so that they can be evaluated in place. A clamp counts as a
-# call of a maximum and a minimum.
-CALLS = _JITS | _CUSTOM | {"clamp", "closed_call", "core_call", "checkpoint", "eval_jaxpr", "remat2"}
+# call of a maximum and a minimum, and a choice by platform as one of its default form.
+CALLS = _JITS | _CUSTOM | {"by_platform", "clamp", "closed_call", "core_call", "checkpoint", "eval_jaxpr", "remat2"}
 
 
 class View:
@@ -134,6 +136,8 @@ def body(equation: Equation) -> jex.ClosedJaxpr:
     if equation.primitive.name == "clamp":
         types = (jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars)
         return jax.make_jaxpr(lambda low, x, high: jax.lax.min(jax.lax.max(x, low), high))(*types)
+    if equation.primitive is by_platform_p:
+        return default_form(equation.params)
     inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner if isinstance(inner, jex.ClosedJaxpr) else jex.ClosedJaxpr(inner, ())
 
