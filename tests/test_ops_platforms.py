@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import zfjax
 from zfjax import ops
 from zfjax.ops import platforms
+from zfjax.ops.platforms import by_platform
+from zfjax.transform import programs
 
 PLATFORMS = ["cpu", "cuda", "tpu"]
 POOL = {"window": (3, 3), "strides": (2, 2), "padding": ((0, 1), (0, 1))}
@@ -23,7 +27,7 @@ def on(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(platforms, "form_of", lambda _, **params: chosen(platform, **params))
             jax.clear_caches()
-            found = jax.tree.map(np.asarray, fun(*args))
+            found = jax.tree.map(np.asarray, jax.jit(fun)(*args))
         jax.clear_caches()
         return found
 
@@ -101,6 +105,92 @@ def test_rectifying_is_jax_nn_relu_and_so_is_its_derivative():
     for other in (x, x[::-1]):
         ours, theirs = (jax.jvp(relu, (x,), (other,)) for relu in (ops.rectify, jax.nn.relu))
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def plain(x, kernel):
+    return jnp.sin(x) @ kernel
+
+
+def chosen(x, kernel):
+    """The same, if it is lowered for a CPU."""
+    return by_platform(
+        x, kernel, cpu=plain, tpu=lambda x, kernel: jnp.tan(x) @ kernel, default=lambda x, kernel: jnp.cos(x) @ kernel
+    )
+
+
+def squares(fun):
+    return lambda x, kernel: (fun(x, kernel) ** 2).sum()
+
+
+def folded(fun):
+    def step(carry, row):
+        return carry * fun(row[None], carry[:, None])[0], row.sum()
+
+    return lambda x, kernel: lax.scan(step, kernel[:, 0], x)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda fun: fun,
+        jax.jit,
+        lambda fun: jax.grad(squares(fun), argnums=1),
+        lambda fun: jax.jit(jax.hessian(squares(fun), argnums=(0, 1))),
+        jax.jacfwd,
+        lambda fun: jax.vmap(fun, in_axes=(None, 1), out_axes=1),
+        lambda fun: jax.jit(jax.vmap(jax.grad(squares(fun), argnums=(0, 1)), in_axes=(0, None))),
+        lambda fun: jax.vmap(jax.vmap(fun, in_axes=(None, 0)), in_axes=(0, None)),
+        lambda fun: jax.jit(jax.grad(squares(jax.checkpoint(fun)), argnums=(0, 1))),
+        lambda fun: jax.jacrev(folded(fun), argnums=(0, 1)),
+        lambda fun: jax.linearize(fun, *ARRAYS)[1],
+    ],
+)
+def test_what_is_chosen_can_be_transformed_as_any_function(transform):
+    expected, found = (transform(fun)(*ARRAYS) for fun in (plain, chosen))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), expected, found)
+
+
+ARRAYS = jnp.arange(6.0).reshape(2, 3) / 7, jnp.arange(9.0).reshape(3, 3) - 2
+
+
+def test_it_is_chosen_on_each_device_of_a_mesh_and_when_an_exported_program_runs():
+    x, kernel = ARRAYS
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    rows, whole = P("data"), P()
+
+    def split(fun):
+        return jax.shard_map(fun, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
+
+    expected, found = (jax.jit(jax.grad(squares(split(fun)), argnums=(0, 1)))(x, kernel) for fun in (plain, chosen))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), expected, found)
+
+    shape = jax.ShapeDtypeStruct((*export.symbolic_shape("n"), 3), x.dtype)
+    sent = export.export(jax.jit(chosen), platforms=("cpu", "cuda", "rocm", "tpu"))(shape, kernel)
+    assert all(word in sent.mlir_module() for word in ("stablehlo.case", "sine", "cosine", "tan"))
+    np.testing.assert_allclose(sent.call(x, kernel), plain(x, kernel), rtol=1e-6)
+
+
+def test_forms_may_close_over_arrays_which_programs_take_as_arguments():
+    x, kernel = ARRAYS
+
+    def closing(x, kernel):
+        inside = jax.jit(lambda x: by_platform(x, cpu=lambda x: plain(x, kernel), default=lambda x: x * kernel[:1]))
+        return inside(x)
+
+    derivative = jax.jit(jax.grad(squares(closing), argnums=(0, 1)))(x, kernel)
+    jax.tree.map(
+        np.testing.assert_array_equal, derivative, jax.jit(jax.grad(squares(plain), argnums=(0, 1)))(x, kernel)
+    )
+    traces = [programs.trace(lambda x, kernel=kernel: closing(x, kernel), [x]) for kernel in (kernel, kernel + 1)]
+    assert traces[0].program == traces[1].program
+    for trace, shift in zip(traces, (0, 1), strict=True):
+        assert len(trace.consts) == 1
+        np.testing.assert_array_equal(trace([x]), jax.jit(plain)(x, kernel + shift))
+
+
+def test_forms_that_return_different_shapes_are_refused():
+    with pytest.raises(TypeError, match=r"by_platform: expected forms that return the same, got \[\(\(2, 3\)"):
+        by_platform(ARRAYS[0], default=lambda x: x, tpu=lambda x: x.sum())
 
 
 def lowered(platform, fun, *args) -> str:

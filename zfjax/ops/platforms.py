@@ -77,6 +77,7 @@ def _with_consts(form: jex.ClosedJaxpr, consts: list[Any], *operands: Any) -> li
 
 
 def form_of(platform: str, platforms: tuple[str, ...], forms: tuple[jex.ClosedJaxpr, ...]) -> Form:
+    """The form for a platform, of an equation with these parameters."""
     return jex.jaxpr_as_fun(dict(zip(platforms, forms[1:], strict=True)).get(platform, forms[0]))
 
 
@@ -84,9 +85,9 @@ def form_of(platform: str, platforms: tuple[str, ...], forms: tuple[jex.ClosedJa
 def _evaluate(*values: Any, **params: Any) -> list[jax.Array]:
     """Outside of any program, by the platform on which the values are."""
     values = tuple(map(jnp.asarray, values))
-    kinds = {device.platform for value in values for device in value.devices()}
-    platform = next(iter(kinds)) if kinds else "cpu"
-    return form_of("cuda" if platform == "gpu" else platform, **params)(*values)
+    device, *_ = (values[0] if values else jnp.zeros(())).devices()
+    # Devices of both kinds of GPU say gpu.
+    return form_of("cuda" if device.platform == "gpu" else device.platform, **params)(*values)
 
 
 @by_platform_p.def_abstract_eval
@@ -101,6 +102,7 @@ def _lower(platform: str) -> Callable[..., Any]:
     return lower
 
 
+mlir.register_lowering(by_platform_p, _lower("any other"))
 for _platform in PLATFORMS:
     mlir.register_lowering(by_platform_p, _lower(_platform), platform=_platform)
 
