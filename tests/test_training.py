@@ -194,7 +194,7 @@ def test_count_right_against_sorting():
     assert counts.examples == kept.sum()
     assert counts.top1 == (order[kept, 0] == label[kept]).sum()
     assert counts.top5 == (order[kept, :5] == label[kept, None]).sum()
-    np.testing.assert_allclose(counts.loss, -np.log(probabilities[kept, label[kept]]).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(counts.likelihood, np.where(kept, probabilities[np.arange(40), label], 1))
 
 
 def test_a_net_that_says_the_same_of_all_classes_has_nothing_right():
@@ -223,6 +223,20 @@ def test_every_example_counts_once_and_the_padding_never():
     probabilities = predict(state.net, state.variables, state.mean, whole.image[:11])
     assert in_two.examples == 11
     assert in_two.top1 == pytest.approx(np.mean(np.argmax(probabilities, 1) == whole.label[:11]))
+
+
+@eight_devices
+def test_the_loss_is_the_same_to_the_last_bit_on_one_device_and_on_eight():
+    state, whole = small_state(), small_batch(n=32)
+    model, many = Model(state.net, state.variables, state.mean), sharding.data_mesh()
+
+    def on(mesh, each=2):
+        rows, mask = each * mesh.size, np.ones(32, np.float32)
+        mask[29:] = 0
+        parts = (slice(first, first + rows) for first in range(0, 32, rows))
+        return score(model, [Batch(whole.image[some], whole.label[some], mask[some]) for some in parts], mesh)
+
+    assert on(sharding.first_of(many, 1)) == on(sharding.first_of(many, 4)) == on(many)
 
 
 def test_an_ensemble_averages_softmaxes():

@@ -1,11 +1,11 @@
 """Top-1 and top-5 accuracy over a split, each example counted once."""
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -107,7 +107,8 @@ def score_together(
     Returns:
         One `Scores` per model, in order, and one more for their average if there are several.
     """
-    totals: list[Counts] | None = None
+    waiting: list[Counts] = []
+    found: list[list[Counts]] = []  # of each batch, on the host
     classes = 0
     for rows in batches:
         batch = sharding.place(rows, mesh)
@@ -117,11 +118,16 @@ def score_together(
             softmaxes.append(sum(softmaxes[1:], softmaxes[0]) / len(models))
         counts = [count_right(softmax, batch.label, batch.mask) for softmax in softmaxes]
         # At most two batches are in flight: the device never waits, and a split of any size fits.
-        totals = counts if totals is None else jax.tree.map(jnp.add, jax.block_until_ready(totals), counts)
-    return [_shares(jax.device_get(total), classes) for total in totals or []]
+        found += [jax.device_get(waiting)] if waiting else []
+        waiting = sharding.replicate(counts, mesh)
+    found += [jax.device_get(waiting)] if waiting else []
+    return [_shares(of_one, classes) for of_one in zip(*found, strict=True)]
 
 
-def _shares(counts: Counts, classes: int) -> Scores:
-    examples = int(counts.examples)
-    top1, top5, loss = (float(count) / examples for count in (counts.top1, counts.top5, counts.loss))
-    return Scores(examples, top1, top5, loss, classes)
+def _shares(counts: Sequence[Counts], classes: int) -> Scores:
+    """The scores of one net, whose counts are those of each batch."""
+    examples, top1, top5 = (int(sum(part)) for part in list(zip(*counts, strict=True))[:3])
+    likelihood = np.concatenate([one.likelihood for one in counts]).astype(np.float64)
+    # Exact, so that it does not matter which examples were on a device together.
+    nats = math.fsum(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)))
+    return Scores(examples, top1 / examples, top5 / examples, nats / examples, classes)

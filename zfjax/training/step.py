@@ -31,12 +31,12 @@ class StepMetrics(NamedTuple):
 
 @shown_by_shape
 class Counts(NamedTuple):
-    """Sums over examples."""
+    """What is right in a batch."""
 
     examples: Int[Array, ""]
     top1: Int[Array, ""]
     top5: Int[Array, ""]
-    loss: Float[Array, ""]
+    likelihood: Float[Array, " n"]  # probability of each example's label; 1 if it is masked
 
 
 @functools.partial(jax.jit, donate_argnames="state")
@@ -101,10 +101,9 @@ def count_right(probabilities: Float[Array, "n classes"], label: Int[Array, " n"
     of_label = jnp.take_along_axis(probabilities, label[:, None], axis=1)
     # Ties and NaN count as wrong: a net that says the same for all classes gets nothing right.
     better = jnp.sum(~(probabilities < of_label), axis=1) - 1
-    nats = -jnp.log(jnp.maximum(of_label[:, 0], jnp.finfo(of_label.dtype).tiny))
     return Counts(
         examples=jnp.sum(counted, dtype=jnp.int32),
         top1=jnp.sum(counted & (better < 1), dtype=jnp.int32),
         top5=jnp.sum(counted & (better < 5), dtype=jnp.int32),
-        loss=jnp.sum(jnp.where(counted, nats, 0.0)),
+        likelihood=jnp.where(counted, of_label[:, 0], jnp.ones((), of_label.dtype)),
     )
