@@ -452,7 +452,8 @@ def test_evaluate_scores_runs_and_their_average(finished):
     shutil.copytree(workdir, workdir.with_name("copy"))
     # Batches of 5 are of 8, as many as there are devices.
     one, same, average = evaluation.evaluate_runs([workdir, workdir.with_name("copy")], batch_size=5)
-    assert one.single_crop == (outcome.scores if ON_CPU else pytest.approx(outcome.scores, rel=1e-5))
+    # Not the same bits: training scores other numbers of pictures at a time.
+    assert one.single_crop == pytest.approx(outcome.scores, rel=1e-6 if ON_CPU else 1e-5)
     assert same[1:] == one[1:]
     assert average.single_crop.top1 == one.single_crop.top1
     assert average.name == "average of 2"
