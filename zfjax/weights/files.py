@@ -61,12 +61,19 @@ def read(path: str | os.PathLike[str]) -> TensorFile:
     if start.startswith((torch_files.ZIP, torch_files.PICKLE)):
         tensors, unread = torch_files.read(path)
         return TensorFile(tensors, {}, unread)
-    for begins, what in _OTHERS.items():
-        if start.startswith(begins) if begins else not start:
-            raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
+    if what := other_kind(start):
+        raise UserError(f"{path} {what}; expected a file of weights, {KINDS}")
     if path.suffix.lower() == SAFETENSORS:
         return _read_safetensors(path)  # reports what is wrong with it
     raise UserError(f"{path} is not a file of weights that zfjax knows; expected {KINDS}")
+
+
+def other_kind(content: bytes) -> str:
+    """What a file is instead, by its first bytes, such as "is empty"; empty if it may hold weights."""
+    for begins, what in _OTHERS.items():
+        if content.startswith(begins) if begins else not content:
+            return what
+    return ""
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> epath.Path:
