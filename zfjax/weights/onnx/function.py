@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from zfjax.console.errors import UserError
 from zfjax.console.text import listed, shown_by_shape
 from zfjax.transform.functions import Fixed
-from zfjax.weights.onnx.batch import Shape
+from zfjax.weights.onnx.batch import Batch, Shape
 from zfjax.weights.onnx.evaluation import evaluate
 from zfjax.weights.onnx.folding import folded
 from zfjax.weights.onnx.graph import Graph, Node, Port, described, readers
@@ -84,21 +84,18 @@ class OnnxFunction(Fixed):
             array = jnp.asarray(image).astype(dtype_here(port.dtype))
             values[port.name] = Maps(array) if self.channels_last else array
             _check_input(port, values[port.name].shape)
-        found = evaluate(self.graph, values, self.shapes)
-        self._check_batch(images, found)
+        own = self.shapes[ports[0].name][0] if ports and self.shapes[ports[0].name] else 1
+        found = evaluate(self.graph, values, Batch(self.shapes, own))
+        if ports and images[0].ndim and images[0].shape[0] != own:
+            self._check_batch(images[0].shape[0], own, found)
         return found[0] if len(found) == 1 else found
 
-    def _check_batch(self, images: Iterable[Array | np.ndarray], found: tuple[Array, ...]) -> None:
-        given, port = next(iter(images), np.zeros(())), self.graph.inputs[0] if self.graph.inputs else None
-        own = self.shapes.get(port.name) if port else None
-        if not own or not given.ndim or own[0] == given.shape[0]:
-            return
+    def _check_batch(self, count: int, own: int, found: tuple[Array, ...]) -> None:
         for name, output in zip(self.graph.outputs, found, strict=True):
-            there = self.shapes[name]
-            if there and there[0] == own[0] and output.shape[:1] != given.shape[:1]:
+            if self.shapes[name][:1] == (own,) and output.shape[:1] != (count,):
                 raise UserError(
-                    f"the file is made for {own[0]} images at a time, got {given.shape[0]}: export it with a batch that"
-                    " may vary (dynamic_axes, dynamic_shapes)"
+                    f"the file is made for {own} images at a time, got {count}: export it with a batch that may vary"
+                    " (dynamic_axes, dynamic_shapes)"
                 )
 
 
@@ -136,7 +133,7 @@ def _traced(graph: Graph, params: PyTree, image_size: int) -> dict[str, Shape]:
     def run(params: PyTree, *images: Array) -> tuple[Array, ...]:
         values: dict[str, Held] = {**graph.tensors, **params}
         values.update((port.name, image) for port, image in zip(graph.inputs, images, strict=True))
-        found = evaluate(graph, values, {})
+        found = evaluate(graph, values)
         shapes.update((name, sized(tuple(value.shape))) for name, value in values.items())
         return found
 
