@@ -6,6 +6,7 @@ from .console.errors import UserError as UserError
 from .experiments.gallery import top_activations as top_activations
 from .experiments.occlusion import occlusion as occlusion
 from .models import ConvNet as ConvNet
+from .models import Model as Model
 from .models import alexnet as alexnet
 from .models import alexnet_torchvision as alexnet_torchvision
 from .models import layer as layer

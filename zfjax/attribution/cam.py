@@ -16,13 +16,16 @@ from zfjax.ops.arguments import array
 from zfjax.ops.precision import widened
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
+from zfjax.transform.places.cutting import Crossing
 
 Features = Float[Array | np.ndarray, "n height width maps"]
 Cam = Float[Array, "n height width"]
 
 
-def grad_cam(head: Fun, features: Features, target: Target) -> Cam:
+def grad_cam(head: Fun, features: Features | Crossing, target: Target) -> Cam:
     """ReLU(Σ_k α_k A^k), where α_k is the mean over the map of ∂ score / ∂ A^k.
+
+    Features and head are what `zfjax.split(net, variables, name)` or `model.split(name)` make, as for all CAMs.
 
     Paper: Selvaraju et al. 2016, "Grad-CAM", section 3.
 
@@ -35,7 +38,7 @@ def grad_cam(head: Fun, features: Features, target: Target) -> Cam:
     return _grad_cam(asked_of_maps(head, features, target))
 
 
-def grad_cam_plus_plus(head: Fun, features: Features, target: Target) -> Cam:
+def grad_cam_plus_plus(head: Fun, features: Features | Crossing, target: Target) -> Cam:
     """Like `grad_cam`, with α_k = Σ_ij g⁺ / (2 + g⁺ Σ_ab A^k_ab), where g⁺ is the positive part of the gradient.
 
     That is the paper's α^k_ij · ReLU(g) with g² canceled. The maps should be rectified. pytorch-grad-cam adds 1e-6 to
@@ -46,7 +49,7 @@ def grad_cam_plus_plus(head: Fun, features: Features, target: Target) -> Cam:
     return _grad_cam_plus_plus(asked_of_maps(head, features, target))
 
 
-def layer_cam(head: Fun, features: Features, target: Target) -> Cam:
+def layer_cam(head: Fun, features: Features | Crossing, target: Target) -> Cam:
     """ReLU(Σ_k ReLU(g) · A^k): each cell has its own weight, so that lower layers give finer maps.
 
     Paper: Jiang et al. 2021, "LayerCAM", section III.
@@ -98,12 +101,17 @@ def upsample(cam: Float[Array | np.ndarray, "n height width"], size: int | Pair)
     return jax.image.resize(cam, (cam.shape[0], *size), "bilinear", antialias=False)
 
 
-def asked_of_maps(head: Fun, features: Features, target: Target) -> Asked:
+def asked_of_maps(head: Fun, features: Features | Crossing, target: Target) -> Asked:
     """Check as `asked` does, and that the features have positions.
+
+    Of what crosses a cut, the value at the cut is asked about; what passes it by, as a skip connection does, stays.
 
     Raises:
         ValueError: the features have no positions.
     """
+    if isinstance(features, Crossing):
+        head = Partial(_Beside(), functions.live(head, name="head"), features.beside)
+        features = features.at
     check_maps("features", features)
     return asked(head, features, target, name="features")
 
@@ -145,8 +153,16 @@ def weighed(maps: Features, weights: Float[Array, "n maps"]) -> Cam:
 
 
 @functions.jit
-def _features(features_fun: Fun, images: Array) -> Array:
+def _features(features_fun: Fun, images: Array) -> Array | Crossing:
     return features_fun(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beside(functions.Fixed):
+    """A head as a function of the value at a cut alone."""
+
+    def __call__(self, head: Callable[[Crossing], Array], beside: tuple[Array, ...], at: Array) -> Array:
+        return head(Crossing(at, beside))
 
 
 @dataclasses.dataclass(frozen=True)

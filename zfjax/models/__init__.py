@@ -2,6 +2,7 @@
 
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import layer, layers, split
+from zfjax.models.model import Model
 from zfjax.models.presets import (
     alexnet,
     alexnet_torchvision,
@@ -18,6 +19,7 @@ from zfjax.models.table import layer_table
 
 __all__ = [
     "ConvNet",
+    "Model",
     "alexnet",
     "alexnet_torchvision",
     "layer",

@@ -137,12 +137,12 @@ class _Replaced:
         made: list[types.FunctionType] = []
         self._done[id(fun)] = lambda *args, **keywords: made[0](*args, **keywords)  # for what calls itself
         cells = fun.__closure__ or ()
-        contents = [cell.cell_contents if _is_full(cell) else None for cell in cells]
+        contents = [cell.cell_contents if is_full(cell) else None for cell in cells]
         parts = [self(part) for part in contents]
         defaults, keywords = self(fun.__defaults__), self(fun.__kwdefaults__)
         read = {}
         if fun.__globals__ is self._home:
-            there = (key for key in _globals(fun.__code__) if key in fun.__globals__)
+            there = (key for key in global_names(fun.__code__) if key in fun.__globals__)
             read = {key: part for key in there if (part := self(fun.__globals__[key])) is not fun.__globals__[key]}
         new = fun
         if read or _differ([*parts, defaults, keywords], [*contents, fun.__defaults__, fun.__kwdefaults__]):
@@ -168,7 +168,8 @@ def _differ(new: Any, old: Any) -> bool:
     return any(one is not other for one, other in zip(new, old, strict=True))
 
 
-def _is_full(cell: types.CellType) -> bool:
+def is_full(cell: types.CellType) -> bool:
+    """Whether a variable that a function closes over has a value yet."""
     try:
         cell.cell_contents  # noqa: B018
     except ValueError:
@@ -176,9 +177,9 @@ def _is_full(cell: types.CellType) -> bool:
     return True
 
 
-def _globals(code: types.CodeType) -> Iterator[str]:
+def global_names(code: types.CodeType) -> Iterator[str]:
     """The globals that a function reads, itself or in functions defined inside."""
     yield from (one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
-            yield from _globals(const)
+            yield from global_names(const)

@@ -1,7 +1,7 @@
 """A program as one graph: the equations of a jaxpr and of all that it calls, with values shared across calls."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,13 @@ class Graph:
         return value
 
 
-def _scopes(equation: jaxprs.Equation) -> Iterator[str]:
+def _scopes(equation: jaxprs.Equation) -> list[str]:
     stack = getattr(equation.source_info.name_stack, "stack", ())
-    # What names a transformation or a jitted function is no scope.
-    names = (entry.name for entry in stack if type(entry).__name__ == "Scope")
-    return (part for name in names for part in name.split("/") if part)
+    scopes: list[str] = []
+    for entry in stack:
+        if type(entry).__name__ != "Scope":  # a transformation or a jitted function
+            continue
+        module, dot, _ = entry.name.partition(".")
+        if not (dot and scopes and scopes[-1] == module):  # Linen's name of a module's method
+            scopes.extend(part for part in entry.name.split("/") if part)
+    return scopes

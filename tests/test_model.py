@@ -1,0 +1,359 @@
+"""`zfjax.Model`: names, cuts and geometry of anybody's model."""
+
+import functools
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import zfjax
+from zfjax.transform.places.cutting import Crossing
+
+CASES = [(library, architecture) for architecture in zoo.ARCHITECTURES for library in zoo.LIBRARIES]
+IMAGES = jax.random.normal(jax.random.key(1), (2, zoo.SIDE, zoo.SIDE, 3))
+
+# What follows `make.…` calls in zoo.py, by name and kind, for a library that leaves no other names than the weights'.
+PLACES = {
+    "chain": "conv1 conv1/relu conv1/pool conv2 conv2/relu fc1 fc1/relu fc2",
+    "residual": (
+        "stem stem/relu block1_conv1 block1_conv1/relu block1_conv2 block1_conv2/add block1_conv2/relu block2_conv1"
+        " block2_conv1/relu block2_conv2 shortcut shortcut/add shortcut/relu shortcut/mean head"
+    ),
+    "inception": (
+        "stem stem/relu narrow narrow/relu squeeze squeeze/relu wide wide/relu stem/pool after_pool after_pool/concat"
+        " mixed mixed/relu mixed/pool mixed/mean head"
+    ),
+    "mobilenet": (
+        "stem stem/relu6 depthwise depthwise/relu6 expand expand/relu6 project project/add project/mean squeeze"
+        " squeeze/relu excite excite/sigmoid excite/mul excite/mean head"
+    ),
+    "convnext": (
+        "stem stem_norm depthwise norm1 wide wide/gelu narrow layer_scale layer_scale/add layer_scale/mean head_norm"
+        " head"
+    ),
+    "vit": (
+        "patches positions norm1 query key value key/matmul1 key/softmax key/matmul2 out out/add norm2 wide wide/gelu"
+        " narrow narrow/add norm3 head"
+    ),
+}
+
+
+@functools.cache
+def model_of(library, architecture):
+    fun, weights = zoo.build(library, architecture, IMAGES)
+    return zfjax.Model(fun, IMAGES, weights=weights)
+
+
+@pytest.mark.parametrize(("library", "architecture"), CASES)
+def test_places_have_the_names_of_their_library_or_weights(library, architecture):
+    names = PLACES[architecture].split()
+    found = list(model_of(library, architecture).layers)
+    assert [full.removeprefix("Linen/").removeprefix("parts/") for full in found] == names
+
+
+@pytest.mark.parametrize(("library", "architecture"), CASES)
+def test_a_cut_at_any_place_is_the_activation_there_and_the_rest_of_the_model(library, architecture):
+    model = model_of(library, architecture)
+
+    ends = {name.rpartition("/")[2] for name in model.layers}
+
+    @jax.jit
+    def all_of(images):
+        zoo.Tapped.seen.clear()
+        whole = model(images)
+        seen = {name: y for name, y in zoo.Tapped.seen.items() if name in ends}
+        results = {}
+        for name in list(model.layers)[::3]:
+            features, head = model.split(name)
+            results[name] = head(features(images))
+        return whole, seen, model.activations(list(seen))(images), results
+
+    whole, seen, cuts, results = all_of(IMAGES)  # in one program, so that equal parts are computed once
+    assert len(seen) >= 4
+    for name, y in seen.items():
+        np.testing.assert_array_equal(cuts[name], y, err_msg=name)
+    for name, result in results.items():
+        np.testing.assert_array_equal(result, whole, err_msg=name)
+
+
+@pytest.mark.parametrize(("library", "architecture"), CASES)
+def test_costs_and_fields_do_not_depend_on_the_library(library, architecture):
+    plain = [place._replace(name="") for place in model_of("jnp", architecture).layers.values()]
+    assert [place._replace(name="") for place in model_of(library, architecture).layers.values()] == plain
+
+
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+def test_fields_are_what_the_pixels_tell(architecture):
+    """The pixels on which a unit in the middle depends, by its gradient, over images enough that no ReLU hides any."""
+    model = model_of("jnp", architecture)
+    images = jax.random.normal(jax.random.key(2), (24, zoo.SIDE, zoo.SIDE, 3))
+    placed = {name: place for name, place in model.layers.items() if len(place.shape) == 3 and place.receptive_field}
+    assert len(placed) >= 1
+
+    @jax.jit
+    def dependence(images):
+        found = {}
+        for name, place in placed.items():
+            y, pull = jax.vjp(model.layer(name), images)
+            row, column = (size // 2 for size in place.shape[:2])
+            (gradient,) = pull(jnp.zeros_like(y).at[:, row, column].set(1))
+            found[name] = jnp.abs(gradient).sum((0, 3)) > 0
+        return found
+
+    for name, depends in dependence(images).items():
+        place = placed[name]
+        for axis in (0, 1):
+            seen = np.flatnonzero(np.asarray(depends).any(1 - axis))
+            middle = place.offset[axis] + place.stride[axis] * (place.shape[axis] // 2)
+            reach = (place.receptive_field[axis] - 1) / 2
+            first, last = max(middle - reach, 0), min(middle + reach, zoo.SIDE - 1)
+            assert (seen[0], seen[-1]) == (first, last), name
+
+
+@pytest.mark.parametrize(("library", "architecture"), CASES)
+def test_grad_cam_by_name_is_the_formula(library, architecture):
+    layer = {"chain": "conv2", "residual": "block2_conv1", "inception": "wide", "mobilenet": "expand"}.get(
+        architecture, "depthwise" if architecture == "convnext" else "patches"
+    )
+    model = model_of(library, architecture)
+    features, head = model.split(layer)
+    cam = jax.jit(lambda images: zfjax.grad_cam(head, features(images), 3))(IMAGES)
+
+    @jax.jit
+    def formula(images):
+        def score(added):
+            zoo.Tapped.added = {layer: added}
+            result = model(images)[:, 3].sum()
+            zoo.Tapped.added = {}
+            return result, zoo.Tapped.seen[layer]
+
+        gradient, maps = jax.grad(score, has_aux=True)(jnp.zeros_like(model.layer(layer)(images)))
+        return jax.nn.relu((maps * gradient.mean((1, 2), keepdims=True)).sum(-1))
+
+    np.testing.assert_allclose(cam, formula(IMAGES), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["chain", "residual", "inception", "mobilenet"])
+def test_a_unit_is_sent_down_from_any_place(architecture):
+    model = model_of("nnx", architecture)
+    name = next(name for name in model.layers if name.endswith(("relu", "relu6", "gelu")))
+    fun = model.layer(name)
+    y, project = jax.jit(zfjax.deconvnet)(fun, IMAGES)
+    np.testing.assert_allclose(y, jax.jit(fun)(IMAGES), rtol=1e-5, atol=1e-6)
+    pixels = project(zfjax.strongest(y, unit=1))
+    assert pixels.shape == IMAGES.shape
+    assert jnp.abs(pixels).max() > 0
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for number in range(2):
+            x = Block(name=f"block{number}")(x)
+        return nn.Dense(4, name="head")(x.mean((1, 2)))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(nn.Conv(6, (3, 3), name="conv")(x))
+        return nn.relu(nn.Conv(6, (1, 1), name="project")(x) + y)
+
+
+@pytest.fixture(scope="module")
+def linen():
+    net = Net()
+    weights = zoo.filled(jax.eval_shape(net.init, jax.random.key(0), IMAGES))
+    return zfjax.Model(net.apply, IMAGES, weights=weights, classes=["a", "b", "c", "d"])
+
+
+def test_a_block_is_a_place_of_its_own(linen):
+    assert linen.layers["Net/block0"].kind == "block"
+    np.testing.assert_array_equal(linen.layer("block0")(IMAGES), linen.layer("block0/project/relu")(IMAGES))
+
+
+def test_what_passes_a_cut_by_crosses_it_too(linen):
+    features, head = linen.split("block1/conv")
+    acts = features(IMAGES)
+    assert isinstance(acts, Crossing)
+    assert len(acts.beside) == 1
+    np.testing.assert_array_equal(head(acts), linen(IMAGES))
+    changed = head(acts._replace(at=acts.at + 1))
+    assert not jnp.allclose(changed, linen(IMAGES))
+    features, head = linen.split("block0")
+    assert isinstance(features(IMAGES), jax.Array)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("convv", r"no layer 'convv' in the model; did you mean conv\?"),
+        ("conv", r"layer 'conv' could be Net/block0/conv, Net/block1/conv; name one of them"),
+        ("*/conv", r"layer '\*/conv' could be"),
+        ("nothing like it", r"no layer 'nothing like it' in the model; there are Net/block0/conv, "),
+    ],
+)
+def test_an_unknown_or_ambiguous_name_gets_the_nearest(linen, name, line):
+    for ask in (linen.layer, linen.split, lambda name: linen.activations([name])):
+        with pytest.raises(zfjax.UserError, match=line):
+            ask(name)
+
+
+@pytest.mark.parametrize("name", ["Net/block1/conv", "block1/conv", "*1/conv", "Net/*1/co?v"])
+def test_a_name_may_be_the_end_of_one_or_a_pattern(linen, name):
+    np.testing.assert_array_equal(linen.layer(name)(IMAGES), linen.layer("Net/block1/conv")(IMAGES))
+
+
+def test_other_batches_and_images_are_taken_as_the_function_takes_them(linen):
+    features, head = linen.split("block1/conv")
+    for shape in ((5, zoo.SIDE, zoo.SIDE, 3), (1, 17, 30, 3)):
+        images = jax.random.normal(jax.random.key(3), shape)
+        acts = features(images)
+        assert acts.at.shape == (*shape[:3], 6)
+        np.testing.assert_allclose(head(acts), linen(images), rtol=1e-5, atol=1e-6)
+
+
+def test_parts_are_pytrees_with_the_weights_as_leaves(linen):
+    features, head = linen.split("block0")
+
+    @jax.jit
+    def half(features, head, images):
+        return head(jax.tree.map(lambda x: x / 2, features)(images))
+
+    scaled = half(features, head, IMAGES)
+    assert scaled.shape == (2, 4)
+    assert not jnp.allclose(scaled, linen(IMAGES))
+    assert len(jax.tree.leaves(features)) == 10  # all of the model's weights
+
+
+def test_it_works_under_vmap_and_sharding(linen):
+    fun = linen.layer("block1")
+    batches = jnp.stack([IMAGES, IMAGES + 1])
+    np.testing.assert_allclose(jax.vmap(fun)(batches)[1], fun(IMAGES + 1), rtol=1e-5, atol=1e-5)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    split = jax.device_put(IMAGES, NamedSharding(mesh, P("data")))
+    found = jax.jit(fun)(split)
+    assert found.sharding.spec[0] == "data"
+    np.testing.assert_allclose(found, fun(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_above_the_place_is_computed(linen):
+    text = str(jax.make_jaxpr(linen.layer("block0/conv"))(IMAGES))
+    assert text.count("conv_general_dilated[") == 1
+    assert "dot_general" not in text
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda x: net(x), lambda net: net.__call__])
+def test_changed_weights_give_the_new_answer(wrap):
+    net, _ = zoo.build("nnx", "chain", IMAGES)
+    model = zfjax.Model(wrap(net), IMAGES)
+    fun, (features, head) = model.layer("conv1/relu"), model.split("conv1/relu")
+    before = fun(IMAGES), head(features(IMAGES)), zfjax.attribution.saliency(model, IMAGES, 1)
+    net.conv1.kernel[...] = net.conv1.kernel[...] * 2
+    net.fc2.bias[...] = net.fc2.bias[...] + 1
+    after = fun(IMAGES), head(features(IMAGES)), zfjax.attribution.saliency(model, IMAGES, 1)
+    for old, new in zip(before, after, strict=True):
+        assert not jnp.allclose(old, new)
+    np.testing.assert_allclose(after[1], net(IMAGES), rtol=1e-5, atol=1e-6)
+    assert next(iter(model.layers)) == "conv1"
+
+
+class Maps(eqx.Module):
+    """One image [C, H, W], as Equinox's layers take it."""
+
+    first: eqx.nn.Conv2d
+    pool: eqx.nn.MaxPool2d
+    second: eqx.nn.Conv2d
+
+    def __call__(self, x):
+        x = self.pool(jax.nn.relu(self.first(x)))
+        return jax.nn.relu(self.second(x)).mean((1, 2))
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "HWC", "CHW"])
+def test_layouts_are_said_once(layout):
+    keys = jax.random.split(jax.random.key(0))
+    net = Maps(eqx.nn.Conv2d(3, 8, 5, 2, key=keys[0]), eqx.nn.MaxPool2d(3, 2), eqx.nn.Conv2d(8, 4, 3, key=keys[1]))
+    move = (lambda x: x.transpose(2, 0, 1)) if layout.endswith("HWC") else (lambda x: x)
+    fun = (lambda x: net(move(x))) if layout[0] != "N" else jax.vmap(lambda x: net(move(x)))
+    shape = {"N": 2, "H": zoo.SIDE, "W": 20, "C": 3}
+    model = zfjax.Model(fun, [shape[axis] for axis in layout], layout=layout)
+    images = jax.random.normal(jax.random.key(2), (2, zoo.SIDE, 20, 3))
+    expected = jax.vmap(net)(images.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(model(images), expected, rtol=1e-5, atol=1e-6)
+    assert model.layers["first"].shape == (10, 8, 8)
+    assert [place.shape for place in model.layers.values()] == [
+        (10, 8, 8),
+        (10, 8, 8),
+        (4, 3, 8),
+        (2, 1, 4),
+        (2, 1, 4),
+        (4,),
+    ]
+    maps = model.layer("first")(images)
+    np.testing.assert_allclose(maps, jax.vmap(net.first)(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1), rtol=1e-5)
+    for name in model.layers:
+        features, head = model.split(name)
+        np.testing.assert_allclose(head(features(images)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_example_in_another_layout_is_refused():
+    with pytest.raises(ValueError, match=r'the layout NHWC, got one of shape \[1, 3, 24, 24\]; say layout="NCHW" if'):
+        zfjax.Model(lambda x: x, (1, 3, 24, 24))
+    with pytest.raises(ValueError, match=r"an example in the layout NHWC, got one of shape \[24, 24, 3\]"):
+        zfjax.Model(lambda x: x, (24, 24, 3))
+
+
+def test_places_without_any_names_are_counted_by_kind():
+    kernels = [zoo.draw("a", (3, 3, 3, 4)), zoo.draw("b", (3, 3, 4, 4)), zoo.draw("c", (4, 2))]
+
+    def fun(x):
+        for kernel in kernels[:2]:
+            dims = ("NHWC", "HWIO", "NHWC")
+            x = jax.nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=dims))
+        return x.mean((1, 2)) @ kernels[2]
+
+    model = zfjax.Model(fun, IMAGES)
+    assert list(model.layers) == ["conv1", "relu1", "conv2", "relu2", "mean1", "dense1"]
+    assert [place.parameters for place in model.layers.values()] == [108, 0, 144, 0, 0, 8]
+
+
+def test_the_table_says_what_there_is(linen):
+    lines = str(linen).splitlines()
+    assert lines[0].split() == [
+        "layer",
+        "kind",
+        "output",
+        "parameters",
+        "multiply-adds",
+        *["receptive", "field", "stride", "offset"],
+    ]
+    (conv,) = (line for line in lines if line.startswith("Net/block0/conv "))
+    assert conv.split() == ["Net/block0/conv", "conv", "24×24×6", "168", f"{24 * 24 * 27 * 6:,}", "3×3", "1", "0"]
+    assert lines[-1].split()[:2] == ["total", f"{sum(leaf.size for leaf in jax.tree.leaves(linen._weights)):,}"]
+    assert "whole image" in lines[-2]
+
+
+def test_our_own_nets_fields_are_those_of_their_table():
+    net = zfjax.zfnet(10, width=0.125, image_size=64)
+    variables = zoo.filled(jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    model = zfjax.Model(lambda variables, x: net.apply(variables, x)[0], (1, 64, 64, 3), weights=variables)
+    rows = [row for row in zfjax.layer_table(net) if not row.name.startswith("dropout")]
+    for row in rows:
+        if row.name.startswith(("conv", "fc")):
+            place = model.layers[next(name for name in model.layers if name.endswith(f"/{row.name}"))]
+            assert (place.receptive_field, place.parameters) == (row.receptive_field, row.parameters), row.name
+            assert place.multiply_adds == row.multiply_adds
+
+
+def test_a_model_without_preprocessing_says_so(linen):
+    assert linen.classes == ("a", "b", "c", "d")
+    assert linen.image_shape == (zoo.SIDE, zoo.SIDE, 3)
+    with pytest.raises(zfjax.UserError, match="does not know what to make of a picture"):
+        linen.preprocess(np.zeros((1, 4, 4, 3), np.uint8))

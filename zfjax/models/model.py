@@ -1,0 +1,373 @@
+"""A model: a function of images with named places, whoever wrote it."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from zfjax.console.errors import UserError
+from zfjax.console.text import align
+from zfjax.ops.arguments import described
+from zfjax.ops.windows import Pair
+from zfjax.transform import functions, jaxprs
+from zfjax.transform.places import cutting, reading
+from zfjax.transform.places import weights as named_weights
+from zfjax.transform.places.cutting import Crossing
+from zfjax.transform.places.names import find
+from zfjax.transform.places.reading import Spot
+
+Images = Float[Array | np.ndarray, "n height width channels"]
+Squares = UInt8[Array | np.ndarray, "n height width 3"]
+Axes = Literal["NHWC", "NCHW", "HWC", "CHW"]
+
+
+class Place(NamedTuple):
+    """One of a model's places: a layer's result, or a block's.
+
+    Attributes:
+        name: such as block1/conv2/relu.
+        kind: conv, dense, relu, pool, norm, add, concat, … or block.
+        shape: of one image's activations, channels last: (height, width, maps), (tokens, maps) or (maps,).
+        parameters: how many numbers the layer holds.
+        multiply_adds: per image.
+        receptive_field: pixels (height, width) that one unit sees, the most if units differ; None for the whole image.
+        stride: pixels between the fields of neighboring units; None where units differ.
+        offset: the pixel at the center of the first unit's field, the image's first pixel being 0; None likewise.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    receptive_field: Pair | None
+    stride: tuple[float, float] | None
+    offset: tuple[float, float] | None
+
+
+class Model:
+    """A function of images with named places.
+
+    The places are read from the function's jaxpr, so it may come from Flax (Linen or NNX), Equinox, Haiku, ONNX or
+    plain `jnp`. `print(model)` shows them. Places are named by the library's scopes, where it leaves any, else by the
+    weights that they read, such as `block1/conv2`; what has no weights is named after the layer below, such as
+    `block1/conv2/relu`; without any names, places are counted by kind: conv1, relu1, conv2.
+
+    A function whose weights change gives the new answer at the next call.
+
+    Attributes:
+        classes: the names of its outputs, or None.
+
+    >>> def fun(weights, images):
+    ...     maps = jax.lax.conv(images.transpose(0, 3, 1, 2), weights["conv"]["kernel"], (2, 2), "SAME")
+    ...     return jax.nn.relu(maps).mean((2, 3)) @ weights["head"]["kernel"]
+    >>> weights = {"conv": {"kernel": jnp.ones((8, 3, 5, 5))}, "head": {"kernel": jnp.ones((8, 10))}}
+    >>> model = zfjax.Model(fun, (1, 32, 32, 3), weights=weights)
+    >>> list(model.layers)
+    ['conv', 'conv/relu', 'conv/mean', 'head']
+    >>> model.layers["conv/relu"].receptive_field
+    (5, 5)
+    >>> model.layer("relu")(jnp.ones((2, 32, 32, 3))).shape
+    (2, 16, 16, 8)
+    """
+
+    def __init__(
+        self,
+        fun: Callable,
+        images: Any,
+        *,
+        weights: PyTree | None = None,
+        classes: Sequence[str] | None = None,
+        preprocess: Callable[[Squares], Images] | None = None,
+        layout: Axes = "NHWC",
+    ):
+        """Trace a function once.
+
+        Args:
+            fun: from images to logits [N, classes], or to anything; `fun(weights, images)` where weights are given.
+            images: an example of what it takes, or the shape of one.
+            weights: a pytree, so that compiled programs take the weights as arguments.
+            classes: names of the outputs.
+            preprocess: makes images, float [N, H, W, C], of RGB uint8 [N, H, W, 3].
+            layout: of what the function takes; one image, without an axis for the batch, for "HWC" and "CHW".
+
+        Raises:
+            TypeError: fun cannot be called.
+            ValueError: the example has another layout.
+        """
+        if not callable(fun):
+            raise TypeError(f"fun: expected a function of images, got {described(fun)}")
+        example = images if hasattr(images, "shape") else jax.ShapeDtypeStruct(tuple(images), jnp.float32)
+        self._program = _Program(fun, layout, weights is not None)
+        self._weights = () if weights is None else weights
+        self._example = _channels_last_shape(example, layout)
+        self.classes = None if classes is None else tuple(classes)
+        self._preprocess = preprocess
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the example."""
+        height, width, channels = self._example.shape[1:]
+        return height, width, channels
+
+    @functools.cached_property
+    def layers(self) -> Mapping[str, Place]:
+        """The places by name, bottom first, with what they see and cost for images like the example."""
+        spots = self._program.spots(self._weights, self._example)
+        return MappingProxyType({name: _place(name, spot, self._example.shape[0]) for name, spot in spots.items()})
+
+    def __call__(self, images: Images) -> PyTree:
+        """The function's result for images [N, H, W, C] in its own units."""
+        return self._program(self._weights, images)
+
+    def preprocess(self, squares: Squares) -> Images:
+        """Images as the function takes them, of RGB pictures in 0..255.
+
+        Raises:
+            UserError: the model does not know how.
+        """
+        if self._preprocess is None:
+            raise UserError(
+                "this model does not know what to make of a picture: Model(…, preprocess=) takes a function of RGB"
+                " uint8 [N, H, W, 3], or zfjax.weights.Preprocessing(mean, std)"
+            )
+        return self._preprocess(squares)
+
+    def layer(self, name: str) -> Partial:
+        """The function from images to the activations at a place, channels last; nothing above is computed.
+
+        Args:
+            name: of the place; the end of its name is enough if no other ends so; or a pattern, such as `*/Conv_3`.
+
+        Returns:
+            A function of images [N, H, W, C], for any N, and any H and W that the model's function takes. It is a
+            pytree with the weights as leaves.
+
+        Raises:
+            UserError: no place or several have this name.
+        """
+        return Partial(_Below(self._program, find(name, self.layers)), self._weights)
+
+    def activations(self, names: Sequence[str]) -> Partial:
+        """The function from images to the activations at several places, a dict by the names as given."""
+        full = {name: find(name, self.layers) for name in names}
+        return Partial(_Activations(self._program, tuple(full.items())), self._weights)
+
+    def split(self, name: str) -> tuple[Partial, Partial]:
+        """Cut the model at a place.
+
+        Returns:
+            features: from images to the activations at the place, channels last. Where a skip connection passes the
+                place by, a `Crossing` that holds these as `at` and the others as `beside`.
+            head: from what `features` gives to the model's result.
+
+        Raises:
+            UserError: no place or several have this name.
+        """
+        full = find(name, self.layers)
+        size = self._example.shape[1:]
+        return (
+            Partial(_Features(self._program, full), self._weights),
+            Partial(_Head(self._program, full, size), self._weights),
+        )
+
+    def __str__(self) -> str:
+        """The table of places."""
+        header = ("layer", "kind", "output", "parameters", "multiply-adds", "receptive field", "stride", "offset")
+        return align([header, *map(_cells, self.layers.values()), self._sums()])
+
+    def _sums(self) -> tuple[str, ...]:
+        spots = self._program.spots(self._weights, self._example)
+        leaves = {path: size for spot in spots.values() for path, size in spot.leaves.items()}
+        multiply_adds = sum(spot.multiply_adds for spot in spots.values() if spot.kind != "block")
+        each = multiply_adds // self._example.shape[0]
+        return ("total", "", "", f"{sum(leaves.values()):,}", f"{each:,}", "", "", "")
+
+
+class _Program:
+    """A function of (weights, images [N, H, W, C]), and what has been read of it."""
+
+    def __init__(self, fun: Callable, layout: str, takes_weights: bool):
+        self.fun = fun
+        self._layout = layout
+        self._takes_weights = takes_weights
+        self._read: dict[Any, dict[str, Spot]] = {}
+        self.sizes: dict[tuple[int, ...], None] = {}  # height, width, channels of images that were cut
+
+    def __call__(self, weights: PyTree, images: Images) -> PyTree:
+        _check_images(images)
+        images = jnp.asarray(images)
+        fun = functools.partial(self.fun, weights) if self._takes_weights else self.fun
+        if self._layout[-3] == "C":
+            images = images.transpose(0, 3, 1, 2)
+        return fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
+
+    def trace(self, weights: PyTree, images: Any) -> tuple[jex.ClosedJaxpr, Any]:
+        """The jaxpr, whose last input is the images, and the structure of its result."""
+        function = functions.live(self.fun)
+        program = _Program(function, self._layout, self._takes_weights)
+        # A new function each time: JAX keeps its traces by identity.
+        closed, out = jax.make_jaxpr(lambda *arguments: program(*arguments), return_shape=True)(weights, images)
+        return closed, jax.tree.structure(out)
+
+    def spots(self, weights: PyTree, images: Any, closed: jex.ClosedJaxpr | None = None) -> dict[str, Spot]:
+        """The places, by name."""
+        closed = closed or self.trace(weights, images)[0]
+        key = tuple(images.shape), _signature(closed.jaxpr)
+        if key not in self._read:
+            names = named_weights.paths(weights)
+            held = {} if self._takes_weights else named_weights.held(self.fun)
+            self._read[key] = reading.read(closed, names, held, (0, 1, 2))
+        return self._read[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Below:
+    """The `func` of the Partial that `Model.layer` returns."""
+
+    program: _Program
+    name: str
+
+    def __call__(self, weights: PyTree, images: Images) -> Float[Array, "n ..."]:
+        return _Activations(self.program, ((self.name, self.name),))(weights, images)[self.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Activations:
+    """The `func` of the Partial that `Model.activations` returns."""
+
+    program: _Program
+    names: tuple[tuple[str, str], ...]
+
+    def __call__(self, weights: PyTree, images: Images) -> dict[str, Float[Array, "n ..."]]:
+        closed, _ = self.program.trace(weights, images)
+        spots = [_found(self.program.spots(weights, images, closed), full) for _, full in self.names]
+        part = cutting.up_to(closed, [spot.site for spot in spots])
+        values = jaxprs.evaluate(part.jaxpr, part.consts, [*jax.tree.leaves(weights), images])
+        return {
+            name: spot.layout.forward(value) for (name, _), spot, value in zip(self.names, spots, values, strict=True)
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """The `func` of the first Partial that `Model.split` returns."""
+
+    program: _Program
+    name: str
+
+    def __call__(self, weights: PyTree, images: Images) -> Float[Array, "n ..."] | Crossing:
+        parts, spot, _ = _cut(self.program, self.name, weights, images)
+        self.program.sizes[tuple(images.shape[1:])] = None
+        at, *beside = jaxprs.evaluate(parts.below.jaxpr, parts.below.consts, [*jax.tree.leaves(weights), images])
+        return Crossing(spot.layout.forward(at), tuple(beside)) if beside else spot.layout.forward(at)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """The `func` of the second Partial that `Model.split` returns."""
+
+    program: _Program
+    name: str
+    size: tuple[int, ...]  # of the example: height, width, channels
+
+    def __call__(self, weights: PyTree, acts: Float[Array | np.ndarray, "n ..."] | Crossing) -> PyTree:
+        at, beside = acts if isinstance(acts, Crossing) else (jnp.asarray(acts), ())
+        shapes = [tuple(value.shape) for value in (at, *beside)]
+        for size in dict.fromkeys((self.size, *reversed(self.program.sizes))):
+            images = jax.ShapeDtypeStruct((len(at), *size), jnp.float32)
+            parts, spot, out = _cut(self.program, self.name, weights, images)
+            expected = [spot.shape, *(tuple(aval.shape) for aval in parts.below.out_avals[1:])]
+            if shapes == expected:
+                values = [*jax.tree.leaves(weights), spot.layout.back(at), *beside]
+                return jax.tree.unflatten(out, jaxprs.evaluate(parts.above.jaxpr, parts.above.consts, values))
+        raise ValueError(f"acts: expected what the first function of split({self.name!r}) returns, got {shapes}")
+
+
+def _cut(program: _Program, name: str, weights: PyTree, images: Any) -> tuple[cutting.Cut, Spot, Any]:
+    closed, out = program.trace(weights, images)
+    spot = _found(program.spots(weights, images, closed), name)
+    return cutting.cut(closed, spot.site, len(jax.tree.leaves(weights))), spot, out
+
+
+def _found(spots: Mapping[str, Spot], name: str) -> Spot:
+    if name not in spots:
+        raise UserError(f"for images of this shape the model has no layer {name!r}")
+    return spots[name]
+
+
+def _signature(jaxpr: jex.Jaxpr) -> tuple:
+    """What tells programs with other places apart."""
+    return tuple(_kinds(jaxpr))
+
+
+def _kinds(jaxpr: jex.Jaxpr) -> Iterator[str]:
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        if equation.primitive.name in jaxprs.CALLS:
+            yield from _kinds(jaxprs.body(equation).jaxpr)
+
+
+def _place(name: str, spot: Spot, count: int) -> Place:
+    place = Place(
+        name, spot.kind, spot.shape[1:], sum(spot.leaves.values()), spot.multiply_adds // count, None, None, None
+    )
+    if spot.fields is None:
+        return place
+    height, width = spot.fields
+    place = place._replace(receptive_field=(height.size, width.size))
+    if math.isnan(height.stride) or math.isnan(width.stride):
+        return place
+    return place._replace(stride=(height.stride, width.stride), offset=(height.offset, width.offset))
+
+
+def _cells(place: Place) -> tuple[str, ...]:
+    return (
+        place.name,
+        place.kind,
+        "×".join(map(str, place.shape)),
+        f"{place.parameters:,}",
+        f"{place.multiply_adds:,}",
+        "whole image" if place.receptive_field is None else "×".join(map(str, place.receptive_field)),
+        _pair(place.stride),
+        _pair(place.offset),
+    )
+
+
+def _pair(pair: tuple[float, float] | None) -> str:
+    if pair is None:
+        return ""
+    return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g}×{pair[1]:g}"
+
+
+def _channels_last_shape(example: Any, layout: str) -> jax.ShapeDtypeStruct:
+    """The shape [N, H, W, C] of an example in a layout."""
+    shape = tuple(example.shape)
+    if len(shape) != len(layout):
+        raise ValueError(f"images: expected an example in the layout {layout}, got one of shape {list(shape)}")
+    if layout[0] != "N":
+        shape = (1, *shape)
+    shape = (shape[0], *shape[2:], shape[1]) if layout[-3] == "C" else shape
+    if shape[3] > 4 >= min(shape[1:3]):
+        other = layout.replace("HWC", "CHW") if layout.endswith("HWC") else layout.replace("CHW", "HWC")
+        raise ValueError(
+            f"images: expected an example in the layout {layout}, got one of shape {list(example.shape)};"
+            f' say layout="{other}" if that is what the function takes'
+        )
+    return jax.ShapeDtypeStruct(shape, example.dtype)
+
+
+def _check_images(images: Any) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"images: expected floating-point numbers as the model takes them, got {images.dtype}")
+    if images.ndim != 4:
+        raise ValueError(f"images: expected [N, H, W, C], got {list(images.shape)}")

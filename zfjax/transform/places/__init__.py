@@ -1,0 +1,1 @@
+"""Named places of any program, and the program cut at them."""
