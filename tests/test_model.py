@@ -13,6 +13,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import zfjax
+from zfjax import summary
+from zfjax.console import command
+from zfjax.models.nets import NetModel
 from zfjax.transform.places.cutting import Crossing
 
 CASES = [(library, architecture) for architecture in zoo.ARCHITECTURES for library in zoo.LIBRARIES]
@@ -357,3 +360,73 @@ def test_a_model_without_preprocessing_says_so(linen):
     assert linen.image_shape == (zoo.SIDE, zoo.SIDE, 3)
     with pytest.raises(zfjax.UserError, match="does not know what to make of a picture"):
         linen.preprocess(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def test_our_own_nets_are_models_with_fast_paths():
+    net = zfjax.zfnet(10, width=0.125, image_size=64)
+    variables = zoo.filled(jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    model = NetModel(net, variables, classes=list("abcdefghij"))
+    rows = {row.name: row for row in zfjax.layer_table(net) if not row.name.startswith("drop")}
+    assert list(model.layers) == list(rows)
+    for name, place in model.layers.items():
+        row = rows[name]
+        assert (place.receptive_field, place.offset, place.parameters) == (
+            row.receptive_field,
+            row.offset,
+            row.parameters,
+        )
+        assert np.prod(place.shape) == np.prod(row.output)
+    assert model.parameters == sum(row.parameters for row in rows.values())
+    images = jnp.ones((2, 64, 64, 3))
+    assert model.layer("relu5").func == zfjax.layer(net, variables, "relu5").func  # what fast paths look for
+    features, head = model.split("relu5")
+    np.testing.assert_array_equal(head(features(images)), model(images))
+    assert model.activations(["relu1", "fc7"])(images)["fc7"].shape == (2, 512)
+    assert "fc8" in str(model)
+
+
+NETS = """
+import jax, jax.numpy as jnp, zfjax
+
+def mine():
+    def fun(weights, x):
+        return jax.nn.relu(x @ weights["first"]["kernel"]).mean((1, 2)) @ weights["head"]
+    weights = {"first": {"kernel": jnp.ones((3, 4))}, "head": jnp.ones((4, 2))}
+    return zfjax.Model(fun, (1, 8, 8, 3), weights=weights)
+
+def nothing():
+    return 3
+
+def failing():
+    raise ValueError("no weights here")
+"""
+
+
+def test_summary_shows_the_model_of_a_function_in_a_file(tmp_path, capsys):
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    assert command.run(summary.main, ["summary", f"--model={file}:mine", "--csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["layer", "first", "first/relu", "first/mean", "head"]
+    assert command.run(summary.main, ["summary", f"--model={file}:mine"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["total", "20"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--model=nets.py"], "--model=nets.py: expected FILE.py:NAME, where NAME is a function that returns"),
+        (["--model=none.py:mine"], "--model: no such file: 'none.py'; expected a path like nets.py:NAME"),
+        (["--model={}:mime"], "--model: no function 'mime' in {}; did you mean mine?"),
+        (["--model={}:nothing"], "--model: nothing() of {} returned int; expected a zfjax.Model"),
+        (["--model={}:failing"], "--model: failing() of {}: ValueError: no weights here"),
+        (["--model={}:mine", "--net=alexnet"], "--net has no meaning with --model, which is shown: leave it out"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_line(tmp_path, capsys, words, line):
+    file = tmp_path / "nets.py"
+    file.write_text(NETS)
+    assert command.run(summary.main, ["summary", *(word.format(file) for word in words)]) == 2
+    lines = [text for text in capsys.readouterr().err.splitlines() if text.startswith("zfjax: ")]
+    assert len(lines) == 1
+    assert line.format(file) in lines[0]

@@ -5,6 +5,8 @@ Examples:
       the paper's net at 1000 classes and 224 px
   python -m zfjax.summary --workdir=runs/shapes
       the net of a run
+  python -m zfjax.summary --model=nets.py:mine
+      any model: nets.py has a function mine() that returns a zfjax.Model
   python -m zfjax.summary --net=alexnet --markdown
       as a table for a Markdown file
   python -m zfjax.summary --net=zfnet --width=0.25 --image_size=64 --num_classes=10 --csv
@@ -39,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
         " resnet34 or resnet50.",
         flag_values=values,
     )
+    flags.DEFINE_string("model", "", "FILE.py:NAME of a function that returns a zfjax.Model.", flag_values=values)
     options.whole_number(values, "num_classes", 1000, "Units of the last layer.", smallest=1)
     flags.DEFINE_float("width", 1.0, "Scales the number of maps and fc units.", flag_values=values)
     options.whole_number(values, "image_size", 224, "Height and width in pixels.", smallest=1)
@@ -52,6 +55,12 @@ def main(argv: Sequence[str]) -> None:
             values, ("net", "num_classes", "width", "image_size"), "with --workdir, whose net is shown"
         )
 
+    if values.model:
+        command.reject_unused(
+            values, ("net", "num_classes", "width", "image_size", "workdir"), "with --model, which is shown"
+        )
+        _print_model(values)
+        return
     with Progress("building the net"):
         from zfjax.models import layer_table, preset, table
 
@@ -65,6 +74,19 @@ def main(argv: Sequence[str]) -> None:
             net = preset(values.net, values.num_classes, width=values.width, image_size=values.image_size)
     write = table.to_csv if values.csv else table.to_markdown if values.markdown else table.to_text
     print(write(layer_table(net)))
+
+
+def _print_model(values: flags.FlagValues) -> None:
+    with Progress("reading the model"):
+        from zfjax.models import places
+        from zfjax.runs.given import model_given
+
+        model = model_given(values.model)
+        rows = model.layers.values()
+    if values.csv:
+        print(places.to_csv(rows))
+    else:
+        print((places.to_markdown if values.markdown else places.to_text)(rows, model.parameters))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.extend.core as jex
@@ -15,9 +14,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from zfjax.console.errors import UserError
-from zfjax.console.text import align
+from zfjax.models.places import Place, place_of, to_text
 from zfjax.ops.arguments import described
-from zfjax.ops.windows import Pair
 from zfjax.transform import functions, jaxprs
 from zfjax.transform.places import cutting, reading
 from zfjax.transform.places import weights as named_weights
@@ -28,30 +26,6 @@ from zfjax.transform.places.reading import Spot
 Images = Float[Array | np.ndarray, "n height width channels"]
 Squares = UInt8[Array | np.ndarray, "n height width 3"]
 Axes = Literal["NHWC", "NCHW", "HWC", "CHW"]
-
-
-class Place(NamedTuple):
-    """One of a model's places: a layer's result, or a block's.
-
-    Attributes:
-        name: such as block1/conv2/relu.
-        kind: conv, dense, relu, pool, norm, add, concat, … or block.
-        shape: of one image's activations, channels last: (height, width, maps), (tokens, maps) or (maps,).
-        parameters: how many numbers the layer holds.
-        multiply_adds: per image.
-        receptive_field: pixels (height, width) that one unit sees, the most if units differ; None for the whole image.
-        stride: pixels between the fields of neighboring units; None where units differ.
-        offset: the pixel at the center of the first unit's field, the image's first pixel being 0; None likewise.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-    receptive_field: Pair | None
-    stride: tuple[float, float] | None
-    offset: tuple[float, float] | None
 
 
 class Model:
@@ -123,7 +97,13 @@ class Model:
     def layers(self) -> Mapping[str, Place]:
         """The places by name, bottom first, with what they see and cost for images like the example."""
         spots = self._program.spots(self._weights, self._example)
-        return MappingProxyType({name: _place(name, spot, self._example.shape[0]) for name, spot in spots.items()})
+        return MappingProxyType({name: place_of(name, spot, self._example.shape[0]) for name, spot in spots.items()})
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers all layers hold; what several of them read counts once."""
+        spots = self._program.spots(self._weights, self._example).values()
+        return sum({path: size for spot in spots for path, size in spot.leaves.items()}.values())
 
     def __call__(self, images: Images) -> PyTree:
         """The function's result for images [N, H, W, C] in its own units."""
@@ -182,15 +162,7 @@ class Model:
 
     def __str__(self) -> str:
         """The table of places."""
-        header = ("layer", "kind", "output", "parameters", "multiply-adds", "receptive field", "stride", "offset")
-        return align([header, *map(_cells, self.layers.values()), self._sums()])
-
-    def _sums(self) -> tuple[str, ...]:
-        spots = self._program.spots(self._weights, self._example)
-        leaves = {path: size for spot in spots.values() for path, size in spot.leaves.items()}
-        multiply_adds = sum(spot.multiply_adds for spot in spots.values() if spot.kind != "block")
-        each = multiply_adds // self._example.shape[0]
-        return ("total", "", "", f"{sum(leaves.values()):,}", f"{each:,}", "", "", "")
+        return to_text(self.layers.values(), self.parameters)
 
 
 class _Program:
@@ -315,38 +287,6 @@ def _kinds(jaxpr: jex.Jaxpr) -> Iterator[str]:
         yield equation.primitive.name
         if equation.primitive.name in jaxprs.CALLS:
             yield from _kinds(jaxprs.body(equation).jaxpr)
-
-
-def _place(name: str, spot: Spot, count: int) -> Place:
-    place = Place(
-        name, spot.kind, spot.shape[1:], sum(spot.leaves.values()), spot.multiply_adds // count, None, None, None
-    )
-    if spot.fields is None:
-        return place
-    height, width = spot.fields
-    place = place._replace(receptive_field=(height.size, width.size))
-    if math.isnan(height.stride) or math.isnan(width.stride):
-        return place
-    return place._replace(stride=(height.stride, width.stride), offset=(height.offset, width.offset))
-
-
-def _cells(place: Place) -> tuple[str, ...]:
-    return (
-        place.name,
-        place.kind,
-        "×".join(map(str, place.shape)),
-        f"{place.parameters:,}",
-        f"{place.multiply_adds:,}",
-        "whole image" if place.receptive_field is None else "×".join(map(str, place.receptive_field)),
-        _pair(place.stride),
-        _pair(place.offset),
-    )
-
-
-def _pair(pair: tuple[float, float] | None) -> str:
-    if pair is None:
-        return ""
-    return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g}×{pair[1]:g}"
 
 
 def _channels_last_shape(example: Any, layout: str) -> jax.ShapeDtypeStruct:

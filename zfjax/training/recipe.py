@@ -1,18 +1,14 @@
 """`--config=FILE.py[:ARG]` and `--config.KEY=VALUE`: command-line arguments as a configuration."""
 
-import importlib.machinery
-import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from zfjax.console import command
+from zfjax.console import command, scripts
 from zfjax.console.errors import UserError
-from zfjax.console.paths import user_path
 from zfjax.console.text import first_line, reason, whole_number
 from zfjax.training import config as defaults
 from zfjax.training.config import check, default, unknown_key, wrong_kind
@@ -85,16 +81,8 @@ def _recipe(words: str) -> ConfigDict:
 
 def _called(file: str, args: Sequence[str]) -> dict[Any, Any]:
     """Call `get_config` in a file and return its result as a dict."""
-    path = Path(user_path(file, "--config", local="like configs/folder.py[:ARG]"))
+    module = scripts.executed(file, "--config", "configs/folder.py[:ARG]")
     try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise UserError(f"--config: {what}: '{file}'; expected a path like configs/folder.py[:ARG]")
-        loader = importlib.machinery.SourceFileLoader("recipe", str(path))
-        spec = importlib.util.spec_from_loader(loader.name, loader)
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        loader.exec_module(module)
         returned = module.get_config(*args)
         if isinstance(returned, Mapping | ConfigDict):
             return dict(returned.items())

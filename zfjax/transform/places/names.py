@@ -140,8 +140,8 @@ def _own_modules(layers: Sequence[Unit]) -> dict[Unit, str]:
     outer = {"/".join(parts[:depth]) for parts in map(_parts, modules.values()) for depth in range(len(parts))}
     names = {}
     for unit, module in modules.items():
-        if module in outer and unit.kind in ("scale", "shift"):  # an array of its own beside modules
-            names[unit] = next(iter(unit.leaves))
+        if module in outer and (unit.kind in ("scale", "shift") or (not module and any(modules.values()))):
+            names[unit] = next(iter(unit.leaves))  # an array of its own beside modules
         else:
             names[unit] = f"{module}/{unit.kind}" if module and (module in outer or shared[module] > 1) else module
     return {unit: name for unit, name in names.items() if not all(map(str.isdigit, _parts(name)))}
