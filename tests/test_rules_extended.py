@@ -50,7 +50,7 @@ def test_a_rule_may_use_the_forward_value():
 
 def test_a_rule_that_is_never_found_warns_with_its_name():
     with pytest.warns(zfjax.RuleWarning, match="^no swihs found in the function") as caught:
-        signal(lambda x: swish(jax.nn.relu(x)), chosen=zfjax.DECONVNET.extend(swihs=rules.rectify))
+        signal(lambda x: jnp.sin(jax.nn.relu(x)), chosen=zfjax.DECONVNET.extend(swihs=rules.rectify))
     assert len(caught) == 1
 
 

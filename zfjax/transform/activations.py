@@ -7,14 +7,15 @@ make of it are all `silu`, across all calls (jit, remat, custom derivatives), an
 ReLUs are not among them: what a maximum with zero is depends on what becomes of it; see `rectifiers`.
 """
 
+import bisect
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from zfjax.transform import curves
-from zfjax.transform.graph import Graph, Node, Value
+from zfjax.transform import curves, jaxprs
+from zfjax.transform.graph import Graph, Node, Path, Value
 
 _MOVES = curves.CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose"}
 _MOST = 40  # equations in one activation
@@ -41,10 +42,42 @@ def find(graph: Graph) -> dict[Node, Activation]:
     Weights may take part, such as the slopes of a PReLU. `rectifiers.recognize` must have read the program: what holds
     a ReLU is no activation but a ReLU and more.
     """
-    search = _Search(graph)
-    found = {node: activation for node in graph.nodes if (activation := search.ending_at(node))}
-    inner = {node for end, activation in found.items() for node in activation.nodes if node is not end}
-    return {end: activation for end, activation in found.items() if end not in inner}
+    search, found, inner = _Search(graph), dict[Node, Activation](), set[Node]()
+    for node in reversed(graph.nodes):
+        if node not in inner and (activation := search.ending_at(node)):
+            found[node] = activation
+            inner.update(activation.nodes)
+    return dict(reversed(found.items()))
+
+
+def recognize(view: jaxprs.View) -> None:
+    """Mark in a view, and in all views inside, which equations are an activation."""
+    graph = Graph(view)
+    paths = [node.path for node in graph.nodes]  # in order
+    for activation in find(graph).values():
+        _mark(view, graph, paths, activation)
+    for node in graph.nodes:
+        for inner in node.view.inside(node.equation):
+            recognize(inner)
+
+
+def _mark(view: jaxprs.View, graph: Graph, paths: list[Path], activation: Activation) -> None:
+    """Mark an activation in the innermost view that holds all of it, unless a call in there holds something else."""
+    shortest = min(len(node.path) for node in activation.nodes)
+    levels = (len({node.path[:depth] for node in activation.nodes}) for depth in range(shortest))
+    depth = sum(1 for count in levels if count == 1) - 1
+    for number in activation.nodes[0].path[:depth]:
+        (view,) = view.inside(view.jaxpr.eqns[number])
+    numbers = sorted({node.path[depth] for node in activation.nodes})
+    equations = [view.jaxpr.eqns[number] for number in numbers]
+    around = activation.nodes[0].path[:depth]
+    for number in numbers:
+        inside = slice(*(bisect.bisect_left(paths, (*around, end)) for end in (number, number + 1)))
+        others = set(graph.nodes[inside]).difference(activation.nodes)
+        if any(not graph.active.isdisjoint(other.outputs) for other in others):
+            return
+    if all(len(equation.outvars) == 1 for equation in equations):
+        view.parts[id(equations[-1])] = jaxprs.Part(activation.name, equations)
 
 
 class _Search:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,13 +20,13 @@ from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
-from zfjax.transform import functions, jaxprs, rectifiers, tape
-from zfjax.transform.rules import DECONVNET, Equation, Rules
+from zfjax.transform import activations, curves, functions, jaxprs, rectifiers, tape
+from zfjax.transform.rules import DECONVNET, Activation, Equation, Rules
 from zfjax.transform.tape import Projection
 
 
 class RuleWarning(UserWarning):
-    """A rule found nothing to act on, or cannot act where it should."""
+    """A rule found nothing to act on, cannot act where it should, or acts where the papers say nothing."""
 
 
 def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[PyTree, Projection]:
@@ -80,8 +80,9 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop. It is given each time
-            `fun` is traced; in a compiled function, when it is compiled.
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop; or an activation such as
+            GELU was found, for which the papers have no rule. It is given each time `fun` is traced; in a compiled
+            function, when it is compiled.
     """
     if not callable(fun):
         raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}")
@@ -152,6 +153,7 @@ def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any]) -> jaxprs.View:
     active = [False] * (len(jaxpr.invars) - len(leaves)) + list(map(_is_float, leaves))
     view = jaxprs.View(closed, active, [True] * len(jaxpr.outvars))
     rectifiers.recognize(view)
+    activations.recognize(view)
     return view
 
 
@@ -169,7 +171,8 @@ class _Level(NamedTuple):
     env: dict[Any, _Wire]  # by variable
 
 
-_Action = Callable[[_Level, list[Equation], set[Any]], None]  # (…, equations, variables needed above them)
+# Takes also the equations, and the variables needed above them.
+_Action = Callable[[_Level, list[Equation], set[Any]], None]
 
 
 class _Ascent:
@@ -203,49 +206,56 @@ class _Ascent:
 
     def _plan(self, level: _Level, outputs: list[Any]) -> list[tuple[_Action, list[Equation]]]:
         plan: list[tuple[_Action, list[Equation]]] = []
-        for equation in jaxprs.live(level.view.jaxpr, outputs):
-            act = self._action(level.view, equation)
+        for name, equations in level.view.units(jaxprs.live(level.view.jaxpr, outputs), self._rules):
+            act = self._action(level.view, name, equations[-1])
             if act == self._differentiate and plan and plan[-1][0] == act:
-                plan[-1][1].append(equation)
+                plan[-1][1].extend(equations)
             else:
-                plan.append((act, [equation]))
+                plan.append((act, [*equations]))
         return plan
 
-    def _action(self, view: jaxprs.View, equation: Equation) -> _Action:
+    def _action(self, view: jaxprs.View, name: str, equation: Equation) -> _Action:
         if not view.is_active(equation):
             return self._differentiate
-        if view.name(equation) in self._rules:
-            return self._apply_rule
+        if name in self._rules:
+            return functools.partial(self._apply_rule, name)
         entered = any(loop is None for _, loop in view.acting_inside(equation, self._rules))
         return self._enter if entered else self._differentiate
 
-    def _apply_rule(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
+    def _apply_rule(self, name: str, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """Keep the forward value; take the way down from the rule. Only here does the walk differ from autodiff."""
-        (equation,) = equations
-        name = level.view.name(equation)
-        reads = list(dict.fromkeys(jaxprs.variables(equation.invars)))
+        end, made = equations[-1], {v for equation in equations for v in equation.outvars}
+        used = (v for equation in equations for v in jaxprs.variables(equation.invars))
+        reads = [v for v in dict.fromkeys(used) if v not in made]
         below = [(wire.value, wire.slot) for wire in (level.env[v] for v in reads) if wire.slot]
-        if len(below) != 1 or len(equation.outvars) != 1:
+        if len(below) != 1 or len(end.outvars) != 1:
             raise ValueError(
                 f"rule {name!r}: expected a function with one input that depends on x and one output; got {len(below)}"
-                f" of {len(reads)} inputs, and {len(equation.outvars)} outputs"
+                f" of {len(reads)} inputs, and {len(end.outvars)} outputs"
             )
         x, slot = below[0]
-        piece = jaxprs.piece(level.view.jaxpr, equations, reads, equation.outvars)
-        (y,) = jaxprs.evaluate(piece, (), [level.env[v].value for v in reads])
+        piece = jaxprs.piece(level.view.jaxpr, equations, reads, end.outvars)
+
+        def fun(x: Any) -> Any:
+            wires = map(level.env.__getitem__, reads)
+            (y,) = jaxprs.evaluate(piece, (), [x if wire.slot else wire.value for wire in wires])
+            return y
+
+        y, is_activation = fun(x), name in curves.NAMES
         above = self.new_slot(y)
         # As a jaxpr, the way down is data: what the rule closed over becomes the leaves of a pytree.
-        rule = self._rules[name](equation, x)
+        rule = self._rules[name](Activation(name, fun) if is_activation else end, x)
         if not callable(rule):
             raise ValueError(
                 f"rule {name!r}: expected it to return a function of the signal, got {type(rule).__name__}"
             )
-        down = jax.make_jaxpr(lambda signal: rule(signal))(y)  # of y, not of its shape: sharding counts
+        # An activation may hold casts. Of y, not of its shape: sharding counts.
+        down = jax.make_jaxpr(lambda signal: rule(signal.astype(x.dtype) if is_activation else signal))(y)
         if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
         self.steps.append(tape.Step(pull, (above,), (slot,)))
-        level.env[equation.outvars[0]] = _Wire(y, above)
+        level.env[end.outvars[0]] = _Wire(y, above)
 
     def _enter(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
         """Evaluate a call in place; the rules inside take precedence over its custom derivatives."""
@@ -299,13 +309,27 @@ def _is_float(value: Any) -> bool:
 
 
 def _warn(view: jaxprs.View, rules: Rules) -> None:
-    """Warn of expected rules that find nothing. Others need no warning: a maximum's own derivative is its unpooling."""
-    acting = view.acting(rules.expected)
+    """Warn of expected rules that find nothing, and of those that no paper gives.
+
+    Others need no warning: a maximum's own derivative is its unpooling.
+    """
+    acting = view.acting(rules.expected | rules.beyond)
     for name, loop in sorted((name, loop) for name, loop in acting if loop):
         warn(_loop_text(name, loop), RuleWarning)
-    idle = rules.expected - {name for name, _ in acting}
+    beyond = {name for name, loop in acting if name in rules.beyond and not loop}
+    if beyond:
+        warn(_beyond_text(beyond), RuleWarning)
+    found = {name for name, _ in acting}
+    idle = rules.expected - found - ({"relu"} if found & curves.NAMES else set())
     if idle:
         warn(_idle_text(idle), RuleWarning)
+
+
+def _beyond_text(names: Collection[str]) -> str:
+    return (
+        f"{' and '.join(sorted(names))} in the function: the papers give a rule for ReLU alone, and the one taken here"
+        f' is ours (see "Other activations" in Your own model); rules.extend({min(names)}=…) takes another'
+    )
 
 
 def _idle_text(names: Iterable[str]) -> str:

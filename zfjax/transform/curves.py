@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from zfjax.transform import jaxprs
-
+Equation = Any
 Curve = Callable[[np.ndarray], np.ndarray]
 
 _erf = np.vectorize(math.erf, otypes=[float])
@@ -45,7 +44,7 @@ CASTS = frozenset(
 _LOGIC = frozenset(("not", "and", "or"))  # of booleans; of integers they are something else
 
 
-def is_known(equation: jaxprs.Equation) -> bool:
+def is_known(equation: Equation) -> bool:
     """Whether an equation computes each number of its result from the numbers in the same place of its inputs."""
     kind = equation.primitive.name
     if kind in _LOGIC:
@@ -53,7 +52,7 @@ def is_known(equation: jaxprs.Equation) -> bool:
     return kind in ARITHMETIC or kind in FUNCTIONS or kind in CASTS or kind == "integer_pow"
 
 
-def evaluate(equation: jaxprs.Equation, *inputs: np.ndarray) -> np.ndarray:
+def evaluate(equation: Equation, *inputs: np.ndarray) -> np.ndarray:
     """An equation's result on numbers; `is_known` must hold."""
     kind = equation.primitive.name
     if kind == "integer_pow":

@@ -1,7 +1,7 @@
 """Reading jaxprs: what equations are called, what they call, what depends on the input."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zfjax.ops.platforms import by_platform_p, default_form
+from zfjax.transform import curves
 
 Equation = Any  # JaxprEqn, Var and Atom have no public names
 Variable = Any
@@ -21,6 +22,18 @@ _CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call"))
 CALLS = _JITS | _CUSTOM | {"by_platform", "clamp", "closed_call", "core_call", "checkpoint", "eval_jaxpr", "remat2"}
 
 
+class Part(NamedTuple):
+    """Equations of a jaxpr that together are a function of one value with a name.
+
+    Attributes:
+        name: what rules call it.
+        equations: in order; the last gives its result, and nothing else needs those before.
+    """
+
+    name: str
+    equations: list[Equation]
+
+
 class View:
     """What is known about a jaxpr before it is evaluated; it holds the views of all jaxprs inside.
 
@@ -31,6 +44,7 @@ class View:
         active: floating-point variables on a path from input to output; a stop_gradient ends a path.
         inner: the views of the jaxprs that an equation holds, in order, by the id of the equation.
         roles: what `rectifiers.recognize` found equations to be, by their id.
+        parts: what `activations.recognize` found several to be together, by the id of the last.
     """
 
     def __init__(self, closed: jex.ClosedJaxpr, active: Iterable[bool], wanted: Iterable[bool]):
@@ -39,6 +53,7 @@ class View:
         self.active = {v for v, is_active in zip(self.jaxpr.invars, active, strict=True) if is_active}
         self.inner: dict[int, list[View]] = {}
         self.roles: dict[int, str] = {}
+        self.parts: dict[int, Part] = {}
         outputs = (atom for atom, is_wanted in zip(self.jaxpr.outvars, wanted, strict=True) if is_wanted)
         reaching = set(variables(outputs))
         for equation in reversed(self.jaxpr.eqns):
@@ -69,8 +84,18 @@ class View:
         """Views of the jaxprs that an equation holds; unless it is in `CALLS`, all inputs count as active."""
         return self.inner.get(id(equation), [])
 
-    def name(self, equation: Equation) -> str:
-        """The name that rules use for an equation: its role, the jitted function that it calls, or its primitive."""
+    def units(self, equations: Iterable[Equation], rules: Container[str]) -> Iterator[tuple[str, list[Equation]]]:
+        """What a walk with some rules sees, each with its name: equations, and the parts that rules are for."""
+        parts = {end: part for end, part in self.parts.items() if part.name in rules}
+        inside = {id(equation) for part in parts.values() for equation in part.equations[:-1]}
+        for equation in equations:
+            if part := parts.get(id(equation)):
+                yield part.name, part.equations
+            elif id(equation) not in inside:
+                yield self._name(equation), [equation]
+
+    def _name(self, equation: Equation) -> str:
+        """Of an equation alone: its role, the jitted function that it calls, or its primitive."""
         kind = equation.primitive.name
         if id(equation) in self.roles:
             return self.roles[id(equation)]
@@ -79,18 +104,30 @@ class View:
         name = equation.params["name"]
         if name == "relu" and any(view.has_roles() for view in self.inside(equation)):
             return kind  # what was found inside says more than the name
+        if name in curves.NAMES and not self._is_of_one_value(equation):
+            return kind
+        if name in curves.NAMES and any(view.has_part(name) for view in self.inside(equation)):
+            return kind
         return kind if hasattr(jex.primitives, f"{name}_p") else name  # no function may pose as a primitive
 
     def has_roles(self) -> bool:
         """Whether an equation inside has a role."""
         return bool(self.roles) or any(view.has_roles() for views in self.inner.values() for view in views)
 
+    def has_part(self, name: str) -> bool:
+        """Whether there is a part of this name inside."""
+        within = (view.has_part(name) for views in self.inner.values() for view in views)
+        return any(part.name == name for part in self.parts.values()) or any(within)
+
+    def _is_of_one_value(self, equation: Equation) -> bool:
+        return len({v for v in equation.invars if self.carries(v)}) == len(equation.outvars) == 1
+
     def acting(self, rules: Container[str], loop: str | None = None) -> set[tuple[str, str | None]]:
         """Where rules would act: pairs of a rule and the outermost loop around it, which is not entered."""
         found: set[tuple[str, str | None]] = set()
-        for equation in filter(self.is_active, self.jaxpr.eqns):
-            name = self.name(equation)
-            found |= {(name, loop)} if name in rules else self.acting_inside(equation, rules, loop)
+        for name, equations in self.units(self.jaxpr.eqns, rules):
+            if self.is_active(equations[-1]):
+                found |= {(name, loop)} if name in rules else self.acting_inside(equations[-1], rules, loop)
         return found
 
     def acting_inside(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,20 @@ from zfjax.ops.windows import Windows
 
 __getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
 
-Equation = Any  # a JaxprEqn; its class is public only under jax.extend
+
+class Activation(NamedTuple):
+    """What a rule gets for an activation other than ReLU, in place of an equation, since it may be several.
+
+    Attributes:
+        name: such as gelu; see `Rules`.
+        fun: the activation as a function of x alone.
+    """
+
+    name: str
+    fun: Callable[[Any], Any]
+
+
+Equation = Any  # a JaxprEqn, whose class is public only under jax.extend, or an Activation
 Down = Callable[[jax.Array], jax.Array]
 Rule = Callable[[Equation, jax.Array | np.ndarray], Down]
 
@@ -37,13 +50,19 @@ class Rules:
     `jnp.clip(x, 0)`, and `saturation` for the upper bound of a ReLU, as in ReLU6. An equation without a rule passes
     signals by its own transpose or, if it is not linear, by its own derivative at the forward values.
 
+    These names stand for an activation however it is written, with its numbers or weights: `gelu` (exact, by tanh, or
+    x · sigmoid(1.702 x)), `silu` (swish), `hard_swish`, `mish`, `elu` (CELU too, and SELU without its factor),
+    `leaky_relu` (PReLU too), `softplus`, `sigmoid`, `tanh`, `hard_sigmoid`, `hard_tanh`.
+
     Attributes:
         named: pairs of a name and its rule.
-        expected: the names whose absence from a function is worth a warning.
+        expected: the names whose absence from a function is worth a warning; for `relu` any activation will do.
+        beyond: the names whose rule no paper gives, which is worth a warning too.
     """
 
     named: tuple[tuple[str, Rule], ...] = ()
     expected: frozenset[str] = frozenset()
+    beyond: frozenset[str] = frozenset()
 
     def extend(self, **rules: Rule) -> "Rules":
         """Add rules to these, or replace those of the same name.
@@ -53,7 +72,8 @@ class Rules:
         ...     return x * jax.nn.sigmoid(x)
         >>> rules = zfjax.DECONVNET.extend(swish=zfjax.rules.rectify)
         """
-        return Rules(tuple((dict(self.named) | rules).items()), self.expected | frozenset(rules))
+        mine = frozenset(rules)
+        return Rules(tuple((dict(self.named) | rules).items()), self.expected | mine, self.beyond - mine)
 
 
 def rectify(equation: Equation, x: jax.Array | np.ndarray) -> Down:
@@ -68,6 +88,21 @@ def guide(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     """Pass the positive part of the signal where x was positive too (Springenberg et al. 2014)."""
     passed = x > 0
     return lambda signal: jnp.where(passed, ops.rectify(signal), jnp.zeros_like(signal))
+
+
+def pass_through(activation: Activation, x: jax.Array | np.ndarray) -> Down:
+    """Pass the signal through the activation itself: for leaky ReLUs, its negative part times their slope.
+
+    The paper's own reason: what comes down a layer should be something that the layer can produce (section 2.1), which
+    for a ReLU is a positive signal, so that it passes through a ReLU. A leaky ReLU produces any number.
+    """
+    return activation.fun
+
+
+def guide_through(activation: Activation, x: jax.Array | np.ndarray) -> Down:
+    """`pass_through`, then the activation's derivative at x. For a ReLU this would be `guide`."""
+    _, pull = jax.vjp(activation.fun, x)
+    return lambda signal: pull(activation.fun(signal))[0]
 
 
 def unclip(equation: Equation, x: jax.Array | np.ndarray) -> Down:
@@ -146,6 +181,9 @@ def unpool_whole(equation: Equation, x: jax.Array | np.ndarray) -> Down:
     return down
 
 
+_SMOOTH = ("gelu", "silu", "hard_swish", "mish", "elu")  # relatives of ReLU, which is what they are for large x
+_BEYOND = frozenset({*_SMOOTH, "leaky_relu"})
+
 GRADIENT = Rules()
 DECONVNET = Rules(
     (
@@ -154,10 +192,22 @@ DECONVNET = Rules(
         ("reduce_window_max", unpool),
         ("reduce_max", unpool_whole),
         ("local_response_norm", identity),
+        *((name, rectify) for name in _SMOOTH),
+        ("leaky_relu", pass_through),
     ),
     frozenset({"relu"}),
+    _BEYOND,
 )
-GUIDED = Rules((("relu", guide), ("reduce_window_max", unpool)), frozenset({"relu"}))
+GUIDED = Rules(
+    (
+        ("relu", guide),
+        ("reduce_window_max", unpool),
+        *((name, guide) for name in _SMOOTH),
+        ("leaky_relu", guide_through),
+    ),
+    frozenset({"relu"}),
+    _BEYOND,
+)
 
 
 def _windows(equation: Equation) -> Windows:
