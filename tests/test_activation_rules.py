@@ -147,6 +147,39 @@ def test_in_a_loop_it_is_the_gradient_and_said():
     close(project(SEED), jax.vjp(fun, X)[1](SEED)[0])
 
 
+def global_response_norm(x):
+    norm = jnp.sqrt((x**2).sum(0, keepdims=True))
+    return x + x * norm / (norm.mean(1, keepdims=True) + 1e-6)
+
+
+def layer_norm(x):
+    centered = x - x.mean(1, keepdims=True)
+    return centered * jax.lax.rsqrt((centered**2).mean(1, keepdims=True) + 1e-5)
+
+
+NO_RULE = {
+    "softplus": jax.nn.softplus,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "hard tanh": jax.nn.hard_tanh,
+    "GLU": lambda x: x * jax.nn.sigmoid(x @ WEIGHTS),
+    "squeeze and excite": lambda x: x * jax.nn.sigmoid(x.mean(0, keepdims=True) @ WEIGHTS),
+    "layer norm": layer_norm,
+    "instance norm": lambda x: layer_norm(x.T).T,
+    "RMS norm": lambda x: x / jnp.sqrt((x**2).mean(1, keepdims=True) + 1e-5),
+    "global response norm": global_response_norm,
+    "softmax": jax.nn.softmax,
+}
+
+
+@pytest.mark.parametrize("name", NO_RULE)
+def test_what_has_no_rule_passes_its_derivative(name):
+    for rules in RULES.values():
+        with pytest.warns(zfjax.RuleWarning, match="no relu found"):
+            _, project = zfjax.backproject(NO_RULE[name], X, rules)
+        close(project(SEED), jax.vjp(NO_RULE[name], X)[1](SEED)[0], 1e-5)
+
+
 # Rules of one's own.
 
 

@@ -7,15 +7,14 @@ make of it are all `silu`, across all calls (jit, remat, custom derivatives), an
 ReLUs are not among them: what a maximum with zero is depends on what becomes of it; see `rectifiers`.
 """
 
-import bisect
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from zfjax.transform import curves, jaxprs
-from zfjax.transform.graph import Graph, Node, Path, Value
+from zfjax.transform import curves
+from zfjax.transform.graph import Graph, Node, Value
 
 _MOVES = curves.CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose"}
 _MOST = 40  # equations in one activation
@@ -23,7 +22,7 @@ _TRIES = 6  # places where it could begin
 
 
 class Activation(NamedTuple):
-    """An activation in a program.
+    """An activation, or another part of a program that is a function of one value.
 
     Attributes:
         name: one of `curves.NAMES`.
@@ -48,36 +47,6 @@ def find(graph: Graph) -> dict[Node, Activation]:
             found[node] = activation
             inner.update(activation.nodes)
     return dict(reversed(found.items()))
-
-
-def recognize(view: jaxprs.View) -> None:
-    """Mark in a view, and in all views inside, which equations are an activation."""
-    graph = Graph(view)
-    paths = [node.path for node in graph.nodes]  # in order
-    for activation in find(graph).values():
-        _mark(view, graph, paths, activation)
-    for node in graph.nodes:
-        for inner in node.view.inside(node.equation):
-            recognize(inner)
-
-
-def _mark(view: jaxprs.View, graph: Graph, paths: list[Path], activation: Activation) -> None:
-    """Mark an activation in the innermost view that holds all of it, unless a call in there holds something else."""
-    shortest = min(len(node.path) for node in activation.nodes)
-    levels = (len({node.path[:depth] for node in activation.nodes}) for depth in range(shortest))
-    depth = sum(1 for count in levels if count == 1) - 1
-    for number in activation.nodes[0].path[:depth]:
-        (view,) = view.inside(view.jaxpr.eqns[number])
-    numbers = sorted({node.path[depth] for node in activation.nodes})
-    equations = [view.jaxpr.eqns[number] for number in numbers]
-    around = activation.nodes[0].path[:depth]
-    for number in numbers:
-        inside = slice(*(bisect.bisect_left(paths, (*around, end)) for end in (number, number + 1)))
-        others = set(graph.nodes[inside]).difference(activation.nodes)
-        if any(not graph.active.isdisjoint(other.outputs) for other in others):
-            return
-    if all(len(equation.outvars) == 1 for equation in equations):
-        view.parts[id(equations[-1])] = jaxprs.Part(activation.name, equations)
 
 
 class _Search:

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
-from zfjax.transform import activations, curves, functions, jaxprs, rectifiers, tape
+from zfjax.transform import curves, functions, jaxprs, parts, rectifiers, tape
 from zfjax.transform.rules import DECONVNET, Activation, Equation, Rules
 from zfjax.transform.tape import Projection
 
@@ -153,7 +153,7 @@ def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any]) -> jaxprs.View:
     active = [False] * (len(jaxpr.invars) - len(leaves)) + list(map(_is_float, leaves))
     view = jaxprs.View(closed, active, [True] * len(jaxpr.outvars))
     rectifiers.recognize(view)
-    activations.recognize(view)
+    parts.recognize(view)
     return view
 
 
@@ -241,16 +241,16 @@ class _Ascent:
             (y,) = jaxprs.evaluate(piece, (), [x if wire.slot else wire.value for wire in wires])
             return y
 
-        y, is_activation = fun(x), name in curves.NAMES
+        y, is_part = fun(x), name in (*curves.NAMES, "attention")
         above = self.new_slot(y)
         # As a jaxpr, the way down is data: what the rule closed over becomes the leaves of a pytree.
-        rule = self._rules[name](Activation(name, fun) if is_activation else end, x)
+        rule = self._rules[name](Activation(name, fun) if is_part else end, x)
         if not callable(rule):
             raise ValueError(
                 f"rule {name!r}: expected it to return a function of the signal, got {type(rule).__name__}"
             )
-        # An activation may hold casts. Of y, not of its shape: sharding counts.
-        down = jax.make_jaxpr(lambda signal: rule(signal.astype(x.dtype) if is_activation else signal))(y)
+        # A part may hold casts. Of y, not of its shape: sharding counts.
+        down = jax.make_jaxpr(lambda signal: rule(signal.astype(x.dtype) if is_part else signal))(y)
         if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
@@ -328,7 +328,8 @@ def _warn(view: jaxprs.View, rules: Rules) -> None:
 def _beyond_text(names: Collection[str]) -> str:
     return (
         f"{' and '.join(sorted(names))} in the function: the papers give a rule for ReLU alone, and the one taken here"
-        f' is ours (see "Other activations" in Your own model); rules.extend({min(names)}=…) takes another'
+        ' is ours (see "Other activations, attention, norms" in Your own model);'
+        f" rules.extend({min(names)}=…) takes another"
     )
 
 

@@ -26,11 +26,11 @@ __getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
 
 
 class Activation(NamedTuple):
-    """What a rule gets for an activation other than ReLU, in place of an equation, since it may be several.
+    """What a rule gets for an activation other than ReLU, or attention, in place of an equation: it may be several.
 
     Attributes:
         name: such as gelu; see `Rules`.
-        fun: the activation as a function of x alone.
+        fun: the same as a function of x alone.
     """
 
     name: str
@@ -52,7 +52,8 @@ class Rules:
 
     These names stand for an activation however it is written, with its numbers or weights: `gelu` (exact, by tanh, or
     x · sigmoid(1.702 x)), `silu` (swish), `hard_swish`, `mish`, `elu` (CELU too, and SELU without its factor),
-    `leaky_relu` (PReLU too), `softplus`, `sigmoid`, `tanh`, `hard_sigmoid`, `hard_tanh`.
+    `leaky_relu` (PReLU too), `softplus`, `sigmoid`, `tanh`, `hard_sigmoid`, `hard_tanh`. And `attention` is a softmax
+    that weighs other values; its rule's x are the exponentials before they are divided by their sum.
 
     Attributes:
         named: pairs of a name and its rule.
@@ -103,6 +104,11 @@ def guide_through(activation: Activation, x: jax.Array | np.ndarray) -> Down:
     """`pass_through`, then the activation's derivative at x. For a ReLU this would be `guide`."""
     _, pull = jax.vjp(activation.fun, x)
     return lambda signal: pull(activation.fun(signal))[0]
+
+
+def hold(equation: Equation, x: jax.Array | np.ndarray) -> Down:
+    """Pass no signal: what comes out is kept from the way up, as the switches of a pool are."""
+    return lambda signal: jnp.zeros_like(x)
 
 
 def unclip(equation: Equation, x: jax.Array | np.ndarray) -> Down:
@@ -194,9 +200,10 @@ DECONVNET = Rules(
         ("local_response_norm", identity),
         *((name, rectify) for name in _SMOOTH),
         ("leaky_relu", pass_through),
+        ("attention", hold),
     ),
     frozenset({"relu"}),
-    _BEYOND,
+    _BEYOND | {"attention"},
 )
 GUIDED = Rules(
     (
