@@ -98,6 +98,19 @@ def test_signals_keep_their_scale():
             close(signal(fun, RULES[kind], seed=100 * SEED), 100 * signal(fun, RULES[kind]), 1e-5)
 
 
+@pytest.mark.parametrize("name", ["gelu", "leaky_relu"])
+def test_without_pools_the_deconvnet_shows_the_same_for_every_image(name):
+    """As the page on one's own model says; guided backprop does not."""
+    activation, other = FORMS[name]["jax"], jnp.flip(X, 0)
+
+    def fun(x):
+        return activation(activation(x @ WEIGHTS) @ WEIGHTS.T)
+
+    close(signal(fun, zfjax.DECONVNET), signal(fun, zfjax.DECONVNET, other))
+    guided = signal(fun, zfjax.GUIDED)
+    assert np.abs(guided - signal(fun, zfjax.GUIDED, other)).max() > 0.1 * np.abs(guided).max()
+
+
 def test_selu_is_an_elu_and_its_factor():
     factor = jax.nn.selu(1.0)
     close(signal(jax.nn.selu, zfjax.DECONVNET), factor * jnp.maximum(SEED, 0))
