@@ -69,7 +69,8 @@ def number(value: Any) -> float | None:
     """The number that fills a constant; None if it is large, of several numbers, or not real."""
     dtype = jnp.result_type(value)
     real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
-    if not real or not 0 < np.size(value) <= _LARGE:
+    here = getattr(value, "is_fully_addressable", True)  # and not on another process's devices
+    if not real or not here or not 0 < np.size(value) <= _LARGE:
         return None
     numbers = np.asarray(value).reshape(-1)
     return float(numbers[0]) if np.all(numbers == numbers[0]) else None
