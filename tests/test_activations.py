@@ -10,6 +10,7 @@ from small_models import normal
 
 from zfjax.transform import activations, curves, jaxprs, rectifiers
 from zfjax.transform.graph import Graph
+from zfjax.weights import onnx as onnx_files
 
 X = normal((2, 6))
 
@@ -99,6 +100,41 @@ def test_an_activation_tells_what_it_reads_and_which_equations_it_is():
     assert end is activation.nodes[-1]
     assert graph.makers[activation.x].kind == "mul"
     assert activation.x in graph.makers[activation.x].outputs
+
+
+ONNX = {  # nodes as (kind, inputs, output), from x to y, with the constants that they name
+    "gelu": (
+        [("Div", "x root", "a"), ("Erf", "a", "b"), ("Add", "b one", "c"), ("Mul", "x c", "d"), ("Mul", "d half", "y")],
+        {"root": 1.4142135, "one": 1.0, "half": 0.5},
+    ),
+    "silu": ([("Sigmoid", "x", "a"), ("Mul", "x a", "y")], {}),
+    "hard_swish": (
+        [("Add", "x three", "a"), ("Clip", "a zero six", "b"), ("Div", "b six", "c"), ("Mul", "x c", "y")],
+        {"three": 3.0, "zero": 0.0, "six": 6.0},
+    ),
+    "leaky_relu": ([("PRelu", "x slopes", "y")], {"slopes": np.linspace(0.1, 0.4, 6).reshape(6, 1, 1)}),
+    "elu": ([("Elu", "x", "y")], {}),
+    "mish": ([("Softplus", "x", "a"), ("Tanh", "a", "b"), ("Mul", "x b", "y")], {}),
+}
+
+
+@pytest.mark.parametrize("name", ONNX)
+def test_as_an_onnx_file_has_it(name, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    nodes, constants = ONNX[name]
+    made = [onnx.helper.make_node(kind, inputs.split(), [output], output) for kind, inputs, output in nodes]
+    x, y = (onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, (1, 6, 4, 4)) for end in "xy")
+    arrays = [onnx.numpy_helper.from_array(np.asarray(value, np.float32), key) for key, value in constants.items()]
+    graph = onnx.helper.make_graph(made, "net", [x], [y], arrays)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
+    net = onnx_files.load(path)
+    found_in = found(lambda x, params: net.function(params, x), normal((1, 6, 4, 4)), net.params)
+    assert found_in == [name]
 
 
 def test_a_function_that_is_being_traced_notices_nothing():
