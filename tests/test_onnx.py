@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import zfjax  # noqa: E402
 from zfjax.console.errors import UserError  # noqa: E402
+from zfjax.runs.given import model_given  # noqa: E402
 from zfjax.weights.onnx import load  # noqa: E402
 
 RANDOM = np.random.default_rng(0)
@@ -105,7 +106,7 @@ def test_weights_are_a_pytree_with_the_files_names(net):
     shapes = {name: array.shape for name, array in loaded.params.items()}
     norm = dict.fromkeys(("scale", "shift", "mean", "var"), (8,))
     kernels = {"k1": (3, 3, 3, 8), "b1": (8,), "k2": (3, 3, 4, 8)}  # [*window, in, out]
-    assert shapes == kernels | norm | {"cls": (1, 1, 8), "w": (8, 8), "head": (10, 8)}
+    assert shapes == kernels | norm | {"cls": (1, 1, 8), "w": (8, 8), "head": (8, 10)}
     slopes = jax.jit(jax.grad(lambda params: loaded.function(params, IMAGES).sum()))(loaded.params)
     assert all(np.abs(slopes[name]).max() > 0 for name in ("k1", "k2", "cls", "head"))
 
@@ -129,6 +130,47 @@ def test_the_deconvnet_recognizes_relus_and_pools(net):
     fun = jax.tree_util.Partial(loaded.function, loaded.params)
     y, project = jax.jit(zfjax.deconvnet)(fun, IMAGES)  # would warn if it found no ReLU
     assert project(jnp.ones_like(y)).shape == IMAGES.shape
+
+
+def test_a_file_is_a_model_with_the_names_of_its_nodes(net):
+    path, loaded = net
+    made = zfjax.from_onnx(path)
+    last = IMAGES.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(made(last), jax.jit(loaded.function)(loaded.params, IMAGES), rtol=1e-5, atol=1e-5)
+    nodes = ["stem/conv", "stem/relu", "stem/pool", "block/conv", "block/norm", "block/add", "block/relu"]
+    assert [name for name in made.layers if name in nodes] == nodes
+    assert made.layers["stem/pool"].shape == (4, 4, 8)
+    assert made.layers["stem/pool"].receptive_field == (5, 5)
+    features, head = made.split("block/relu")
+    assert features(last).shape == (3, 4, 4, 8)
+    np.testing.assert_allclose(head(features(last)), made(last), rtol=1e-5, atol=1e-5)
+    assert list(model_given(str(path)).layers) == list(made.layers)
+
+
+def test_a_batch_is_followed_through_reshapes_to_tokens_first_and_heads(tmp_path):
+    """Attention as PyTorch writes it for a batch of one: [tokens, 1, maps], [tokens, heads, maps] and back."""
+    shapes = {"tokens": (1, 8, 4), "rows": (4, 8), "again": (4, 1, 8), "heads": (4, 2, 4)}
+    shapes |= {"flat": (4, 8), "back": (4, 1, 8)}
+    nodes = [
+        helper.make_node("Reshape", ["x", "tokens"], ["t"]),
+        helper.make_node("Transpose", ["t"], ["first"], perm=[2, 0, 1]),
+        helper.make_node("Reshape", ["first", "rows"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["m"]),
+        helper.make_node("Reshape", ["m", "again"], ["a"]),
+        helper.make_node("Reshape", ["a", "heads"], ["h"]),
+        helper.make_node("Transpose", ["h"], ["h1"], perm=[1, 0, 2]),
+        helper.make_node("Softmax", ["h1"], ["h2"], axis=1),
+        helper.make_node("Transpose", ["h2"], ["h3"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["h3", "flat"], ["f"]),
+        helper.make_node("Reshape", ["f", "back"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["y"], perm=[1, 0, 2]),
+    ]
+    tensors = [int64(name, *shape) for name, shape in shapes.items()]
+    path = saved(tmp_path, model(nodes, [*tensors, tensor("w", 8, 8)], shape=(1, 2, 4, 4)))
+    loaded, images = load(path), RANDOM.standard_normal((3, 2, 4, 4)).astype(np.float32)
+    expected = [loaded.function(loaded.params, images[i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(loaded.function(loaded.params, images), np.concatenate(expected), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(expected), truth(path, images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 0.02), (ml_dtypes.bfloat16, 0.2)])

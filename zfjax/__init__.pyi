@@ -34,3 +34,4 @@ from .transform.rules import GRADIENT as GRADIENT
 from .transform.rules import GUIDED as GUIDED
 from .transform.seeds import strongest as strongest
 from .version import __version__ as __version__
+from .weights.onnx import from_onnx as from_onnx

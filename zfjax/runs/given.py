@@ -7,19 +7,22 @@ from zfjax.console import scripts
 from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean, first_line
 from zfjax.models.model import Model
+from zfjax.weights.onnx import from_onnx
 
-EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model"
+EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
 
 
 def model_given(words: str) -> Model:
-    """The model that a function in a Python file returns.
+    """The model that a function in a Python file returns, or that of an ONNX file.
 
     Args:
-        words: FILE.py:NAME.
+        words: FILE.py:NAME, or a file's name that ends in .onnx.
 
     Raises:
         UserError: there is no such file or function, or it makes no model.
     """
+    if words.lower().endswith(".onnx"):
+        return from_onnx(words)
     parts = re.fullmatch(r"(.*\.py):(\w+)", words, re.DOTALL)
     if not parts:
         raise UserError(f"--model={words}: {EXPECTED}")

@@ -39,8 +39,8 @@ class OnnxNet(NamedTuple):
     Attributes:
         function: takes the weights and the inputs in the file's own layout; a tuple comes back if there are several
             outputs.
-        params: the weights by the file's own names. Kernels of convolutions are [*window, in, out], as in zfjax's nets;
-            all others are as in the file.
+        params: the weights by the file's own names. Kernels that are [out, in, *window] in the file are
+            [*window, in, out] here, as in zfjax's nets; all others are as in the file.
         inputs: what the function takes.
         outputs: names of what it returns.
         opset: of the file.
@@ -175,16 +175,21 @@ def _with_weights(graph: Graph) -> tuple[Graph, dict[str, np.ndarray]]:
         if name in graph.outputs or not _is_weight(constants[name], uses):
             continue
         array = constants.pop(name)
-        if array.ndim >= 3 and all(node.kind == "Conv" and position == 1 for node, position in uses):
+        if all(_is_kernel(node, position) for node, position in uses):
             array = array.transpose(*range(2, array.ndim), 1, 0)
             turned.add(name)
         params[name] = np.ascontiguousarray(array)
     nodes = tuple(
-        dataclasses.replace(node, kernel_last=True) if node.kind == "Conv" and node.inputs[1] in turned else node
+        dataclasses.replace(node, kernel_last=True) if turned.intersection(node.inputs[1:2]) else node
         for node in graph.nodes
     )
     used = {name: array for name, array in constants.items() if name in by_reader or name in graph.outputs}
     return dataclasses.replace(graph, nodes=nodes, tensors=used), params
+
+
+def _is_kernel(node: Node, position: int) -> bool:
+    """Whether a weight is a kernel [out, in, *window]."""
+    return position == 1 and (node.kind == "Conv" or (node.kind == "Gemm" and bool(node.get("transB", 0))))
 
 
 def _is_weight(array: np.ndarray, uses: Iterable[tuple[Node, int]]) -> bool:

@@ -148,7 +148,8 @@ def gemm(node: Node, a: Value, b: Value, c: Value | None = None) -> Value:
     """Alpha · a · b + beta · c, where a and b may be transposed."""
     alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
     np_or_jnp = library(a, b, c)
-    y = np_or_jnp.matmul(a.T if node.get("transA", 0) else a, b.T if node.get("transB", 0) else b)
+    turned = bool(node.get("transB", 0)) and not node.kernel_last
+    y = np_or_jnp.matmul(a.T if node.get("transA", 0) else a, b.T if turned else b)
     y = y if alpha == 1 else np.asarray(alpha, y.dtype) * y
     if c is None:
         return y
