@@ -90,6 +90,21 @@ def test_weights_may_be_arguments(shape):
         assert found(lambda x, scale: scale * x * x, X, slope) == []
 
 
+def test_numbers_may_be_computed():
+    """By anything that computes number by number; whole numbers are divided otherwise."""
+
+    def long(x):
+        beta = jnp.ones(())
+        for _ in range(2000):
+            beta = beta * 1.0
+        return x * jax.nn.sigmoid(beta * x)
+
+    assert found(lambda x: 0.5 * x * (1 + lax.erf(x * jnp.sqrt(jnp.exp2(jnp.ones((1, 6)) - 2)))), X) == ["gelu"]
+    assert found(long, X) == ["silu"]  # not followed so far, so any number
+    # This quotient is 1; 1.7 would make a GELU.
+    assert found(lambda x: x * jax.nn.sigmoid(lax.div(jnp.int32(17), jnp.int32(10)).astype(x.dtype) * x), X) == ["silu"]
+
+
 def test_an_activation_tells_what_it_reads_and_which_equations_it_is():
     closed = jax.make_jaxpr(lambda x: jax.nn.silu(2 * x) @ jnp.eye(6))(X)
     view = jaxprs.View(closed, [True], [True])

@@ -17,7 +17,7 @@ from zfjax.transform import curves
 from zfjax.transform.graph import Graph, Node, Value
 
 _MOVES = curves.CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose"}
-_MOST = 40  # equations in one activation
+_MOST = 40  # equations in one activation, and from a constant to one
 _TRIES = 6  # places where it could begin
 
 
@@ -123,23 +123,23 @@ class _Search:
 
         with np.errstate(all="ignore"):
             for node in nodes:
-                (values[node.outputs[0]],) = (curves.evaluate(node.equation, *map(read, node.inputs)),)
+                values[node.outputs[0]] = curves.evaluate(node.equation, *map(read, node.inputs))
         return curves.named(values[nodes[-1].outputs[0]])
 
-    def _number(self, value: Value) -> float | None:
+    def _number(self, value: Value, steps: int = 0) -> float | None:
         """The number that fills a value that does not depend on the input, possibly computed from others."""
         if value not in self._numbers:
-            self._numbers[value] = self._read(value)
+            self._numbers[value] = self._read(value, steps) if steps < _MOST else None
         return self._numbers[value]
 
-    def _read(self, value: Value) -> float | None:
+    def _read(self, value: Value, steps: int) -> float | None:
         if value in self._graph.constants:
             constant = self._graph.constants[value]
             return None if isinstance(constant, jax.core.Tracer) else curves.number(constant)
         maker = self._graph.makers.get(value)
         if maker is None or not (maker.kind in _MOVES or curves.is_known(maker.equation)):
             return None
-        read = list(map(self._number, maker.inputs))
+        read = [self._number(input, steps + 1) for input in maker.inputs]
         if None in read:
             return None
         if not curves.is_known(maker.equation):

@@ -47,8 +47,11 @@ _LOGIC = frozenset(("not", "and", "or"))  # of booleans; of integers they are so
 def is_known(equation: Equation) -> bool:
     """Whether an equation computes each number of its result from the numbers in the same place of its inputs."""
     kind = equation.primitive.name
+    dtype = equation.outvars[0].aval.dtype
     if kind in _LOGIC:
-        return bool(equation.outvars[0].aval.dtype == np.bool_)
+        return bool(dtype == np.bool_)
+    if kind == "div" and jnp.issubdtype(dtype, jnp.integer):
+        return False
     return kind in ARITHMETIC or kind in FUNCTIONS or kind in CASTS or kind == "integer_pow"
 
 
