@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from zfjax import ops
+from zfjax.ops import convolution
 
 SMALL, WIDE = st.integers(4, 11), st.integers(48, 53)
 
@@ -25,10 +26,14 @@ def convolutions(draw, sizes=SMALL):
     return x, (*kernel, c_in, c_out), strides, padding, groups
 
 
-# Large enough for the form that is used on a CPU: 256 positions or more.
+# Large enough for the form of the kernel's derivative that is used on a CPU: 256 positions or more.
 LARGE = convolutions(sizes=WIDE)
 CONV1 = ((1, 64, 64, 3), (7, 7, 3, 4), (2, 2), ((1, 1), (1, 1)), 1)
 CONV2 = ((2, 55, 53, 6), (5, 5, 6, 3), (2, 2), ((0, 0), (0, 0)), 1)  # more than the few channels of pixels
+# Enough channels for a matrix product, on the way up and down.
+CONV3 = ((2, 5, 4, 256), (3, 2, 256, 256), (1, 1), ((1, 2), (0, 1)), 1)
+STRIDED = ((2, 6, 7, 256), (3, 3, 256, 2), (2, 2), ((1, 1), (0, 1)), 1)
+BLOCKS = ((6, 25, 23, 32), (3, 3, 32, 2), (2, 2), ((1, 0), (1, 1)), 1)  # of three images
 
 
 def whole(shape, seed):
@@ -74,6 +79,33 @@ def test_value_and_derivatives_equal_the_plain_convolution(case):
     seed = whole(y.shape, 2)
     assert_same(y, y_plain)
     assert_same(vjp(seed), vjp_plain(seed))
+
+
+OLDEST, OLD, NEWEST = (False, False), (True, False), (True, True)
+
+
+@pytest.mark.parametrize(
+    ("case", "versions"),
+    [(CONV1, OLDEST), (CONV2, OLD), (CONV2, NEWEST), (CONV3, NEWEST), (STRIDED, NEWEST), (BLOCKS, NEWEST)],
+    ids=["conv1, 0.7", "conv2, 0.10", "conv2, 0.12", "conv3, 0.12", "strided, 0.12", "blocks, 0.12"],
+)
+def test_the_forms_for_each_version_of_jax_equal_the_plain_convolution(monkeypatch, case, versions):
+    x_shape, kernel_shape, *geometry = case
+    strides, padding, _ = geometry
+    x, kernel = whole(x_shape, 0), whole(kernel_shape, 1)
+
+    def all_of_it(conv, x, kernel):
+        y, pull = jax.vjp(lambda x, k: conv(x, k, *geometry), x, kernel)
+        signal = whole(y.shape, 2)
+        return y, signal, pull(signal)
+
+    y, signal, (down, gradient) = jax.jit(lambda x, k: all_of_it(plain, x, k))(x, kernel)
+    for name, value in zip(("FROM_0_9", "FROM_0_12"), versions, strict=True):
+        monkeypatch.setattr(convolution, name, value)
+    # Without their own jit, which may hold the program of another version.
+    conv, conv_transpose = convolution.conv.__wrapped__, convolution.conv_transpose.__wrapped__
+    assert_same(jax.jit(lambda x, k: all_of_it(conv, x, k))(x, kernel), (y, signal, (down, gradient)))
+    assert_same(jax.jit(lambda y, k: conv_transpose(y, k, strides, padding, x_shape))(signal, kernel), down)
 
 
 @pytest.mark.parametrize("case", [CONV1, CONV2])

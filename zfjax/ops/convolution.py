@@ -1,6 +1,7 @@
 """Convolution over [N, H, W, C] and its exact adjoint. No biases: they take no part in the way down."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from jaxtyping import Array, Float
 
 from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Padding, Pair, require_pairs, window_count
+
+# XLA:CPU changes with versions of JAX, and so do the forms that it computes fastest (benchmarks/forms.py).
+FROM_0_9, FROM_0_12 = (jax.__version_info__ >= version for version in ((0, 9), (0, 12)))
 
 
 @functools.partial(jax.jit, static_argnames=("strides", "padding", "groups"))
@@ -115,12 +119,11 @@ def _has_forms(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """The plain convolution, with derivatives in other forms on CPUs."""
-    slack = _with_slack(x.shape, kernel.shape, strides, padding)
+    """The convolution, with derivatives in other forms."""
     return by_platform(
         x,
         kernel,
-        cpu=lambda x, kernel: _plain_conv(x, kernel, strides, slack, 1),
+        cpu=functools.partial(_upward, strides=strides, padding=padding),
         default=lambda x, kernel: _plain_conv(x, kernel, strides, padding, 1),
     )
 
@@ -140,54 +143,111 @@ def _conv_jvp(
     return y, sum(terms[1:], terms[0])
 
 
+def _upward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """For the convolution itself."""
+    y, (channels, filters) = _output_shape(x.shape, kernel.shape, strides, padding, 1), kernel.shape[2:]
+    if strides == (1, 1) and _is_product(y, channels, filters):
+        return _by_products(x, kernel, padding)
+    if strides != (1, 1) and _is_product(y, channels, channels):
+        return _by_patches(x, kernel, strides, padding)
+    return _plain_conv(x, kernel, strides, _with_slack(x.shape, kernel.shape, strides, padding), 1)
+
+
 def _of_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution in forms that transpose well in the images."""
-    return by_platform(
-        x,
-        kernel,
-        cpu=lambda x, kernel: _unstrided(x, kernel, strides, padding),
-        default=lambda x, kernel: _plain_conv(x, kernel, strides, padding, 1),
-    )
+    plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=1)
+    channels, filters = kernel.shape[2:]
+    if strides != (1, 1):
+        form = _unstrided
+    elif _is_product(_output_shape(x.shape, kernel.shape, strides, padding, 1), filters, channels):
+        form = _by_patches
+    else:
+        return plain(x, kernel)
+    return by_platform(x, kernel, cpu=functools.partial(form, strides=strides, padding=padding), default=plain)
 
 
 def _of_kernels(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution in forms that transpose well in the kernel."""
     plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=1)
-    if not _is_slow_by_batch(_output_shape(x.shape, kernel.shape, strides, padding, 1)):
+    _, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
+    # XLA:CPU's own became slow with jax 0.9 for large maps (conv2: 317 ms against 102, batch 16, jax 0.10.2), and with
+    # 0.12 for small ones too (conv3 to conv5: 59, 91 and 53 ms against 22, 30 and 24). 0.7 and 0.8 are as fast.
+    if not ((FROM_0_9 and ho * wo >= 256) or (FROM_0_12 and math.prod(kernel.shape[:3]) >= 256)):
         return plain(x, kernel)
-    by_image = functools.partial(_by_image, strides=strides, padding=padding)
-    return by_platform(x, kernel, cpu=by_image, default=plain)
+    by_blocks = functools.partial(_by_blocks, strides=strides, padding=padding)
+    return by_platform(x, kernel, cpu=by_blocks, default=plain)
 
 
-def _is_slow_by_batch(y: tuple[int, ...]) -> bool:
-    # XLA:CPU's weight gradient of large maps became 3 times slower with jax 0.9 (measured: 0.7.2, 0.8.2, 0.9.2,
-    # 0.10.2). Below 256 positions per image it is as fast as ours.
-    return jax.__version_info__ >= (0, 9) and y[1] * y[2] >= 256
+def _is_product(y: tuple[int, ...], summed: int, written: int) -> bool:
+    """Whether one matrix product, which sums over channels and writes others for each tap, is faster on a CPU.
 
-
-def _by_image(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
-    """For the derivative in the kernel: patches times kernel, one image at a time.
-
-    XLA:CPU's weight gradients of conv1 and conv2 were the slowest part of a training step: 326 and 436 ms of processor
-    time at batch 16. Patches times gradient take 114 and 135, one image at a time: its patches stay in the cache.
+    With jax 0.12, at batch 16: 17 ms where XLA's convolution takes 34 (7×7×512, in ResNet-18); Fig. 3's conv3 to conv5
+    take 58 to 87 % of its time. With 0.10 a training step took 1.06 times as long so, with 0.7 these layers 1.4 to 1.9
+    times. For larger maps, and with 96 channels, reading what was written costs more than it gains.
     """
+    return FROM_0_12 and y[1] * y[2] <= 256 and summed >= max(written, 256)
+
+
+def _by_products(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """One product of all cells with the whole kernel, then the sum of its taps, each moved to where it counts."""
+    kh, kw = kernel.shape[:2]
+    (top, bottom), (left, right) = padding
+    products = jnp.tensordot(x, kernel, ((3,), (2,)))
+    zero = np.zeros((), x.dtype)
+    taps = [
+        lax.pad(
+            products[:, :, :, i, j],
+            zero,
+            ((0, 0, 0), (top - i, bottom - kh + 1 + i, 0), (left - j, right - kw + 1 + j, 0), (0, 0, 0)),
+        )
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return sum(taps[1:], taps[0])
+
+
+def _by_patches(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """What each position of the kernel sees, times the kernel."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    kh, kw = kernel.shape[:2]
+    if x.shape[3] <= 4:
+        # Pixels are short. Gathered along rows first, they take 0.8 of the time (gradient of conv1's kernel).
+        x, (kw, strides) = _patches(x, (1, kw), (1, strides[1])), (1, (strides[0], 1))
+    return jnp.tensordot(_patches(x, (kh, kw), strides), kernel.reshape(-1, kernel.shape[3]), 1)
+
+
+def _patches(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
+    """[N, Ho, Wo, kh·kw·C]: what each position of a window sees."""
+    (n, h, w, c), (kh, kw) = x.shape, window
+    taps = [
+        lax.slice(x, (0, i, j, 0), (n, h - kh + i + 1, w - kw + j + 1, c), (1, *strides, 1))
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
+
+
+def _by_blocks(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """For the derivative in the kernel: patches times kernel, few images at a time, which stay in the cache."""
+    n, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
+    most = min(n, -(-512 // max(1, ho * wo)))
+    block = next((block for block in range(most, 0, -1) if n % block == 0), 1)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # patches are cheaper to gather again than to keep
-    def one(image: jax.Array) -> jax.Array:
-        patches = _patches(image, kernel.shape, strides, padding)
-        return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[3]), 1)
+    def one(images: jax.Array) -> jax.Array:
+        return _by_patches(images, kernel, strides, padding)
 
-    return lax.map(one, x)
+    y = lax.map(one, x.reshape(n // block, block, *x.shape[1:]))
+    return y.reshape(n, ho, wo, kernel.shape[3])
 
 
 def _unstrided(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """For the derivative in the image: convolutions without stride, one for each phase of the stride, summed.
 
-    XLA:CPU transposes a strided convolution to one over a map with holes, and multiplies with these zeros too: 114 ms
-    for conv2 (batch 16, 2 cores) against 63. Phases of few channels are laid side by side: conv1 118 against 78 ms.
+    XLA:CPU transposes a strided convolution to one over a map with holes, and multiplies with these zeros too: 102 ms
+    for conv2 (batch 16, 2 cores, jax 0.12) against 54. Phases of few channels are laid side by side: 112 ms against 79
+    for conv1.
     """
-    if strides == (1, 1):
-        return _plain_conv(x, kernel, strides, padding, 1)
     _, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
     few = x.shape[3] <= 4
     rows, columns = (-(-k // stride) for k, stride in zip(kernel.shape[:2], strides, strict=True))
@@ -214,23 +274,11 @@ def _unstrided(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding)
     return sum(sums[1:], sums[0])
 
 
-def _patches(image: jax.Array, kernel: tuple[int, ...], strides: Pair, padding: Padding) -> jax.Array:
-    """[Ho, Wo, kh·kw·C]: what each position of the kernel sees of one image [H, W, C]."""
-    image = jnp.pad(image, (*padding, (0, 0)))
-    h, w, c = image.shape
-    kh, kw = kernel[:2]
-    taps = [
-        lax.slice(image, (i, j, 0), (h - kh + i + 1, w - kw + j + 1, c), (*strides, 1))
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    return lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
-
-
 def _with_slack(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding) -> Padding:
-    # XLA:CPU is 3 times slower on convolutions without any padding (conv2: 264 against 92 ms). With a stride
-    # there is room for a row and column that no position of the kernel reads.
-    if padding != ((0, 0), (0, 0)):
+    # Up to jax 0.10 XLA:CPU is 2 to 3 times slower on convolutions without any padding (conv2, batch 16: 212 against
+    # 91 ms; 63 either way with 0.12). With a stride there is room for a row and column that no position of the kernel
+    # reads.
+    if FROM_0_12 or padding != ((0, 0), (0, 0)):
         return padding
     slack = [(s - 1 - (n - k) % s) for n, k, s in zip(x[1:3], kernel[:2], strides, strict=True)]
     return ((0, min(slack[0], 1)), (0, min(slack[1], 1)))
