@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -145,10 +146,10 @@ def _conv_jvp(
 
 def _upward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """For the convolution itself."""
-    y, (channels, filters) = _output_shape(x.shape, kernel.shape, strides, padding, 1), kernel.shape[2:]
-    if strides == (1, 1) and _is_product(y, channels, filters):
+    y, (*taps, channels, filters) = _output_shape(x.shape, kernel.shape, strides, padding, 1), kernel.shape
+    if strides == (1, 1) and _is_product(y, taps, channels, filters):
         return _by_products(x, kernel, padding)
-    if strides != (1, 1) and _is_product(y, channels, channels):
+    if strides != (1, 1) and _is_product(y, taps, channels, channels):
         return _by_patches(x, kernel, strides, padding)
     return _plain_conv(x, kernel, strides, _with_slack(x.shape, kernel.shape, strides, padding), 1)
 
@@ -156,10 +157,10 @@ def _upward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) ->
 def _of_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution in forms that transpose well in the images."""
     plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=1)
-    channels, filters = kernel.shape[2:]
+    *taps, channels, filters = kernel.shape
     if strides != (1, 1):
         form = _unstrided
-    elif _is_product(_output_shape(x.shape, kernel.shape, strides, padding, 1), filters, channels):
+    elif _is_product(_output_shape(x.shape, kernel.shape, strides, padding, 1), taps, filters, channels):
         form = _by_patches
     else:
         return plain(x, kernel)
@@ -178,14 +179,15 @@ def _of_kernels(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding
     return by_platform(x, kernel, cpu=by_blocks, default=plain)
 
 
-def _is_product(y: tuple[int, ...], summed: int, written: int) -> bool:
+def _is_product(y: tuple[int, ...], taps: Sequence[int], summed: int, written: int) -> bool:
     """Whether one matrix product, which sums over channels and writes others for each tap, is faster on a CPU.
 
-    With jax 0.12, at batch 16: 17 ms where XLA's convolution takes 34 (7×7×512, in ResNet-18); Fig. 3's conv3 to conv5
-    take 58 to 87 % of its time. With 0.10 a training step took 1.06 times as long so, with 0.7 these layers 1.4 to 1.9
-    times. For larger maps, and with 96 channels, reading what was written costs more than it gains.
+    With jax 0.12, at batch 16: 17 ms where XLA's convolution takes 34 (7×7×512, in ResNet-18), 17 for 29 (conv5), and
+    16 for 28 (conv3's images). A training step gained nothing with 0.10; with 0.7 such layers took 1.4 to 1.9 times as
+    long. What one image writes has to fit into a core's cache: conv4 gains nothing on a busy machine. With 96 channels
+    it takes twice as long.
     """
-    return FROM_0_12 and y[1] * y[2] <= 256 and summed >= max(written, 256)
+    return FROM_0_12 and y[1] * y[2] * math.prod(taps) * written <= 2**19 and summed >= max(written, 256)
 
 
 def _by_products(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
@@ -209,22 +211,14 @@ def _by_products(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array
 def _by_patches(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """What each position of the kernel sees, times the kernel."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    kh, kw = kernel.shape[:2]
-    if x.shape[3] <= 4:
-        # Pixels are short. Gathered along rows first, they take 0.8 of the time (gradient of conv1's kernel).
-        x, (kw, strides) = _patches(x, (1, kw), (1, strides[1])), (1, (strides[0], 1))
-    return jnp.tensordot(_patches(x, (kh, kw), strides), kernel.reshape(-1, kernel.shape[3]), 1)
-
-
-def _patches(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
-    """[N, Ho, Wo, kh·kw·C]: what each position of a window sees."""
-    (n, h, w, c), (kh, kw) = x.shape, window
+    (n, h, w, c), (kh, kw) = x.shape, kernel.shape[:2]
     taps = [
         lax.slice(x, (0, i, j, 0), (n, h - kh + i + 1, w - kw + j + 1, c), (1, *strides, 1))
         for i in range(kh)
         for j in range(kw)
     ]
-    return lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
+    patches = lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
+    return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[3]), 1)
 
 
 def _by_blocks(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
