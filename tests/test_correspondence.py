@@ -1,8 +1,10 @@
 """Table 1: against its definition, pair by pair and dimension by dimension."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import eight_devices
 
 from zfjax.experiments.correspondence import (
     Correspondence,
@@ -12,6 +14,7 @@ from zfjax.experiments.correspondence import (
     random_boxes,
 )
 from zfjax.plots.correspondence import plot_correspondence
+from zfjax.training import sharding
 
 
 def features(images):
@@ -47,6 +50,16 @@ def by_definition(fun, images, boxes, fill):
                 both += sum("still" not in pair for pair in zip(state[i], state[j], strict=True))
                 opposed += sum(set(pair) == {"up", "down"} for pair in zip(state[i], state[j], strict=True))
     return pairs, opposed / both, np.mean([[s == "still" for s in row] for row in state])
+
+
+@eight_devices
+def test_draws_split_over_many_devices_give_the_same_to_the_last_bit():
+    images, boxes = some(draws=3)
+    one, many = (
+        correspondence(features, images, boxes, batch_size=2, mesh=mesh)
+        for mesh in (sharding.first_of(sharding.data_mesh(), 1), sharding.data_mesh())
+    )
+    jax.tree.map(np.testing.assert_array_equal, many, one)
 
 
 @pytest.mark.parametrize(("fill", "batch_size"), [(0.0, 64), (-1.5, 2)])

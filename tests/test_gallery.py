@@ -151,7 +151,7 @@ def test_a_gallery_is_the_same_to_the_last_bit_on_many_devices(batch_size):
         top = top_activations(fun, [images], k=4)
         one, many = (
             gallery(fun, top, [2, 0], lambda numbers: images[numbers], batch_size, mesh)
-            for mesh in (None, sharding.own_mesh())
+            for mesh in (None, sharding.data_mesh())
         )
         jax.tree.map(np.testing.assert_array_equal, many, one)
 

@@ -10,6 +10,7 @@ import zfjax
 from zfjax import ops
 from zfjax.experiments import occlusion as experiment
 from zfjax.experiments.occlusion import Occlusion, covered_share, hiding, occlusion, sensitivity
+from zfjax.experiments.sweeps import is_listable
 from zfjax.models import ConvNet, layers
 from zfjax.models.specs import LRN, Conv, MaxPool, ReLU, same
 
@@ -66,7 +67,7 @@ def test_recomputed_windows_equal_whole_images(net, window):
     net, variables, image = drawn(net, (net.image_size, net.image_size))
     fun = zfjax.layer(net, variables, "fc8")
     found = occlusion(fun, image, window, 9, batch_size=13)
-    assert experiment._is_listable(fun)
+    assert is_listable(fun)
     assert_close(found.outputs, by_loops(fun, image, (window, window), (9, 9), 0.0))
     np.testing.assert_allclose(found.clean, fun(jnp.asarray(image)[None])[0], rtol=tolerance(1e-5))
 
@@ -120,7 +121,7 @@ def test_any_other_function_takes_whole_images_and_gives_the_same():
     grouped = net.clone(layers=(Conv("conv1", 8, (7, 7), (2, 2)), Conv("conv2", 8, (3, 3), groups=2)))
     grouped, variables, image = drawn(grouped, (32, 32))
     fun = zfjax.layer(grouped, variables, "conv2")
-    assert not experiment._is_listable(fun)
+    assert not is_listable(fun)
     assert_close(occlusion(fun, image, 9, 8).outputs, by_loops(fun, image, (9, 9), (8, 8), 0.0))
 
 

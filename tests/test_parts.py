@@ -21,7 +21,7 @@ from zfjax.data.shapes import builder as builders
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.shapes.parts import in_crop, part_boxes
 from zfjax.data.source import Example
-from zfjax.experiments.occlusion import sensitivity
+from zfjax.experiments.occlusion import sensitivities
 from zfjax.figures import draw, fig7
 from zfjax.figures.request import Request
 from zfjax.models import ConvNet
@@ -172,7 +172,7 @@ def test_figure_7_of_ones_own_picture_sweeps_over_that_alone(tiny, built, record
     swept = []
     monkeypatch.setattr(fig7, "SCORED", 2)
     monkeypatch.setattr(
-        fig7, "sensitivity", lambda *args, **options: swept.append(args) or sensitivity(*args, **options)
+        fig7, "sensitivities", lambda *args, **options: swept.extend(args[2]) or sensitivities(*args, **options)
     )
     (drawing,) = fig7.draw(request._replace(files=request.subject.of_files([file])))
     assert (len(swept), drawing.table) == (1, None)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 PROCESSES = 3
 BROKEN = "circles/003.png"  # of OTHER
 COMMANDS = {  # with OTHER, a folder of other pictures, and BOXES, a file
-    figures: ["--only=fig2", "--layers=relu3", "--maps=2", "--batch_size=2"],
+    figures: ["--only=fig2,fig5,fig7", "--layers=relu3", "--maps=2", "--batch_size=2", "--window=16", "--stride=16"],
     evaluate: ["--batch_size=2"],
     compare: ["--boxes=BOXES", "--only=random", "--count=5", "--rows=1", "--sanity_images=0", "--batch_size=2"],
     transfer: ["--dataset=folder:OTHER", "--per_class=3", "--folds=1", "--layer=5", "--noscratch", "--batch_size=2"],

@@ -56,7 +56,8 @@ def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_
             memory.require_batches(val.net, batch_size)
         parts = Parts(run.folder / "passes")
         survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size, parts)
-        line = from_first(lambda: _write(survey, val, _aside_of(folder), folder).encode())
+        sheets = _write_pictures(survey, val, _aside_of(folder) / _NEW, folder)
+        line = from_first(lambda: _write(survey, sheets, _aside_of(folder), folder).encode())
         parts.clear()
     return line.decode() if is_first() else ""
 
@@ -69,10 +70,9 @@ def _held(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(survey: collect.Survey, val: Subject, aside: Path, folder: Path) -> str:
-    """Write the atlas and put it in place; return a line on what was written."""
+def _write(survey: collect.Survey, sheets: Sequence[Sheet], aside: Path, folder: Path) -> str:
+    """Write the pages beside the pictures, and put the atlas in place; return a line on what was written."""
     new = aside / _NEW
-    sheets = _write_pictures(survey, val, new, folder)
     with _writing(folder):
         pages = site.write(new, survey, sheets)
         files = [path for path in new.rglob("*") if path.is_file()]
@@ -183,7 +183,15 @@ def _clear(aside: Path, folder: Path) -> None:
 
 
 def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Path) -> tuple[Sheet, ...]:
-    """Write the pictures of all maps into the `new` atlas of `folder`; return each layer's layout."""
+    """Write the pictures of all maps into the `new` atlas of `folder`; return each layer's layout.
+
+    All processes project; the first writes, and alone returns something.
+    """
+    if not is_first():
+        for layer in survey.layers:
+            for _ in collect.galleries(val, layer):
+                pass
+        return ()
     with Progress("projections", sum(layer.maps for layer in survey.layers), unit="map") as progress:
         return tuple(_write_layer(layer, val, new, folder, progress) for layer in survey.layers)
 

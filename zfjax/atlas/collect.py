@@ -20,7 +20,7 @@ from zfjax.models.table import layer_table
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.runs.subject import Subject
 from zfjax.training.metrics import read_metrics
-from zfjax.training.sharding import Numbered, data_mesh, own_mesh
+from zfjax.training.sharding import Numbered, data_mesh
 
 STRONGEST = 9  # images per map, as in the paper
 _MAPS_AT_ONCE = 16  # maps whose patches and projections are in memory at a time
@@ -93,8 +93,8 @@ def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int
 
 
 def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
-    """Yield the patches and projections of a layer's maps in order, some maps at a time."""
-    fun, mesh = layer(subject.net, subject.variables, surveyed.name), own_mesh()
+    """Yield the patches and projections of a layer's maps in order, some maps at a time, in all processes."""
+    fun, mesh = layer(subject.net, subject.variables, surveyed.name), data_mesh()
     for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
         maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
         yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1], mesh=mesh)

@@ -1,17 +1,21 @@
 """Figure 8 and Table 1: whether hiding the same part of several images changes their features alike."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int8, PyTree
 
 from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Boxes, edges, wide
 from zfjax.ops.arguments import array
+from zfjax.runs.shares import shared
+from zfjax.training import sharding
 from zfjax.transform import functions
 
 
@@ -68,6 +72,7 @@ def correspondence(
     *,
     fill: float = 0.0,
     batch_size: int = 64,
+    mesh: Mesh | None = None,
 ) -> PyTree:
     """Hide a box in each image and compare how the features change from image to image.
 
@@ -80,7 +85,8 @@ def correspondence(
         boxes: [draws, n, 4], (top, left, height, width) in pixels: one box per image and draw; one draw for a part,
             several for random boxes.
         fill: value to fill the box with; 0 is the mean image if the mean is subtracted.
-        batch_size: images per pass.
+        batch_size: images on a device at a time.
+        mesh: the devices to split the draws over, as in `sharding.data_mesh`; default: one.
 
     Returns:
         A Correspondence, or a pytree of them with the structure of the features.
@@ -100,15 +106,21 @@ def correspondence(
     images = np.asarray(array("images", images))
     images = images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(np.float32)
     boxes = _checked(boxes, images)
-    # All batches have one shape, so features that are not affected are computed identically and differ by exactly 0.
-    batch_size = min(batch_size, len(images))
-    features = functions.live(features, name="features")
-    before = _features(features, images, batch_size)
-    signs: list[PyTree] = []
-    for draw in boxes:
-        after = _features(features, hidden(images, draw, fill), batch_size)
-        signs.append(jax.tree.map(_signs, before, after))
-    return jax.tree.map(lambda *draws: _compared(np.stack(draws)), *signs)
+    # All batches have one shape, and an image the same place in each draw's, so features that are not affected are
+    # computed identically and differ by exactly 0.
+    each = min(batch_size, len(images))
+    mesh = sharding.busy(mesh, len(boxes) * -(-len(images) // each))
+    features = functions.live(features, functools.partial(sharding.replicate, mesh=mesh), name="features")
+    untouched = _features(features, lambda _, some: images[some], 1, len(images), each, mesh)
+    before = jax.tree.map(_joined, *(found for _, found in untouched))
+
+    def covered(draw: np.ndarray, some: np.ndarray) -> np.ndarray:
+        return _hidden(images[some], boxes[draw, some], fill)
+
+    after = _features(features, covered, len(boxes), len(images), each, mesh)
+    # Of each batch at once, since signs take a quarter of the memory.
+    signs = [jax.tree.map(functools.partial(_signs, some), before, found) for some, found in after]
+    return jax.tree.map(lambda *parts: _compared(_joined(*parts).reshape(len(boxes), len(images), -1)), *signs)
 
 
 def hidden(
@@ -119,8 +131,12 @@ def hidden(
     Raises:
         ValueError: as in `correspondence`.
     """
+    return _hidden(images, _checked(np.asarray(boxes)[None], images)[0], fill)
+
+
+def _hidden(images: np.ndarray, boxes: Boxes, fill: float) -> np.ndarray:
     covered = np.array(images)
-    for image, (top, left, height, width) in zip(covered, _checked(np.asarray(boxes)[None], images)[0], strict=True):
+    for image, (top, left, height, width) in zip(covered, boxes, strict=True):
         image[top : top + height, left : left + width] = fill
     return covered
 
@@ -178,24 +194,48 @@ def _checked(boxes: Boxes, images: Float[np.ndarray, "n h w c"]) -> Boxes:
     return wide(boxes)
 
 
-def _features(fun: Callable, images: np.ndarray, batch_size: int) -> PyTree[np.ndarray]:
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        rest = np.zeros((batch_size - len(batch), *images.shape[1:]), images.dtype)
-        parts.append(jax.device_get(_apply(fun, jnp.asarray(np.concatenate([batch, rest])))))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)].reshape(len(images), -1), *parts)
+def _features(
+    fun: Callable,
+    images_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    draws: int,
+    count: int,
+    each: int,
+    mesh: Mesh | None,
+) -> Iterator[tuple[np.ndarray, PyTree[np.ndarray]]]:
+    """Features of all images in all draws, in order: the numbers of some images, and their features, flattened.
+
+    `images_of` takes the numbers of draws, and of an image in each.
+    """
+    rows = -(-count // each) * each  # of a draw, the last ones repeated, so that no batch has two draws
+
+    def work(some: np.ndarray) -> PyTree:
+        draw, image = np.divmod(some, rows)
+        return _apply(fun, sharding.place(images_of(draw, np.minimum(image, count - 1)), mesh), mesh=mesh)
+
+    first = 0
+    for found in shared(draws * rows, each, mesh, work):
+        numbers = np.arange(first, first + len(jax.tree.leaves(found)[0])) % rows
+        first += len(numbers)
+        kept = numbers < count
+        flat = jax.tree.map(lambda leaf, kept=kept: leaf.reshape(len(leaf), -1)[kept], found)
+        yield numbers[kept], flat
 
 
 @functions.jit
-def _apply(fun: Callable, images: Array) -> PyTree:
-    return fun(images)
+def _apply(fun: Callable, images: Array, *, mesh: Mesh | None) -> PyTree:
+    return sharding.on_each(lambda fun, images: fun(images), mesh, whole=1)(fun, images)
 
 
-def _signs(before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "n d"]) -> Int8[np.ndarray, "n d"]:
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts)
+
+
+def _signs(
+    some: Int[np.ndarray, " k"], before: Float[np.ndarray, "n d"], after: Float[np.ndarray, "k d"]
+) -> Int8[np.ndarray, "k d"]:
     if not np.all(np.isfinite(before)) or not np.all(np.isfinite(after)):
         raise ValueError("features: expected finite numbers; the net has diverged")
-    return np.sign(before - after).astype(np.int8)
+    return np.sign(before[some] - after).astype(np.int8)
 
 
 def _compared(signs: Int8[np.ndarray, "draws n d"]) -> Correspondence:

@@ -175,7 +175,7 @@ def snapshots_of(
 ) -> list[Snapshot]:
     """One checkpoint's layers, in the order of `maps`, from the strongest activation of each map, on the host.
 
-    `mesh` has the devices of this process to project on.
+    `mesh` has the devices to project on, as in `gallery`.
     """
     fun = layers(net, variables, tuple(maps))
     responses = [jax.device_get(_responses(fun, images)) for images in probes]

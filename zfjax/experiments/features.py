@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
 
@@ -223,14 +222,10 @@ def fingerprint(model: Model, pool: Pool) -> str:
 def _activations(
     fun: Partial, squares: UInt8[Array, "n side side 3"], mean: Float[Array, "side side 3"], size: int, mesh: Mesh
 ) -> dict[str, Array]:
-    def on_one(fun: Partial, squares: Array, mean: Array) -> dict[str, Array]:
+    def on_one(fun: Partial, mean: Array, squares: Array) -> dict[str, Array]:
         return fun(center_crop(subtract_mean(squares, mean), size))
 
-    rows = P("data")
-    # Not checked: the check knows no rule for some primitives of nets.
-    return jax.shard_map(on_one, mesh=mesh, in_specs=(P(), rows, P()), out_specs=rows, check_vma=False)(
-        fun, squares, mean
-    )
+    return sharding.on_each(on_one, mesh, whole=2)(fun, mean, squares)
 
 
 def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_size: int) -> None:

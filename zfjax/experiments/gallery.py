@@ -17,6 +17,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 from zfjax.models.fields import Projected, projected
 from zfjax.ops.arguments import array, described, floats
+from zfjax.runs.shares import shared
 from zfjax.training import sharding
 from zfjax.training.sharding import Numbered
 from zfjax.transform import functions
@@ -112,7 +113,8 @@ def gallery(
         maps: the maps to project: `some_maps(top, 8, rng)`, a list, or `range(len(top.values))`.
         load: from image numbers to images as `fun` takes them.
         batch_size: activations on a device at a time.
-        mesh: devices of this process to split them over, as in `sharding.own_mesh`; default: the device of the images.
+        mesh: the devices to split them over, as in `sharding.data_mesh`; default: the device of the images. Each
+            process loads the images of its own devices, and gets all that is found.
 
     Raises:
         ValueError: `top` saw fewer than k images.
@@ -135,20 +137,19 @@ def gallery(
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images per map, but fewer were seen")
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
-    rows = min(batch_size, numbers.size)
-    devices = 1 if mesh is None else min(mesh.size, -(-numbers.size // rows))  # no more than get something to do
-    mesh = mesh and sharding.first_of(mesh, devices)
-    everywhere, split = (mesh and NamedSharding(mesh, spec) for spec in (P(), P("data")))
-    fun, found = functions.live(fun, functools.partial(jax.device_put, device=everywhere)), list[Projected]()
-    for first in range(0, numbers.size, rows * devices):
-        # The last batch repeats its last entry, so that one program serves all batches.
-        batch = np.minimum(np.arange(first, first + rows * devices), numbers.size - 1)
-        images = floats("load", load(numbers.reshape(-1)[batch]))
-        if not found:
+    rows, warned = min(batch_size, numbers.size), list[bool]()
+    mesh = sharding.busy(mesh, -(-numbers.size // rows))
+    fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
+
+    def work(some: np.ndarray) -> Projected:
+        images = floats("load", load(numbers.reshape(-1)[some]))
+        if not warned:
             warn_of_idle_rules(fun, images, DECONVNET)
-        placed = jax.device_put((images, *(part[batch] for part in winners)), split)
-        found.append(jax.device_get(_projected(fun, *placed, mesh=mesh)))
-    _, *parts = (np.concatenate(part)[: numbers.size] for part in zip(*found, strict=True))
+            warned.append(True)
+        return _projected(fun, *sharding.place((images, *(part[some] for part in winners)), mesh), mesh=mesh)
+
+    found = list(shared(numbers.size, rows, mesh, work))
+    _, *parts = (np.concatenate(part) for part in zip(*found, strict=True))
     return Gallery(maps, values, *(part.reshape(*numbers.shape, *part.shape[1:]) for part in parts))
 
 
@@ -161,12 +162,7 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
 
 @functions.jit
 def _projected(fun: Callable, images: Array, units: Array, positions: Array, *, mesh: Mesh | None) -> Projected:
-    if mesh is None:
-        return projected(fun, images, units, positions)
-    rows = P("data")
-    # Not checked: the check knows no rule for some primitives of nets.
-    on_each = jax.shard_map(projected, mesh=mesh, in_specs=(P(), rows, rows, rows), out_specs=rows, check_vma=False)
-    return on_each(fun, images, units, positions)
+    return sharding.on_each(projected, mesh, whole=1)(fun, images, units, positions)
 
 
 def numbered(batches: Iterable, mesh: Mesh | None) -> Iterator[Numbered]:
@@ -231,12 +227,7 @@ def _merge(fun: Callable, top: PyTree, images: Array, numbers: Int[Array, " n"],
     def on_one(fun: Callable, top: PyTree, images: Array, numbers: Array) -> PyTree:
         return jax.tree.map(lambda kept, acts: _merge_layer(kept, acts, numbers), top, fun(images), is_leaf=_is_top)
 
-    if mesh is None:
-        return on_one(fun, top, images, numbers)
-    rows = P("data")
-    # Not checked: the check knows no rule for some primitives of nets.
-    on_each = jax.shard_map(on_one, mesh=mesh, in_specs=(P(), rows, rows, rows), out_specs=rows, check_vma=False)
-    return on_each(fun, top, images, numbers)
+    return sharding.on_each(on_one, mesh, whole=1)(fun, top, images, numbers)
 
 
 def _joined(before: PyTree | None, top: PyTree, mesh: Mesh | None) -> PyTree:

@@ -1,5 +1,6 @@
 """Figure 5: how much features and predictions change when the image is shifted, scaled or rotated."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,11 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Real
 
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import floats
 from zfjax.ops.precision import widened
+from zfjax.runs.shares import shared
+from zfjax.training import sharding
 from zfjax.transform import functions
 
 # Where each pixel of the new image comes from in the old one: a 2 × 2 matrix and a shift, as (row, column) from the
@@ -122,6 +126,7 @@ def response(
     parameters: Float[np.ndarray, " steps"],
     maps: Maps,
     batch_size: int = 64,
+    mesh: Mesh | None = None,
 ) -> Response:
     """Measure the distances and the true class's probability for one transform.
 
@@ -133,7 +138,8 @@ def response(
         labels: the true classes.
         parameters: the transform's parameters, stored with the result.
         maps: the transforms, one per parameter.
-        batch_size: transformed images per pass.
+        batch_size: transformed images on a device at a time.
+        mesh: the devices to split the work over, as in `sharding.data_mesh`; default: the device of the images.
 
     Raises:
         TypeError: images are not a single array of floating-point numbers.
@@ -143,21 +149,29 @@ def response(
     Paper: figure 5.
     """
     _check(images, labels, parameters, maps, batch_size)
-    fun = functions.live(fun)
+    fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
+    pictures = images if mesh is None else np.asarray(images)
+    still = _still(fun, pictures, mesh)
+    classes, labels = still[logits].shape[-1], np.asarray(labels)
+    for label in labels[(labels < 0) | (labels >= classes)]:
+        raise ValueError(f"labels: expected 0 to {classes - 1}, got {label}")
     # Chunks of equal size, the last padded with the last map, so that one program serves all.
     count = -(-len(maps) // batch_size)
     filled = np.minimum(np.arange(count * -(-len(maps) // count)), len(maps) - 1)
-    chunks = np.split(np.asarray(maps, np.float32)[filled], count)
-    distances, probabilities = [], []
-    for image, label in zip(images, labels, strict=True):
-        still = _activations(fun, image)
-        classes = still[logits].shape[-1]
-        if not 0 <= label < classes:
-            raise ValueError(f"labels: expected 0 to {classes - 1}, got {label}")
-        parts = [_respond(fun, image, still, chunk, hidden=hidden, logits=logits) for chunk in chunks]
-        distances.append(np.concatenate([np.asarray(moved) for moved, _ in parts], axis=1)[:, : len(maps)])
-        probabilities.append(np.concatenate([np.asarray(answers)[:, label] for _, answers in parts])[: len(maps)])
-    return Response(np.asarray(parameters), np.stack(distances, axis=1), np.stack(probabilities))
+    chunks = np.stack(np.split(np.asarray(maps, np.float32)[filled], count))
+
+    def work(some: np.ndarray) -> tuple[Array, Array]:
+        """A piece is one chunk of one image."""
+        which, chunk = np.divmod(some, count)
+        at_rest = {name: still[name][which] for name in hidden}
+        placed = sharding.place((pictures[which], at_rest, chunks[chunk], labels[which].astype(np.int32)), mesh)
+        return _respond(fun, *placed, hidden=hidden, logits=logits, mesh=mesh)
+
+    parts = shared(len(pictures) * count, 1, mesh, work)
+    distances, probabilities = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+    moved = distances.reshape(len(pictures), count, len(hidden), -1).transpose(2, 0, 1, 3)
+    moved = moved.reshape(len(hidden), len(pictures), -1)[..., : len(maps)]
+    return Response(np.asarray(parameters), moved, probabilities.reshape(len(pictures), -1)[:, : len(maps)])
 
 
 def invariance(
@@ -168,6 +182,7 @@ def invariance(
     labels: Sequence[int] | Int[Array | np.ndarray, " images"],
     steps: Steps | None = None,
     batch_size: int = 64,
+    mesh: Mesh | None = None,
 ) -> Invariance:
     """Figure 5: vertical translation, scale and rotation; raises the errors of `response`.
 
@@ -178,7 +193,8 @@ def invariance(
         images: as `fun` takes them, mean subtracted.
         labels: the true classes.
         steps: parameters of the transforms; None for the paper's.
-        batch_size: transformed images per pass.
+        batch_size: as in `response`.
+        mesh: as in `response`.
 
     >>> from zfjax.models import cut
     >>> net = zfjax.zfnet(10, width=0.05, image_size=48)
@@ -188,15 +204,16 @@ def invariance(
     >>> invariance(fun, ("relu1", "relu7"), "fc8", images, np.array([3, 7]), few).rotation.distances.shape
     (2, 2, 2)
     """
-    fun, steps = functions.live(fun), steps or paper_steps(images.shape[1])
+    fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
+    steps = steps or paper_steps(images.shape[1])
     maps = np.concatenate([translations(steps.translation), scalings(steps.scale), rotations(steps.rotation)])
-    together = response(fun, hidden, logits, images, labels, np.concatenate(steps), maps, batch_size)
+    together = response(fun, hidden, logits, images, labels, np.concatenate(steps), maps, batch_size, mesh)
     ends = np.cumsum([len(parameters) for parameters in steps])[:2]
     translation, scale, rotation = map(Response, *(np.split(part, ends, axis=-1) for part in together))
-    acts = [_activations(fun, image) for image in images]
-    answers = [_softmax(one[logits])[0, label] for one, label in zip(acts, labels, strict=True)]
-    apart = [_mean_apart([one[name] for one in acts]) for name in hidden]
-    return Invariance(translation, scale, rotation, np.array(answers), np.array(apart))
+    still = _still(fun, images if mesh is None else np.asarray(images), mesh)
+    answers = np.asarray(_softmax(jnp.asarray(still[logits])))[np.arange(len(images)), np.asarray(labels)]
+    apart = [_mean_apart(still[name]) for name in hidden]
+    return Invariance(translation, scale, rotation, answers, np.array(apart))
 
 
 def relative_changes(found: Invariance, size: int) -> Float[np.ndarray, "transforms layers"]:
@@ -235,24 +252,42 @@ def _maps(matrices: Float[np.ndarray, "#steps 2 2"], down: Float[np.ndarray, " s
     return np.concatenate([np.broadcast_to(matrices, (len(down), 2, 2)), shifts], axis=2)
 
 
+def _still(fun: Callable, images: Array | np.ndarray, mesh: Mesh | None) -> dict[str, np.ndarray]:
+    """The activations of the untransformed images, one image at a time on each device."""
+
+    def work(some: np.ndarray) -> dict[str, Array]:
+        return _activations(fun, sharding.place(images[some], mesh), mesh=mesh)
+
+    parts = list(shared(len(images), 1, mesh, work))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
 @functions.jit
-def _activations(fun: Callable, image: Float[Array, "height width c"]) -> dict[str, Array]:
-    return fun(image[None])
+def _activations(fun: Callable, images: Float[Array, "n height width c"], *, mesh: Mesh | None) -> dict[str, Array]:
+    def of_one(fun: Callable, image: Array) -> dict[str, Array]:
+        return jax.tree.map(lambda acts: acts[0], fun(image[None]))
+
+    return sharding.one_on_each(of_one, mesh, whole=1)(fun, images)
 
 
 @functions.jit
 def _respond(
     fun: Callable,
-    image: Float[Array | np.ndarray, "height width c"],
+    images: Float[Array, "n height width c"],
     still: dict[str, Array],
-    maps: Float[Array, "n 2 3"],
+    maps: Float[Array, "n steps 2 3"],
+    labels: Int[Array, " n"],
     *,
     hidden: tuple[str, ...],
     logits: str,
-) -> tuple[Float[Array, "layers n"], Float[Array, "n classes"]]:
-    acts = fun(transformed(image, maps))
-    distances = [jnp.sqrt(_square(acts[name].astype(jnp.float32) - still[name].astype(jnp.float32))) for name in hidden]
-    return jnp.stack(distances), _softmax(acts[logits])
+    mesh: Mesh | None,
+) -> tuple[Float[Array, "n layers steps"], Float[Array, "n steps"]]:
+    def of_one(fun: Callable, image: Array, still: dict[str, Array], maps: Array, label: Array) -> tuple[Array, Array]:
+        acts = fun(transformed(image, maps))
+        apart = (acts[name].astype(jnp.float32) - still[name].astype(jnp.float32)[None] for name in hidden)
+        return jnp.stack([jnp.sqrt(_square(one)) for one in apart]), jnp.take(_softmax(acts[logits]), label, axis=1)
+
+    return sharding.one_on_each(of_one, mesh, whole=1)(fun, images, still, maps, labels)
 
 
 def _square(difference: Float[Array, "n ..."]) -> Float[Array, " n"]:
@@ -263,7 +298,7 @@ def _softmax(logits: Float[Array, "n classes"]) -> Float[Array, "n classes"]:
     return jax.nn.softmax(logits.astype(jnp.float32))
 
 
-def _mean_apart(acts: Sequence[Float[Array, "1 ..."]]) -> float:
+def _mean_apart(acts: Float[np.ndarray, "images ..."]) -> float:
     """Mean distance over pairs of images; NaN for a single image."""
     pairs = [
         np.linalg.norm(np.asarray(a, np.float32).ravel() - np.asarray(b, np.float32).ravel())

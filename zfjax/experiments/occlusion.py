@@ -1,22 +1,21 @@
 """Figure 7: slide a square over the image and evaluate a function at each position."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax.console.deprecation import renamed_arguments
+from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
-from zfjax.models import ConvNet, incremental, layers
-from zfjax.models.cut import Layer, Layers
-from zfjax.models.incremental import Rectangles
-from zfjax.models.specs import Size
+from zfjax.experiments import sweeps
+from zfjax.models import ConvNet, layers
 from zfjax.ops.arguments import filling, floats
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
@@ -76,16 +75,9 @@ def occlusion(
     >>> zfjax.occlusion(zfjax.layer(net, variables, "fc8"), image, window=16, strides=8).outputs.shape
     (7, 7, 10)
     """
-    image = floats("image", image)
-    window, strides = pair("window", window), pair("strides", strides)
-    cover = _checked(image, window, fill)
-    grid = _grid((image.shape[0], image.shape[1]), window, strides, batch_size)
-    fun, last = functions.live(fun), functions.live(then or Partial(_Itself()), name="then")
-    # First, since this also checks that `fun` accepts the image.
-    clean = jax.tree.map(lambda leaf: np.asarray(leaf[0]), _outputs(fun, last, image[None]))
-    sweep = _recomputed if _is_listable(fun) else _plain
-    outputs = sweep(fun, last, image, cover, grid.chunks)
-    return Occlusion(jax.tree.map(grid.in_order, *outputs), clean, grid.tops, grid.lefts, window)
+    images = floats("image", image)[None]
+    last = functions.live(then or Partial(_Itself()), name="then")
+    return _occlusions(fun, images, [last], window, strides, fill, batch_size)[0]
 
 
 @shown_by_shape
@@ -134,14 +126,57 @@ def sensitivity(
 
     Paper: section 4.2 and figure 7.
     """
+    labels = np.array([label])
+    return sensitivities(
+        net, variables, jnp.asarray(image)[None], labels, window, strides, fill, layer=layer, batch_size=batch_size
+    )[0]
+
+
+def sensitivities(
+    net: ConvNet,
+    variables: PyTree,
+    images: Float[Array | np.ndarray, "n size size channels"],
+    labels: Int[np.ndarray, " n"],
+    window: int | Pair,
+    strides: int | Pair,
+    fill: float | Float[Array | np.ndarray, "..."] = 0.0,
+    *,
+    layer: str = "relu5",
+    batch_size: int = 64,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> list[Sensitivity]:
+    """`sensitivity` for several images, whose positions are split over many devices.
+
+    Args:
+        net: as in `sensitivity`.
+        variables: as in `sensitivity`.
+        images: [n, H, W, C] with the mean already subtracted.
+        labels: their true classes.
+        window: as in `occlusion`.
+        strides: as in `occlusion`.
+        fill: as in `occlusion`.
+        layer: as in `sensitivity`.
+        batch_size: positions on a device at a time.
+        mesh: the devices, as in `sharding.data_mesh`; default: the device of the images. What is found does not depend
+            on how many there are.
+        progress: advanced by the number of images.
+
+    Raises:
+        ValueError: as in `sensitivity`.
+    """
     top = net.layers[-1].name
     fun = layers(net, variables, [layer, top])
-    classes = jax.eval_shape(fun, jnp.asarray(image)[None])[top].shape[1]
-    if not 0 <= label < classes:
+    classes = jax.eval_shape(fun, jnp.asarray(images)[:1])[top].shape[1]
+    for label in labels[(labels < 0) | (labels >= classes)]:
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
     # For all maps, since which one is wanted is known only after the pass over the clean image.
-    summary = Partial(_Summary(layer, top), jnp.asarray(label))
-    found = occlusion(fun, image, window, strides, fill, then=summary, batch_size=batch_size)
+    summaries = [Partial(_Summary(layer, top), jnp.asarray(label)) for label in labels]
+    found = _occlusions(fun, floats("image", images), summaries, window, strides, fill, batch_size, mesh, progress)
+    return [_sensitivity_of(one) for one in found]
+
+
+def _sensitivity_of(found: Occlusion) -> Sensitivity:
     activations, probability, most_probable = found.outputs
     clean_activations, clean_probability, _ = found.clean
     unit = int(np.argmax(clean_activations))
@@ -219,117 +254,38 @@ class _Summary(functions.Fixed):
         )
 
 
-def _recomputed(
-    fun: Any, then: Callable, image: Array, cover: Array, chunks: list[Rectangles]
-) -> list[PyTree[np.ndarray]]:
-    """Sweep by one clean pass, then recompute only what changes."""
-    cut, (variables,) = fun.func, fun.args
-    assert isinstance(cut, Layer | Layers)  # checked by `_is_listable`
-    names = cut.names if isinstance(cut, Layers) else (cut.name,)
-    plan, changed = incremental.plan(cut.net, names, Size(*image.shape), chunks)
-    clean = _clean(plan, variables, image)
-    cover = cover.astype(cut.net.dtype)
-
-    def outputs(chunk: tuple[Rectangles, ...]) -> PyTree:
-        found = incremental.recompute(plan, variables["params"], clean, cover, incremental.reads(plan, chunk))
-        return _call(then, found if isinstance(cut, Layers) else found[names[0]])
-
-    return _fetched(map(outputs, changed))
-
-
-@functools.partial(jax.jit, static_argnames="plan")
-def _clean(plan: incremental.Plan, variables: PyTree, image: Array) -> list[Array]:
-    """The image, and the output of each layer whose changed cells are listed."""
-    _, acts = plan.net.clone(layers=plan.listed).apply(variables, image[None])
-    maps = [image.astype(plan.net.dtype)]
-    for layer in plan.listed:
-        maps.append(acts[layer.name][0] if layer.name in acts else maps[-1])
-    return maps
-
-
-def _plain(
-    fun: Callable, then: Callable, image: Array, cover: Array, chunks: list[Rectangles]
-) -> list[PyTree[np.ndarray]]:
-    """Sweep over whole images, in batches."""
-    return _fetched(_outputs(fun, then, _covered(image, cover, chunk)) for chunk in chunks)
-
-
-def _fetched(batches: Iterable[PyTree]) -> list[PyTree[np.ndarray]]:
-    """Fetch outputs to the host, each while the next is being computed, so that the device does not wait."""
-    found: list[PyTree] = []
-    waiting: list[PyTree] = []
-    for batch in batches:
-        found += jax.device_get(waiting)
-        waiting = [batch]
-    return found + jax.device_get(waiting)
-
-
-@functions.jit
-def _outputs(fun: Callable, then: Callable, images: Array) -> PyTree:
-    return then(fun(images))
-
-
-@jax.jit
-def _covered(image: Array, cover: Array, places: Rectangles) -> Array:
-    row = jnp.arange(image.shape[0])[None, :, None, None] - places.top.reshape(-1, 1, 1, 1)
-    column = jnp.arange(image.shape[1])[None, None, :, None] - places.left.reshape(-1, 1, 1, 1)
-    inside = (row >= 0) & (row < places.height.reshape(-1, 1, 1, 1))
-    inside &= (column >= 0) & (column < places.width.reshape(-1, 1, 1, 1))
-    return jnp.where(inside, cover[None], image[None])
-
-
-@functions.jit
-def _call(then: Callable, outputs: PyTree) -> PyTree:
-    return then(outputs)
+def _occlusions(
+    fun: Callable,
+    images: Array,
+    thens: Sequence[Callable],
+    window: int | Pair,
+    strides: int | Pair,
+    fill: float | Array | np.ndarray,
+    batch_size: int,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> list[Occlusion]:
+    """`occlusion` of images of one size, with a `then` for each."""
+    window, strides = pair("window", window), pair("strides", strides)
+    cover = _checked(images[0], window, fill)
+    places = sweeps.grid((images.shape[1], images.shape[2]), window, strides, batch_size)
+    clean, outputs = sweeps.swept(fun, images, thens, cover, places, mesh, progress)
+    return [
+        Occlusion(
+            jax.tree.map(lambda leaf, i=i: places.in_order(leaf[i]), outputs),
+            jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), clean),
+            places.tops,
+            places.lefts,
+            window,
+        )
+        for i in range(len(images))
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Itself(functions.Fixed):
     def __call__(self, outputs: PyTree) -> PyTree:
         return outputs
-
-
-def _is_listable(fun: Callable) -> bool:
-    """Whether the layers of `fun` are known and their changed cells can be listed, as for nets like the paper's."""
-    return isinstance(fun, Partial) and isinstance(fun.func, Layer | Layers) and incremental.is_listable(fun.func.net)
-
-
-class _Grid(NamedTuple):
-    """The occluder's positions, visited in shuffled chunks so that each has its share of the border."""
-
-    tops: Int[np.ndarray, " rows"]
-    lefts: Int[np.ndarray, " columns"]
-    order: Int[np.ndarray, " positions"]
-    chunks: list[Rectangles]  # the last one is padded with positions from the start
-
-    def in_order(self, *parts: np.ndarray) -> Shaped[np.ndarray, "rows columns ..."]:
-        """The chunks' outputs put back where their positions are."""
-        found = np.concatenate(parts)[: len(self.order)]
-        whole = np.empty_like(found)
-        whole[self.order] = found
-        return whole.reshape(len(self.tops), len(self.lefts), *found.shape[1:])
-
-
-def _grid(image: Pair, window: Pair, strides: Pair, batch_size: int) -> _Grid:
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    tops, lefts = (_positions(*axis) for axis in zip(image, window, strides, strict=True))
-    count = len(tops) * len(lefts)
-    order = np.random.default_rng(0).permutation(count)
-    size = -(-count // -(-count // batch_size))
-    one = np.ones(size, np.int32)
-    chunks = [
-        Rectangles(tops[chunk // len(lefts)], lefts[chunk % len(lefts)], window[0] * one, window[1] * one)
-        for chunk in np.resize(order, (-(-count // size), size))
-    ]
-    return _Grid(tops, lefts, order, chunks)
-
-
-def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " positions"]:
-    """First pixels of the window along one axis; the last lies flush with the end."""
-    starts = np.arange(0, length - window + 1, stride, dtype=np.int32)
-    last = length - window
-    return starts if starts[-1] == last else np.append(starts, np.int32(last))
 
 
 def _checked(image: Array, window: Pair, fill: float | Array | np.ndarray) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -13,7 +14,7 @@ from zfjax.models import layer
 from zfjax.models.edits import layer_number, layer_title
 from zfjax.plots.gallery import plot_gallery
 from zfjax.runs.subject import Subject, feature_layers
-from zfjax.training.sharding import own_mesh
+from zfjax.training.sharding import data_mesh
 
 
 def draw(request: Request) -> Iterator[Drawing]:
@@ -32,7 +33,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         chosen = _maps(request, tops[name], i + 1)
         fun = layer(subject.net, subject.variables, name)
         with Progress(f"projections of {name}", len(chosen) * tops[name].values.shape[1], unit="map") as progress:
-            result = gallery(fun, tops[name], chosen, _counted(subject, progress), mesh=own_mesh())
+            result = gallery(fun, tops[name], chosen, _counted(subject, progress), mesh=data_mesh())
         title = (
             f"{layer_title(name)}, {len(chosen)} of {len(tops[name].values)} maps:"
             " projections of the strongest activations, and their patches"
@@ -43,10 +44,10 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 
 def _counted(subject: Subject, progress: Progress) -> Callable[[np.ndarray], Float[Array, "n size size 3"]]:
-    """`subject.load` with progress: the gallery loads as many images as it projects."""
+    """`subject.load` with progress: the processes together load as many images as the gallery projects."""
 
     def load(numbers: np.ndarray) -> Float[Array, "n size size 3"]:
-        progress.advance(len(numbers))
+        progress.advance(len(numbers) * jax.process_count())
         return subject.load(numbers)
 
     return load

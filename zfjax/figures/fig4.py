@@ -27,7 +27,7 @@ from zfjax.runs.folder import load_model
 from zfjax.runs.subject import feature_layers
 from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.loop import Schedule
-from zfjax.training.sharding import own_mesh
+from zfjax.training.sharding import data_mesh
 
 PROBES = 64  # images of the validation split on which features are compared
 
@@ -53,7 +53,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         def at(variables: PyTree) -> list[Snapshot]:
             seen = train._replace(variables=variables)
             tops = strongest(seen, tuple(maps), 1, request.batch_size, request.parts, progress)
-            return snapshots_of(subject.net, variables, maps, tops, train.load, probes, own_mesh())
+            return snapshots_of(subject.net, variables, maps, tops, train.load, probes, data_mesh())
 
         found = joined(tuple(maps), [at(variables) for variables in _variables(request, kept.steps)])
     yield Drawing("fig4_evolution", plot_evolution(found, kept.epochs), _projections(found, kept))

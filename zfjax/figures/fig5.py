@@ -19,6 +19,7 @@ from zfjax.figures.request import Drawing, Request
 from zfjax.models.cut import layers
 from zfjax.plots.invariance import plot_invariance, shown_steps
 from zfjax.runs.subject import feature_layers, last_hidden_layer
+from zfjax.training.sharding import data_mesh
 
 TRANSFORMS = (translations, scalings, rotations)
 
@@ -30,7 +31,7 @@ def draw(request: Request) -> Iterator[Drawing]:
     logits = subject.net.layers[-1].name
     fun = layers(subject.net, subject.variables, (*hidden, logits))
     steps = paper_steps(subject.net.image_size)
-    found = invariance(fun, hidden, logits, chosen.images, chosen.labels, steps, request.batch_size)
+    found = invariance(fun, hidden, logits, chosen.images, chosen.labels, steps, request.batch_size, data_mesh())
     examples = []
     for parameters, maps_of in zip(steps, TRANSFORMS, strict=True):
         maps = maps_of(parameters[shown_steps(len(parameters))])

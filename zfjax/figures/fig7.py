@@ -5,18 +5,19 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
 from zfjax.experiments.gallery import Top
-from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivity
+from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivities
 from zfjax.experiments.passes import strongest as strongest_of
 from zfjax.figures.request import Drawing, Request
 from zfjax.models import layer
 from zfjax.models.fields import project_units
 from zfjax.plots.occlusion import Occluded, plot_occlusion
 from zfjax.runs.subject import Subject, feature_layers
+from zfjax.training.sharding import data_mesh
 from zfjax.transform.backprojection import deconvnet
 from zfjax.transform.seeds import strongest
 
@@ -53,11 +54,13 @@ def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], n
     fun = layer(subject.net, subject.variables, top)
     with Progress("strongest activations", len(subject.pictures)) as progress:
         winners = strongest_of(subject, [top], OTHERS + 1, request.batch_size, request.parts, progress)[top]
-    rows = []
     with Progress("occlusion", len(chosen.images)) as progress:
+        sweeps = _sweeps(request, chosen.images, chosen.labels, window, stride, progress)
+    rows = []
+    with Progress("projections", len(chosen.images)) as progress:
         titles = chosen.titles(subject.classes)
-        for image, label, number, title in zip(chosen.images, chosen.labels, chosen.numbers, titles, strict=True):
-            found = _sweep(request, image, int(label), window, stride)
+        each = zip(chosen.images, chosen.labels, chosen.numbers, titles, sweeps, strict=True)
+        for image, label, number, title, found in each:
             projection = np.asarray(_strongest_projected(fun, image[None], found.unit)[0])
             others = _others(subject, fun, winners, found.unit, int(number))
             shown = np.asarray(image) + subject.image_mean
@@ -66,10 +69,28 @@ def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], n
     return rows, chosen.labels
 
 
-def _sweep(request: Request, image: Array, label: int, window: int, stride: int) -> Sensitivity:
+def _sweeps(
+    request: Request,
+    images: Float[Array, "n size size 3"],
+    labels: Int[np.ndarray, " n"],
+    window: int,
+    stride: int,
+    progress: Progress,
+) -> list[Sensitivity]:
+    """The images' positions split over all devices of all processes."""
     subject = request.subject
-    top, batch_size = feature_layers(subject.net)[-1], request.batch_size
-    return sensitivity(subject.net, subject.variables, image, label, window, stride, layer=top, batch_size=batch_size)
+    return sensitivities(
+        subject.net,
+        subject.variables,
+        images,
+        labels,
+        window,
+        stride,
+        layer=feature_layers(subject.net)[-1],
+        batch_size=request.batch_size,
+        mesh=data_mesh(),
+        progress=progress,
+    )
 
 
 def _others(subject: Subject, fun: Partial, winners: Top, unit: int, number: int) -> Float[np.ndarray, "n h w c"]:
@@ -95,12 +116,13 @@ def _against_masks(request: Request, window: int, stride: int) -> Table:
     sides = [side for side in (window, 2 * window) if side <= subject.net.image_size]
     with Progress("occlusion compared with masks", len(numbers) * len(sides)) as progress:
         for side in sides:
-            scores = []
-            for image, label, mask in zip(images, subject.labels[numbers], objects, strict=True):
-                found = _sweep(request, image, int(label), side, stride)
-                if mask.any():  # the crop may have left the object outside
-                    scores.append((found.clean_probability, *hiding(found, mask)))
-                progress.advance(1)
+            scores = [
+                (found.clean_probability, *hiding(found, mask))
+                for found, mask in zip(
+                    _sweeps(request, images, subject.labels[numbers], side, stride, progress), objects, strict=True
+                )
+                if mask.any()  # the crop may have left the object outside
+            ]
             rows.append((side, *(100 * float(share) for share in np.mean(scores, axis=0))))
     return Table(
         f"Fig. 7d compared with the masks of {len(numbers)} validation images",

@@ -14,6 +14,7 @@ from zfjax.figures.request import Drawing, NotForThisRun, Request
 from zfjax.models import layers
 from zfjax.plots.correspondence import plot_correspondence
 from zfjax.runs.subject import feature_layers, last_hidden_layer
+from zfjax.training.sharding import data_mesh
 
 CLASS = "face"
 PARTS = {"right eye": "right_eye", "left eye": "left_eye", "nose": "nose"}
@@ -58,14 +59,14 @@ def draw(request: Request) -> Iterator[Drawing]:
 
     names = {"layer 5": feature_layers(subject.net)[-1], "layer 7": last_hidden_layer(subject.net)}
     fun = layers(subject.net, subject.variables, tuple(names.values()))
-    of_parts, of_randoms = (
-        {part: correspondence(fun, images, draws, batch_size=request.batch_size) for part, draws in drawn.items()}
-        for drawn in (boxes, randoms)
-    )
-    results = {
-        title: {part: Compared(of_parts[part][name], of_randoms[part][name]) for part in PARTS}
-        for title, name in names.items()
-    }
+    # All draws together, so that many devices get something to do.
+    draws = [*boxes.values(), *randoms.values()]
+    found = correspondence(fun, images, np.concatenate(draws), batch_size=request.batch_size, mesh=data_mesh())
+    results = {}
+    for title, name in names.items():
+        ends = np.cumsum([len(some) for some in draws])[:-1]
+        apart = list(map(Correspondence, *(np.split(matrices, ends) for matrices in found[name])))
+        results[title] = dict(zip(PARTS, map(Compared, apart[: len(PARTS)], apart[len(PARTS) :]), strict=True))
     hiding = boxes | {"random": randoms["nose"]}
     rows = {"original": images} | {part: hidden(images, draws[0]) for part, draws in hiding.items()}
     pictures = {row: np.clip((some[:SHOWN] + subject.image_mean[None]) / 255, 0, 1) for row, some in rows.items()}

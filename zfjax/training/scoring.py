@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from zfjax.console.text import shown_by_shape
@@ -82,10 +81,7 @@ def _predict_on_each(
     def on_one(variables: PyTree, mean: Array, squares: Array) -> Array:
         return predict(net, variables, mean, squares, ten_crop)
 
-    rows = P("data")
-    # Not checked: the check knows no rule for some primitives of nets.
-    on_each = jax.shard_map(on_one, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows, check_vma=False)
-    return on_each(variables, mean, squares)
+    return sharding.on_each(on_one, mesh, whole=2)(variables, mean, squares)
 
 
 def score(model: Model, batches: Iterable[Batch], mesh: Mesh, *, ten_crop: bool = False) -> Scores:

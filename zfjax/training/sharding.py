@@ -1,6 +1,6 @@
 """Placement of arrays: pictures split over all devices of all processes, everything else replicated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,14 +38,22 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def own_mesh() -> Mesh:
-    """This process's devices along one axis, `data`."""
-    return _in_a_row(jax.local_devices())
-
-
 def first_of(mesh: Mesh, count: int) -> Mesh:
     """The first devices of a mesh."""
     return _in_a_row(mesh.devices.flatten().tolist()[:count])
+
+
+def busy(mesh: Mesh | None, pieces: int) -> Mesh | None:
+    """The devices of a mesh that get something to do if there are so many pieces of work, each for one device.
+
+    All of them if they are of several processes, each of which must have some.
+    """
+    return mesh if mesh is None or pieces >= mesh.size or processes_of(mesh) > 1 else first_of(mesh, pieces)
+
+
+def processes_of(mesh: Mesh) -> int:
+    """How many processes have devices in a mesh."""
+    return len({device.process_index for device in mesh.devices.flat})
 
 
 def _in_a_row(devices: Sequence[jax.Device]) -> Mesh:
@@ -71,8 +79,39 @@ def _itself(tree: PyTree) -> PyTree:
     return tree
 
 
-def place(batch: PyTree, mesh: Mesh) -> PyTree:
-    """This process's rows of a global batch, on its devices."""
+def on_each(body: Callable, mesh: Mesh | None, *, whole: int) -> Callable:
+    """A function that is called on each device, with the device's rows; none waits for another.
+
+    Args:
+        body: from arguments to arrays, or pytrees of them, with the device's rows.
+        mesh: the devices; None: `body` as it is.
+        whole: how many arguments, from the first, every device gets whole; of the others it gets its rows.
+    """
+    if mesh is None:
+        return body
+
+    def call(*args: PyTree) -> PyTree:
+        specs = (*(P(),) * whole, *(P("data"),) * (len(args) - whole))
+        # Not checked: the check knows no rule for some primitives of nets.
+        return jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)(*args)
+
+    return call
+
+
+def one_on_each(body: Callable, mesh: Mesh | None, *, whole: int) -> Callable:
+    """`on_each` for a single row on each device, which `body` takes and returns without the axis of rows."""
+
+    def of_row(*args: PyTree) -> PyTree:
+        row = jax.tree.map(lambda rows: rows[0], args[whole:])
+        return jax.tree.map(lambda found: found[None], body(*args[:whole], *row))
+
+    return on_each(of_row, mesh, whole=whole)
+
+
+def place(batch: PyTree, mesh: Mesh | None) -> PyTree:
+    """This process's rows of a global batch, on its devices; without a mesh, on one."""
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, batch)
     sharding = NamedSharding(mesh, P("data"))
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
