@@ -1,3 +1,4 @@
+import concurrent.futures
 import multiprocessing
 import os
 import pathlib
@@ -6,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 
@@ -21,6 +23,7 @@ from zfjax.data.decode import decode_square
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan, scan_once
 from zfjax.data.source import BrokenImage, Example, Source
+from zfjax.data.together import Share
 
 SIZE = 16
 
@@ -79,6 +82,69 @@ def same(one, two):
     np.testing.assert_array_equal(one.record.mean, two.record.mean)
     assert one.record.messages.tolist() == two.record.messages.tolist()
     assert one.record.equals(two.record)
+
+
+def by_three(look):
+    """What three processes, here threads, get or are told, of which each calls `look` with its share."""
+    told, all_are_here = [{}, {}, {}], threading.Barrier(3, timeout=60)
+
+    def of(number):
+        def gather(mine):
+            told[number] = mine
+            all_are_here.wait()
+            every = list(told)
+            all_are_here.wait()
+            return every
+
+        try:
+            return look(number, Share(number, 3, gather))
+        except UserError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        return list(pool.map(of, range(3)))
+
+
+def test_processes_together_see_what_one_sees_and_each_reads_its_share(tmp_path):
+    sources = [memory_source(broken=[3, 17, 39]) for _ in range(3)]
+    expected = scan(memory_source(broken=[3, 17, 39]), SIZE, max_broken=0.1)
+    for found in by_three(lambda number, share: scan(sources[number], SIZE, max_broken=0.1, share=share)):
+        same(found, expected)
+        np.testing.assert_array_equal(found.record.train_prints, expected.record.train_prints)
+        np.testing.assert_array_equal(found.record.val_prints, expected.record.val_prints)
+    reads = [(source.train.reads, source.val.reads) for source in sources]
+    assert np.sum(reads, axis=0).tolist() == [40 + 3 * 37, 10 + 3 * 10]  # and `same` has loaded what is whole
+    # A cache needs all squares, and a process alone may have one.
+    caches = ["", str(tmp_path / "cache"), ""]
+    sources = [memory_source() for _ in range(3)]
+    found = by_three(lambda number, share: scan(sources[number], SIZE, cache_dir=caches[number], share=share))
+    assert [source.train.reads for source in sources] == [40] * 3
+    same(found[0], found[1])
+
+
+def test_processes_together_are_told_alike_what_is_wrong(tmp_path):
+    def told(sources, **options):
+        lines = by_three(lambda number, share: scan(sources[number], SIZE, share=share, **options))
+        assert len(set(lines)) == 1
+        return lines[0]
+
+    few = [memory_source(broken=[0, 20, 39]) for _ in range(3)]
+    assert "at least 3 of its 50 images are broken" in told(few, max_broken=0.05)  # each process alone finds 1
+    wrong = [memory_source() for _ in range(3)]
+    for source in wrong:
+        source.train.labels[39] = 7
+    assert told(wrong) == "picture 39: expected a label in 0..1, found 7"
+    assert "one readable image or more in its val split" in told([memory_source(val=0) for _ in range(3)])
+    lines = by_three(lambda number, share: scan(memory_source(train=40 + number), SIZE, share=share))
+    assert lines[0] == (
+        "memory: expected the same pictures on all hosts; process 0 finds 40 train images, process 1 finds 41"
+    )
+    records.write(scan(memory_source(), SIZE).record, tmp_path)
+    folders = [tmp_path, tmp_path / "elsewhere", tmp_path]
+    lines = by_three(lambda number, share: scan_once(folders[number], memory_source(), SIZE, share=share))
+    assert lines[1] == (
+        f"{folders[1]}: only some of the processes find scan.npz there; expected a folder that all hosts share"
+    )
 
 
 def test_mean_is_that_of_the_training_squares():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
+from jaxtyping import Int32, Int64, UInt8, UInt32
 
 from zfjax.console.errors import UserError
 from zfjax.console.hold import hold
@@ -23,6 +23,7 @@ from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threa
 from zfjax.data.prints import DIGEST, SIZE, STAMP, digest_of, first_changed
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
+from zfjax.data.together import ALONE, Seen, Share, looked
 
 _CHUNK = 16  # pictures per task; small, since two tasks per thread are in memory at once
 _log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def scan(
     max_broken: float = 0.01,
     cache_dir: str = "",
     threads: int = 0,
+    share: Share = ALONE,
 ) -> Scanned:
     """Decode every picture of both splits once, or none if there is a valid cache. Prints the source's notes first.
 
@@ -52,6 +54,8 @@ def scan(
         max_broken: the largest share of broken pictures that are skipped instead of being an error.
         cache_dir: a local folder for the decoded squares, or empty.
         threads: decoder threads; 0 for one per core.
+        share: of several processes that all call this, which this one is. They look at the pictures together, unless
+            one has a cache, which needs all squares: then each looks at all.
 
     Raises:
         UserError: too many pictures are broken, a split has none left, a label is out of range, or the cache cannot be
@@ -62,11 +66,12 @@ def scan(
     progress = Progress(source.name, show=_speaks())
     for note in source.notes:
         progress.say(note)
-    return _scan(source, size, max_broken, cache_dir, threads)
+    return _scan(source, size, max_broken, cache_dir, threads, share)
 
 
-def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads: int) -> Scanned:
-    job = _Job(source, size, max_broken, threads_or_cores(threads))
+def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads: int, share: Share) -> Scanned:
+    share = share if all(share.all_say(not cache_dir)) else ALONE
+    job = _Job(source, size, max_broken, threads_or_cores(threads), share)
     if not cache_dir:
         return _decoding(source, _noted(source, _look_at_all(job, None)))
     require_outside(cache_dir, "cache_dir", source.root)
@@ -95,6 +100,7 @@ def scan_once(
     max_broken: float = 0.01,
     cache_dir: str = "",
     threads: int = 0,
+    share: Share = ALONE,
 ) -> Scanned:
     """A run's scan: the record in the run's folder if there is one, else that of `scan`, which is not written there.
 
@@ -105,18 +111,23 @@ def scan_once(
         max_broken: as in `scan`.
         cache_dir: as in `scan`.
         threads: decoder threads; 0 for one per core.
+        share: as in `scan`.
 
     Raises:
         UserError: as for `scan`, the record is damaged, or the pictures are no longer those the run began with.
     """
     kept = None if folder is None else _kept(folder, source)
+    if len(set(share.all_say(kept is not None))) > 1:
+        raise UserError(
+            f"{folder}: only some of the processes find {records.FILE} there; expected a folder that all hosts share"
+        )
     if folder is None or kept is None:
-        return scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads)
+        return scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads, share=share)
     if kept.mean.shape[0] != size:
         raise UserError(f"{folder}: its mean image is {kept.mean.shape[0]} px; expected {size} px as configured")
     if not cache_dir:
         return _compared(folder, source, kept, threads)
-    scanned = _scan(source, size, max_broken, cache_dir, threads)
+    scanned = _scan(source, size, max_broken, cache_dir, threads, share)
     now = scanned.record
     require_same(folder, source, kept, now)
     record = kept._replace(train_prints=now.train_prints, val_prints=now.val_prints)  # the stamps may be new
@@ -181,6 +192,7 @@ class _Job(NamedTuple):
     size: int
     max_broken: float
     threads: int
+    share: Share
 
 
 class _Chunk(NamedTuple):
@@ -193,61 +205,74 @@ class _Chunk(NamedTuple):
     prints: Int64[np.ndarray, "k 3"]  # without stamps; 0 for unreadable pictures
 
 
-class _Seen(NamedTuple):
-    labels: Int32[np.ndarray, "n"]
-    prints: Int64[np.ndarray, "n 3"]
-    total: UInt64[np.ndarray, "size size 3"]
-    broken: list[tuple[int, str]]
-
-
 def _look_at_all(job: _Job, draft: pathlib.Path | None) -> Record:
-    source, pictures = job.source, len(job.source.train) + len(job.source.val)
+    source, splits = job.source, {"train": job.source.train, "val": job.source.val}
+    shares = {split: job.share.of(len(examples)) for split, examples in splits.items()}
+    stamps = [examples.stamps[:, 1] for examples in splits.values()]  # taken first, so that later changes are noticed
     messages: list[str] = []
 
     def note(message: str) -> None:
-        if _speaks():
-            _log.warning("skipped broken image %s", message)
+        _say_skipped(message)
         messages.append(message)
         _require_limit(source, messages, job.max_broken)
 
-    with Progress(f"reading {source.name}", pictures) as progress:
-        seen = []
-        for split, examples in (("train", source.train), ("val", source.val)):
-            seen.append(_look_at(job, split, examples, draft, note, progress))
-            if len(seen[-1].broken) == len(examples):
-                raise UserError(f"{source.name}: expected one readable image or more in its {split} split")
-    train, val = seen
+    def look() -> list[Seen]:
+        with Progress(f"reading {source.name}", sum(map(len, shares.values()))) as progress:
+            return [_look_at(job, split, shares[split], draft, note, progress) for split in splits]
+
+    _require_same_number(job)
+    train, val = seen = looked(job.share, look)
+    for split, of_split in zip(splits, seen, strict=True):
+        if len(of_split.broken) == len(of_split.labels):
+            raise UserError(f"{source.name}: expected one readable image or more in its {split} split")
+    every = np.concatenate([train.messages, val.messages])
+    for message in every[~np.isin(every, messages)].tolist():  # which other processes have found
+        _say_skipped(message)
+    _require_limit(source, every.tolist(), job.max_broken)
+    for of_split, own in zip(seen, stamps, strict=True):
+        of_split.prints[:, STAMP] = own
     count = len(train.labels) - len(train.broken)
     return Record(
         mean=(train.total / count).astype(np.float32),
         train_labels=train.labels,
         val_labels=val.labels,
-        train_broken=np.array([number for number, _ in train.broken], np.int64),
-        val_broken=np.array([number for number, _ in val.broken], np.int64),
-        messages=np.array(messages, np.str_),
+        train_broken=train.broken,
+        val_broken=val.broken,
+        messages=every,
         train_prints=train.prints,
         val_prints=val.prints,
     )
 
 
+def _require_same_number(job: _Job) -> None:
+    """Raise a UserError if other processes see more pictures, or fewer."""
+    mine = {split: np.array(len(getattr(job.source, split))) for split in ("train", "val")}
+    for number, other in enumerate(job.share.gather(mine)):
+        for split, count in mine.items():
+            if other[split] != count:
+                raise UserError(
+                    f"{job.source.name}: expected the same pictures on all hosts; process {job.share.process} finds"
+                    f" {count} {split} images, process {number} finds {other[split]}"
+                )
+
+
 def _look_at(
     job: _Job,
     split: str,
-    examples: Examples,
+    numbers: range,
     draft: pathlib.Path | None,
     note: Callable[[str], None],
     progress: Progress,
-) -> _Seen:
-    """Scan one split. Sums are integers, so that the mean depends on neither the order nor the number of threads."""
-    labels, prints = [], []
-    stamps = examples.stamps[:, 1]  # taken first, so that later changes are noticed
+) -> Seen:
+    """Scan some pictures of one split. Prints have no stamps yet."""
+    labels, prints = [np.zeros(0, np.int32)], [np.zeros((0, 3), np.int64)]
     total = np.zeros((job.size, job.size, 3), np.uint64)
     broken: list[tuple[int, str]] = []
     with contextlib.ExitStack() as stack:
         file: IO[bytes] | None = None
         if draft is not None:
-            file = stack.enter_context(cache.squares_file(draft / f"{split}.npy", len(examples), job.size))
-        for chunk in _chunks(job, split, examples):
+            file = stack.enter_context(cache.squares_file(draft / f"{split}.npy", len(numbers), job.size))
+        for chunk in _chunks(job, split, numbers):
             for _, message in chunk.broken:
                 note(message)
             broken += chunk.broken
@@ -257,20 +282,25 @@ def _look_at(
             if file is not None:
                 file.write(chunk.squares.data)
             progress.advance(len(chunk.labels))
-    seen = np.concatenate([np.zeros((0, 3), np.int64), *prints])
-    seen[:, STAMP] = stamps
-    return _Seen(np.concatenate([np.zeros(0, np.int32), *labels]), seen, total, broken)
+    return Seen(
+        np.concatenate(labels),
+        np.concatenate(prints),
+        total,
+        np.array([number for number, _ in broken], np.int64),
+        np.array([message for _, message in broken], np.str_),
+    )
 
 
-def _chunks(job: _Job, split: str, examples: Examples) -> Iterator[_Chunk]:
+def _chunks(job: _Job, split: str, numbers: range) -> Iterator[_Chunk]:
     """All chunks in order; up to `threads` in progress and as many ready."""
-    starts = iter(range(0, len(examples), _CHUNK))
+    examples = getattr(job.source, split)
+    starts = iter(numbers[::_CHUNK])
     waiting: collections.deque[concurrent.futures.Future[_Chunk]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(job.threads) as pool:
         try:
             while True:
                 while len(waiting) < 2 * job.threads and (start := next(starts, None)) is not None:
-                    stop = min(start + _CHUNK, len(examples))
+                    stop = min(start + _CHUNK, numbers.stop)
                     waiting.append(pool.submit(_decode_chunk, job, split, examples, start, stop))
                 if not waiting:
                     return
@@ -297,8 +327,13 @@ def _decode_chunk(job: _Job, split: str, examples: Examples, start: int, stop: i
     return _Chunk(squares, labels, squares.sum(axis=0, dtype=np.uint32), broken, prints)
 
 
+def _say_skipped(message: str) -> None:
+    if _speaks():
+        _log.warning("skipped broken image %s", message)
+
+
 def _speaks() -> bool:
-    """Whether this process says what it finds: of many, which all look at the same pictures, the first."""
+    """Whether this process says what was found: of many, the first."""
     jax = sys.modules.get("jax")  # not imported for this: without it there is one process
     return jax is None or jax.process_index() == 0
 

@@ -33,7 +33,7 @@ from zfjax.data.spec import parse_spec
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
-from zfjax.runs.first import from_first, on_first
+from zfjax.runs.first import from_first, on_first, our_share
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.training import memory, sharding
 from zfjax.training.config import square_size
@@ -122,7 +122,14 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
 def scan_for(run: RunInfo, source: Source) -> Scanned:
     """The pictures of another dataset as squares of the run's size, decoded and cached like the run's own."""
     config, size = run.config, square_size(run.config.image_size)
-    return scan(source, size, max_broken=config.max_broken, cache_dir=config.cache_dir, threads=config.threads)
+    return scan(
+        source,
+        size,
+        max_broken=config.max_broken,
+        cache_dir=config.cache_dir,
+        threads=config.threads,
+        share=our_share(),
+    )
 
 
 def join_splits(source: Source, scanned: Scanned) -> Pool:

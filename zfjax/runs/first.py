@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from zfjax.console.errors import UserError
+from zfjax.data.together import Share
 
 
 def is_first() -> bool:
@@ -54,6 +55,11 @@ def from_all(mine: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     of_all = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
     files = (np.load(io.BytesIO(row[:length].tobytes())) for row, length in zip(of_all, lengths, strict=True))
     return [dict(file.items()) for file in files]
+
+
+def our_share() -> Share:
+    """Which of all processes this is, for a scan that they share."""
+    return Share(jax.process_index(), jax.process_count(), from_all)
 
 
 def on_first(action: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from zfjax.data.folder import NotThere
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan_once
 from zfjax.data.source import Source
+from zfjax.runs.first import our_share
 from zfjax.runs.written import CLASSES, ORIGIN, read_classes, read_config, require_record
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import square_size
@@ -68,6 +69,7 @@ def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:
         max_broken=config.max_broken,
         cache_dir=config.cache_dir,
         threads=config.threads,
+        share=our_share(),
     )
     if folder is not None:
         require_record(folder, seal, config, source.classes, scanned.record)

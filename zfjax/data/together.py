@@ -1,0 +1,68 @@
+"""A scan by several processes: each looks at its share of the pictures, and all get what one would have seen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt64
+
+from zfjax.console.errors import UserError
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Seen(NamedTuple):
+    """What was seen of successive pictures of a split; sums are of whole numbers, whose order makes no difference."""
+
+    labels: Int32[np.ndarray, "n"]
+    prints: Int64[np.ndarray, "n 3"]
+    total: UInt64[np.ndarray, "size size 3"]
+    broken: Int64[np.ndarray, "broken"]  # their numbers in the split
+    messages: np.ndarray  # one for each of these
+
+
+class Share(NamedTuple):
+    """Which of several processes this one is, and how they tell each other what they have seen."""
+
+    process: int = 0
+    processes: int = 1
+    gather: Callable[[Arrays], Sequence[Arrays]] = lambda mine: [mine]  # from each, in order; all must call it
+
+    def of(self, pictures: int) -> range:
+        """The numbers of the pictures of a split that this process looks at."""
+        return range(self.process * pictures // self.processes, (self.process + 1) * pictures // self.processes)
+
+    def all_say(self, yes: bool) -> list[bool]:
+        """What each process says."""
+        return [bool(one["said"]) for one in self.gather({"said": np.array(yes)})]
+
+
+ALONE = Share()
+
+
+def looked(share: Share, look: Callable[[], Sequence[Seen]]) -> list[Seen]:
+    """What all processes have seen of some splits, of which `look` looks at this one's share.
+
+    Raises:
+        UserError: `look` raised it in one of the processes, of several the first; all raise it.
+    """
+    if share.processes == 1:
+        return list(look())
+    mine: dict[str, np.ndarray] = {}
+    try:
+        for number, seen in enumerate(look()):
+            mine |= {f"{number} {name}": array for name, array in seen._asdict().items()}
+    except UserError as error:
+        mine = {"failed": np.array(str(error))}
+    every = share.gather(mine)
+    for one in every:
+        if "failed" in one:
+            raise UserError(str(one["failed"]))
+    return [
+        Seen(*(_put_together(name, [one[f"{number} {name}"] for one in every]) for name in Seen._fields))
+        for number in range(len(mine) // len(Seen._fields))
+    ]
+
+
+def _put_together(name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.add.reduce(np.stack(parts)) if name == "total" else np.concatenate(parts)
