@@ -7,8 +7,8 @@ import pytest
 from jax.tree_util import Partial
 
 import zfjax
-from zfjax.experiments.gallery import top_activations
-from zfjax.experiments.responses import LabeledImages, _Found, _Sums, class_contrast, responses
+from zfjax.experiments.gallery import Top, top_activations
+from zfjax.experiments.responses import LabeledImages, Sums, _add, _Found, class_contrast, responses, responses_of
 from zfjax.models.cut import layers
 from zfjax.training import sharding
 
@@ -127,10 +127,10 @@ def test_counts_do_not_overflow_32_bits():
     many = np.int32(2**31 - 1)
     counts = np.array([[[many, many - 7]]]), np.array([[many]]), np.array([[many - 1]])
     found = _Found(*counts, np.ones((1, 1), np.float32), np.zeros(1, np.int32))
-    sums = _Sums.nothing(maps=1, bins=2, classes=1)
+    sums = Sums.nothing(maps=1, bins=2, classes=1)
     for _ in range(3):
-        sums.add(found, np.array([0]))
-    said = sums.responses(np.array([[1.0, 2.0]]), np.array([3]))
+        _add(sums, found, np.array([0]))
+    said = responses_of(sums, Top(np.array([[2.0]], np.float32), np.array([[0]]), np.zeros((1, 1, 0), int)))
     assert said.histogram.tolist() == [[3 * 7, 3 * (2**31 - 8)]]
     assert (said.zeros.tolist(), said.negative.tolist()) == ([3 * (2**31 - 1)], [3 * (2**31 - 2)])
     assert said.cells.tolist() == [9 * 2**31 - 12]

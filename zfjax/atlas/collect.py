@@ -11,8 +11,8 @@ from zfjax.console.progress import Progress
 from zfjax.data.folder import FolderExamples
 from zfjax.data.spec import parse_spec
 from zfjax.experiments.gallery import Gallery, Top, gallery
-from zfjax.experiments.passes import Parts, counted, strongest
-from zfjax.experiments.responses import LabeledImages, Responses, responses
+from zfjax.experiments.passes import Parts, responded, strongest
+from zfjax.experiments.responses import Responses
 from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
 from zfjax.models.specs import Pair
@@ -20,7 +20,7 @@ from zfjax.models.table import layer_table
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.runs.subject import Subject
 from zfjax.training.metrics import read_metrics
-from zfjax.training.sharding import Numbered, data_mesh
+from zfjax.training.sharding import data_mesh
 
 STRONGEST = 9  # images per map, as in the paper
 _MAPS_AT_ONCE = 16  # maps whose patches and projections are in memory at a time
@@ -70,20 +70,20 @@ def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int
         subject: the net and its images.
         names: names of layers, in any order; they are shown bottom first.
         batch_size: images on a device at a time.
-        parts: where the done parts of the first pass are kept.
+        parts: where the done parts of both passes are kept.
 
     Raises:
         UserError: no such layer, or no images.
     """
     if not len(subject.pictures):
         raise UserError(f"the run in {run.folder} has no validation images")
-    fun, mesh, count = layers(subject.net, subject.variables, names), data_mesh(), len(subject.pictures)
+    count = len(subject.pictures)
+    layers(subject.net, subject.variables, names)  # which names one that there is not
     names = [spec.name for spec in subject.net.layers if spec.name in names]
     with Progress("strongest activations", count) as progress:
         tops = strongest(subject, names, min(STRONGEST, count), batch_size, parts, progress)
     with Progress("histograms and classes", count) as progress:
-        batches = _labeled(subject, counted(subject.numbered(batch_size, mesh), count, progress))
-        found = responses(fun, batches, tops, len(subject.classes), mesh=mesh)
+        found = responded(subject, tops, batch_size, parts, progress)
     fields = {row.name: row.receptive_field for row in layer_table(subject.net)}
     size = subject.net.image_size
     surveyed = tuple(
@@ -98,13 +98,6 @@ def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
     for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
         maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
         yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1], mesh=mesh)
-
-
-def _labeled(subject: Subject, batches: Iterator[Numbered]) -> Iterator[LabeledImages]:
-    first = 0
-    for images in batches:
-        yield LabeledImages(images, subject.labels[first : first + len(images.numbers)])
-        first += len(images.numbers)
 
 
 def _smaller(field: Pair | None, size: int) -> Pair | None:

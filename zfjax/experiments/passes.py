@@ -1,4 +1,4 @@
-"""Passes over a whole split for the strongest activations: on all devices of all processes, part by part.
+"""Passes over a whole split for what an atlas or a gallery shows: on all devices of all processes, part by part.
 
 What was found is written after each part, so that a command that was killed, or that lost a host, goes on from there.
 """
@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import PyTree
 from zfjax.console.files import read_whole, write_whole
 from zfjax.console.progress import Progress
 from zfjax.experiments.gallery import Top, top_activations
+from zfjax.experiments.responses import LabeledImages, Responses, Sums, responses_of, summed
 from zfjax.models import layers
 from zfjax.runs.first import from_first, is_first, on_first
 from zfjax.runs.subject import Subject
@@ -27,6 +29,7 @@ PARTS = 64  # of a pass at most
 ROUNDS = 8  # in which all devices take images, in a part at the least
 _PRECISION = "jax_default_matmul_precision"  # of which JAX does not say that its configuration has it
 _END = "images"  # in a file: how many images the pass has seen
+Kept = TypeVar("Kept", Top, Sums)  # what a pass keeps of each layer
 
 
 class Parts:
@@ -37,18 +40,16 @@ class Parts:
         self._folder = epath.Path(folder)
         self._files: list[epath.Path] = []
 
-    def read(self, key: str) -> tuple[dict[str, Top], int] | None:
+    def read(self, key: str, kind: type[Kept]) -> tuple[dict[str, Kept], int] | None:
         """What the pass with this key found in its first images, and how many these are; the same in all processes."""
         path = self._path(key)
         self._files.append(path)
-        content = from_first(lambda: _content(path))
-        found = _unpacked(content)
-        return found
+        return _unpacked(from_first(lambda: _content(path)), kind)
 
-    def write(self, key: str, tops: dict[str, Top], images: int) -> None:
+    def write(self, key: str, found: dict[str, Kept], images: int) -> None:
         """Keep what a pass has found in its first images."""
         if is_first():
-            write_whole(self._path(key), _packed(tops, images))
+            write_whole(self._path(key), _packed(found, images))
 
     def clear(self) -> None:
         """Remove the files of the passes read so far: what they were for is done."""
@@ -88,23 +89,73 @@ def strongest(
     Returns:
         By layer, on the host.
     """
+    mesh = sharding.data_mesh()
+    fun = layers(subject.net, subject.variables, names)
+
+    def go_on(images: Iterator[Numbered], _: int, tops: dict[str, Top] | None) -> dict[str, Top]:
+        return jax.device_get(top_activations(fun, images, k, mesh, before=tops))
+
+    return _part_by_part(subject, Top, _key(subject, names, k, each), go_on, each, parts, progress)
+
+
+def responded(
+    subject: Subject,
+    tops: Mapping[str, Top],
+    each: int,
+    parts: Parts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Responses]:
+    """The histograms of each map of some layers and the classes that excite it, over all images; see `responses`.
+
+    Args:
+        subject: the net and its images.
+        tops: by layer, from `strongest`.
+        each: images on a device at a time.
+        parts: as for `strongest`.
+        progress: advanced by the number of images.
+    """
+    mesh, names = sharding.data_mesh(), tuple(tops)
+    fun = layers(subject.net, subject.variables, names)
+
+    def go_on(images: Iterator[Numbered], begin: int, sums: dict[str, Sums] | None) -> dict[str, Sums]:
+        batches = _labeled(images, subject.labels[begin:])
+        return summed(fun, batches, tops, len(subject.classes), mesh=mesh, before=sums)
+
+    key = _key(subject, ("responses", *names), len(subject.classes), each)
+    return responses_of(_part_by_part(subject, Sums, key, go_on, each, parts, progress), tops)
+
+
+def _part_by_part(
+    subject: Subject,
+    kind: type[Kept],
+    key: str,
+    go_on: Callable[[Iterator[Numbered], int, dict[str, Kept] | None], dict[str, Kept]],
+    each: int,
+    parts: Parts | None,
+    progress: Progress | None,
+) -> dict[str, Kept]:
+    """A pass over all images; `go_on` takes those of a part, the number of the first, and what was found before."""
     mesh, count = sharding.data_mesh(), len(subject.pictures)
-    fun, tops, begin, key = layers(subject.net, subject.variables, names), None, 0, ""
-    if parts is not None:
-        key = _key(subject, names, k, each)
-        tops, begin = parts.read(key) or (None, 0)
-        if progress:
-            progress.advance(begin)
+    found, begin = (parts and parts.read(key, kind)) or (None, 0)
+    if progress:
+        progress.advance(begin)
     at_once = min(each, count) * mesh.size
     step = at_once * max(ROUNDS, math.ceil(count / at_once / PARTS))
-    while tops is None or begin < count:
+    while found is None or begin < count:
         end = min(begin + step, count)
         images = counted(subject.numbered(each, mesh, begin, end), end - begin, progress)
-        tops = jax.device_get(top_activations(fun, images, k, mesh, before=tops))
+        found = go_on(images, begin, found)
         begin = end
         if parts is not None:
-            parts.write(key, tops, begin)
-    return tops
+            parts.write(key, found, begin)
+    return found
+
+
+def _labeled(batches: Iterator[Numbered], labels: np.ndarray) -> Iterator[LabeledImages]:
+    first = 0
+    for images in batches:
+        yield LabeledImages(images, labels[first : first + len(images.numbers)])
+        first += len(images.numbers)
 
 
 def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) -> Iterator[Numbered]:
@@ -130,8 +181,8 @@ def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _packed(tops: dict[str, Top], images: int) -> bytes:
-    arrays = {f"{name}/{part}": array for name, top in tops.items() for part, array in top._asdict().items()}
+def _packed(found: dict[str, Kept], images: int) -> bytes:
+    arrays = {f"{name}/{part}": array for name, one in found.items() for part, array in one._asdict().items()}
     # NumPy's files have no bfloat16; float32 holds each of its values.
     arrays = {name: array.astype(np.float32) if name.endswith("/values") else array for name, array in arrays.items()}
     file = io.BytesIO()
@@ -147,10 +198,10 @@ def _content(path: epath.Path) -> bytes:
         return b""
 
 
-def _unpacked(content: bytes) -> tuple[dict[str, Top], int] | None:
+def _unpacked(content: bytes, kind: type[Kept]) -> tuple[dict[str, Kept], int] | None:
     digest, rest = content[:32], content[32:]
     if hashlib.sha256(rest).digest() != digest:
         return None
     with np.load(io.BytesIO(rest)) as file:
         names = dict.fromkeys(name.rpartition("/")[0] for name in file.files if name != _END)
-        return {name: Top(*(file[f"{name}/{part}"] for part in Top._fields)) for name in names}, int(file[_END])
+        return {name: kind(*(file[f"{name}/{part}"] for part in kind._fields)) for name in names}, int(file[_END])

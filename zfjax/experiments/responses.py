@@ -94,25 +94,73 @@ def responses(
     >>> found.excitation.tolist(), found.histogram.tolist(), found.zeros.tolist()
     ([[0.0, 0.0], [1.5, 4.0]], [[0, 0, 0, 0], [1, 1, 0, 1]], [3, 0])
     """
+    return responses_of(summed(fun, batches, top, num_classes, bins, mesh), top)
+
+
+@shown_by_shape
+class Sums(NamedTuple):
+    """What `responses` knows of one layer after some images; all of it adds up exactly, image by image."""
+
+    above: Int[np.ndarray, "maps begins"]  # cells above each bin's lower end, the first of which is 0
+    zeros: Int[np.ndarray, " maps"]
+    negative: Int[np.ndarray, " maps"]
+    strongest: Float[np.ndarray, "classes maps"]  # sums, in the order of the images
+    images: Int[np.ndarray, " classes"]
+
+    @classmethod
+    def nothing(cls, maps: int, bins: int, classes: int) -> "Sums":
+        """Those of no images."""
+        counts = (np.zeros((maps, bins), np.int64), np.zeros(maps, np.int64), np.zeros(maps, np.int64))
+        return cls(*counts, np.zeros((classes, maps)), np.zeros(classes, np.int64))
+
+
+def summed(
+    fun: Callable[[Array], PyTree[Float[Array, "n *grid maps"]]],
+    batches: Iterable[LabeledImages],
+    top: PyTree,
+    num_classes: int,
+    bins: int = 24,
+    mesh: Mesh | None = None,
+    before: PyTree | None = None,
+) -> PyTree:
+    """A part of the pass of `responses`, which has the same arguments and errors, to be gone on with.
+
+    Args:
+        fun: as there.
+        batches: as there; some of the images.
+        top: as there, of all images.
+        num_classes: as there.
+        bins: as there.
+        mesh: as there.
+        before: what this function has returned for the images before these.
+
+    Returns:
+        Sums, or a pytree of them with the structure of `top`; `responses_of` makes Responses of it.
+    """
     if bins < 1:
         raise ValueError(f"bins: expected at least 1, got {bins}")
     on_devices = functools.partial(sharding.replicate, mesh=mesh)
     fun = functions.live(fun, on_devices)
-    tops, tree = jax.tree.flatten(top, is_leaf=lambda node: isinstance(node, Top))
+    tops, tree = jax.tree.flatten(top, is_leaf=_is(Top))
     edges = [_edges(one, bins) for one in tops]
     begins = on_devices(jax.tree.unflatten(tree, [np.pad(one[:, :-1], ((0, 0), (1, 0))) for one in edges]))
-    sums = [_Sums.nothing(one.shape[0], bins, num_classes) for one in edges]
-    images = np.zeros(num_classes, np.int64)
+    sums = [Sums.nothing(one.shape[0], bins, num_classes) for one in edges]
+    if before is not None:
+        sums = [Sums(*map(np.copy, one)) for one in jax.tree.leaves(before, is_leaf=_is(Sums))]
     batches, again = itertools.tee(batches)
     of_each = (checked_labels(batch.labels, num_classes) for batch in again if len(batch.labels))
     for (some, numbers), labels in zip(numbered((batch.images for batch in batches), mesh), of_each, strict=True):
         found = jax.device_get(_batch(fun, begins, some, numbers, mesh=mesh))
-        for kept, new in zip(sums, jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, _Found)), strict=True):
-            kept.add(new, labels)
-        images += np.bincount(labels, minlength=num_classes)
-    if not images.any():
+        for kept, new in zip(sums, jax.tree.leaves(found, is_leaf=_is(_Found)), strict=True):
+            _add(kept, new, labels)
+    if not sums[0].images.any():
         raise ValueError("batches: expected at least one batch of images, got none")
-    return jax.tree.unflatten(tree, [one.responses(ends, images) for one, ends in zip(sums, edges, strict=True)])
+    return jax.tree.unflatten(tree, sums)
+
+
+def responses_of(sums: PyTree, top: PyTree) -> PyTree:
+    """The Responses of all images, whose Sums and Tops these are."""
+    return jax.tree.map(_responses, top, sums, is_leaf=_is(Top))
 
 
 def class_contrast(
@@ -153,30 +201,24 @@ class _Found(NamedTuple):
     numbers: Int[Array, " n"]  # of these; -1 for padding
 
 
-class _Sums(NamedTuple):
-    """Exact sums for one layer over all batches."""
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda node: isinstance(node, kind)
 
-    above: Int[np.ndarray, "maps begins"]
-    zeros: Int[np.ndarray, " maps"]
-    negative: Int[np.ndarray, " maps"]
-    strongest: Float[np.ndarray, "classes maps"]
 
-    @classmethod
-    def nothing(cls, maps: int, bins: int, classes: int) -> "_Sums":
-        counts = (np.zeros((maps, bins), np.int64), np.zeros(maps, np.int64), np.zeros(maps, np.int64))
-        return cls(*counts, np.zeros((classes, maps)))
+def _add(sums: Sums, found: _Found, labels: Int[np.ndarray, " n"]) -> None:
+    for kept, new in zip(sums[:3], found[:3], strict=True):
+        kept += new.sum(axis=0, dtype=np.int64)
+    # In the order of the images, as sums of floats depend on it.
+    order = np.argsort(found.numbers, kind="stable")[len(found.numbers) - len(labels) :]
+    np.add.at(sums.strongest, labels, found.strongest[order].astype(np.float64))
+    np.add.at(sums.images, labels, 1)
 
-    def add(self, found: _Found, labels: Int[np.ndarray, " n"]) -> None:
-        for kept, new in zip(self[:3], found[:3], strict=True):
-            kept += new.sum(axis=0, dtype=np.int64)
-        # In the order of the images, as sums of floats depend on it.
-        order = np.argsort(found.numbers, kind="stable")[len(found.numbers) - len(labels) :]
-        np.add.at(self.strongest, labels, found.strongest[order].astype(np.float64))
 
-    def responses(self, edges: np.ndarray, images: Int[np.ndarray, " classes"]) -> Responses:
-        histogram = self.above - np.pad(self.above[:, 1:], ((0, 0), (0, 1)))
-        excitation = (self.strongest / np.maximum(images, 1)[:, None]).T
-        return Responses(edges, histogram, self.zeros, self.negative, excitation, images)
+def _responses(top: Top, sums: Sums) -> Responses:
+    above, zeros, negative, strongest, images = sums
+    histogram = above - np.pad(above[:, 1:], ((0, 0), (0, 1)))
+    excitation = (strongest / np.maximum(images, 1)[:, None]).T
+    return Responses(_edges(top, above.shape[1]), histogram, zeros, negative, excitation, images)
 
 
 def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
