@@ -46,7 +46,7 @@ hypothesis.settings.load_profile("zfjax")
 # versions and on the newest ones (`-m versions`).
 VERSIONED = (
     "attribution_* backproject* crops damage data_pipeline data_source deconvnet_* evolution fields functions gallery "
-    "layer models occlusion ops_* resnet_training resnets rules* seeds training"
+    "layer model models occlusion ops_* resnet_training resnets rules* seeds training"
 )
 
 # Test modules that an accelerator can tell something about (`-m accelerator`).

@@ -164,7 +164,8 @@ class Equinox(eqx.Module):
 
     def conv(self, name, x, features, size, stride=1, groups=1):
         def build(key):
-            padding = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+            pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+            padding = [(int(before), int(after)) for before, after in pads]
             return eqx.nn.Conv2d(x.shape[-1], features, size, stride, padding, groups=groups, key=key)
 
         return jax.vmap(self._get(name, build))(x.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
