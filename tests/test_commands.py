@@ -251,8 +251,8 @@ def test_evaluate_names_what_is_missing(capsys, words, expected):
         (["--workdir=nowhere", "--units=a"], "--units: expected numbers of maps"),
         (["--workdir=nowhere", "--images=a.jpg", "--classes=b"], "--classes has no meaning with --images"),
         (
-            ["--workdir=nowhere", "--only=fig2,fig4", "--images=a.jpg"],
-            "--images has no meaning with --only=fig2,fig4, as it is for fig5 and fig7: leave it out",
+            ["--workdir=nowhere", "--only=fig2,fig4", "--classes=a"],
+            "--classes has no meaning with --only=fig2,fig4, as it is for fig5 and fig7: leave it out",
         ),
         (["--workdir=nowhere", "--only=fig2", "--window=10"], "--window has no meaning with --only=fig2, as it is for"),
         (["--workdir=nowhere", "--only=fig7", "--units=3"], "--units has no meaning with --only=fig7"),

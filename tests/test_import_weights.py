@@ -13,7 +13,7 @@ from goldens import make_logits as goldens
 from safetensors.numpy import load_file, save_file
 
 import zfjax
-from zfjax import evaluate, export_weights, import_weights
+from zfjax import evaluate, export_weights, figures, import_weights
 from zfjax.console import command, sealed
 from zfjax.console.errors import UserError
 from zfjax.models import preset
@@ -440,3 +440,27 @@ def test_without_a_dataset_the_run_has_no_pictures(capsys, source, tmp_path):
     code, _, line = run(capsys, evaluate.main, f"--workdir={workdir}")
     assert code == 2
     assert "has no pictures: its weights were imported without a --dataset" in line
+
+
+def test_a_gallery_of_ones_own_photographs(capsys, folder, source, tmp_path):
+    """For a run without pictures: folders at any depth, in which some files are broken."""
+    workdir, photos = tmp_path / "run", tmp_path / "photos"
+    shutil.copytree(folder / "noise", photos / "of" / "noise")
+    (photos / "of" / "up").symlink_to(photos)
+    (photos / "000broken.jpg").write_bytes(b"no picture")
+    assert run(capsys, import_weights.main, source, "--model=resnet18", f"--workdir={workdir}", *SIZES)[0] == 0
+    words = (f"--workdir={workdir}", "--only=fig2", "--layers=relu1", "--maps=2", f"--images={photos}")
+    assert command.run(figures.main, ["zfjax", *words]) == 0
+    assert "skipped broken images: " in capsys.readouterr().err
+    with np.load(workdir / "figures" / "fig2_layer1.npz") as drawn:
+        assert drawn["values"].shape == (2, 8)
+        assert np.isfinite(drawn["values"]).all()
+        assert np.ptp(drawn["images"]) > 0
+    (tmp_path / "empty").mkdir()
+    code, _, line = run(capsys, figures.main, f"--workdir={workdir}", "--only=fig2", f"--images={tmp_path / 'empty'}")
+    assert (code, "empty: expected pictures in it, found none" in line) == (2, True)
+
+
+def test_images_are_not_for_the_gallery_of_a_run_with_pictures(capsys, imported):
+    code, _, line = run(capsys, figures.main, f"--workdir={imported}", "--only=fig2", "--images=a.png")
+    assert (code, "--images has no meaning with --only=fig2 of a run with pictures of its own" in line) == (2, True)

@@ -61,6 +61,34 @@ class TestFiles:
     def test_what_has_no_names(self, tmp_path, content, expected):
         assert expected in self.said(tmp_path, content)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '["tench", " cafe\u0301 "]',
+            '{"1": "café", "0": "tench"}',
+            '{"0": ["n01440764", "tench"], "1": ["n1", "café"]}',
+            "{0: 'tench',\n 1: 'café'}\n",
+        ],
+    )
+    def test_lists_and_dictionaries(self, tmp_path, text):
+        assert self.read(tmp_path, text.encode()) == (("tench", "café"), ())
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("[]", "names.txt has no name; expected a list of class names, or names by the outputs' numbers"),
+            ('{"0": "a", "2": "b"}', "names.txt has no name for output 1; expected a list of class names"),
+            *(('["a", 3]', "has no name for output 1"), ('[["n1"], []]', "has no name for output 1")),
+            ('{"0": {"a": "b"}}', "has no name for output 0"),
+        ],
+    )
+    def test_those_without_names(self, tmp_path, text, expected):
+        assert expected in self.said(tmp_path, text.encode())
+
+    def test_names_that_only_look_like_a_list(self, tmp_path):
+        assert self.read(tmp_path, b"[other]\ntench").names == ("[other]", "tench")
+        assert len(self.read(tmp_path, b"[" * 100_000).names) == 1
+
     def test_no_file(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path, tmp_path / "nowhere.txt", tmp_path / "pipe", "/dev/zero"):

@@ -11,6 +11,8 @@ Examples:
       this run's filters beside those of other runs
   python -m zfjax.figures --workdir=runs/shapes --only=fig5,fig7 --images=cat.jpg,dog.jpg
       the figures of single images, with your own; a file's folder is its class if the net knows that class
+  python -m zfjax.figures --workdir=runs/imported --only=fig2 --images=PHOTOS
+      a run without pictures of its own: those in a folder and below
 
   fig2  gallery         the nine images that excite a map most, projected down, with their patches
   fig4  evolution       how projections and features change from checkpoint to checkpoint
@@ -41,7 +43,8 @@ from zfjax.console.text import did_you_mean
 NAMES = ("fig2", "fig4", "fig5", "fig6", "fig7", "fig8")
 # Flags that only some figures use.
 FOR = {
-    **dict.fromkeys(("images", "classes"), ("fig5", "fig7")),
+    "images": ("fig2", "fig5", "fig6", "fig7"),
+    "classes": ("fig5", "fig7"),
     **dict.fromkeys(("layers", "maps", "units"), ("fig2", "fig4")),
     **dict.fromkeys(("window", "stride"), ("fig7",)),
     "compare": ("fig6",),
@@ -53,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64, pictures=True)
     options.names(values, "only", [], f"Figures to draw, of {', '.join(NAMES)}; default all.")
-    options.files(values, "images", "Image files for fig5 and fig7; default images of the val split.")
+    options.files(values, "images", "Image files or folders, for fig5 and fig7; default images of the val split.")
     classes = "Classes for fig5 and fig7, one val image each; quote names with commas; default the first five."
     options.names(values, "classes", [], classes)
     options.names(values, "layers", [], "Layers for fig2 and fig4, such as relu5; default the paper's 1 to 5.")

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags
 from etils import epath
 
-from zfjax.console import tables
+from zfjax.console import command, tables
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
-from zfjax.data import record
+from zfjax.data import loose, record
 from zfjax.data.folder import NotThere
 from zfjax.experiments.gallery import checked_maps
 from zfjax.experiments.passes import Parts
@@ -21,6 +21,8 @@ from zfjax.runs import subject
 from zfjax.runs.first import is_first
 from zfjax.runs.folder import RunInfo, read_run, require_different
 from zfjax.training import memory
+
+MOST = 5  # pictures of a folder that the figures of single images show, as many as of the validation split
 
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,
@@ -38,14 +40,22 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
     Raises:
         UserError: no such checkpoint, class, layer or image, or a window larger than the images.
     """
-    splits = subject.of_run(run, values.checkpoint)
+    if run.config.dataset and values.only and not {"fig5", "fig7"} & {*values.only}:
+        own = "of a run with pictures of its own, as it is for fig5 and fig7 then"
+        command.reject_unused(values, ("images",), f"with --only={','.join(values.only)} {own}")
+    given = loose.picture_files(values.images)
+    if given and not run.config.dataset:
+        readable = loose.readable_pictures(given, run.mean.shape[0])
+        given, splits = readable.files, subject.of_images(run, readable, values.checkpoint)
+    else:
+        splits = subject.of_run(run, values.checkpoint)
     memory.require_batches(splits.val.net, values.batch_size)
     # Fail before anything is drawn.
     for name in values.classes:
         splits.val.label_of(name)
     names = tuple(dict.fromkeys(values.layers))
     layers(splits.val.net, splits.val.variables, names or subject.feature_layers(splits.val.net))
-    files = splits.val.of_files(values.images) if values.images else None
+    files = splits.val.of_files(given[: max(MOST, len(values.images))]) if given else None
     size = splits.val.net.image_size
     for name, pixels in (("window", values.window), ("stride", values.stride)):
         if pixels > size:

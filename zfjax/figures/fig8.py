@@ -87,7 +87,8 @@ def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
     subject = request.subject
     if subject.annotations is None:
         raise NotForThisRun(
-            f"fig8 needs boxes of parts, which the dataset shapes has and {request.run.config.dataset} has not;"
+            "fig8 needs boxes of parts, which the dataset shapes has and"
+            f" {request.run.config.dataset or 'files without a dataset'} has not;"
             " the function in zfjax.experiments.correspondence takes your own"
         )
     of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))

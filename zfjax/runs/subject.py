@@ -18,7 +18,8 @@ from zfjax.console.text import did_you_mean, listed, readable, shown_by_shape
 from zfjax.data.annotations import Annotations, PartBoxes
 from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.decode import BrokenImage, decode_square
-from zfjax.data.pictures import Pictures
+from zfjax.data.loose import LooseExamples
+from zfjax.data.pictures import DecodedPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.reading import read_picture
 from zfjax.models import ConvNet
@@ -207,6 +208,22 @@ def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:
     # To the device once, not with each batch.
     variables, mean = jax.device_put((model.variables, model.mean))
     return Subject(model.net, variables, _NoPictures(), none, none, run.classes, mean, model.step)
+
+
+def of_images(run: RunInfo, images: LooseExamples, checkpoint: str = "latest") -> Splits:
+    """The net of a run without pictures of its own, and image files as both its splits; nobody knows their classes.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    bare, numbers = without_pictures(run, checkpoint), np.arange(len(images))
+    one = bare._replace(
+        pictures=DecodedPictures(images, numbers, bare.mean.shape[0]),
+        labels=np.full(len(images), -1, np.int32),
+        kept=numbers,
+        fingerprint=images.fingerprint,
+    )
+    return Splits(one, one)
 
 
 class _NoPictures:

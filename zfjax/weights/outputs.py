@@ -1,7 +1,10 @@
 """Names of a net's outputs, and the net cut down to some of them."""
 
+import ast
 import codecs
 import collections
+import contextlib
+import json
 import os
 import re
 import unicodedata
@@ -39,7 +42,8 @@ def read_names(path: str | os.PathLike[str]) -> Names:
     """Read class names, one per line, stripped of surrounding spaces; empty lines at the start and end are skipped.
 
     The file is UTF-8, or begins with the byte-order mark of another encoding; otherwise it is read as Windows-1252,
-    with a note.
+    with a note. It may also be a list or dictionary in JSON or Python, as ImageNet's names are passed around: of names,
+    or of lists that end in one, in order or by the outputs' numbers (`{"0": ["n01440764", "tench"], …}`).
 
     Raises:
         UserError: the file cannot be read, is not text, has no names, or has an empty line between them.
@@ -49,6 +53,8 @@ def read_names(path: str | os.PathLike[str]) -> Names:
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {reason(error)}") from error
     text, note = _decoded(path, content)
+    if (literal := _literal(text)) is not None:
+        return Names(_of_literal(path, literal), (note,) if note else ())
     lines = [line.strip() for line in _LINE_ENDS.split(text)]
     numbers = [number for number, line in enumerate(lines, 1) if line]
     if not numbers:
@@ -58,6 +64,27 @@ def read_names(path: str | os.PathLike[str]) -> Names:
     if gaps:
         raise UserError(f"{path} has no name in line {listed([str(number) for number in gaps])}; expected one per line")
     return Names(tuple(lines[first - 1 : last]), (note,) if note else ())
+
+
+def _literal(text: str) -> object:
+    """A list or dictionary, if the text is one in JSON or Python; else None."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(text.strip())
+    return None
+
+
+def _of_literal(path: str | os.PathLike[str], found: object) -> tuple[str, ...]:
+    if isinstance(found, dict):
+        found = [found.get(str(number), found.get(number)) for number in range(len(found))]
+    names = [one[-1] if isinstance(one, list) and one else one for one in found] if isinstance(found, list) else []
+    wrong = [number for number, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
+    if wrong or not names:
+        which = f" for output {wrong[0]}" if wrong else ""
+        raise UserError(f"{path} has no name{which}; expected a list of class names, or names by the outputs' numbers")
+    return tuple(unicodedata.normalize("NFC", name.strip()) for name in names)
 
 
 def _decoded(path: str | os.PathLike[str], content: bytes) -> tuple[str, str]:

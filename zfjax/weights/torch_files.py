@@ -77,7 +77,8 @@ def _opened_zip(path: pathlib.Path, file: Stream) -> tuple[Any, Callable[[Storag
     names = archive.namelist()
     roots = [name.removesuffix("data.pkl") for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if not roots:
-        raise UserError(f"is a zip archive, but none of torch.save's: it holds {listed(names)}; {EXPECTED}")
+        first = "; unpack it first" if any(name.endswith((".pth", ".pt", ".ckpt")) for name in names) else ""
+        raise UserError(f"is a zip archive, but none of torch.save's: it holds {listed(names)}{first}; {EXPECTED}")
     root = roots[0]
     if f"{root}constants.pkl" in names:
         raise UserError(
