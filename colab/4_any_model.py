@@ -41,9 +41,13 @@ from flax import nnx
 import zfjax
 from zfjax import attribution
 from zfjax.data import shapes
+from zfjax.data.decode import decode_square
+from zfjax.data.loose import picture_files
 from zfjax.data.shapes.masks import masks
 from zfjax.experiments import comparison
+from zfjax.experiments.gallery import gallery, some_maps
 from zfjax.plots.comparison import plot_comparison
+from zfjax.plots.gallery import plot_gallery
 from zfjax.runs import subject
 from zfjax.runs.folder import read_run
 from zfjax.runs.imported import weights_of
@@ -69,6 +73,8 @@ recipe.epochs = 1 if QUICK else 2
 passes = 1 if QUICK else 2  # of the small nets over the training set
 lenses = comparison.LENSES[:3] if QUICK else comparison.LENSES
 folder = "runs/resnet18_quick" if QUICK else "runs/resnet18"  # other settings need another folder
+zfnet_file = ""  # zfnet-1727-d010ddca.pth, for the ZFNet trained on ImageNet; empty: that part is skipped
+photographs = "PHOTOS"  # a folder with photographs of yours, for that part
 
 # %% [markdown]
 # ## A ResNet from a file
@@ -267,6 +273,30 @@ look(eqx_net.features, eqx_net.head, chosen.images)
 # %% [markdown]
 # Different initial weights, a different library, much the same answers.
 #
+# ## A ZFNet trained on ImageNet
+#
+# The package pytorchcv gives away weights of the paper's net, trained on ImageNet. With its file and some hundred
+# photographs of your own (see
+# [docs/imagenet-zfnet.md](https://github.com/zfjax/zfjax/blob/main/docs/imagenet-zfnet.md)), both named in the
+# settings, this draws the paper's Fig. 2 for layer 5. Here nothing was named, so there is no picture.
+
+
+# %%
+def fig2(file, photographs):
+    zfnet = zfjax.weights.load(file, "zfnet_pytorchcv")
+    fun = zfjax.layer(zfnet.net, zfnet.variables, "relu5")
+    files = picture_files([photographs])
+    squares = np.stack([decode_square(file.read_bytes(), 256, file.name) for file in files])
+    images = squares[:, 16:240, 16:240] - zfnet.preprocessing.pixel_mean  # RGB 0 … 255
+    top = zfjax.top_activations(fun, np.array_split(images, -(-len(images) // 64)))
+    maps = some_maps(top, 8, np.random.default_rng(0))
+    found = gallery(fun, top, maps, lambda numbers: images[numbers])
+    return plot_gallery(found, zfnet.preprocessing.mean_image(224), "relu5, and your photographs")
+
+
+fig2(zfnet_file, photographs) if zfnet_file else None
+
+# %% [markdown]
 # ## Lenses side by side
 #
 # All twelve on the ResNet, for the true class. `comparison.heat` puts the cells of a CAM where their receptive fields

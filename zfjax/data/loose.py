@@ -18,6 +18,7 @@ from zfjax.console.text import listed, readable, reason
 from zfjax.data.leftovers import Leftovers, contents, pick
 from zfjax.data.pictures import threads_or_cores
 from zfjax.data.reading import read_picture
+from zfjax.data.scan import speaks
 from zfjax.data.source import BrokenImage, Example
 
 
@@ -95,7 +96,7 @@ def readable_pictures(files: Sequence[epath.Path], size: int) -> LooseExamples:
 
     kept, broken = list[epath.Path](), list[str]()
     with (
-        Progress("reading the pictures", len(files)) as progress,
+        Progress("reading the pictures", len(files), show=speaks()) as progress,
         concurrent.futures.ThreadPoolExecutor(threads_or_cores(0)) as pool,
     ):
         for file, found in zip(files, pool.map(fault, range(len(files))), strict=True):

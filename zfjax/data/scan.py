@@ -63,7 +63,7 @@ def scan(
     """
     if not 0 <= max_broken <= 1:
         raise UserError(f"max_broken {max_broken}: expected a share between 0 and 1")
-    progress = Progress(source.name, show=_speaks())
+    progress = Progress(source.name, show=speaks())
     for note in source.notes:
         progress.say(note)
     return _scan(source, size, max_broken, cache_dir, threads, share)
@@ -328,11 +328,11 @@ def _decode_chunk(job: _Job, split: str, examples: Examples, start: int, stop: i
 
 
 def _say_skipped(message: str) -> None:
-    if _speaks():
+    if speaks():
         _log.warning("skipped broken image %s", message)
 
 
-def _speaks() -> bool:
+def speaks() -> bool:
     """Whether this process says what was found: of many, the first."""
     jax = sys.modules.get("jax")  # not imported for this: without it there is one process
     return jax is None or jax.process_index() == 0
