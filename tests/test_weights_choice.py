@@ -116,9 +116,13 @@ def test_a_key_names_the_others_even_if_the_averaged_ones_have_it_too(plain, raw
 
 
 def test_a_key_that_several_have_asks_again(plain):
-    tensors = under("a.model.", plain) | under("b.ema.model.", plain, 2.0)
-    with pytest.raises(UserError, match=r"several nets that fit: a\.model, b\.ema\.model; expected --key=NAME for one"):
-        load(tensors, key="model")
+    for wrapper in ("", "module."):
+        tensors = under(f"a.model.{wrapper}", plain) | under("b.ema.model.", plain, 2.0)
+        expected = (
+            rf"several nets that fit: a\.model{wrapper and '.module'}, b\.ema\.model; expected --key=NAME for one"
+        )
+        with pytest.raises(UserError, match=expected):
+            load(tensors, key="model")
 
 
 def test_prefixes_that_no_line_can_show(plain):

@@ -75,12 +75,17 @@ def choose(tensors: Tensors, names: Callable[[Tensors], Collection[str]], key: s
 
 
 def _asked(groups: Sequence[_Group], key: str) -> list[_Group]:
-    """The groups whose prefix is the key or, if none is, begins with it, ends with it, has it inside."""
+    """The groups whose prefix, with or without wrappers, is the key; if none is, begins with it; else has it in it."""
     if key == TOP:
         top = [group for group in groups if not group.prefix]
         return top or [group for group in groups if not _bare(group.prefix)]
-    for fits in (str.__eq__, str.startswith, str.endswith, str.__contains__):
-        if found := [group for group in groups if fits(f".{group.prefix}.", f".{key}.")]:
+    for fits in (str.__eq__, str.startswith, str.__contains__):
+        found = [
+            group
+            for group in groups
+            if any(fits(f".{prefix}.", f".{key}.") for prefix in (group.prefix, _bare(group.prefix)))
+        ]
+        if found:
             return found
     return []
 
