@@ -40,37 +40,85 @@ def local_response_norm(
     """
     if size < 1:
         raise ValueError(f"local_response_norm: size must be at least 1, got {size}")
-    by_windows, by_band = (
-        functools.partial(_normalized, total=total, size=size, k=k, alpha=alpha, beta=beta)
-        for total in (_by_windows, _by_band)
+    return _normalized(x, size, k, alpha, beta)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
+def _normalized(x: jax.Array, size: int, k: float, alpha: float, beta: float) -> jax.Array:
+    # A TPU sums fastest by a product with a band.
+    return by_platform(
+        x,
+        tpu=lambda x: _scaled(x, alpha / size * _by_band(_squares(x), size), k, beta),
+        default=lambda x: _scaled(x, alpha / size * _by_windows(_squares(x), size), k, beta),
     )
-    # On accelerators, whose time is their traffic, the sums are made again for the gradient: that is cheaper than to
-    # write and read them in float32. A TPU sums fastest by a product with a band. Of sums by shifted slices, by a band
-    # and by windows, windows have the fastest gradient on a CPU.
-    return by_platform(x, cpu=by_windows, tpu=jax.checkpoint(by_band), default=jax.checkpoint(by_windows))
 
 
-def _normalized(
-    x: jax.Array, total: Callable[[jax.Array, int], jax.Array], size: int, k: float, alpha: float, beta: float
-) -> jax.Array:
-    scale = _power(k + alpha / size * total(x, size), -beta)
-    return (widened(x) * scale).astype(x.dtype)
+@_normalized.defjvp
+def _normalized_jvp(
+    size: int, k: float, alpha: float, beta: float, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """What is kept of the sums for the derivative, and what is summed again, differs: it is most of the traffic."""
+    dtype = primals[0].dtype
+    kept_type = jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype  # squares of float16 overflow
+
+    def plain(x: jax.Array) -> jax.Array:
+        return _scaled(x, alpha / size * _by_windows(_squares(x), size), k, beta)
+
+    def keeping(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sums = alpha / size * _by_band(_squares(x), size)
+        return _scaled(x, sums, k, beta), sums.astype(kept_type)
+
+    def along(x: jax.Array, sums: jax.Array, tangent: jax.Array, total: Total) -> jax.Array:
+        wide, signal, d = widened(x), widened(tangent), k + widened(sums)
+        scale = _power(d, -beta)
+        change = 2 * alpha * beta / size * total(wide * signal, size)
+        return (signal * scale - wide * (scale / d) * change).astype(x.dtype)
+
+    def through_memory(x: jax.Array, size: int) -> jax.Array:
+        # A GPU writes what is to be summed on the way down, and reads it again: in half precision, if that is used.
+        return widened(lax.optimization_barrier(_by_windows(x, size).astype(kept_type)))
+
+    def again(x: jax.Array, sums: jax.Array, tangent: jax.Array) -> jax.Array:
+        # Times a one that XLA doesn't know, or it would keep the sums of the way up.
+        x = x * lax.optimization_barrier(jnp.ones((), x.dtype))
+        return along(x, alpha / size * _by_windows(_squares(x), size), tangent, through_memory)
+
+    y, sums = by_platform(*primals, tpu=keeping, default=lambda x: (plain(x), jnp.zeros(x.shape, kept_type)))
+    derivative = by_platform(
+        *primals,
+        sums,
+        *tangents,
+        # On a CPU, JAX's own of sums by windows is the fastest; of shifted slices, a band and windows.
+        cpu=lambda x, sums, tangent: jax.jvp(plain, (x,), (tangent,))[1],
+        tpu=functools.partial(along, total=_by_band),
+        default=again,
+    )
+    return y, derivative
+
+
+Total = Callable[[jax.Array, int], jax.Array]  # the sum over each map's `size` neighbors
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    return jnp.square(widened(x))
+
+
+def _scaled(x: jax.Array, sums: jax.Array, k: float, beta: float) -> jax.Array:
+    return (widened(x) * _power(k + sums, -beta)).astype(x.dtype)
 
 
 def _by_windows(x: jax.Array, size: int) -> jax.Array:
-    """The sum of squares over each map's neighbors, in float32 at least."""
     ones = (1,) * (x.ndim - 1)
     edges = ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),)
-    return lax.reduce_window(jnp.square(widened(x)), 0.0, lax.add, (*ones, size), (*ones, 1), edges)
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (*ones, size), (*ones, 1), edges)
 
 
 def _by_band(x: jax.Array, size: int) -> jax.Array:
-    """The same as a product with a matrix that has ones in a band along its diagonal."""
+    """As a product with a matrix that has ones in a band along its diagonal."""
     maps = np.arange(x.shape[-1])
     offsets = maps[:, None] - maps
     band = (-(size // 2) <= offsets) & (offsets <= (size - 1) // 2)
-    squares = jnp.square(widened(x))
-    return jnp.einsum("...c,cd->...d", squares, jnp.asarray(band, squares.dtype), precision=lax.Precision.HIGHEST)
+    return jnp.einsum("...c,cd->...d", x, jnp.asarray(band, x.dtype), precision=lax.Precision.HIGHEST)
 
 
 def _power(d: jax.Array, exponent: float) -> jax.Array:
