@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 # Before JAX and libtpu start: compute on the CPU, and don't look for a TPU.
@@ -122,20 +123,58 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "iota"}
 
 
+_PICKS = {"gather", "dynamic-slice"}
+
+
 def moved_bytes(text: str) -> int:
-    """The bytes that the instructions of a program's entry read and write: an estimate, where no compiler says more."""
+    """The bytes that the instructions of a program's entry read and write: an estimate, where no compiler says more.
+
+    Of what a gather picks from, only what it picks counts.
+    """
     entry = text[text.index("ENTRY ") :]
     sizes: dict[str, int] = {}
     moved = 0
-    for line in entry.splitlines():
-        if not (found := _INSTRUCTION.match(line)):
-            continue
-        name, shape, opcode, rest = found.groups()
+    for name, shape, opcode, rest in _instructions(entry):
         sizes[name] = size_of(shape)
-        if opcode not in _FREE:
-            operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
-            moved += sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+        if opcode in _FREE:
+            continue
+        operands = [sizes.get(operand, 0) for operand in _operands(rest)]
+        if opcode in _PICKS:
+            operands[0] = min(operands[0], sizes[name])
+        elif body := re.search(r"kind=k\w+, calls=%([\w.-]+)", rest):
+            for place, picked in _picked(text, body[1]).items():
+                operands[place] = min(operands[place], picked)
+        moved += sizes[name] + sum(operands)
     return moved
+
+
+def _picked(text: str, fusion: str) -> dict[int, int]:
+    """By the place of a fusion's operand that it only picks from: how many bytes these are."""
+    start = text.index(f"\n%{fusion} (") + 1
+    places: dict[str, int] = {}
+    picked: dict[int, int] = collections.defaultdict(int)
+    whole: set[str] = set()
+    for name, shape, opcode, rest in _instructions(text[start : text.index("\n}", start)]):
+        if opcode == "parameter":
+            places[name] = int(rest.split(")")[0])
+            continue
+        first, *others = _operands(rest) or [""]
+        if opcode in _PICKS and first in places:
+            picked[places[first]] += size_of(shape)
+        else:
+            whole.add(first)
+        whole.update(others)
+    return {place: picked[place] for name, place in places.items() if place in picked and name not in whole}
+
+
+def _instructions(computation: str) -> Iterator[tuple[str, ...]]:
+    """The name, shape, opcode and the rest of each line."""
+    found = map(_INSTRUCTION.match, computation.splitlines())
+    return (line.groups() for line in found if line)
+
+
+def _operands(rest: str) -> list[str]:
+    return re.findall(r"%([\w.-]+)", rest.split("), ")[0])
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:

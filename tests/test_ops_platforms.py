@@ -10,6 +10,9 @@ from jax.sharding import PartitionSpec as P
 
 import zfjax
 from zfjax import ops
+from zfjax.experiments.gallery import top_activations
+from zfjax.models import ConvNet, layers, specs
+from zfjax.models.cut import pools_above
 from zfjax.ops import platforms
 from zfjax.ops.platforms import by_platform
 from zfjax.transform import programs
@@ -98,6 +101,35 @@ def test_contrast_normalization_and_its_derivatives_are_the_same_up_to_rounding(
     for other in others:
         for a, b in zip(first, other, strict=True):
             np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), rtol=4 * error, atol=4 * error)
+
+
+@pytest.mark.parametrize("ceil", [True, False], ids=["pooled whole", "cells left out"])
+def test_the_strongest_and_their_places_are_the_same_with_ties(on, ceil):
+    """Of a net whose maps are pooled, also where the largest is in the last row; and where an image gives NaN."""
+    convolution = specs.Conv("conv1", 3, (3, 3), padding=specs.same(1))
+    pool = specs.MaxPool("pool1", (3, 3), (2, 2), ceil=ceil)
+    net = ConvNet((convolution, specs.ReLU("relu1"), pool, specs.Dense("fc2", 4)), image_size=8)
+    images = whole_numbers(7, 8, 8, 2, largest=2)
+    images = images.at[5].set(jnp.nan).at[3, :7].set(0.0).at[4].set(0.0)
+    variables = net.init(jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: jnp.round(100 * leaf), variables)
+    fun = layers(net, variables, ["relu1", "fc2"])
+    assert (pools_above(fun, fun(images))[1] is not None) == ceil
+
+    def all_of_it(images):
+        return top_activations(fun, [images[:4], images[4:]], 3)
+
+    found = same_on_all(on, all_of_it, images)
+    acts = {name: np.nan_to_num(np.asarray(x), nan=-np.inf) for name, x in fun(images).items()}
+    for name, top in found.items():
+        cells = acts[name].reshape(7, -1, acts[name].shape[-1])
+        order = np.argsort(-cells.max(axis=1), axis=0, kind="stable")[:3].T
+        grid = acts[name].shape[1:-1]
+        np.testing.assert_array_equal(np.where(np.isinf(top.values), order, top.images), order)
+        first = np.take_along_axis(cells.argmax(axis=1), order.T, axis=0).T
+        np.testing.assert_array_equal(
+            top.positions, np.stack(np.unravel_index(first, grid), -1) if grid else top.positions
+        )
 
 
 def test_rectifying_is_jax_nn_relu_and_so_is_its_derivative():

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
@@ -15,6 +14,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax.attribution.asked import at_least_one
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
+from zfjax.experiments.tops import Top, joined, merged
+from zfjax.models.cut import pools_above
 from zfjax.models.fields import Projected, projected
 from zfjax.ops.arguments import array, described, floats
 from zfjax.runs.shares import shared
@@ -23,18 +24,6 @@ from zfjax.training.sharding import Numbered
 from zfjax.transform import functions
 from zfjax.transform.backprojection import warn_of_idle_rules
 from zfjax.transform.rules import DECONVNET
-
-
-@shown_by_shape
-class Top(NamedTuple):
-    """The k strongest activations of each map over a set of images, at most one per image, strongest first.
-
-    With fewer than k images, the remaining entries have value -inf and image -1.
-    """
-
-    values: Float[Array | np.ndarray, "maps k"]
-    images: Int[Array | np.ndarray, "maps k"]  # numbers in the order of the batches
-    positions: Int[Array | np.ndarray, "maps k axes"]  # (row, column) on the map; zero axes for dense layers
 
 
 @shown_by_shape
@@ -225,7 +214,10 @@ def _merge(fun: Callable, top: PyTree, images: Array, numbers: Int[Array, " n"],
     """Add images to what has been found. Devices keep what they find to themselves: none waits for another."""
 
     def on_one(fun: Callable, top: PyTree, images: Array, numbers: Array) -> PyTree:
-        return jax.tree.map(lambda kept, acts: _merge_layer(kept, acts, numbers), top, fun(images), is_leaf=_is_top)
+        acts = fun(images)
+        tops, tree = jax.tree.flatten(top, is_leaf=_is_top)
+        each = zip(tops, jax.tree.leaves(acts), pools_above(fun, acts), strict=True)
+        return jax.tree.unflatten(tree, [merged(kept, maps, numbers, pool) for kept, maps, pool in each])
 
     return sharding.on_each(on_one, mesh, whole=1)(fun, top, images, numbers)
 
@@ -240,66 +232,8 @@ def _joined(before: PyTree | None, top: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def _join(before: Sequence[Top | None], tops: Sequence[Top], devices: int) -> list[Top]:
-    return [_joined_layer(*pair, devices) for pair in zip(before, tops, strict=True)]
-
-
-def _joined_layer(before: Top | None, top: Top, devices: int) -> Top:
-    maps, k = top.values.shape[0] // devices, top.values.shape[1]
-    # [devices·maps, k, …] to [maps, devices·k, …]
-    parts = [
-        jnp.moveaxis(x.reshape(devices, maps, *x.shape[1:]), 0, 1).reshape(maps, devices * k, *x.shape[2:]) for x in top
-    ]
-    if before is not None:
-        parts = [jnp.concatenate([jnp.asarray(old), new], axis=1) for old, new in zip(before, parts, strict=True)]
-    # Of equals, top_k takes the first, which is to be the earlier image.
-    values, images, positions = parts
-    by_number = jnp.argsort(images, axis=1, stable=True)
-    values, order = lax.top_k(jnp.take_along_axis(values, by_number, axis=1), k)
-    order = jnp.take_along_axis(by_number, order, axis=1)
-    return Top(
-        values,
-        jnp.take_along_axis(images, order, axis=1),
-        jnp.take_along_axis(positions, order[..., None], axis=1),
-    )
+    return [joined(*pair, devices) for pair in zip(before, tops, strict=True)]
 
 
 def _is_top(node: object) -> bool:
     return isinstance(node, Top)
-
-
-def _merge_layer(top: Top, acts: Float[Array, "n *grid maps"], numbers: Int[Array, " n"]) -> Top:
-    n, *grid, maps = acts.shape
-    k = top.values.shape[1]
-    # A plain maximum is nearly free compared with the convolutions, and the barrier keeps it plain; on a CPU an argmax
-    # over all cells, or a NaN test fused into it, took a tenth to a half of the whole pass.
-    rows = acts.reshape(n, -1, grid[-1] if grid else 1, maps)
-    strongest = lax.optimization_barrier(jnp.max(rows, axis=2))  # [n, rows, maps]
-    values = jnp.max(strongest, axis=1)
-    counts = (numbers >= 0)[:, None] & ~jnp.isnan(values)
-    values = jnp.where(counts, values, -jnp.inf).T
-    numbers = jnp.broadcast_to(numbers[None], values.shape)
-    values, order = lax.top_k(jnp.concatenate([top.values, values], axis=1), k)
-    image, unit = jnp.maximum(order - k, 0), jnp.arange(maps)[:, None]
-
-    # Look up positions only if there are new entries. A separate branch reads the activations that the next layer
-    # reads; otherwise XLA:CPU would keep the convolution's sums for it as well, using twice the memory.
-    def find() -> Int[Array, "maps k"]:
-        row = _first(strongest[image, :, unit])
-        return row * rows.shape[2] + _first(rows[image, row, :, unit])
-
-    cell = lax.cond(jnp.any(order >= k), find, lambda: jnp.zeros_like(order))
-    cells = jnp.unravel_index(cell, grid) if grid else ()
-    places = jnp.stack(cells, axis=-1).astype(jnp.int32) if grid else jnp.zeros((maps, k, 0), jnp.int32)
-    kept = jnp.take_along_axis(top.positions, jnp.minimum(order, k - 1)[..., None], axis=1)
-    return Top(
-        values,
-        jnp.take_along_axis(jnp.concatenate([top.images, numbers], axis=1), order, axis=1),
-        jnp.where((order < k)[..., None], kept, places),
-    )
-
-
-def _first(x: Float[Array, "maps k cells"]) -> Int[Array, "maps k"]:
-    """Index of the first largest cell. Faster than `jnp.argmax` on a CPU."""
-    cells = lax.broadcasted_iota(jnp.int32, x.shape, 2)
-    largest = jnp.max(x, axis=2, keepdims=True)
-    return jnp.min(jnp.where(x == largest, cells, jnp.int32(x.shape[2] - 1)), axis=2)

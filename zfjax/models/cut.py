@@ -1,8 +1,9 @@
 """A net cut at a layer: the part below as a function of images, the part above as a function of the layer."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean
 from zfjax.models.convnet import ConvNet
-from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, flat
+from zfjax.models.specs import BatchNorm, Conv, Dense, Dropout, MaxPool, Size, Sliding, Spec, flat
 from zfjax.transform.functions import Fixed
 
 
@@ -129,6 +130,33 @@ class Layer(Fixed):
     ) -> Float[Array, "n ..."]:
         """The activations."""
         return Layers(self.net, (self.name,))(variables, images)[self.name]
+
+
+def pools_above(fun: Callable, acts: PyTree) -> list[Sliding | None]:
+    """For each of a function's outputs, the max-pool that it computes of it, unless its windows leave out cells.
+
+    Known of functions from `layers` alone.
+    """
+    if not (isinstance(fun, Partial) and isinstance(fun.func, Layers)):
+        return [None] * len(jax.tree.leaves(acts))
+    names = [spec.name for spec in fun.func.net.layers]
+    above = [fun.func.net.layers[names.index(name) + 1 :][:1] for name in sorted(acts)]
+    return [_whole_pool(acts[name].shape, *specs) for name, specs in zip(sorted(acts), above, strict=True)]
+
+
+def _whole_pool(shape: tuple[int, ...], pool: Spec | None = None) -> Sliding | None:
+    if not isinstance(pool, MaxPool):
+        return None
+    size = Size(*shape[1:])
+    sliding = pool.sliding(size)
+    counts = sliding.positions(pool.name, size)
+    reached = (
+        (count - 1) * stride + window - before >= side and stride <= window
+        for count, stride, window, (before, _), side in zip(
+            counts, sliding.strides, sliding.window, sliding.padding, size[:2], strict=True
+        )
+    )
+    return sliding if all(reached) else None
 
 
 def _cut(net: ConvNet, names: Sequence[str]) -> ConvNet:
