@@ -31,10 +31,10 @@ LIMITS = {
     "h100": {
         "train_step, bfloat16, 256": Limit(9.19, 1.06),
         "deconvnet from relu5, 1 units, 32": Limit(1.49, 0.26),
-        "gallery pass, 128": Limit(3.93, 0.74),
+        "gallery pass, 128": Limit(2.48, 0.90),
     },
     "v5e": {
-        "train_step, bfloat16, 256": Limit(13.86, 2.32),
+        "train_step, bfloat16, 256": Limit(13.65, 1.60),
         "deconvnet from relu5, 1 units, 32": Limit(1.76, 0.30),
         "gallery pass, 128": Limit(7.44, 1.48),
     },

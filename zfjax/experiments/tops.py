@@ -133,17 +133,18 @@ def _found_one_by_one(rows: Array, strongest: Array, image: Array, new: Array, p
     def look_up(at: Array, cells: Array) -> Array:
         entry = first_new[at]
         unit, of = entry // image.shape[1], image.reshape(-1)[entry]
-        column = lax.dynamic_slice(strongest, (of, 0, unit), (1, height, 1))
-        row = _first(column.reshape(height))
-        line = lax.dynamic_slice(rows, (of, row, 0, unit), (1, 1, width, 1))
-        return cells.at[entry].set(row * width + _first(line.reshape(width)))
+        # Neither fused nor reshaped, or XLA would write the maps in another layout for it.
+        column = lax.optimization_barrier(lax.dynamic_slice(strongest, (of, 0, unit), (1, height, 1)))
+        row = _first(column, axis=1)[0, 0]
+        line = lax.optimization_barrier(lax.dynamic_slice(rows, (of, row, 0, unit), (1, 1, width, 1)))
+        return cells.at[entry].set(row * width + _first(line, axis=2)[0, 0, 0])
 
     found = lax.fori_loop(0, jnp.sum(new, dtype=jnp.int32), look_up, jnp.zeros(new.size, jnp.int32))
     return found.reshape(new.shape)
 
 
-def _first(x: Float[Array, "*entries cells"]) -> Int[Array, "*entries"]:
-    """Index of the first largest cell. Faster than `jnp.argmax` on a CPU."""
-    cells = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    largest = jnp.max(x, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(x == largest, cells, jnp.int32(x.shape[-1] - 1)), axis=-1)
+def _first(x: Float[Array, "..."], axis: int = -1) -> Int[Array, "..."]:
+    """Along an axis, the index of the first largest cell. Faster than `jnp.argmax` on a CPU."""
+    cells = lax.broadcasted_iota(jnp.int32, x.shape, axis % x.ndim)
+    largest = jnp.max(x, axis=axis, keepdims=True)
+    return jnp.min(jnp.where(x == largest, cells, jnp.int32(x.shape[axis] - 1)), axis=axis)

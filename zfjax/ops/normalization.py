@@ -66,8 +66,7 @@ def _normalized_jvp(
 
     def keeping(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         sums = alpha / size * _by_band(_squares(x), size)
-        # Otherwise XLA keeps them in float32, and makes the rest from them again and again.
-        return lax.optimization_barrier((_scaled(x, sums, k, beta), sums.astype(kept_type)))
+        return _scaled(x, sums, k, beta), sums.astype(kept_type)
 
     def along(x: jax.Array, sums: jax.Array, tangent: jax.Array, total: Total) -> jax.Array:
         wide, signal, d = widened(x), widened(tangent), k + widened(sums)
