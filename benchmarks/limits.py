@@ -36,7 +36,7 @@ LIMITS = {
     "v5e": {
         "train_step, bfloat16, 256": Limit(13.65, 1.60),
         "deconvnet from relu5, 1 units, 32": Limit(1.76, 0.30),
-        "gallery pass, 128": Limit(7.44, 1.48),
+        "gallery pass, 128": Limit(3.46, 0.75),
     },
 }
 
