@@ -1,6 +1,12 @@
-"""XLA's compilers for TPUs and GPUs on a machine with neither, and what they say a program costs there."""
+"""XLA's compilers for TPUs and GPUs on a machine with neither, and what they say a program costs there.
+
+    python benchmarks/compilers.py
+
+prints the packages that hold them, for the jax that is installed; `pip install --no-deps` needs nothing beside these.
+"""
 
 import collections
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -17,9 +23,14 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # there is no TPU to b
 
 import jax
 import numpy as np
+from jax._src.lib import xla_client
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from zfjax.transform import seeds
+
+seeds._watch = lambda *_, **__: None  # a callback, which cannot be compiled for a device that is not there
 
 H100 = """
 gpu_device_info {
@@ -41,26 +52,31 @@ class Target(NamedTuple):
     options: dict[str, Any]
     flops: dict[str, float]  # per second, by dtype of the operands of a matrix product
     bandwidth: float  # bytes per second
+    memory: float  # bytes
     compiler_options: dict[str, str]
+    brief: bool  # whether its table has only some programs, unless asked for more
 
 
-def _tpu(topology: str, flops: float, bandwidth: float, **options: Any) -> Target:
+def _tpu(topology: str, flops: float, bandwidth: float, memory: float, *, brief: bool = True) -> Target:
+    options = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
     # A TPU multiplies float32 in one pass of bfloat16 unless a higher precision is asked for.
-    return Target("tpu", topology, options, {"float32": flops, "bfloat16": flops}, bandwidth, {})
+    return Target("tpu", topology, options, {"float32": flops, "bfloat16": flops}, bandwidth, memory, {}, brief)
 
 
 TARGETS = {
-    "v5e": _tpu("v5e:1x1", 197e12, 819e9, chips_per_host_bounds=(1, 1, 1)),
-    "v5e-2x2": _tpu("v5e:2x2", 197e12, 819e9),
-    "v5e-16x16": _tpu("v5e:16x16", 197e12, 819e9),
-    "v6e": _tpu("v6e:1x1", 918e12, 1640e9, chips_per_host_bounds=(1, 1, 1)),
+    "v5e": _tpu("v5e:1x1", 197e12, 819e9, 16e9, brief=False),
+    "v5e-2x2": _tpu("v5e:2x2", 197e12, 819e9, 16e9),
+    "v5e-16x16": _tpu("v5e:16x16", 197e12, 819e9, 16e9),
+    "v6e": _tpu("v6e:1x1", 918e12, 1640e9, 32e9),
     "h100": Target(
         "cuda",
         "h100",
         {"topology": "1x1x1", "target_config": H100},
         {"float32": 494.7e12, "bfloat16": 989.4e12},  # TF32 and bfloat16, without sparsity
         3352e9,
+        80e9,
         {"xla_gpu_autotune_level": "0"},  # there is nothing to measure on
+        brief=False,
     ),
 }
 
@@ -68,7 +84,7 @@ TARGETS = {
 class Cost(NamedTuple):
     """What one chip does in one call of a program."""
 
-    flops: float | None  # None: the compiler does not say
+    flops: float
     bytes: float  # read and written in the chip's memory
     temporary: int  # bytes beside arguments and results
     peak: int  # bytes of all that is alive at once, at most
@@ -82,19 +98,26 @@ def mesh_of(target: Target) -> Mesh:
     Raises:
         SystemExit: its compiler is not installed; the message is the line that installs it.
     """
-    module, install = compiler(target.platform)
-    if importlib.util.find_spec(module) is None:
-        sys.exit(f"{target.platform}: its compiler is not installed: {install}")
+    if importlib.util.find_spec(MODULES[target.platform]) is None:
+        sys.exit(f"{target.platform}: its compiler is not installed: {install(target.platform)}")
     found = topologies.get_topology_desc(platform=target.platform, topology_name=target.topology, **target.options)
     return Mesh(np.array(found.devices), ("data",))
 
 
-def compiler(platform: str) -> tuple[str, str]:
-    """The module of a platform's compiler, and the command that installs it."""
+MODULES = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}
+
+
+def packages(platform: str) -> list[str]:
+    """The packages of a platform's compiler, as the installed jax pins them."""
     if platform == "tpu":
-        return "libtpu", f"pip install 'jax[tpu]=={jax.__version__}'"
-    plugin = f"jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}"
-    return "jax_cuda12_plugin", f"pip install {plugin}"
+        requirements = importlib.metadata.requires("jax") or []
+        return [one.partition(";")[0].strip() for one in requirements if one.startswith("libtpu")]
+    return [f"{name}=={jax.__version__}" for name in ("jax-cuda12-plugin", "jax-cuda12-pjrt")]
+
+
+def install(platform: str) -> str:
+    """The command that installs a platform's compiler."""
+    return " ".join(["pip install --no-deps", *(repr(one) if "*" in one else one for one in packages(platform))])
 
 
 def placed(tree: Any, mesh: Mesh, *, split: bool = False) -> Any:
@@ -115,8 +138,14 @@ def compiled(fun: Any, args: tuple[Any, ...], target: Target) -> Cost:
         said = program.cost_analysis()
         flops, moved = said["flops"], said["bytes accessed"]
     else:
-        flops, moved = None, moved_bytes(text)
+        flops, moved = flops_of(lowered), moved_bytes(text)
     return Cost(flops, moved, memory.temp_size_in_bytes, kept + memory.temp_size_in_bytes, collectives(text), seconds)
+
+
+def flops_of(lowered: jax.stages.Lowered) -> float:
+    """The flops of a program for one chip before it is compiled, where the compiler does not say."""
+    module = lowered.compiler_ir("hlo").as_hlo_module()
+    return xla_client._xla.hlo_module_cost_analysis(jax.devices()[0].client, module)["flops"]
 
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
@@ -196,3 +225,7 @@ def size_of(shape: str) -> int:
         _BITS.get(dtype, 8) * int(np.prod([int(side) for side in sides.split(",") if side], dtype=np.int64)) // 8
         for dtype, sides in arrays
     )
+
+
+if __name__ == "__main__":
+    print(*(package for platform in MODULES for package in packages(platform)))

@@ -1,36 +1,37 @@
 """The programs that zfjax runs on an accelerator, each beside what a JAX user would write for the same.
 
-All are of Fig. 3's net at full width and 224 px, or of ResNet-18; arguments are shapes, since nothing is run.
+All are of Fig. 3's net at full width and 224 px, or of ResNet-18, but for those of the notebooks, which are as they are
+there. Arguments are shapes, since nothing is run.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
+import counterparts
+import inputs
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from compilers import placed
+from counterparts import Call
 from jax.sharding import Mesh
-from train_step import FlaxZFNet
+from ml_collections import ConfigDict
 
 import zfjax
 from zfjax import attribution
-from zfjax.data.crops import center_crop, fixed_crop, subtract_mean
-from zfjax.data.pipeline import Batch
-from zfjax.experiments import gallery
-from zfjax.models import preset
+from zfjax.experiments import gallery, occlusion
+from zfjax.models import ConvNet, incremental, preset
 from zfjax.models.cut import layers
 from zfjax.models.fields import project_fields
-from zfjax.training.config import paper
+from zfjax.models.specs import Size
+from zfjax.training import config
 from zfjax.training.state import create_state
 from zfjax.training.step import predict, train_step
 
-SIZE, SQUARE, CLASSES = 224, 256, 1000
 LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
-Call = tuple[Any, tuple[Any, ...]]  # a jitted function, and the shapes of its arguments on a mesh
+CLASS = 3
+STEPS = 30  # of integrated gradients: with both ends of the path, 32 images in one pass
 
 
 class Program(NamedTuple):
@@ -40,107 +41,117 @@ class Program(NamedTuple):
     images: int
     dtype: str
     ours: Callable[[Mesh], Call]
-    plain: Callable[[Mesh], Call] | None
+    plain: Callable[[Mesh], Call] | None = None
 
 
 def programs() -> list[Program]:
     """All of them, in the order of the table."""
+    return [*steps(), *looking(), *lenses(), *notebooks()]
+
+
+def steps() -> list[Program]:
+    """The training step, and prediction."""
     found = [
         Program(
             f"train_step, {dtype}, {images}",
             images,
             dtype,
-            functools.partial(our_step, images=images, dtype=dtype),
-            functools.partial(plain_step, images=images, dtype=dtype),
+            functools.partial(our_step, recipe=_paper(dtype), classes=inputs.CLASSES, images=images),
+            functools.partial(counterparts.step, images=images, dtype=dtype),
         )
         for dtype in ("bfloat16", "float32")
         for images in (256, 128)
     ]
-    found.append(Program("predict, 256", 256, "float32", our_prediction, plain_prediction))
-    for top, units in ((5, 1), (5, 16), (2, 1), (2, 16)):
-        ours = functools.partial(our_projection, top=top, units=units)
-        plain = functools.partial(plain_projection, top=top, units=units)
-        found.append(Program(f"deconvnet from relu{top}, {units} units, 32", 32, "float32", ours, plain))
+    plain = functools.partial(counterparts.prediction, images=256)
+    return [*found, Program("predict, 256", 256, "float32", our_prediction, plain)]
+
+
+def looking() -> list[Program]:
+    """What the paper does with a trained net."""
+    found = [
+        Program(
+            f"deconvnet from relu{top}, {units} units, 32",
+            32,
+            "float32",
+            functools.partial(our_projection, top=top, units=units),
+            functools.partial(counterparts.projection, top=top, units=units),
+        )
+        for top, units in ((5, 1), (5, 16), (2, 1), (2, 16))
+    ]
+    net = zfjax.zfnet(inputs.CLASSES)
+    ours = functools.partial(our_gallery, net=net, names=LAYERS, images=128)
+    forward = functools.partial(counterparts.forward, images=128)
+    found.append(Program("gallery pass, 128", 128, "float32", ours, forward))
+    for top in (2, 5):
+        ours, plain = (functools.partial(way, top=top) for way in (our_fields, counterparts.fields))
+        found.append(Program(f"projections on fields of relu{top}, 32", 32, "float32", ours, plain))
+    for window in (16, 48):
+        sweep = Sweep(net, window, 8)
+        positions = sweep.positions
+        plain = functools.partial(counterparts.occlusion, positions=positions, window=window)
+        name = f"occlusion by {window} px, {positions} positions"
+        found.append(Program(name, positions, "float32", sweep.recompute, plain))
+        found.append(Program(f"{name}: their indices", positions, "float32", sweep.reads))
+    return found
+
+
+def lenses() -> list[Program]:
+    """Two lenses on ResNet-18."""
+    net = preset("resnet18", inputs.CLASSES, image_size=inputs.SIZE)
+    ours = functools.partial(our_path, net=net, steps=STEPS)
+    plain = functools.partial(counterparts.path, target=CLASS, steps=STEPS)
     return [
-        *found,
-        Program("gallery pass, 128", 128, "float32", our_gallery, plain_gallery),
-        Program("projections on fields of relu5, 32", 32, "float32", our_fields, plain_fields),
-        Program("Grad-CAM of ResNet-18, 32", 32, "float32", our_cam, None),
-        Program("integrated gradients of ResNet-18, 32 steps", 32, "float32", our_path, plain_path),
+        Program("Grad-CAM of ResNet-18, 32", 32, "float32", our_cam, functools.partial(counterparts.cam, target=CLASS)),
+        Program(f"integrated gradients of ResNet-18, {STEPS} steps", 1, "float32", ours, plain),
     ]
 
 
-def _squares(mesh: Mesh, images: int) -> Batch:
-    rows = images * mesh.size
-    shape = jax.ShapeDtypeStruct((rows, SQUARE, SQUARE, 3), jnp.uint8)
-    label, mask = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.float32)
-    return placed(Batch(shape, label, mask), mesh, split=True)
+def notebooks() -> list[Program]:
+    """The largest programs of each notebook in colab/, with its sizes."""
+    small = config.default()
+    net = zfjax.zfnet(10, width=small.width, image_size=small.image_size)
+    resnet = config.default()
+    resnet.net, resnet.width = "resnet18", 0.25
+    lens = preset(resnet.net, 10, width=resnet.width, image_size=resnet.image_size)
+    sweep = Sweep(net, round(net.image_size * 48 / 224), 4)
 
+    def step(recipe: ConfigDict) -> Callable[[Mesh], Call]:
+        return functools.partial(our_step, recipe=recipe, classes=10, images=recipe.batch_size)
 
-def _images(mesh: Mesh, images: int) -> jax.ShapeDtypeStruct:
-    shape = jax.ShapeDtypeStruct((images * mesh.size, SIZE, SIZE, 3), jnp.float32)
-    return placed(shape, mesh, split=True)
-
-
-def _mean(mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return placed(jax.ShapeDtypeStruct((SQUARE, SQUARE, 3), jnp.float32), mesh)
-
-
-def _variables(net: nn.Module, mesh: Mesh) -> Any:
-    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    return placed(jax.eval_shape(net.init, jax.random.key(0), image), mesh)
+    of_three = functools.partial(our_gallery, net=net, names=("relu1", "relu2", "relu5"), images=64)
+    found = [
+        ("1 to 3: train_step, 64", 64, step(small)),
+        ("1: gallery pass, 64", 64, of_three),
+        ("2: four units of relu5 at 256 px", 1, functools.partial(our_maps, net=net)),
+        (f"3: occlusion, {sweep.positions} positions", sweep.positions, sweep.recompute),
+        ("4: train_step of ResNet-18, 64", 64, step(resnet)),
+        (f"4: integrated gradients, {STEPS} steps", 1, functools.partial(our_path, net=lens, steps=STEPS)),
+    ]
+    return [Program(f"notebook {name}", images, "float32", ours) for name, images, ours in found]
 
 
 # The training step.
 
 
-def our_step(mesh: Mesh, images: int, dtype: str) -> Call:
-    """What `python -m zfjax.train --config=configs/paper.py` runs."""
-    config = paper()
-    config.dtype, config.batch_size = dtype, images * mesh.size
-    mean = np.zeros((SQUARE, SQUARE, 3), np.float32)
-    state = jax.eval_shape(lambda: create_state(config, CLASSES, mean, 1000.0))
-    return train_step, (placed(state, mesh), _squares(mesh, images))
+def _paper(dtype: str) -> ConfigDict:
+    recipe = config.paper()
+    recipe.dtype = dtype
+    return recipe
 
 
-def plain_step(mesh: Mesh, images: int, dtype: str) -> Call:
-    """The same in idiomatic Flax and Optax, with XLA's own pooling and its derivative."""
-    net = FlaxZFNet(1.0, jnp.dtype(dtype))
-    tx = optax.chain(optax.sgd(1e-2, momentum=0.9), zfjax.ops.renormalize_filters(0.1))
-    params = _variables(net, mesh)["params"]
-
-    def step(params: Any, opt: Any, key: jax.Array, mean: jax.Array, batch: Batch) -> tuple[Any, Any, jax.Array]:
-        crop_key, dropout_key = jax.random.split(key)
-        x = fixed_crop(crop_key, subtract_mean(batch.image, mean), SIZE)
-
-        def loss(params: Any) -> jax.Array:
-            logits = net.apply({"params": params}, x, train=True, rngs={"dropout": dropout_key})
-            return optax.softmax_cross_entropy_with_integer_labels(logits, batch.label).mean()
-
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, opt = tx.update(grads, opt, params)
-        return optax.apply_updates(params, updates), opt, value
-
-    opt = placed(jax.eval_shape(tx.init, params), mesh)
-    key = placed(jax.eval_shape(jax.random.key, 0), mesh)
-    return jax.jit(step, donate_argnums=(0, 1)), (params, opt, key, _mean(mesh), _squares(mesh, images))
+def our_step(mesh: Mesh, recipe: ConfigDict, classes: int, images: int) -> Call:
+    """What `python -m zfjax.train` runs; the paper's is that of `--config=configs/paper.py`."""
+    batch = inputs.squares(mesh, images, recipe.image_size)
+    mean = np.zeros(batch.image.shape[1:], np.float32)
+    state = jax.eval_shape(lambda: create_state(recipe, classes, mean, 1000.0))
+    return train_step, (placed(state, mesh), batch)
 
 
 def our_prediction(mesh: Mesh) -> Call:
     """What `python -m zfjax.evaluate` runs."""
-    net = zfjax.zfnet(CLASSES)
+    net = zfjax.zfnet(inputs.CLASSES)
     run = jax.jit(functools.partial(predict, net))
-    return run, (_variables(net, mesh), _mean(mesh), _squares(mesh, 256).image)
-
-
-def plain_prediction(mesh: Mesh) -> Call:
-    """The same in Flax."""
-    net = FlaxZFNet(1.0, jnp.dtype("float32"))
-
-    def run(variables: Any, mean: jax.Array, squares: jax.Array) -> jax.Array:
-        return jax.nn.softmax(net.apply(variables, center_crop(subtract_mean(squares, mean), SIZE)))
-
-    return jax.jit(run), (_variables(net, mesh), _mean(mesh), _squares(mesh, 256).image)
+    return run, (inputs.variables(net, mesh), inputs.mean(mesh), inputs.squares(mesh, 256).image)
 
 
 # Looking.
@@ -148,158 +159,92 @@ def plain_prediction(mesh: Mesh) -> Call:
 
 def our_projection(mesh: Mesh, top: int, units: int) -> Call:
     """One forward pass, and the strongest activations of some units down to pixels."""
-    net = zfjax.zfnet(CLASSES)
+    net = zfjax.zfnet(inputs.CLASSES)
 
     def run(variables: Any, images: jax.Array) -> jax.Array:
         y, project = zfjax.deconvnet(zfjax.layer(net, variables, f"relu{top}"), images)
         return jax.vmap(project)(jnp.stack([zfjax.strongest(y, unit) for unit in range(units)]))
 
-    return jax.jit(run), (_variables(net, mesh), _images(mesh, 32))
+    return jax.jit(run), (inputs.variables(net, mesh), inputs.images(mesh, 32))
 
 
-def plain_projection(mesh: Mesh, top: int, units: int) -> Call:
-    """The same by a ReLU whose derivative rectifies, and XLA's own derivative of max-pooling."""
+def our_maps(mesh: Mesh, net: ConvNet) -> Call:
+    """A photograph of 256 px, and its four strongest maps of relu5 down to pixels, as in the second notebook."""
 
-    def run(params: Any, images: jax.Array) -> jax.Array:
-        y, pull = jax.vjp(lambda images: convolutional(params, images, top, rectified), images)
-        return jax.vmap(lambda seed: pull(seed)[0])(jnp.stack([zfjax.strongest(y, unit) for unit in range(units)]))
+    def run(variables: Any, images: jax.Array) -> jax.Array:
+        y, project = zfjax.deconvnet(zfjax.layer(net, variables, "relu5"), images)
+        units = jnp.argsort(-y.max(axis=(0, 1, 2)))[:4]
+        return jax.vmap(project)(jax.vmap(lambda unit: zfjax.seeds.whole_map(y, unit))(units))[:, 0]
 
-    return jax.jit(run), (_kernels(mesh), _images(mesh, 32))
+    return jax.jit(run), (inputs.variables(net, mesh, net.image_size), inputs.images(mesh, 1, 256))
 
 
-def our_gallery(mesh: Mesh) -> Call:
-    """A batch's share of the pass that finds the nine strongest images of every map of five layers."""
-    net = zfjax.zfnet(CLASSES)
+def our_gallery(mesh: Mesh, net: ConvNet, names: tuple[str, ...], images: int) -> Call:
+    """A batch's share of the pass that finds the nine strongest images of every map of some layers."""
 
     def run(variables: Any, images: jax.Array) -> Any:
-        fun = layers(net, variables, LAYERS)
+        fun = layers(net, variables, names)
         top = gallery._nothing(jax.eval_shape(fun, images), 9, mesh)
         return gallery._merge(fun, top, images, jnp.arange(len(images), dtype=jnp.int32), mesh=mesh)
 
-    return jax.jit(run), (_variables(net, mesh), _images(mesh, 128))
+    return jax.jit(run), (inputs.variables(net, mesh, net.image_size), inputs.images(mesh, images, net.image_size))
 
 
-def plain_gallery(mesh: Mesh) -> Call:
-    """The forward pass alone."""
-    return jax.jit(lambda params, images: convolutional(params, images, 5)), (_kernels(mesh), _images(mesh, 128))
-
-
-def _places(mesh: Mesh, images: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    rows = images * mesh.size
-    units, cells = jax.ShapeDtypeStruct((rows,), jnp.int32), jax.ShapeDtypeStruct((rows, 2), jnp.int32)
-    return placed(units, mesh, split=True), placed(cells, mesh, split=True)
-
-
-def our_fields(mesh: Mesh) -> Call:
-    """One unit of relu5 for each image, on its receptive field alone."""
-    net = zfjax.zfnet(CLASSES)
+def our_fields(mesh: Mesh, top: int) -> Call:
+    """One unit for each image, on its receptive field alone."""
+    net = zfjax.zfnet(inputs.CLASSES)
 
     def run(variables: Any, images: jax.Array, units: jax.Array, cells: jax.Array) -> Any:
-        return project_fields(zfjax.layer(net, variables, "relu5"), images, units, cells)
+        return project_fields(zfjax.layer(net, variables, f"relu{top}"), images, units, cells)
 
-    return jax.jit(run), (_variables(net, mesh), _images(mesh, 32), *_places(mesh, 32))
+    return jax.jit(run), (inputs.variables(net, mesh), inputs.images(mesh, 32), *inputs.units(mesh, 32))
 
 
-def plain_fields(mesh: Mesh) -> Call:
-    """The same on whole images, as in `plain_projection`."""
+class Sweep:
+    """The two programs that each chunk of an occluder's positions goes through; the first pass, once, is left out."""
 
-    def run(params: Any, images: jax.Array, units: jax.Array, cells: jax.Array) -> jax.Array:
-        y, pull = jax.vjp(lambda images: convolutional(params, images, 5, rectified), images)
-        return pull(zfjax.seeds.at(y, units, tuple(cells.T)))[0]
+    def __init__(self, net: ConvNet, window: int, stride: int) -> None:
+        self.net = net
+        self.size = Size(net.image_size, net.image_size, 3)
+        chunks = occlusion._grid(self.size[:2], (window, window), (stride, stride), 64).chunks
+        self.positions = len(chunks[0].top)
+        self.plan, changed = incremental.plan(net, (net.layers[-1].name,), self.size, chunks)
+        self.chunk = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), changed[0])
 
-    return jax.jit(run), (_kernels(mesh), _images(mesh, 32), *_places(mesh, 32))
+    def reads(self, mesh: Mesh) -> Call:
+        """Where the values of a chunk lie."""
+        return jax.jit(functools.partial(incremental.reads, self.plan)), (placed(self.chunk, mesh),)
+
+    def recompute(self, mesh: Mesh) -> Call:
+        """What the net says at each position of a chunk."""
+        image = jax.ShapeDtypeStruct(self.size, jnp.float32)
+        variables = inputs.variables(self.net, mesh, self.net.image_size)
+        clean = jax.eval_shape(functools.partial(occlusion._clean, self.plan), variables, image)
+        reads = jax.eval_shape(functools.partial(incremental.reads, self.plan), self.chunk)
+        rest = placed((clean, image, reads), mesh)
+        return jax.jit(functools.partial(incremental.recompute, self.plan)), (variables["params"], *rest)
+
+
+# Lenses.
 
 
 def our_cam(mesh: Mesh) -> Call:
     """Maps and head in one program."""
-    net = preset("resnet18", CLASSES, image_size=SIZE)
+    net = preset("resnet18", inputs.CLASSES, image_size=inputs.SIZE)
 
     def run(variables: Any, images: jax.Array) -> jax.Array:
         features, head = zfjax.split(net, variables, "stage4")
-        return attribution.grad_cam(head, features(images), 3)
+        return attribution.grad_cam(head, features(images), CLASS)
 
-    return jax.jit(run), (_variables(net, mesh), _images(mesh, 32))
+    return jax.jit(run), (inputs.variables(net, mesh), inputs.images(mesh, 32))
 
 
-def our_path(mesh: Mesh) -> Call:
+def our_path(mesh: Mesh, net: ConvNet, steps: int) -> Call:
     """One image per chip, all steps at once."""
-    net = preset("resnet18", CLASSES, image_size=SIZE)
 
     def run(variables: Any, images: jax.Array) -> Any:
         fun = zfjax.layer(net, variables, "fc")
-        return attribution.integrated_gradients(fun, images, 3, n_steps=32, batch_size=32).attributions
+        found = attribution.integrated_gradients(fun, images, CLASS, n_steps=steps, batch_size=steps + 2)
+        return found.attributions
 
-    return jax.jit(run), (_variables(net, mesh), _images(mesh, 1))
-
-
-def plain_path(mesh: Mesh) -> Call:
-    """The same sum by `jax.grad`, with XLA's own derivative of the one max-pool."""
-    net = preset("resnet18", CLASSES, image_size=SIZE)
-    below = net.clone(layers=net.layers[:3])
-    above = net.clone(layers=net.layers[4:])
-
-    def logits(variables: Any, images: jax.Array) -> jax.Array:
-        x = below.apply(variables, images)[0]
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        return above.apply(variables, x)[0]
-
-    def run(variables: Any, images: jax.Array) -> jax.Array:
-        steps = (jnp.arange(32, dtype=jnp.float32) + 0.5) / 32
-        path = steps[:, None, None, None] * images
-        return jax.grad(lambda path: logits(variables, path)[:, 3].sum())(path).mean(axis=0) * images[0]
-
-    return jax.jit(run), (_variables(net, mesh), _images(mesh, 1))
-
-
-# Fig. 3's convolutional layers in plain JAX: (filters, kernel, stride, padding).
-CONVOLUTIONS = ((96, 7, 2, 1), (256, 5, 2, 0), (384, 3, 1, 1), (384, 3, 1, 1), (256, 3, 1, 1))
-
-
-@jax.custom_vjp
-def rectified(x: jax.Array) -> jax.Array:
-    """A ReLU that rectifies signals on the way down, whatever x was."""
-    return jax.nn.relu(x)
-
-
-rectified.defvjp(lambda x: (jax.nn.relu(x), None), lambda _, signal: (jax.nn.relu(signal),))
-
-
-def convolutional(params: Any, x: jax.Array, top: int, relu: Callable = jax.nn.relu) -> jax.Array:
-    """The activations of relu1 to relu5."""
-    for number, ((_, _, stride, pad), (kernel, bias)) in enumerate(zip(CONVOLUTIONS, params, strict=True), start=1):
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = relu(x + bias)
-        if number == top:
-            return x
-        if number <= 2:
-            x = nn.max_pool(x, (3, 3), (2, 2), [(0, (side - 3) % 2) for side in x.shape[1:3]])
-            x = contrast_normalized(x)
-    return x
-
-
-@jax.custom_vjp
-def contrast_normalized(x: jax.Array) -> jax.Array:
-    """Contrast normalization, which the deconvnet passes as a constant scale."""
-    return x * _scale(x)
-
-
-def _scale(x: jax.Array) -> jax.Array:
-    squares = jax.lax.reduce_window(x**2, 0.0, jax.lax.add, (1, 1, 1, 5), (1, 1, 1, 1), [(0, 0)] * 3 + [(2, 2)])
-    return (2.0 + 1e-4 / 5 * squares) ** -0.75
-
-
-contrast_normalized.defvjp(lambda x: (x * _scale(x), _scale(x)), lambda scale, signal: (signal * scale,))
-
-
-def _kernels(mesh: Mesh) -> Any:
-    widths = (3, *(filters for filters, *_ in CONVOLUTIONS))
-    shapes = [
-        (
-            jax.ShapeDtypeStruct((kernel, kernel, below, filters), jnp.float32),
-            jax.ShapeDtypeStruct((filters,), jnp.float32),
-        )
-        for (filters, kernel, _, _), below in zip(CONVOLUTIONS, widths, strict=False)
-    ]
-    return placed(shapes, mesh)
+    return jax.jit(run), (inputs.variables(net, mesh, net.image_size), inputs.images(mesh, 1, net.image_size))
