@@ -150,8 +150,6 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "iota"}
-
-
 _PICKS = {"gather", "dynamic-slice"}
 
 
