@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pathlib
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shared_pieces
 import tiny_runs
 from jax.tree_util import Partial
 
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.slow
 PROCESSES = 3
 BROKEN = "circles/003.png"  # of OTHER
 COMMANDS = {  # with OTHER, a folder of other pictures, and BOXES, a file
-    figures: ["--only=fig2,fig5,fig7", "--layers=relu3", "--maps=2", "--batch_size=2", "--window=16", "--stride=16"],
+    figures: ["--only=fig2", "--layers=relu3", "--maps=2", "--batch_size=2"],
     evaluate: ["--batch_size=2"],
     compare: ["--boxes=BOXES", "--only=random", "--count=5", "--rows=1", "--sanity_images=0", "--batch_size=2"],
     transfer: ["--dataset=folder:OTHER", "--per_class=3", "--folds=1", "--layer=5", "--noscratch", "--batch_size=2"],
@@ -38,7 +40,8 @@ TOGETHER = """
 import importlib, json, os, signal, sys
 from zfjax.console import command, signals
 signals.listen()
-joining, workdir, dies, *words = json.loads(sys.argv[1])
+joining, workdir, dies, tests, *words = json.loads(sys.argv[1])
+sys.path.append(tests)
 def main(_):
     from zfjax.experiments import passes
     passes.ROUNDS, write, done = 1, passes.Parts.write, []
@@ -52,6 +55,8 @@ def main(_):
     for name, flags in words:
         importlib.import_module(name).main([name, f"--workdir={workdir}", *flags, *joining])
         joining.clear()
+    import shared_pieces
+    shared_pieces.write(workdir)
 command.execute(main)
 """
 
@@ -80,9 +85,9 @@ def started(run, workdir, dies=None):
     for process in range(PROCESSES):
         joining = [f"--coordinator={address}", f"--processes={PROCESSES}", f"--process={process}"]
         words = ((module.__name__, flags_of(module, run.parent)) for module in COMMANDS)
-        asked = [joining, str(workdir), process == dies, *words]
+        asked = [joining, str(workdir), process == dies, str(pathlib.Path(__file__).parent), *words]
         working.append(tiny_runs.start([sys.executable, "-c", TOGETHER, json.dumps(asked)]))
-    said = [process.communicate(timeout=200) for process in working]
+    said = [process.communicate(timeout=400) for process in working]
     return said, [process.returncode for process in working]
 
 
@@ -111,6 +116,7 @@ def alone(run):
         for module in COMMANDS:
             words = [module.__name__, f"--workdir={workdir}", *flags_of(module, run.parent)]
             assert command.run(module.main, words) == 0
+    shared_pieces.write(workdir)
     return workdir, said.getvalue()
 
 
@@ -130,7 +136,7 @@ def content(path):
     return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays if name != "seconds"}
 
 
-@pytest.mark.parametrize("folder", ["figures", "compare", "features", "transfer"])
+@pytest.mark.parametrize("folder", ["figures", "compare", "features", "transfer", "pieces"])
 def test_processes_together_write_what_one_writes_to_the_last_bit(alone, together, folder):
     expected, found = written(alone[0], folder), written(together[0], folder)
     assert expected.keys() == found.keys()
@@ -189,8 +195,16 @@ def test_a_pass_goes_on_after_the_last_part_that_was_done(run, tmp_path, monkeyp
     assert passes.strongest(subject, ["relu4"], 9, 1, again)["relu4"].values.shape[1] == 9  # all is done
     assert numbers == [8, 16]
     file.write_bytes(file.read_bytes()[:-9])  # a damaged one is as none
-    passes.strongest(subject, ["relu4"], 9, 1, again)
+    tops = passes.strongest(subject, ["relu4"], 9, 1, again)
     assert numbers == [8, 16, 0, 8, 16]
+    # The second pass of an atlas
+    expected = passes.responded(subject, tops, 1)
+    seen.clear()
+    with pytest.raises(ZeroDivisionError):
+        passes.responded(subject, tops, 1, parts)
+    numbers.clear()
+    jax.tree.map(np.testing.assert_array_equal, passes.responded(subject, tops, 1, again), expected)
+    assert numbers == [8, 16]
     again.clear()
     assert not (tmp_path / "passes").exists()
 
