@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import zfjax
 from zfjax import attribution
-from zfjax.experiments import gallery, occlusion
+from zfjax.experiments import gallery, sweeps
 from zfjax.models import ConvNet, incremental, preset
 from zfjax.models.cut import layers
 from zfjax.models.fields import project_fields
@@ -206,7 +206,7 @@ class Sweep:
     def __init__(self, net: ConvNet, window: int, stride: int) -> None:
         self.net = net
         self.size = Size(net.image_size, net.image_size, 3)
-        chunks = occlusion._grid(self.size[:2], (window, window), (stride, stride), 64).chunks
+        chunks = sweeps.grid(self.size[:2], (window, window), (stride, stride), 64).chunks
         self.positions = len(chunks[0].top)
         self.plan, changed = incremental.plan(net, (net.layers[-1].name,), self.size, chunks)
         self.chunk = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), changed[0])
@@ -217,11 +217,10 @@ class Sweep:
 
     def recompute(self, mesh: Mesh) -> Call:
         """What the net says at each position of a chunk."""
-        image = jax.ShapeDtypeStruct(self.size, jnp.float32)
+        clean = [jax.ShapeDtypeStruct(size, jnp.float32) for size in self.plan.sizes]
         variables = inputs.variables(self.net, mesh, self.net.image_size)
-        clean = jax.eval_shape(functools.partial(occlusion._clean, self.plan), variables, image)
         reads = jax.eval_shape(functools.partial(incremental.reads, self.plan), self.chunk)
-        rest = placed((clean, image, reads), mesh)
+        rest = placed((clean, clean[0], reads), mesh)
         return jax.jit(functools.partial(incremental.recompute, self.plan)), (variables["params"], *rest)
 
 
