@@ -39,8 +39,8 @@ class OnnxNet(NamedTuple):
     Attributes:
         function: takes the weights and the inputs in the file's own layout; a tuple comes back if there are several
             outputs.
-        params: the weights by the file's own names. Kernels that are [out, in, *window] in the file are
-            [*window, in, out] here, as in zfjax's nets; all others are as in the file.
+        params: the weights by the file's own names. Kernels that are `[out, in, *window]` in the file are
+            `[*window, in, out]` here, as in zfjax's nets; all others are as in the file.
         inputs: what the function takes.
         outputs: names of what it returns.
         opset: of the file.

@@ -21,7 +21,7 @@ class Node:
         outputs: names of tensors; "" where an optional one is left out.
         attributes: numbers, text, lists of them, and arrays, by name.
         opset: the version of ONNX's operators that the file is written in.
-        kernel_last: whether its kernel, in the file [out, in, *window], is kept as [*window, in, out].
+        kernel_last: whether its kernel, in the file `[out, in, *window]`, is kept as `[*window, in, out]`.
     """
 
     kind: str
