@@ -7,10 +7,12 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
 
 Arrays = Mapping[str, np.ndarray]
 
 
+@shown_by_shape
 class Seen(NamedTuple):
     """What was seen of successive pictures of a split; sums are of whole numbers, whose order makes no difference."""
 

@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from zfjax.console.progress import Progress
+from zfjax.console.text import shown_by_shape
 from zfjax.models import incremental
 from zfjax.models.cut import Layer, Layers
 from zfjax.models.incremental import Rectangles
@@ -22,6 +23,7 @@ from zfjax.training import sharding
 from zfjax.transform import functions
 
 
+@shown_by_shape
 class Grid(NamedTuple):
     """The rectangle's positions, visited in shuffled chunks so that each has its share of the border."""
 
