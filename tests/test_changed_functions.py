@@ -402,6 +402,14 @@ def test_no_function_that_takes_one_is_left_out():
     on_host = {"ablate", "difference", "evaluate", "evolution", "first_layers", "from_first", "on_first"}
     on_host |= {"sanity_check", "shared", "snapshots_of"}
     made_by_layer = {"fields_of", "is_listable", "pools_above"}  # of any other function they say nothing
-    parts = {"asked", "by_platform", "live", "projected", "summed", "swept", "warn_of_idle_rules"}  # of those that are tested
+    parts = {
+        "asked",
+        "by_platform",
+        "live",
+        "projected",
+        "summed",
+        "swept",
+        "warn_of_idle_rules",
+    }  # of those that are tested
     assert taken >= {"gradient", "deconvnet", "project_units", "top_activations"}
     assert taken - on_host - made_by_layer - parts <= {*ASKED, *OF_NAMED}

@@ -23,6 +23,7 @@ class Seen(NamedTuple):
     messages: np.ndarray  # one for each of these
 
 
+@shown_by_shape
 class Share(NamedTuple):
     """Which of several processes this one is, and how they tell each other what they have seen."""
 
