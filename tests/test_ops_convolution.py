@@ -90,6 +90,8 @@ OLDEST, OLD, NEWEST = (False, False), (True, False), (True, True)
     ids=["conv1, 0.7", "conv2, 0.10", "conv2, 0.12", "conv3, 0.12", "strided, 0.12", "blocks, 0.12"],
 )
 def test_the_forms_for_each_version_of_jax_equal_the_plain_convolution(monkeypatch, case, versions):
+    if any(versions) and not convolution.FROM_0_9:
+        pytest.skip("older versions of JAX cannot differentiate patches")
     x_shape, kernel_shape, *geometry = case
     strides, padding, _ = geometry
     x, kernel = whole(x_shape, 0), whole(kernel_shape, 1)
