@@ -156,10 +156,8 @@ def test_a_function_that_is_being_traced_notices_nothing():
     assert "erf" not in str(jax.make_jaxpr(lambda x: (found(jax.nn.gelu, X), 2 * x)[1])(X))
 
 
-@pytest.mark.parametrize("kind", sorted(curves.ARITHMETIC | curves.FUNCTIONS))
+@pytest.mark.parametrize("kind", sorted({*curves.ARITHMETIC, *curves.FUNCTIONS} - {"add_any"}))  # that of derivatives
 def test_numbers_are_computed_as_jax_does(kind):
-    if kind == "add_any":
-        pytest.skip("an addition that only derivatives have")
     primitive = getattr(
         lax, {"max": "max", "not": "bitwise_not", "and": "bitwise_and", "or": "bitwise_or"}.get(kind, kind)
     )

@@ -359,6 +359,23 @@ def test_our_own_nets_fields_are_those_of_their_table():
             assert place.multiply_adds == row.multiply_adds
 
 
+def test_images_of_another_type_are_cut_too():
+    fun, weights = zoo.build("jnp", "residual", IMAGES)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights)
+    images = IMAGES.astype(jnp.bfloat16)
+    features, head = zfjax.Model(fun, images, weights=half).split("block1_conv1")
+    acts = features(images)
+    assert acts.at.dtype == jnp.bfloat16
+    np.testing.assert_allclose(*(y.astype(jnp.float32) for y in (head(acts), fun(half, images))), rtol=0.02, atol=0.02)
+
+
+def test_preprocessing_makes_images_of_pictures():
+    squares = np.array([[[[255, 0, 51]]]], np.uint8)
+    caffe = zfjax.weights.Preprocessing((1, 2, 3), (2, 2, 2), pixel_max=255, bgr=True)
+    model = zfjax.Model(lambda x: x.mean((1, 2)), (1, 1, 1, 3), preprocess=caffe)
+    np.testing.assert_allclose(model.preprocess(squares), [[[[25, -1, 126]]]])
+
+
 def test_a_model_without_preprocessing_says_so(linen):
     assert linen.classes == ("a", "b", "c", "d")
     assert linen.image_shape == (zoo.SIDE, zoo.SIDE, 3)

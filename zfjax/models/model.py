@@ -154,10 +154,9 @@ class Model:
             UserError: no place or several have this name.
         """
         full = find(name, self.layers)
-        size = self._example.shape[1:]
         return (
             Partial(_Features(self._program, full), self._weights),
-            Partial(_Head(self._program, full, size), self._weights),
+            Partial(_Head(self._program, full, _alone(self._example)), self._weights),
         )
 
     def __str__(self) -> str:
@@ -173,7 +172,7 @@ class _Program:
         self._layout = layout
         self._takes_weights = takes_weights
         self._read: dict[Any, dict[str, Spot]] = {}
-        self.sizes: dict[tuple[int, ...], None] = {}  # height, width, channels of images that were cut
+        self.cut: dict[jax.ShapeDtypeStruct, None] = {}  # the images that were cut, as if each were alone
 
     def __call__(self, weights: PyTree, images: Images) -> PyTree:
         _check_images(images)
@@ -239,7 +238,7 @@ class _Features:
 
     def __call__(self, weights: PyTree, images: Images) -> Float[Array, "n ..."] | Crossing:
         parts, spot, _ = _cut(self.program, self.name, weights, images)
-        self.program.sizes[tuple(images.shape[1:])] = None
+        self.program.cut[_alone(images)] = None
         at, *beside = jaxprs.evaluate(parts.below.jaxpr, parts.below.consts, [*jax.tree.leaves(weights), images])
         return Crossing(spot.layout.forward(at), tuple(beside)) if beside else spot.layout.forward(at)
 
@@ -250,19 +249,24 @@ class _Head:
 
     program: _Program
     name: str
-    size: tuple[int, ...]  # of the example: height, width, channels
+    example: jax.ShapeDtypeStruct
 
     def __call__(self, weights: PyTree, acts: Float[Array | np.ndarray, "n ..."] | Crossing) -> PyTree:
         at, beside = acts if isinstance(acts, Crossing) else (jnp.asarray(acts), ())
-        shapes = [tuple(value.shape) for value in (at, *beside)]
-        for size in dict.fromkeys((self.size, *reversed(self.program.sizes))):
-            images = jax.ShapeDtypeStruct((len(at), *size), jnp.float32)
+        got = [(tuple(value.shape), value.dtype) for value in (at, *beside)]
+        for one in dict.fromkeys((self.example, *reversed(self.program.cut))):
+            images = jax.ShapeDtypeStruct((len(at), *one.shape[1:]), one.dtype)
             parts, spot, out = _cut(self.program, self.name, weights, images)
-            expected = [spot.shape, *(tuple(aval.shape) for aval in parts.below.out_avals[1:])]
-            if shapes == expected:
+            first, *others = parts.below.out_avals
+            if got == [(spot.shape, first.dtype), *((tuple(aval.shape), aval.dtype) for aval in others)]:
                 values = [*jax.tree.leaves(weights), spot.layout.back(at), *beside]
                 return jax.tree.unflatten(out, jaxprs.evaluate(parts.above.jaxpr, parts.above.consts, values))
-        raise ValueError(f"acts: expected what the first function of split({self.name!r}) returns, got {shapes}")
+        raise ValueError(f"acts: expected what the first function of split({self.name!r}) returns, got {got}")
+
+
+def _alone(images: Any) -> jax.ShapeDtypeStruct:
+    """The shape and type of the first of some images."""
+    return jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
 
 def _cut(program: _Program, name: str, weights: PyTree, images: Any) -> tuple[cutting.Cut, Spot, Any]:

@@ -8,8 +8,9 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, UInt8
 
 from zfjax.console.errors import UserError
 
@@ -21,6 +22,12 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]  # in the same order and units
     pixel_max: float = 1.0  # the value of white before the mean is subtracted: 1, or 255 for Caffe
     bgr: bool = False  # channels are blue, green, red, as in Caffe
+
+    def __call__(self, squares: UInt8[Array | np.ndarray, "n height width 3"]) -> Float[Array, "n height width 3"]:
+        """What the net takes, of RGB pictures in 0..255."""
+        pixels = jnp.asarray(squares)[..., :: -1 if self.bgr else 1].astype(jnp.float32)
+        mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in (self.mean, self.std))
+        return (pixels * (self.pixel_max / 255) - mean) / std
 
     @property
     def pixel_mean(self) -> Float[np.ndarray, "3"]:
