@@ -1,5 +1,6 @@
 """`zfjax.Model`: names, cuts and geometry of anybody's model."""
 
+import collections
 import contextlib
 import functools
 
@@ -18,6 +19,7 @@ from zfjax import summary
 from zfjax.console import command
 from zfjax.models.nets import NetModel
 from zfjax.transform.places.cutting import Crossing
+from zfjax.weights.onnx import evaluation
 
 CASES = [(library, architecture) for architecture in zoo.ARCHITECTURES for library in zoo.LIBRARIES]
 IMAGES = jax.random.normal(jax.random.key(1), (2, zoo.SIDE, zoo.SIDE, 3))
@@ -47,16 +49,46 @@ PLACES = {
     ),
 }
 
+# The same as PyTorch exports it: its modules' paths and ONNX's operators.
+NODES = {
+    "chain": "conv1/Conv Relu MaxPool conv2/Conv Relu_1 fc1/Gemm Relu_2 fc2/Gemm",
+    "residual": (
+        "stem/Conv Relu block1_conv1/Conv Relu_1 block1_conv2/Conv Add_4 Relu_2 block2_conv1/Conv Relu_3"
+        " block2_conv2/Conv shortcut/Conv Add_9 Relu_4 ReduceMean head/Gemm"
+    ),
+    "inception": (
+        "stem/Conv Relu MaxPool after_pool/Conv squeeze/Conv Relu_2 wide/Conv Relu_3 narrow/Conv Relu_1 Concat_4"
+        " mixed/Conv Relu_4 AveragePool GlobalAveragePool head/Gemm"
+    ),
+    "mobilenet": (
+        "stem/Conv Clip depthwise/Conv Clip_1 expand/Conv Clip_2 project/Conv Add_2 ReduceMean squeeze/Gemm Relu"
+        " excite/Gemm Sigmoid Mul GlobalAveragePool head/Gemm"
+    ),
+    "convnext": (
+        "stem/Conv stem_norm/LayerNormalization depthwise/Conv norm1/LayerNormalization wide/MatMul wide/Add wide Mul_5"
+        " narrow/MatMul narrow/Add narrow Mul_6 Add_2 ReduceMean head_norm/LayerNormalization head/Gemm"
+    ),
+    "vit": (
+        "patches/Conv Add norm1/LayerNormalization value/MatMul value/Add value key/MatMul key/Add key query/MatMul"
+        " query/Add query MatMul Softmax MatMul_1 out/MatMul out/Add out Add_1 norm2/LayerNormalization wide/MatMul"
+        " wide/Add wide Mul_6 narrow/MatMul narrow/Add narrow Add_4 norm3/LayerNormalization head/Gemm"
+    ),
+}
+
 
 @functools.cache
 def model_of(library, architecture):
-    fun, weights = zoo.build(library, architecture, IMAGES)
-    return zfjax.Model(fun, IMAGES, weights=weights)
+    return zoo.model(library, architecture, IMAGES)
+
+
+@pytest.fixture(autouse=True)
+def nodes_are_tapped(monkeypatch):
+    monkeypatch.setattr(evaluation, "compute", zoo.tapped_node(evaluation.compute))
 
 
 @pytest.mark.parametrize(("library", "architecture"), CASES)
 def test_places_have_the_names_of_their_library_or_weights(library, architecture):
-    names = PLACES[architecture].split()
+    names = (NODES if library == "onnx" else PLACES)[architecture].split()
     found = list(model_of(library, architecture).layers)
     assert [full.removeprefix("Linen/").removeprefix("parts/") for full in found] == names
 
@@ -65,7 +97,7 @@ def test_places_have_the_names_of_their_library_or_weights(library, architecture
 def test_a_cut_at_any_place_is_the_activation_there_and_the_rest_of_the_model(library, architecture):
     model = model_of(library, architecture)
 
-    ends = {name.rpartition("/")[2] for name in model.layers}
+    ends = {name if library == "onnx" else name.rpartition("/")[2] for name in model.layers}
 
     @jax.jit
     def all_of(images):
@@ -81,21 +113,53 @@ def test_a_cut_at_any_place_is_the_activation_there_and_the_rest_of_the_model(li
     whole, seen, cuts, results = all_of(IMAGES)  # in one program, so that equal parts are computed once
     assert len(seen) >= 4
     for name, y in seen.items():
-        np.testing.assert_array_equal(cuts[name], y, err_msg=name)
+        np.testing.assert_array_equal(cuts[name], y.reshape(cuts[name].shape), err_msg=name)
     for name, result in results.items():
         np.testing.assert_array_equal(result, whole, err_msg=name)
+    if library == "onnx":  # the weights are those of jnp
+        np.testing.assert_allclose(whole, model_of("jnp", architecture)(IMAGES), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("library", "architecture"), CASES)
 def test_costs_and_fields_do_not_depend_on_the_library(library, architecture):
-    plain = [place._replace(name="") for place in model_of("jnp", architecture).layers.values()]
-    assert [place._replace(name="") for place in model_of(library, architecture).layers.values()] == plain
+    plain, model = model_of("jnp", architecture), model_of(library, architecture)
+    found, expected = ([place._replace(name="") for place in each.layers.values()] for each in (model, plain))
+    if library != "onnx":
+        assert found == expected
+        return
+    # A file's nodes are in PyTorch's order, and its dense layers in two: a product and a sum.
+    split = ("dense", "shift", "block")
+    whole, others = ([place for place in each if place.kind not in split] for each in (found, expected))
+    assert collections.Counter(whole) == collections.Counter(others)
+    assert model.parameters == plain.parameters
+    costs = [sum(place.multiply_adds for place in each if place.kind != "block") for each in (found, expected)]
+    assert costs[0] == costs[1]
 
 
+def test_one_image_alone_is_cut_as_several_are():
+    """JAX leaves out the axis of one image in products of matrices."""
+    several, one = model_of("jnp", "vit"), zoo.model("jnp", "vit", IMAGES[:1])
+    assert list(one.layers.values()) == list(several.layers.values())
+
+    @jax.jit
+    def all_of(images):
+        splits = {name: one.split(name) for name in ("matmul1", "softmax", "matmul2", "out")}
+        maps = {name: features(images) for name, (features, _) in splits.items()}
+        return maps, [splits[name][1](acts) for name, acts in maps.items()], one(images)
+
+    maps, results, whole = all_of(IMAGES[:1])
+    for name, expected in jax.jit(several.activations(list(maps)))(IMAGES).items():
+        acts = maps[name].at if isinstance(maps[name], Crossing) else maps[name]
+        np.testing.assert_allclose(acts, expected[:1], rtol=1e-5, atol=1e-5, err_msg=name)
+    for result in results:
+        np.testing.assert_array_equal(result, whole)
+
+
+@pytest.mark.parametrize("library", ["jnp", "onnx"])
 @pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
-def test_fields_are_what_the_pixels_tell(architecture):
+def test_fields_are_what_the_pixels_tell(library, architecture):
     """The pixels on which a unit in the middle depends, by its gradient, over images enough that no ReLU hides any."""
-    model = model_of("jnp", architecture)
+    model = model_of(library, architecture)
     images = jax.random.normal(jax.random.key(2), (24, zoo.SIDE, zoo.SIDE, 3))
     placed = {name: place for name, place in model.layers.items() if len(place.shape) == 3 and place.receptive_field}
     assert len(placed) >= 1
@@ -125,6 +189,7 @@ def test_grad_cam_by_name_is_the_formula(library, architecture):
     layer = {"chain": "conv2", "residual": "block2_conv1", "inception": "wide", "mobilenet": "expand"}.get(
         architecture, "depthwise" if architecture == "convnext" else "patches"
     )
+    layer += "/Conv" if library == "onnx" else ""
     model = model_of(library, architecture)
     features, head = model.split(layer)
     cam = jax.jit(lambda images: zfjax.grad_cam(head, features(images), 3))(IMAGES)
@@ -143,10 +208,11 @@ def test_grad_cam_by_name_is_the_formula(library, architecture):
     np.testing.assert_allclose(cam, formula(IMAGES), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("library", ["nnx", "onnx"])
 @pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
-def test_a_unit_is_sent_down_from_any_place(architecture):
-    model = model_of("nnx", architecture)
-    name = next(name for name in model.layers if name.endswith(("relu", "relu6", "gelu")))
+def test_a_unit_is_sent_down_from_any_place(library, architecture):
+    model = model_of(library, architecture)
+    name = next(name for name, place in model.layers.items() if place.kind in ("relu", "relu6", "gelu"))
     fun = model.layer(name)
     has_gelu = architecture in ("convnext", "vit")
     with pytest.warns(zfjax.RuleWarning, match="gelu") if has_gelu else contextlib.nullcontext():

@@ -1,9 +1,11 @@
 """Six small architectures, each written in Linen, NNX, Equinox, Haiku and plain `jnp` from one description.
 
-A description calls `make.conv("name", x, …)` and its kin, which in each library create the layer at the first call, and
+As ONNX files they are written in PyTorch, by goldens/make_onnx.py, with the weights that plain `jnp` has here. A
+description calls `make.conv("name", x, …)` and its kin, which in each library create the layer at the first call, and
 apply it afterwards. Weights are drawn by NumPy, since compiling the libraries' own initializers takes longer.
 """
 
+import pathlib
 import zlib
 
 import equinox as eqx
@@ -14,7 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import zfjax
+from zfjax.weights.onnx.layout import Maps, first
+
 CLASSES = 5
+GOLDENS = pathlib.Path(__file__).parent / "goldens" / "onnx"
 
 
 def draw(name, shape, scale=0.3):
@@ -290,9 +296,35 @@ def tapped(architecture):
     return lambda make, x: architecture(Tapped(make), x)
 
 
+def tapped_node(compute):
+    """What computes a node of an ONNX file, so that the node's output is kept and added to likewise."""
+
+    def computed(node, inputs):
+        outputs = compute(node, inputs)
+        if not isinstance(outputs[0], Maps | jax.Array):
+            return outputs  # a shape
+        name, y = node.name.strip("/"), outputs[0]
+        is_last = isinstance(y, Maps) and y.ndim == 4
+        seen = y.last if is_last else first(y)
+        if name in Tapped.added:
+            seen = seen + Tapped.added[name]
+        Tapped.seen[name] = seen
+        return (Maps(seen) if is_last else seen, *outputs[1:])
+
+    return computed
+
+
 ARCHITECTURES = {each.__name__: tapped(each) for each in (chain, residual, inception, mobilenet, convnext, vit)}
-LIBRARIES = ("linen", "nnx", "equinox", "haiku", "jnp")
+LIBRARIES = ("linen", "nnx", "equinox", "haiku", "jnp", "onnx")
 SIDE = 24
+
+
+def model(library, architecture, images):
+    """An architecture as a `zfjax.Model`."""
+    if library == "onnx":
+        return zfjax.from_onnx(GOLDENS / f"{architecture}.onnx")
+    fun, weights = build(library, architecture, images)
+    return zfjax.Model(fun, images, weights=weights)
 
 
 def build(library, architecture, images):

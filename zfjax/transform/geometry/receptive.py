@@ -42,7 +42,19 @@ def geometry(graph: Graph, images: Value, axes: tuple[int, int, int]) -> dict[Va
     pixels = (np.arange(shape[axis], dtype=np.float64) for axis in axes)
     starts = (Along(axis, pixel, pixel, 1.0) for axis, pixel in zip(axes, pixels, strict=True))
     batch, height, width = (followed(known, {images: start}) for start in starts)
-    return {value: Geometry(*(along.get(value, NOTHING) for along in (batch, height, width))) for value in graph.avals}
+    found = {value: Geometry(*(along.get(value, NOTHING) for along in (batch, height, width))) for value in graph.avals}
+    if shape[axes[0]] == 1:
+        return {value: _of_one_image(geometry, graph.avals[value].shape) for value, geometry in found.items()}
+    return found
+
+
+def _of_one_image(geometry: Geometry, shape: tuple[int, ...]) -> Geometry:
+    """With the batch along the first axis of size 1 where it is lost: JAX squeezes such axes and adds them again."""
+    if geometry.batch is NOTHING or geometry.batch.axis is not None:
+        return geometry
+    taken = (geometry.height.axis, geometry.width.axis)
+    spare = (axis for axis, size in enumerate(shape) if size == 1 and axis not in taken)
+    return geometry._replace(batch=geometry.batch.at(next(spare, None)))
 
 
 def field(along: Along, extent: int) -> Field | None:

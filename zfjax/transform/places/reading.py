@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from zfjax.transform import jaxprs, rectifiers
+from zfjax.transform.geometry.along import NOTHING
 from zfjax.transform.geometry.receptive import Field, Geometry, channels_last, field, geometry
 from zfjax.transform.graph import Graph, Node, Value
 from zfjax.transform.places.cutting import Site
@@ -21,14 +22,17 @@ class Layout(NamedTuple):
 
     order: tuple[int, ...]
     dropped: tuple[int, ...]  # of the axes in the new order
+    alone: bool = False  # whether it has no axis for its one image, as in a product of matrices
 
     def forward(self, x: Array) -> Array:
         """The value, channels last."""
         x = x if self.order == tuple(range(x.ndim)) else x.transpose(self.order)
-        return x.squeeze(self.dropped) if self.dropped else x
+        x = x.squeeze(self.dropped) if self.dropped else x
+        return x[None] if self.alone else x
 
     def back(self, x: Array) -> Array:
         """The inverse."""
+        x = x[0] if self.alone else x
         for axis in self.dropped:
             x = x.reshape(*x.shape[:axis], 1, *x.shape[axis:])
         if self.order == tuple(range(x.ndim)):
@@ -78,7 +82,7 @@ def read(
     # Arrays without a name are numbered, so that they count as weights.
     weights |= {value: held.get(id(constant), str(number)) for number, (value, constant) in enumerate(arrays)}
     where = geometry(graph, graph.inputs[-1], axes)
-    extents = tuple(graph.avals[graph.inputs[-1]].shape[axis] for axis in axes[1:])
+    extents = tuple(graph.avals[graph.inputs[-1]].shape[axis] for axis in axes)
     return {
         name: _spot(graph, place.kind, place.value, place.units, where.get(place.value), extents)
         for name, place in places(graph, weights).items()
@@ -101,12 +105,14 @@ def _spot(
         positions = {along.axis for along in where}
         spare = [index for index, axis in enumerate(order) if axis not in positions]
         single = [index for index in spare if shape[order[index]] == 1]
-        layout = Layout(order, tuple(single if len(single) < len(spare) else single[:-1]))
-        fields = _fields(where, extents)
+        alone = extents[0] == 1 and where.batch is not NOTHING and where.batch.axis is None
+        layout = Layout(order, tuple(single if len(single) < len(spare) else single[:-1]), alone)
+        fields = _fields(where, extents[1:])
     ordered = [shape[axis] for axis in layout.order]
     leaves = {path: math.prod(graph.avals[leaf].shape) for unit in units for path, leaf in unit.leaves.items()}
     multiply_adds = sum(_multiply_adds(node) for unit in units for node in unit.nodes)
     final = tuple(size for index, size in enumerate(ordered) if index not in layout.dropped)
+    final = (1, *final) if layout.alone else final
     return Spot(kind, graph.sites[value], layout, final, leaves, multiply_adds, fields)
 
 

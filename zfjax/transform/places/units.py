@@ -53,8 +53,8 @@ class Unit:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The scopes of its first equation."""
-        return self.nodes[0].scopes
+        """The scopes of the equation that makes its result."""
+        return next(node.scopes for node in self.nodes if self.value in node.outputs)
 
 
 def units(graph: Graph, weights: Mapping[Value, str]) -> list[Unit]:

@@ -167,23 +167,11 @@ def average_pool(node: Node, x: jax.Array) -> jax.Array:
     """The mean of each window, over the cells on the maps, or on their padding too."""
     windows, pads = _pool_windows(node, x)
     own = [(0, 0), *(pads if node.get("count_include_pad", 0) else [(0, 0)] * len(pads)), (0, 0)]
-    sides = [side if 0 < axis < x.ndim - 1 else 1 for axis, side in enumerate(x.shape)]
-    cells = np.pad(np.ones(sides, np.float32), own)
+    sides = [1, *x.shape[1:-1], 1]
+    cells = jnp.ones([side + before + after for side, (before, after) in zip(sides, own, strict=True)])
     rest = [(outer[0] - inner[0], outer[1] - inner[1]) for outer, inner in zip(windows.padding, own, strict=True)]
-    counts = _counts(cells, windows._replace(padding=tuple(rest)))
+    counts = _summed(cells, windows._replace(padding=tuple(rest)))
     return _summed(x, windows) / counts.astype(x.dtype)
-
-
-def _counts(cells: np.ndarray, windows: Windows) -> np.ndarray:
-    """How many cells each window has, one axis after the other, since they form a box."""
-    counts = np.ones((1,) * cells.ndim, np.float32)
-    for axis, starts in enumerate(windows.starts(cells.shape)):
-        at = starts[:, None] + windows.dilation[axis] * np.arange(windows.size[axis])
-        inside = ((at >= 0) & (at < cells.shape[axis])).sum(axis=1)
-        counts = counts * np.expand_dims(
-            inside.astype(np.float32), [other for other in range(cells.ndim) if other != axis]
-        )
-    return counts
 
 
 @operator("LpPool", layout=Layout.LAST)
