@@ -11,7 +11,10 @@ entry's instructions, and flops are those of the program before it is compiled.
 
 A target whose compiler is not installed ends the command with the line that installs it. Of `v5e` and `h100`, all
 programs are shown, of the others a training step, predictions, a projection and a gallery's pass, or what --only names.
-`--markdown` writes the tables of docs/accelerators.md too.
+
+`--markdown` puts each row into the tables of docs/accelerators.md as soon as it is there, in place of the one that
+they have; with `--missing`, only programs without one are compiled. So hours of compiling may be broken off, and go on
+with the same command.
 """
 
 import argparse
@@ -39,7 +42,11 @@ COLUMNS = (
     "collectives",
     "images/s at most",
     "compiled in s",
+    "on",
 )
+ALIGNED = ("---",) * 2 + ("---:",) * 4 + ("---",) + ("---:",) * 2 + ("---",)
+
+Rows = dict[tuple[str, str], tuple[str, ...]]  # by program, and by who wrote it
 
 
 def row(program: Program, who: str, cost: Cost, target: Target) -> tuple[str, ...]:
@@ -47,7 +54,7 @@ def row(program: Program, who: str, cost: Cost, target: Target) -> tuple[str, ..
     sent = ", ".join(f"{count} {kind} ({size / 1e6:.0f} MB)" for kind, (count, size) in cost.collectives.items())
     seconds = max(cost.flops / target.flops[program.dtype], cost.bytes / target.bandwidth)
     return (
-        program.name if who == "zfjax" else "",
+        program.name,
         who,
         f"{cost.flops / 1e9:,.0f}",
         f"{cost.bytes / 1e9:.2f}",
@@ -56,56 +63,87 @@ def row(program: Program, who: str, cost: Cost, target: Target) -> tuple[str, ..
         sent,
         f"{program.images / seconds:,.0f}",
         f"{cost.seconds:.0f}",
+        str(datetime.date.today()),
     )
 
 
 def show(cells: tuple[str, ...]) -> None:
     """Print a row."""
-    widths = (48, 8, 8, 10, 14, 9, 30, 18, 14)
+    widths = (48, 8, 8, 10, 14, 9, 30, 18, 15, 10)
     print("".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), flush=True)
 
 
-def table(name: str, chosen: list[Program]) -> str:
-    """Compile the programs for one target, print a row for each as it is done, and return all as Markdown."""
+class Page:
+    """The tables of docs/accelerators.md, by target; written anew with each row."""
+
+    def __init__(self, path: pathlib.Path, order: list[Program]) -> None:
+        self.path = path
+        self.order = [(program.name, who) for program in order for who in ("zfjax", "plain")]
+        self.titles: dict[str, str] = {}
+        self.rows: dict[str, Rows] = {}
+        for line in self._parts()[1].splitlines():
+            if line.startswith("### "):
+                name, _, title = line.removeprefix("### ").partition(": ")
+                self.titles[name], self.rows[name] = title, {}
+            elif line.startswith("| ") and (cells := tuple(map(str.strip, line[1:-1].split("|")))) not in HEADS:
+                self.rows[name][cells[0], cells[1]] = cells
+
+    def _parts(self) -> tuple[str, str]:
+        """What is above the tables, and the tables."""
+        above, mark, tables = self.path.read_text().partition(MARK)
+        if not mark:
+            sys.exit(f"{self.path}: expected the line {MARK.strip()}")
+        return above + mark, tables
+
+    def add(self, name: str, title: str, cells: tuple[str, ...]) -> None:
+        """Put a row into a target's table; rows of programs that are no more are left out."""
+        self.titles[name] = title
+        self.rows.setdefault(name, {})[cells[0], cells[1]] = cells
+        said = f"Compiled with jax {jax.__version__}."
+        tables = [self._table(target) for target in TARGETS if target in self.rows]
+        write_whole(self.path, "\n".join([self._parts()[0], said, *tables]))
+
+    def _table(self, name: str) -> str:
+        rows = [self.rows[name][key] for key in self.order if key in self.rows[name]]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (*HEADS, *rows)]
+        return "\n".join(["", f"### {name}: {self.titles[name]}", "", *lines])
+
+
+HEADS = (COLUMNS, ALIGNED)
+
+
+def compile_all(name: str, chosen: list[Program], page: Page | None, known: Rows) -> None:
+    """Compile the programs for one target, but for known ones; print a row for each as it is done, and keep it."""
     target = TARGETS[name]
     mesh = compilers.mesh_of(target)
     title = f"{mesh.size} × {mesh.devices.flat[0].device_kind}"
     print(f"\n{name}: {title}, jax {jax.__version__}\n", flush=True)
     show(COLUMNS)
-    rows = [COLUMNS, ("---",) * 2 + ("---:",) * 4 + ("---", "---:", "---:")]
     for program in chosen:
         for who, build in (("zfjax", program.ours), ("plain", program.plain)):
-            if build:
+            if build and (program.name, who) not in known:
                 fun, args = build(mesh)
-                rows.append(row(program, who, compilers.compiled(fun, args, target), target))
-                show(rows[-1])
-    return "\n".join([f"### {name}: {title}", "", *("| " + " | ".join(cells) + " |" for cells in rows), ""])
-
-
-def write_page(tables: list[str]) -> None:
-    """Put the tables where docs/accelerators.md has them."""
-    above, mark, _ = PAGE.read_text().partition(MARK)
-    if not mark:
-        sys.exit(f"{PAGE}: expected the line {MARK.strip()}")
-    said = f"Compiled on {datetime.date.today()} with jax {jax.__version__}: `{' '.join(['python', *sys.argv])}`.\n"
-    write_whole(PAGE, "\n".join([above + mark, said, *tables]))
+                cells = row(program, who, compilers.compiled(fun, args, target), target)
+                show(cells)
+                if page:
+                    page.add(name, title, cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS, help="what to compile for")
     parser.add_argument("--only", default="", help="programs whose names contain this")
-    parser.add_argument("--markdown", action="store_true", help="write the tables of docs/accelerators.md")
+    parser.add_argument("--markdown", action="store_true", help="put the rows into the tables of docs/accelerators.md")
+    parser.add_argument("--missing", action="store_true", help="the same, but only programs that have no row there")
     args = parser.parse_args()
     chosen = [program for program in programs() if args.only in program.name]
     if not chosen:
         sys.exit(f"--only={args.only}: expected a part of one of {', '.join(one.name for one in programs())}")
-    tables = []
+    page = Page(PAGE, programs()) if args.markdown or args.missing else None
     for name in args.targets:
         brief = TARGETS[name].brief and not args.only
-        tables.append(table(name, [one for one in chosen if one.name in BRIEF or not brief]))
-    if args.markdown:
-        write_page(tables)
+        few = [one for one in chosen if one.name in BRIEF or not brief]
+        compile_all(name, few, page, page.rows.get(name, {}) if args.missing else {})
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def _normalized_jvp(
 
     def keeping(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         sums = alpha / size * _by_band(_squares(x), size)
-        return _scaled(x, sums, k, beta), sums.astype(kept_type)
+        # Written together, or XLA computes y again from float32 sums that it keeps for that.
+        return lax.optimization_barrier((_scaled(x, sums, k, beta), sums.astype(kept_type)))
 
     def along(x: jax.Array, sums: jax.Array, tangent: jax.Array, total: Total) -> jax.Array:
         wide, signal, d = widened(x), widened(tangent), k + widened(sums)
