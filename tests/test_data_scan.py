@@ -17,13 +17,14 @@ from PIL import Image
 
 from zfjax.console import paths
 from zfjax.console.errors import UserError
-from zfjax.data import cache
+from zfjax.console.hold import hold
+from zfjax.data import cache, together
 from zfjax.data import record as records
 from zfjax.data.decode import decode_square
 from zfjax.data.opening import open_source
 from zfjax.data.scan import scan, scan_once
 from zfjax.data.source import BrokenImage, Example, Source
-from zfjax.data.together import Share
+from zfjax.data.together import Share, require_shared
 
 SIZE = 16
 
@@ -140,11 +141,34 @@ def test_processes_together_are_told_alike_what_is_wrong(tmp_path):
         "memory: expected the same pictures on all hosts; process 0 finds 40 train images, process 1 finds 41"
     )
     records.write(scan(memory_source(), SIZE).record, tmp_path)
-    folders = [tmp_path, tmp_path / "elsewhere", tmp_path]
+    folders = [tmp_path, None, tmp_path]  # where no run was begun, there is none
     lines = by_three(lambda number, share: scan_once(folders[number], memory_source(), SIZE, share=share))
-    assert lines[1] == (
-        f"{folders[1]}: only some of the processes find scan.npz there; expected a folder that all hosts share"
+    assert (
+        lines == ["only some of the processes find scan.npz in the run's folder; expected one that all hosts share"] * 3
     )
+
+
+def test_processes_that_do_not_share_a_folder_are_told_alike(tmp_path, monkeypatch):
+    folders = [tmp_path / "shared", tmp_path / "own", tmp_path / "shared"]
+    with hold(folders[0], "a test"), hold(folders[1], "a test of another host"):
+        assert by_three(lambda _, share: require_shared(share, folders[0])) == [None] * 3
+        monkeypatch.setattr(together, "SEEN_AFTER", 0.0)
+        lines = by_three(lambda number, share: require_shared(share, folders[number]))
+        assert set(lines) == {
+            f"{folder}: process 1 does not find there what process 0 writes; expected a folder that all hosts share"
+            for folder in folders
+        }
+        folders[1] = tmp_path / "nowhere"
+        assert "process 1 does not find there" in by_three(lambda i, share: require_shared(share, folders[i]))[2]
+
+
+def test_a_folder_is_shared_as_soon_as_a_slow_disk_shows_its_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "SEEN_AFTER", 30.0)
+    late = tmp_path / "late"
+    with hold(tmp_path / "shared", "a test"):
+        threading.Timer(0.5, lambda: late.symlink_to(tmp_path / "shared")).start()
+        folders = [tmp_path / "shared", late, tmp_path / "shared"]
+        assert by_three(lambda number, share: require_shared(share, folders[number])) == [None] * 3
 
 
 def test_mean_is_that_of_the_training_squares():

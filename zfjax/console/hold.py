@@ -96,6 +96,13 @@ def hold(path: epath.PathLike, command: str, *, beside: bool = False, wait: bool
             end()
 
 
+def token(path: epath.PathLike) -> str:
+    """A word that no other hold on a folder has, as this process reads it there; empty without a hold."""
+    with contextlib.suppress(OSError):
+        return str(_parsed(read_whole(epath.Path(path) / FILE, _MOST)).get("token", ""))
+    return ""
+
+
 class _Hold:
     """One hold, from `take` to `release`."""
 

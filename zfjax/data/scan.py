@@ -119,7 +119,7 @@ def scan_once(
     kept = None if folder is None else _kept(folder, source)
     if len(set(share.all_say(kept is not None))) > 1:
         raise UserError(
-            f"{folder}: only some of the processes find {records.FILE} there; expected a folder that all hosts share"
+            f"only some of the processes find {records.FILE} in the run's folder; expected one that all hosts share"
         )
     if folder is None or kept is None:
         return scan(source, size, max_broken=max_broken, cache_dir=cache_dir, threads=threads, share=share)

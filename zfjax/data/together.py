@@ -1,15 +1,19 @@
 """A scan by several processes: each looks at its share of the pictures, and all get what one would have seen."""
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
+from zfjax.console import hold
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 
 Arrays = Mapping[str, np.ndarray]
+SEEN_AFTER = 60.0  # seconds within which a network disk shows a new file to all hosts
 
 
 @shown_by_shape
@@ -69,3 +73,17 @@ def looked(share: Share, look: Callable[[], Sequence[Seen]]) -> list[Seen]:
 
 def _put_together(name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.add.reduce(np.stack(parts)) if name == "total" else np.concatenate(parts)
+
+
+def require_shared(share: Share, folder: os.PathLike[str]) -> None:
+    """Raise a UserError in all processes if one has another disk at a folder that the first process holds."""
+    first = str(share.gather({"token": np.array(hold.token(folder))})[0]["token"])
+    deadline = time.monotonic() + SEEN_AFTER
+    while hold.token(folder) != first and time.monotonic() < deadline:
+        time.sleep(0.2)
+    sees = share.all_say(hold.token(folder) == first)
+    if not all(sees):
+        raise UserError(
+            f"{folder}: process {sees.index(False)} does not find there what process 0 writes; expected a folder that"
+            " all hosts share"
+        )

@@ -190,7 +190,7 @@ def kept_features(
     file is written again. Files are written as drafts, each process its pictures, and renamed when complete.
 
     Raises:
-        UserError: as in `features`, or `folder` is remote, cannot be written, or is full.
+        UserError: as in `features`, or `folder` is remote, full, not shared by all processes, or cannot be written.
     """
     if "://" in os.fspath(folder):
         raise UserError(f"features cannot be kept in {folder}: expected a local folder, since they are memory-mapped")
@@ -205,13 +205,16 @@ def kept_features(
         with contextlib.ExitStack() as stack:
             holding = hold(folder, "another command that computes features", wait=True)
             on_first(lambda: stack.enter_context(holding))
+            require_shared(our_share(), pathlib.Path(folder))
             still = missing()  # others may have been written while this one waited
             if still:
                 _write(model, pool, {name: places[name] for name in still}, batch_size)
     try:
         return {name: np.load(place / _FILE, mmap_mode="r") for name, place in places.items()}
     except FileNotFoundError as error:
-        raise UserError(f"features in {folder}: were removed while they were written") from error
+        raise UserError(
+            f"features in {folder}: removed since they were written, or not on a disk that all hosts share"
+        ) from error
 
 
 def fingerprint(model: Model, pool: Pool) -> str:

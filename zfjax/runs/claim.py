@@ -15,7 +15,8 @@ from zfjax.console.hold import hold
 from zfjax.data import record
 from zfjax.data.folder import holds_classes
 from zfjax.data.outside import require_outside, root_of
-from zfjax.runs.first import on_first
+from zfjax.data.together import require_shared
+from zfjax.runs.first import on_first, our_share
 from zfjax.runs.folder import RunInfo, absolute
 from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_config
 from zfjax.training.checkpoints import CHECKPOINTS
@@ -41,7 +42,7 @@ def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> 
         pictures: where no run may be, from `zfjax.data.outside.root_of`.
 
     Raises:
-        UserError: another command holds it, it cannot be written, or it is inside the dataset.
+        UserError: another command holds it, it cannot be written, lies in the dataset, or is not on a shared disk.
     """
     folder = absolute(workdir)
     # Orbax looks for parts of a checkpoint with `glob`, which does not escape the path, and TensorStore takes gs: for a
@@ -54,6 +55,7 @@ def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> 
     require_outside(folder, "workdir", pictures)
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(hold(folder, command)))
+        require_shared(our_share(), folder)
         yield folder
 
 
