@@ -30,6 +30,7 @@ from zfjax.data.pictures import JoinedPictures, Pictures
 from zfjax.data.scan import Scanned, require_same, scan
 from zfjax.data.source import Source
 from zfjax.data.spec import parse_spec
+from zfjax.data.together import require_shared
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
