@@ -21,7 +21,9 @@ from jaxtyping import PyTree
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
 from zfjax.transform import curves, functions, jaxprs, parts, rectifiers, tape
-from zfjax.transform.rules import DECONVNET, Activation, Equation, Rules
+from zfjax.transform.equations import Input, in_full
+from zfjax.transform.rules import DECONVNET
+from zfjax.transform.selection import Choice, Chosen, Rules, Where, equation_of
 from zfjax.transform.tape import Projection
 
 
@@ -76,7 +78,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
     Raises:
         TypeError: x holds no floating-point array, or something other than arrays; fun does not take one argument, or
             returns something other than arrays; rules is not a `Rules`.
-        ValueError: a rule's function has several inputs that depend on x, or a rule changes the signal's shape.
+        ValueError: a rule for one input met a function of several that depend on x, a rule met one of several outputs,
+            or a rule gives signals of other shapes than the inputs'.
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
@@ -104,9 +107,10 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
 
     closed, out = jax.make_jaxpr(traced, return_shape=True)(x)
     closed = jex.ClosedJaxpr(closed.jaxpr, list(map(kept, closed.consts)))  # `project` will read them later
-    view = _viewed(closed, leaves)
+    choice = Choice(rules.named)
+    view = _viewed(closed, leaves, choice)
     _warn(view, rules)
-    ascent = _Ascent(rules)
+    ascent = _Ascent(choice)
     inputs = [_Wire(tape.as_array(leaf), ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
     climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
     outputs, out = [wire for wire in climbed if wire], jax.tree.structure(out)
@@ -127,7 +131,8 @@ def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules)
 
     Takes the arguments, and gives the warnings, of `backproject`.
     """
-    _warn(_viewed(functions.jaxpr_of(functions.live(fun), x), jax.tree.leaves(x)), rules)
+    closed = functions.jaxpr_of(functions.live(fun), x)
+    _warn(_viewed(closed, jax.tree.leaves(x), Choice(rules.named)), rules)
 
 
 def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
@@ -147,13 +152,13 @@ def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
             raise TypeError(f"fun: expected a function of x alone, such as lambda x: fun(x, more); {error}") from error
 
 
-def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any]) -> jaxprs.View:
-    """Analyze a function before it is evaluated; x's leaves are its last inputs."""
+def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any], choice: Choice) -> jaxprs.View:
+    """Analyze a function before it is evaluated, as far as rules need it; x's leaves are its last inputs."""
     jaxpr = closed.jaxpr
     active = [False] * (len(jaxpr.invars) - len(leaves)) + list(map(_is_float, leaves))
     view = jaxprs.View(closed, active, [True] * len(jaxpr.outvars))
     rectifiers.recognize(view)
-    parts.recognize(view)
+    parts.recognize(view, choice.by_layer)
     return view
 
 
@@ -172,7 +177,7 @@ class _Level(NamedTuple):
 
 
 # Takes also the equations, and the variables needed above them.
-_Action = Callable[[_Level, list[Equation], set[Any]], None]
+_Action = Callable[[_Level, list[jaxprs.Equation], set[Any]], None]
 
 
 class _Ascent:
@@ -182,9 +187,9 @@ class _Ascent:
         steps: the tape, bottom first.
     """
 
-    def __init__(self, rules: Rules):
+    def __init__(self, choice: Choice):
         self.steps: list[tape.Step] = []
-        self._rules = dict(rules.named)
+        self._choice = choice
         self._numbers = itertools.count()
 
     def new_slot(self, value: Any) -> tape.Slot:
@@ -204,60 +209,55 @@ class _Ascent:
             act(level, equations, above)
         return [_read(level, atom) if want else None for atom, want in zip(jaxpr.outvars, wanted, strict=True)]
 
-    def _plan(self, level: _Level, outputs: list[Any]) -> list[tuple[_Action, list[Equation]]]:
-        plan: list[tuple[_Action, list[Equation]]] = []
-        for name, equations in level.view.units(jaxprs.live(level.view.jaxpr, outputs), self._rules):
-            act = self._action(level.view, name, equations[-1])
+    def _plan(self, level: _Level, outputs: list[Any]) -> list[tuple[_Action, list[jaxprs.Equation]]]:
+        plan: list[tuple[_Action, list[jaxprs.Equation]]] = []
+        for unit in self._choice.units(level.view, jaxprs.live(level.view.jaxpr, outputs)):
+            act = self._action(level.view, unit)
             if act == self._differentiate and plan and plan[-1][0] == act:
-                plan[-1][1].extend(equations)
+                plan[-1][1].extend(unit.source)
             else:
-                plan.append((act, [*equations]))
+                plan.append((act, [*unit.source]))
         return plan
 
-    def _action(self, view: jaxprs.View, name: str, equation: Equation) -> _Action:
-        if not view.is_active(equation):
+    def _action(self, view: jaxprs.View, unit: Chosen) -> _Action:
+        end = unit.source[-1]
+        if not view.is_active(end):
             return self._differentiate
-        if name in self._rules:
-            return functools.partial(self._apply_rule, name)
-        entered = any(loop is None for _, loop in view.acting_inside(equation, self._rules))
+        if unit.rule is not None:
+            return functools.partial(self._apply_rule, unit)
+        entered = any(loop is None for _, _, loop in self._choice.acting_inside(view, end))
         return self._enter if entered else self._differentiate
 
-    def _apply_rule(self, name: str, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
+    def _apply_rule(self, unit: Chosen, level: _Level, source: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Keep the forward value; take the way down from the rule. Only here does the walk differ from autodiff."""
-        end, made = equations[-1], {v for equation in equations for v in equation.outvars}
-        used = (v for equation in equations for v in jaxprs.variables(equation.invars))
-        reads = [v for v in dict.fromkeys(used) if v not in made]
-        below = [(wire.value, wire.slot) for wire in (level.env[v] for v in reads) if wire.slot]
-        if len(below) != 1 or len(end.outvars) != 1:
-            raise ValueError(
-                f"rule {name!r}: expected a function with one input that depends on x and one output; got {len(below)}"
-                f" of {len(reads)} inputs, and {len(end.outvars)} outputs"
-            )
-        x, slot = below[0]
-        piece = jaxprs.piece(level.view.jaxpr, equations, reads, end.outvars)
-
-        def fun(x: Any) -> Any:
-            wires = map(level.env.__getitem__, reads)
-            (y,) = jaxprs.evaluate(piece, (), [x if wire.slot else wire.value for wire in wires])
-            return y
-
-        y, is_part = fun(x), name in (*curves.NAMES, "attention")
-        above = self.new_slot(y)
-        # As a jaxpr, the way down is data: what the rule closed over becomes the leaves of a pytree.
-        rule = self._rules[name](Activation(name, fun) if is_part else end, x)
+        name, end, equation = unit.name, source[-1], equation_of(level.view, unit.name, source)
+        wires = [level.env[v] for v in equation.variables]
+        inputs = tuple(Input(wire.value, wire.slot is not None) for wire in wires)
+        below = tuple(wire.slot for wire in wires if wire.slot)
+        y = equation.fun(*(wire.value for wire in wires))
+        rule = in_full(unit.rule)(equation, inputs)
+        if len(end.outvars) != 1:
+            raise ValueError(f"rule {name!r}: expected a function with one output, got {len(end.outvars)}")
         if not callable(rule):
             raise ValueError(
                 f"rule {name!r}: expected it to return a function of the signal, got {type(rule).__name__}"
             )
-        # A part may hold casts. Of y, not of its shape: sharding counts.
-        down = jax.make_jaxpr(lambda signal: rule(signal.astype(x.dtype) if is_part else signal))(y)
-        if [(aval.shape, aval.dtype) for aval in down.out_avals] != [(slot.shape.shape, slot.shape.dtype)]:
-            raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {slot.shape} like its input")
+        above = self.new_slot(y)
+        # A part may hold casts. As a jaxpr, the way down is data: what the rule closed over becomes the leaves of a
+        # pytree. Of y, not of its shape: sharding counts.
+        dtype = below[0].shape.dtype if equation.is_part else y.dtype
+        down = jax.make_jaxpr(lambda signal: rule(signal.astype(dtype)))(y)
+        expected = [(slot.shape.shape, slot.shape.dtype) for slot in below]
+        if [(aval.shape, aval.dtype) for aval in down.out_avals] != expected:
+            shapes = (
+                f"{below[0].shape} like its input" if len(below) == 1 else f"{len(below)}, {expected}, like its inputs"
+            )
+            raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {shapes}")
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
-        self.steps.append(tape.Step(pull, (above,), (slot,)))
+        self.steps.append(tape.Step(pull, (above,), below))
         level.env[end.outvars[0]] = _Wire(y, above)
 
-    def _enter(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
+    def _enter(self, level: _Level, equations: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Evaluate a call in place; the rules inside take precedence over its custom derivatives."""
         (equation,) = equations
         (view,) = level.view.inside(equation)
@@ -265,7 +265,7 @@ class _Ascent:
         outputs = self.climb(view, inputs, [v in needed for v in equation.outvars])
         level.env.update((v, wire) for v, wire in zip(equation.outvars, outputs, strict=True) if wire)
 
-    def _differentiate(self, level: _Level, equations: list[Equation], needed: set[Any]) -> None:
+    def _differentiate(self, level: _Level, equations: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Differentiate everything between two rules with its own `jax.vjp`."""
         env = level.env
         defined = {v for equation in equations for v in equation.outvars}
@@ -313,16 +313,22 @@ def _warn(view: jaxprs.View, rules: Rules) -> None:
 
     Others need no warning: a maximum's own derivative is its unpooling.
     """
-    acting = view.acting(rules.expected | rules.beyond)
-    for name, loop in sorted((name, loop) for name, loop in acting if loop):
+    keys = rules.expected | rules.beyond
+    wheres = sorted((key for key in keys if isinstance(key, Where)), key=repr)
+    choices = [Choice([(key, key) for key in keys if isinstance(key, str)]), *(Choice([(key, key)]) for key in wheres)]
+    acting = set().union(*(choice.acting(view) for choice in choices))
+    for name, loop in sorted({(name, loop) for _, name, loop in acting if loop}):
         warn(_loop_text(name, loop), RuleWarning)
-    beyond = {name for name, loop in acting if name in rules.beyond and not loop}
+    beyond = {name for key, name, loop in acting if key in rules.beyond and not loop}
     if beyond:
         warn(_beyond_text(beyond), RuleWarning)
-    found = {name for name, _ in acting}
+    found = {key for key, _, _ in acting}
     idle = rules.expected - found - ({"relu"} if found & curves.NAMES else set())
-    if idle:
-        warn(_idle_text(idle), RuleWarning)
+    if names := {key for key in idle if isinstance(key, str)}:
+        warn(_idle_text(names), RuleWarning)
+    for where in wheres:
+        if where in idle:
+            warn(f"no equation with {where!r} in the function: its rule does nothing", RuleWarning)
 
 
 def _beyond_text(names: Collection[str]) -> str:

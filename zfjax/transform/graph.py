@@ -55,13 +55,13 @@ class Graph:
         self.sites: dict[Value, tuple[Path, int]] = {}
         self.constants: dict[Value, Any] = {}
         self.inputs = [self._new(v) for v in view.jaxpr.invars]
-        self.outputs = self._add(view, self.inputs, (), ())
+        self.outputs = self._add(view, self.inputs, ())
 
     def _new(self, atom: jaxprs.Atom) -> Value:
         self.avals[len(self.avals)] = atom.aval
         return len(self.avals) - 1
 
-    def _add(self, view: jaxprs.View, inputs: Sequence[Value], path: Path, scopes: tuple[str, ...]) -> list[Value]:
+    def _add(self, view: jaxprs.View, inputs: Sequence[Value], path: Path) -> list[Value]:
         """Add the equations of a jaxpr applied to some inputs; return its outputs."""
         values = dict(zip(view.jaxpr.invars, inputs, strict=True))
         for variable, constant in zip(view.jaxpr.constvars, view.closed.consts, strict=True):
@@ -72,13 +72,13 @@ class Graph:
 
         for number, equation in enumerate(view.jaxpr.eqns):
             read = tuple(map(value, equation.invars))
-            here, around = (*path, number), (*scopes, *_scopes(equation))
+            here = *path, number
             if equation.primitive.name in jaxprs.CALLS:
                 (inner,) = view.inside(equation)
-                made = self._add(inner, read, here, around)
+                made = self._add(inner, read, here)
             else:
                 made = [self._new(v) for v in equation.outvars]
-                node = Node(view, equation, here, around, read, tuple(made))
+                node = Node(view, equation, here, view.scopes_of(equation), read, tuple(made))
                 self.nodes.append(node)
                 self.makers.update((output, node) for output in made)
                 for input in dict.fromkeys(read):
@@ -94,15 +94,3 @@ class Graph:
         value = self._new(atom)
         self.constants[value] = constant
         return value
-
-
-def _scopes(equation: jaxprs.Equation) -> list[str]:
-    stack = getattr(equation.source_info.name_stack, "stack", ())
-    scopes: list[str] = []
-    for entry in stack:
-        if type(entry).__name__ != "Scope":  # a transformation or a jitted function
-            continue
-        module, dot, _ = entry.name.partition(".")
-        if not (dot and scopes and scopes[-1] == module):  # Linen's name of a module's method
-            scopes.extend(part for part in entry.name.split("/") if part)
-    return scopes

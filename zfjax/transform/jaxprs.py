@@ -1,6 +1,6 @@
 """Reading jaxprs: what equations are called, what they call, what depends on the input."""
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +28,14 @@ class Part(NamedTuple):
     Attributes:
         name: what rules call it.
         equations: in order; the last gives its result, and nothing else needs those before.
+        layer: of a linear layer its number, from 0, and how many there are.
+        nonnegative: whether the value is known to have no negative numbers.
     """
 
     name: str
     equations: list[Equation]
+    layer: tuple[int, int] | None = None
+    nonnegative: bool = False
 
 
 class View:
@@ -44,12 +48,15 @@ class View:
         active: floating-point variables on a path from input to output; a stop_gradient ends a path.
         inner: the views of the jaxprs that an equation holds, in order, by the id of the equation.
         roles: what `rectifiers.recognize` found equations to be, by their id.
-        parts: what `activations.recognize` found several to be together, by the id of the last.
+        parts: what `parts.recognize` found several to be together, by the id of the last.
+        scopes: of `jax.named_scope` around the call of this jaxpr, outermost first.
     """
 
-    def __init__(self, closed: jex.ClosedJaxpr, active: Iterable[bool], wanted: Iterable[bool]):
+    def __init__(
+        self, closed: jex.ClosedJaxpr, active: Iterable[bool], wanted: Iterable[bool], scopes: tuple[str, ...] = ()
+    ):
         """Read a jaxpr; `active` and `wanted` mark its inputs and outputs."""
-        self.closed = closed
+        self.closed, self.scopes = closed, scopes
         self.active = {v for v, is_active in zip(self.jaxpr.invars, active, strict=True) if is_active}
         self.inner: dict[int, list[View]] = {}
         self.roles: dict[int, str] = {}
@@ -84,17 +91,21 @@ class View:
         """Views of the jaxprs that an equation holds; unless it is in `CALLS`, all inputs count as active."""
         return self.inner.get(id(equation), [])
 
-    def units(self, equations: Iterable[Equation], rules: Container[str]) -> Iterator[tuple[str, list[Equation]]]:
-        """What a walk with some rules sees, each with its name: equations, and the parts that rules are for."""
-        parts = {end: part for end, part in self.parts.items() if part.name in rules}
-        inside = {id(equation) for part in parts.values() for equation in part.equations[:-1]}
-        for equation in equations:
-            if part := parts.get(id(equation)):
-                yield part.name, part.equations
-            elif id(equation) not in inside:
-                yield self._name(equation), [equation]
+    def is_call(self, equation: Equation) -> bool:
+        """Whether it only calls a jaxpr, so that it can be evaluated in place."""
+        return equation.primitive.name in CALLS
 
-    def _name(self, equation: Equation) -> str:
+    def reads(self, equations: Sequence[Equation]) -> list[Variable]:
+        """The variables that equations read and none of them makes, each once."""
+        made = {v for equation in equations for v in equation.outvars}
+        used = (v for equation in equations for v in variables(equation.invars))
+        return [v for v in dict.fromkeys(used) if v not in made]
+
+    def scopes_of(self, equation: Equation) -> tuple[str, ...]:
+        """The scopes of `jax.named_scope` around an equation, outermost first."""
+        return (*self.scopes, *_scopes(equation))
+
+    def name(self, equation: Equation) -> str:
         """Of an equation alone: its role, the jitted function that it calls, or its primitive."""
         kind = equation.primitive.name
         if id(equation) in self.roles:
@@ -122,33 +133,17 @@ class View:
     def _is_of_one_value(self, equation: Equation) -> bool:
         return len({v for v in equation.invars if self.carries(v)}) == len(equation.outvars) == 1
 
-    def acting(self, rules: Container[str], loop: str | None = None) -> set[tuple[str, str | None]]:
-        """Where rules would act: pairs of a rule and the outermost loop around it, which is not entered."""
-        found: set[tuple[str, str | None]] = set()
-        for name, equations in self.units(self.jaxpr.eqns, rules):
-            if self.is_active(equations[-1]):
-                found |= {(name, loop)} if name in rules else self.acting_inside(equations[-1], rules, loop)
-        return found
-
-    def acting_inside(
-        self, equation: Equation, rules: Container[str], loop: str | None = None
-    ) -> set[tuple[str, str | None]]:
-        """Like `acting`, inside one equation."""
-        kind = equation.primitive.name
-        around = loop if kind in CALLS else loop or kind
-        return set().union(*(view.acting(rules, around) for view in self.inside(equation)))
-
     def _open(self, equation: Equation, reaching: set[Variable]) -> "list[View]":
         if equation.primitive.name in CALLS:
             wanted = [v in reaching for v in equation.outvars]
-            return [View(body(equation), map(self.carries, equation.invars), wanted)]
+            return [View(body(equation), map(self.carries, equation.invars), wanted, self.scopes_of(equation))]
         views = []
         for param in equation.params.values():
             for value in param if isinstance(param, tuple | list) else (param,):
                 if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
                     inner = value if isinstance(value, jex.ClosedJaxpr) else jex.ClosedJaxpr(value, ())
                     floats = map(_is_float, inner.jaxpr.invars)
-                    views.append(View(inner, floats, [True] * len(inner.jaxpr.outvars)))
+                    views.append(View(inner, floats, [True] * len(inner.jaxpr.outvars), self.scopes_of(equation)))
         return views
 
 
@@ -207,6 +202,18 @@ def is_reference(variable: Variable) -> bool:
 def is_written(jaxpr: jex.Jaxpr, reference: Variable) -> bool:
     """Whether an equation may do more with a mutable array than read it."""
     return any(equation.primitive.name != "get" for equation in jaxpr.eqns if reference in variables(equation.invars))
+
+
+def _scopes(equation: Equation) -> list[str]:
+    stack = getattr(equation.source_info.name_stack, "stack", ())
+    scopes: list[str] = []
+    for entry in stack:
+        if type(entry).__name__ != "Scope":  # a transformation or a jitted function
+            continue
+        module, dot, _ = entry.name.partition(".")
+        if not (dot and scopes and scopes[-1] == module):  # Linen's name of a module's method
+            scopes.extend(part for part in entry.name.split("/") if part)
+    return scopes
 
 
 def _uses_reference(equation: Equation) -> bool:

@@ -1,0 +1,127 @@
+"""Find linear layers: a convolution or a matrix product of one value with weights, with all that scales and shifts it.
+
+So a bias belongs to its layer, and batch norm at inference too, however it is written: what follows are additions of
+constants, and multiplications by one constant for each map.
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+from zfjax.transform import curves
+from zfjax.transform.graph import Graph, Node, Value
+
+CORES = {"conv_general_dilated": "convolution", "dot_general": "dense"}
+_SHAPES = frozenset(("broadcast_in_dim", "expand_dims", "reshape", "squeeze"))
+MOVES = curves.CASTS | _SHAPES | {"transpose"}
+_KEPT = MOVES | {"dynamic_slice", "gather", "reduce_max", "reduce_window_max", "rev", "slice"}
+_SUMS = frozenset(("add", "add_any", "concatenate", "mul", "reduce_sum", "reduce_window_sum"))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer.
+
+    Attributes:
+        name: convolution or dense.
+        nodes: its equations, the convolution or product first; the last gives its result.
+        nonnegative: whether what it reads is known to have no negative numbers.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    nonnegative: bool
+
+
+def find(graph: Graph, taken: set[Node]) -> list[Layer]:
+    """The linear layers of a program, in order; equations in `taken` belong to something else."""
+    positive = _nonnegative(graph)
+    layers = []
+    for node in graph.nodes:
+        active = [value for value in node.inputs if value in graph.active]
+        if node.kind in CORES and len(active) == 1 and not graph.active.isdisjoint(node.outputs):
+            layers.append(Layer(CORES[node.kind], _grown(graph, node, taken), active[0] in positive))
+    return layers
+
+
+def maps_of(equation: object) -> tuple[int, ...]:
+    """The axes of a convolution's or a product's result along which the weights differ; none if that is not known."""
+    params, kind = equation.params, equation.primitive.name  # type: ignore[attr-defined]
+    if kind == "conv_general_dilated":
+        return (params["dimension_numbers"].out_spec[1],)
+    (_, contracted), (batch, _) = params["dimension_numbers"]
+    rank, weights = len(equation.outvars[0].aval.shape), equation.invars[1].aval  # type: ignore[attr-defined]
+    return () if batch else tuple(range(rank - (len(weights.shape) - len(contracted)), rank))
+
+
+def _grown(graph: Graph, core: Node, taken: set[Node]) -> tuple[Node, ...]:
+    """A convolution or product, and what follows that is still linear and can be folded into its weights."""
+    nodes, (value,), outputs = [core], core.outputs, set(graph.outputs)
+    weights_first = core.kind == "dot_general" and core.inputs[1] in graph.active
+    maps: tuple[int, ...] = () if weights_first else maps_of(core.equation)
+    while value not in outputs and len(users := graph.users[value]) == 1:
+        (node,) = users
+        if node in taken or len(node.outputs) != 1 or not _is_folded(graph, node, value, maps):
+            break
+        if node.kind in _SHAPES and graph.avals[node.outputs[0]].shape != graph.avals[value].shape:
+            maps = ()
+        if node.kind == "transpose":
+            maps = tuple(node.equation.params["permutation"].index(axis) for axis in maps)
+        nodes.append(node)
+        (value,) = node.outputs
+    return tuple(nodes)
+
+
+def _is_folded(graph: Graph, node: Node, value: Value, maps: tuple[int, ...]) -> bool:
+    """Whether an equation moves a value, shifts it, or scales its maps."""
+    if node.kind in MOVES:
+        return True
+    if node.kind == "slice":  # such as a row that a faster form of a convolution adds at the end
+        return not any(node.equation.params["start_indices"]) and node.equation.params["strides"] is None
+    shape = graph.avals[node.outputs[0]].shape
+    if node.kind not in ("add", "add_any", "sub", "mul", "div") or graph.avals[value].shape != shape:
+        return False
+    others = [other for other in node.inputs if other != value]
+    if len(others) != 1 or others[0] in graph.active or (node.kind in ("sub", "div") and node.inputs[0] != value):
+        return False
+    return node.kind in ("add", "add_any", "sub") or _varying(graph, others[0]) <= set(maps)
+
+
+def _varying(graph: Graph, value: Value) -> set[int]:
+    """The axes along which a value may vary."""
+    shape = graph.avals[value].shape
+    axes = {axis for axis, length in enumerate(shape) if length > 1}
+    maker = graph.makers.get(value)
+    if maker is None or not axes:
+        return axes
+    if maker.kind == "broadcast_in_dim":
+        below = _varying(graph, maker.inputs[0])
+        return axes & {maker.equation.params["broadcast_dimensions"][axis] for axis in below}
+    if maker.kind in curves.CASTS:
+        return axes & _varying(graph, maker.inputs[0])
+    return axes
+
+
+def _nonnegative(graph: Graph) -> set[Value]:
+    """The values that are known to have no negative numbers: what a ReLU gives, moved, pooled and added."""
+    found: set[Value] = set()
+    for node in graph.nodes:
+        read = [value for value in node.inputs if value in graph.active]
+        known = all(value in found for value in read) and bool(read)
+        one = len(read) == len(node.inputs)
+        if node.view.roles.get(id(node.equation)) == "relu":
+            found.update(node.outputs)
+        elif known and (node.kind in _KEPT or (node.kind in _SUMS and one)):
+            found.update(node.outputs)
+        elif known and node.kind in ("add", "div", "max", "mul", "pad") and _is_positive(graph, node, read):
+            found.update(node.outputs)
+    return found
+
+
+def _is_positive(graph: Graph, node: Node, read: list[Value]) -> bool:
+    """Whether the other input is a known number, zero or more."""
+    others = [graph.constants.get(value) for value in node.inputs if value not in read]
+    if len(others) != 1 or others[0] is None or isinstance(others[0], jax.core.Tracer):
+        return False
+    number = curves.number(others[0])
+    return number is not None and number >= 0
