@@ -116,7 +116,7 @@ def test_linear_layers_are_their_bias_and_batch_norm_too(jitted):
         ("dense", (2, 3), True),
     ]
     assert [equation.kind for equation, _ in seen] == ["add"] * 3
-    (image, kernel, bias, *norm) = seen[0][1]
+    image, kernel, _, *norm = seen[0][1]
     assert (image.carries, image.value.shape, kernel.value.shape) == (True, PIXELS.shape, (3, 3, 3, 4))
     assert len(norm) == 3  # mean, scale and shift
     assert len(seen[1][1]) == 3

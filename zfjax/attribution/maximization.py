@@ -19,7 +19,8 @@ from zfjax.console.deprecation import renamed_arguments
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 from zfjax.transform.backprojection import backproject
-from zfjax.transform.rules import Down, Equation, Rules
+from zfjax.transform.equations import Down, Equation, Input, only, takes_inputs
+from zfjax.transform.rules import Rules
 
 START = 0.08  # root mean square of the initial noise, as a share of `reach`
 LINEAR_SHARE = 0.1  # of the steps, in which ReLUs pass everything
@@ -156,8 +157,9 @@ def _unbounded(picture: Callable, coefficients: Float[Array, "k ..."], size: Pai
 def _uphill(fun: Callable, images: Array, units: Array, linear: Array) -> Array:
     """The gradient of each image's unit, scaled to root mean square 1; with `linear`, as if there were no ReLUs."""
 
-    def relu(equation: Equation, x: Array | np.ndarray) -> Down:
-        passed = (x > 0) | linear
+    @takes_inputs
+    def relu(equation: Equation, inputs: Sequence[Input]) -> Down:
+        passed = (only(equation, inputs) > 0) | linear
         return lambda signal: jnp.where(passed, signal, jnp.zeros_like(signal))
 
     activations, project = backproject(fun, images, Rules((("relu", relu),)))

@@ -2,8 +2,8 @@
 
 A rule is a function `rule(equation, inputs) -> down`. It is called on the way up; `down` takes the signal at the
 equation's output, shaped as that, and returns one for each input that carries a signal, in their order, shaped as
-these. What `down` closes over, such as switches, is kept until then. `takes_inputs` marks a rule of this form; any other
-function is a rule of one input, `rule(equation, x) -> down`, whose down returns the one signal itself.
+these. What `down` closes over, such as switches, is kept until then. `takes_inputs` marks a rule of this form; any
+other function is a rule of one input, `rule(equation, x) -> down`, whose down returns the one signal itself.
 """
 
 import dataclasses

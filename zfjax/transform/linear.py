@@ -5,6 +5,7 @@ constants, and multiplications by one constant for each map.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -44,13 +45,13 @@ def find(graph: Graph, taken: set[Node]) -> list[Layer]:
     return layers
 
 
-def maps_of(equation: object) -> tuple[int, ...]:
+def _maps_of(equation: Any) -> tuple[int, ...]:
     """The axes of a convolution's or a product's result along which the weights differ; none if that is not known."""
-    params, kind = equation.params, equation.primitive.name  # type: ignore[attr-defined]
+    params, kind = equation.params, equation.primitive.name
     if kind == "conv_general_dilated":
         return (params["dimension_numbers"].out_spec[1],)
     (_, contracted), (batch, _) = params["dimension_numbers"]
-    rank, weights = len(equation.outvars[0].aval.shape), equation.invars[1].aval  # type: ignore[attr-defined]
+    rank, weights = len(equation.outvars[0].aval.shape), equation.invars[1].aval
     return () if batch else tuple(range(rank - (len(weights.shape) - len(contracted)), rank))
 
 
@@ -58,7 +59,7 @@ def _grown(graph: Graph, core: Node, taken: set[Node]) -> tuple[Node, ...]:
     """A convolution or product, and what follows that is still linear and can be folded into its weights."""
     nodes, (value,), outputs = [core], core.outputs, set(graph.outputs)
     weights_first = core.kind == "dot_general" and core.inputs[1] in graph.active
-    maps: tuple[int, ...] = () if weights_first else maps_of(core.equation)
+    maps: tuple[int, ...] = () if weights_first else _maps_of(core.equation)
     while value not in outputs and len(users := graph.users[value]) == 1:
         (node,) = users
         if node in taken or len(node.outputs) != 1 or not _is_folded(graph, node, value, maps):
@@ -107,13 +108,11 @@ def _nonnegative(graph: Graph) -> set[Value]:
     found: set[Value] = set()
     for node in graph.nodes:
         read = [value for value in node.inputs if value in graph.active]
-        known = all(value in found for value in read) and bool(read)
-        one = len(read) == len(node.inputs)
-        if node.view.roles.get(id(node.equation)) == "relu":
-            found.update(node.outputs)
-        elif known and (node.kind in _KEPT or (node.kind in _SUMS and one)):
-            found.update(node.outputs)
-        elif known and node.kind in ("add", "div", "max", "mul", "pad") and _is_positive(graph, node, read):
+        known = bool(read) and all(value in found for value in read)
+        alone = node.kind in _KEPT or (node.kind in _SUMS and len(read) == len(node.inputs))
+        beside = node.kind in ("add", "div", "max", "mul", "pad")
+        is_relu = node.view.roles.get(id(node.equation)) == "relu"
+        if is_relu or (known and (alone or (beside and _is_positive(graph, node, read)))):
             found.update(node.outputs)
     return found
 

@@ -13,10 +13,10 @@ def recognize(view: jaxprs.View, by_layer: bool) -> None:
     """
     graph = Graph(view)
     paths = [node.path for node in graph.nodes]  # in order
-    found = [*activations.find(graph).values(), *attention.find(graph)]
-    for part in found:
-        _mark(view, graph, paths, jaxprs.Part(part.name, []), part.nodes)
-    layers = linear.find(graph, {node for part in found for node in part.nodes}) if by_layer else []
+    marked = [*activations.find(graph).values(), *attention.find(graph)]
+    for known in marked:
+        _mark(view, graph, paths, jaxprs.Part(known.name, []), known.nodes)
+    layers = linear.find(graph, {node for known in marked for node in known.nodes}) if by_layer else []
     for number, layer in enumerate(layers):
         part = jaxprs.Part(layer.name, [], (number, len(layers)), layer.nonnegative)
         # Its last equations may lie in a call, together with others; then it ends before that.

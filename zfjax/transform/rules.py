@@ -17,27 +17,14 @@ from zfjax.console.deprecation import renamed
 from zfjax.ops import unpooling
 from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Windows
-from zfjax.transform.equations import Activation, Down, Equation, Input, Rule, only, takes_inputs
-from zfjax.transform.selection import Rules, Where
+from zfjax.transform.equations import Activation as Activation
+from zfjax.transform.equations import Down, Equation, Input, only
+from zfjax.transform.equations import Rule as Rule
+from zfjax.transform.equations import takes_inputs as takes_inputs
+from zfjax.transform.selection import Rules
+from zfjax.transform.selection import Where as Where
 
 __getattr__ = renamed(__name__, unpool_at_centres="unpool_at_centers")
-
-__all__ = [
-    *("DECONVNET", "GRADIENT", "GUIDED", "Activation", "Down", "Equation", "Input", "Rule", "Rules", "Where"),
-    *(
-        "gradient",
-        "guide",
-        "guide_through",
-        "hold",
-        "identity",
-        "only",
-        "pass_through",
-        "rectify",
-        "takes_inputs",
-        "unclip",
-    ),
-    *("unpool", "unpool_at_centers", "unpool_overwriting", "unpool_whole"),
-]
 
 
 @takes_inputs
