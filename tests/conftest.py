@@ -3,14 +3,15 @@ import importlib.util
 import os
 import pathlib
 
+import quick
+
 # Before JAX starts. On a machine with an accelerator: ZFJAX_TEST_PLATFORM=cuda (or tpu) pytest -m accelerator
 os.environ.setdefault("ZFJAX_TEST_PLATFORM", "cpu")
 if os.environ["ZFJAX_TEST_PLATFORM"] == "cpu":
     os.environ["JAX_PLATFORMS"] = "cpu"
     # Split the CPU into 8 devices, so that sharding is tested anywhere.
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    # LLVM takes most of the time here, and tests need correct numbers, not fast code.
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_force_host_platform_device_count=8 {quick.FLAGS}"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + flags
     # With eight devices on few cores, programs in flight at once could deadlock.
     os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 else:  # some tests name the CPU too
