@@ -1,4 +1,5 @@
 import fnmatch
+import gc
 import importlib.util
 import os
 import pathlib
@@ -74,7 +75,7 @@ def unchecked():
 @pytest.fixture(scope="module", autouse=True)
 def full_precision(request):
     """Products of float32 numbers in float32: without this they are TF32 on GPUs, and one pass of bfloat16 on TPUs."""
-    if request.path.stem.removeprefix("test_") not in ACCELERATED.split():
+    if name_of(request.path) not in ACCELERATED.split():
         yield
         return
     with jax.default_matmul_precision("highest"):
@@ -87,10 +88,31 @@ def pytest_configure():
         raise pytest.UsageError(f"ZFJAX_TEST_PLATFORM={asked}: JAX finds no such device")
 
 
+def name_of(path: pathlib.Path) -> str:
+    return path.stem.removeprefix("test_")
+
+
+def is_one_of(name: str, patterns: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns.split())
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With what CI asks for, modules that have none of it are not imported, which would take half of the start."""
+    asked = {"versions": VERSIONED, "versions or colab": f"{VERSIONED} notebooks"}.get(config.option.markexpr)
+    if asked and collection_path.match("test_*.py") and not is_one_of(name_of(collection_path), asked):
+        return True
+
+
+def pytest_collection_finish():
+    """Leave what is imported out of garbage collections, of which JAX's objects cause many."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
-    names = {item: item.path.stem.removeprefix("test_") for item in items}
+    names = {item: name_of(item.path) for item in items}
     for item, name in names.items():
-        if any(fnmatch.fnmatch(name, pattern) for pattern in VERSIONED.split()):
+        if is_one_of(name, VERSIONED):
             item.add_marker(pytest.mark.versions)
         if name in ACCELERATED.split():
             item.add_marker(pytest.mark.accelerator)
