@@ -52,6 +52,7 @@ from zfjax.attribution.gradients import (
     smooth_grad,
 )
 from zfjax.attribution.maximization import maximize
+from zfjax.attribution.relevance import Relevance, lrp
 from zfjax.attribution.score_cam import score_cam
 from zfjax.console.deprecation import renamed
 
@@ -62,6 +63,7 @@ __all__ = [
     "Fourier",
     "IntegratedGradients",
     "Pixels",
+    "Relevance",
     "deconvolution",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -71,6 +73,7 @@ __all__ = [
     "guided_grad_cam",
     "integrated_gradients",
     "layer_cam",
+    "lrp",
     "maximize",
     "per_pixel",
     "saliency",

@@ -45,21 +45,29 @@ def find(graph: Graph, taken: set[Node]) -> list[Layer]:
     return layers
 
 
-def _maps_of(equation: Any) -> tuple[int, ...]:
-    """The axes of a convolution's or a product's result along which the weights differ; none if that is not known."""
-    params, kind = equation.params, equation.primitive.name
-    if kind == "conv_general_dilated":
-        return (params["dimension_numbers"].out_spec[1],)
-    (_, contracted), (batch, _) = params["dimension_numbers"]
-    rank, weights = len(equation.outvars[0].aval.shape), equation.invars[1].aval
-    return () if batch else tuple(range(rank - (len(weights.shape) - len(contracted)), rank))
+def maps_of(equation: Any, weights: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of a convolution's or product's result along which the weights differ, and the weights' own for these.
+
+    Args:
+        equation: of JAX.
+        weights: which of its operands they are.
+    """
+    numbers = equation.params["dimension_numbers"]
+    if equation.primitive.name == "conv_general_dilated":
+        return (numbers.out_spec[1],), (numbers.rhs_spec[0],)
+    contracted, batch = numbers
+    if batch[0]:
+        return (), ()
+    rank = len(equation.invars[weights].aval.shape)
+    axes = tuple(axis for axis in range(rank) if axis not in contracted[weights])
+    first = 0 if weights == 0 else len(equation.outvars[0].aval.shape) - len(axes)
+    return tuple(range(first, first + len(axes))), axes
 
 
 def _grown(graph: Graph, core: Node, taken: set[Node]) -> tuple[Node, ...]:
     """A convolution or product, and what follows that is still linear and can be folded into its weights."""
     nodes, (value,), outputs = [core], core.outputs, set(graph.outputs)
-    weights_first = core.kind == "dot_general" and core.inputs[1] in graph.active
-    maps: tuple[int, ...] = () if weights_first else _maps_of(core.equation)
+    maps, _ = maps_of(core.equation, 0 if core.inputs[1] in graph.active else 1)
     while value not in outputs and len(users := graph.users[value]) == 1:
         (node,) = users
         if node in taken or len(node.outputs) != 1 or not _is_folded(graph, node, value, maps):

@@ -21,6 +21,13 @@ from zfjax.transform.equations import Activation as Activation
 from zfjax.transform.equations import Down, Equation, Input, only
 from zfjax.transform.equations import Rule as Rule
 from zfjax.transform.equations import takes_inputs as takes_inputs
+from zfjax.transform.relevance.composites import EPSILON_ALPHA2_BETA1 as EPSILON_ALPHA2_BETA1
+from zfjax.transform.relevance.composites import EPSILON_ALPHA2_BETA1_FLAT as EPSILON_ALPHA2_BETA1_FLAT
+from zfjax.transform.relevance.composites import EPSILON_GAMMA_BOX as EPSILON_GAMMA_BOX
+from zfjax.transform.relevance.composites import EPSILON_PLUS as EPSILON_PLUS
+from zfjax.transform.relevance.composites import EPSILON_PLUS_FLAT as EPSILON_PLUS_FLAT
+from zfjax.transform.relevance.composites import LRP_ZERO as LRP_ZERO
+from zfjax.transform.relevance.composites import epsilon_gamma_box as epsilon_gamma_box
 from zfjax.transform.selection import Rules
 from zfjax.transform.selection import Where as Where
 

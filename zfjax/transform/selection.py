@@ -28,7 +28,8 @@ class Where:
 
     def __repr__(self) -> str:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return " and ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
+        shown = {name: getattr(value, "__name__", repr(value)) for name, value in given.items() if value is not None}
+        return " and ".join(f"{name} {text}" for name, text in shown.items())
 
     def takes(self, equation: Equation) -> bool:
         """Whether the rule is for this equation."""

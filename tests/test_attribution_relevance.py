@@ -1,0 +1,257 @@
+"""Relevance: against zennit on the same weights, against formulas, and what must hold of any relevance."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from goldens import make_logits
+from goldens import make_relevance as goldens
+from jax import lax
+from lens_nets import IMAGES, NET, TARGETS, assert_close, draw
+from small_models import normal
+
+import zfjax
+from zfjax import attribution
+from zfjax.models import preset
+from zfjax.transform import rules
+from zfjax.transform.relevance import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare, ZPlus, composites
+from zfjax.weights import files, layouts, pretrained
+
+LOGITS = np.asarray(NET(IMAGES))[np.arange(3), TARGETS]
+SETS = ("LRP_ZERO", *goldens.COMPOSITES)
+
+
+def lrp(chosen, fun=NET, images=IMAGES, target=TARGETS):
+    return attribution.lrp(fun, images, target, rules=chosen)
+
+
+# The same as zennit.
+
+
+@pytest.fixture(scope="module", params=goldens.NETS)
+def as_theirs(request):
+    name = request.param
+    net = preset(layouts.MODELS[name].preset, 1000, width=goldens.SIZES["width"], image_size=goldens.SIZE)
+    shapes = {slot.name: slot.shape for slot in layouts.slots(net, layouts.MODELS[name].modules(net, {}))}
+    last = {key: (goldens.SIZES["classes"], *shape[1:]) for key, shape in shapes.items() if shape[0] == 1000}
+    file = files.TensorFile(make_logits.state_dict(shapes | last), {})
+    found = pretrained.from_file(file, name, name, width=goldens.SIZES["width"], image_size=goldens.SIZE)
+    mean = np.asarray(found.preprocessing.pixel_mean, np.float32)
+    images = goldens.pictures() - mean
+    return name, zfjax.layer(found.net, found.variables, found.net.layers[-1].name), jnp.asarray(images), mean
+
+
+SLOW = {"EPSILON_PLUS", "EPSILON_ALPHA2_BETA1_FLAT"}  # their rules are in the other sets as well
+
+
+@pytest.mark.parametrize(
+    "composite",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in goldens.COMPOSITES],
+)
+def test_the_same_as_zennit(as_theirs, composite):
+    name, fun, images, mean = as_theirs
+    chosen = getattr(rules, composite)
+    if composite == "EPSILON_GAMMA_BOX":
+        chosen = rules.epsilon_gamma_box(tuple(map(float, -mean)), tuple(map(float, 255 - mean)))
+    found = lrp(chosen, fun, images, goldens.TARGETS).attributions
+    with np.load(goldens.FILE) as stored:
+        assert_close(goldens.thinned(np.asarray(found)), stored[f"{name}.{composite}"], 1e-4)
+
+
+# Single rules, against sums over all inputs in float64.
+
+
+X = draw((2, 5), 1)
+KERNEL, BIAS = draw((5, 4), 2), draw((4,), 3)
+SIGNAL = draw((2, 4), 4)
+
+
+def dense(x):
+    return x @ jnp.asarray(KERNEL) + jnp.asarray(BIAS).reshape(1, -1)
+
+
+def shares(parts, bias, signal=SIGNAL, stabilizer=1e-6):
+    """Relevance of parts [n, in, out] of sums."""
+    z = parts.sum(1) + bias
+    z = z + np.where(z < 0, -stabilizer, stabilizer)
+    return (parts * (signal / z)[:, None]).sum(2)
+
+
+def parts_of(x=X, kernel=KERNEL):
+    return x.astype(np.float64)[:, :, None] * kernel.astype(np.float64)[None]
+
+
+PARTS = parts_of()
+UP, DOWN = np.maximum(PARTS, 0), np.minimum(PARTS, 0)
+OVER, UNDER = np.maximum(BIAS, 0), np.minimum(BIAS, 0)
+WHOLE = PARTS.sum(1) + BIAS
+BOUNDS = parts_of(np.full_like(X, -3.0), np.maximum(KERNEL, 0)) + parts_of(np.full_like(X, 4.0), np.minimum(KERNEL, 0))
+FORMULAS = {
+    "ε": (Epsilon(0.3), shares(PARTS, BIAS, stabilizer=0.3)),
+    "0": (Epsilon(0), shares(PARTS, BIAS, stabilizer=0)),
+    "z+": (ZPlus(), shares(UP, OVER)),
+    "αβ": (AlphaBeta(3, 2), 3 * shares(UP, OVER) - 2 * shares(DOWN, UNDER)),
+    "γ": (
+        Gamma(0.5),
+        shares(PARTS + 0.5 * UP, BIAS + 0.5 * OVER, np.where(WHOLE > 0, SIGNAL, 0))
+        + shares(PARTS + 0.5 * DOWN, BIAS + 0.5 * UNDER, np.where(WHOLE < 0, SIGNAL, 0)),
+    ),
+    "flat": (Flat(), shares(np.ones_like(PARTS), 0)),
+    "w2": (WSquare(), shares(parts_of(np.ones_like(X), KERNEL**2), BIAS**2)),
+    "zB": (Box(-3.0, 4.0), shares(PARTS - BOUNDS, 0)),
+    "zB of channels": (Box((-3.0,) * 5, (4.0,) * 5), shares(PARTS - BOUNDS, 0)),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_rules_are_their_formulas(name):
+    rule, expected = FORMULAS[name]
+    assert_close(zfjax.backproject(dense, X, zfjax.GRADIENT.extend(dense=rule))[1](jnp.asarray(SIGNAL)), expected)
+
+
+def scaled(y):
+    return (y - jnp.arange(4.0)) * jnp.array([0.5, -2.0, 1.5, -0.1]) / 2 + jnp.array([1.0, -1.0, 0.5, 0.0])
+
+
+FORMS = {
+    "NHWC": lambda x, k: lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+    "NCHW": lambda x, k: jnp.moveaxis(
+        lax.conv_general_dilated(jnp.moveaxis(x, 3, 1), k.transpose(3, 2, 0, 1), (2, 2), "SAME"), 1, 3
+    ),
+    "in calls": jax.jit(lambda x, k: zfjax.ops.conv(x, k, (2, 2), ((1, 1), (1, 1)))),
+    "weights first": lambda x, k: jnp.moveaxis(jnp.einsum("co,nhwc->onhw", k[0, 0], x), 0, 3),
+}
+
+
+@pytest.mark.parametrize("rule", [ZPlus(), AlphaBeta(), Gamma(0.5), WSquare(), Epsilon(0.1)], ids=repr)
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_norm_counts_as_part_of_the_weights(form, rule):
+    """Through layouts, calls and transposes: scaling and shifting above is the same as other weights and a bias."""
+    apply, x, kernel = FORMS[form], normal((2, 6, 6, 3)), normal((3, 3, 3, 4), 1)
+    with jax.numpy_rank_promotion("allow"):
+        factors, shift = scaled(jnp.ones(4)) - scaled(jnp.zeros(4)), scaled(jnp.zeros(4))
+        chosen = zfjax.rules.Rules((("convolution", rule), ("dense", rule)))
+        y, project = zfjax.backproject(lambda x: scaled(apply(x, kernel)), x, chosen)
+        z, expected = zfjax.backproject(lambda x: apply(x, kernel * factors) + shift, x, chosen)
+        np.testing.assert_allclose(y, z, atol=1e-4)
+        assert_close(project(normal(y.shape, 4)), expected(normal(y.shape, 4)), 1e-4)
+
+
+# What must hold of all.
+
+
+def test_lrp_zero_is_gradient_times_input_of_relu_nets():
+    assert_close(lrp(rules.LRP_ZERO).attributions, attribution.gradient_times_input(NET, IMAGES, TARGETS))
+
+
+def test_a_large_gamma_is_z_plus():
+    """Above ReLUs, where relevance comes only to positive sums; at the logits both are ε."""
+    plus = composites.composite(convolution=ZPlus(), dense=Epsilon())
+    gamma = composites.composite(convolution=Gamma(1e6, 0.0), dense=Epsilon())
+    x, kernel = jnp.abs(normal((1, 6, 6, 3))), normal((3, 3, 3, 8), 1)
+
+    def fun(x):
+        return jax.nn.relu(FORMS["NHWC"](x, kernel)).mean((1, 2)) @ normal((8, 4), 2)
+
+    assert_close(lrp(gamma, fun, x, 2).attributions, lrp(plus, fun, x, 2).attributions, 1e-4)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_relevance_is_conserved_without_biases(name):
+    assert np.all(np.abs(lrp(getattr(rules, name)).error) <= 1e-3 * np.abs(LOGITS))
+
+
+class Branches(nn.Module):
+    """Additions, concatenations, pools, activations, a gate, norms."""
+
+    @nn.compact
+    def __call__(self, x):
+        conv = nn.Conv
+        x = nn.max_pool(nn.relu(conv(8, (3, 3), use_bias=False)(x)), (2, 2), (2, 2))
+        x = x + nn.gelu(conv(8, (3, 3), use_bias=False)(x))
+        beside = nn.silu(conv(4, (2, 2), (2, 2), use_bias=False)(x))
+        x = jnp.concatenate([lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4, beside], -1)
+        x = x * nn.sigmoid(nn.Dense(12, use_bias=False)(x.mean((1, 2), keepdims=True)))
+        x = x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-3)
+        return nn.Dense(5, use_bias=False)(x.max((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["LRP_ZERO", "EPSILON_PLUS_FLAT", "EPSILON_GAMMA_BOX"])
+def test_relevance_is_conserved_through_branches_products_and_norms(name):
+    images = normal((2, 8, 8, 3))
+    variables = Branches().init(jax.random.key(0), images)
+
+    def fun(x):
+        return Branches().apply(variables, x)
+
+    found = lrp(getattr(rules, name), fun, images, 1)
+    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(fun(images)[:, 1]))
+    assert np.all(np.isfinite(found.attributions))
+
+
+@pytest.mark.parametrize("name", ["LRP_ZERO", "EPSILON_ALPHA2_BETA1", "EPSILON_GAMMA_BOX"])
+def test_a_batch_is_its_images_one_by_one(name):
+    chosen = getattr(rules, name)
+    whole = lrp(chosen)
+    for i in range(3):
+        one = lrp(chosen, images=IMAGES[i : i + 1], target=int(TARGETS[i]))
+        assert_close(whole.attributions[i], one.attributions[0])
+    traced = jax.jit(lambda images: lrp(chosen, images=images))(IMAGES)
+    assert_close(traced.attributions, whole.attributions)
+    mapped = jax.vmap(lambda image, target: lrp(chosen, images=image[None], target=target[None]).attributions[0])
+    assert_close(mapped(jnp.asarray(IMAGES), jnp.asarray(TARGETS)), whole.attributions)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("images", [np.zeros_like(IMAGES), np.full_like(IMAGES, 7.0), -np.abs(IMAGES) * 1e4])
+def test_constant_images_and_dead_units_give_numbers(name, images):
+    """The weights of one unit are zero, and in the first image all units are off."""
+
+    def fun(x):
+        x = jax.nn.relu(FORMS["NHWC"](x, normal((3, 3, 3, 4)).at[..., 1].set(0)))
+        return x.mean((1, 2)) @ normal((4, 2), 1)
+
+    found = lrp(getattr(rules, name), fun, images, 1)
+    assert np.all(np.isfinite(found.attributions))
+    assert np.all(np.isfinite(found.error))
+
+
+def test_half_precision_is_close():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), NET)
+    for name in ("EPSILON_PLUS_FLAT", "EPSILON_GAMMA_BOX"):
+        got = lrp(getattr(rules, name), half, IMAGES.astype(jnp.bfloat16)).attributions
+        assert got.dtype == jnp.float32
+        assert np.all(np.isfinite(got))
+        expected = lrp(getattr(rules, name)).attributions
+        assert np.corrcoef(np.ravel(got), np.ravel(expected))[0, 1] > 0.95, name
+
+
+def test_sets_can_be_extended():
+    flat_twice = rules.EPSILON_PLUS.where(Flat(), layer=0).where(Flat(), layer=1)
+    once = rules.EPSILON_PLUS.where(Flat(), layer=0)
+    assert_close(lrp(once).attributions, lrp(rules.EPSILON_PLUS_FLAT).attributions)
+    assert np.abs(lrp(flat_twice).attributions - lrp(once).attributions).max() > 1e-3
+    assert hash(rules.EPSILON_GAMMA_BOX) == hash(rules.epsilon_gamma_box())
+
+
+def test_functions_without_layers_are_warned_of():
+    with pytest.warns(zfjax.RuleWarning, match="no equation with when is_layer in the function"):
+        lrp(rules.EPSILON_PLUS, lambda x: x.mean((1, 2)), target=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: lrp("epsilon"), TypeError, "^rules: expected a set of rules, such as .*EPSILON_PLUS, got str"),
+        (lambda: lrp(rules.EPSILON_PLUS.extend(add=ZPlus())), ValueError, "^rule 'add': expected a convolution or a m"),
+        (lambda: Epsilon(-1.0), ValueError, "^epsilon: expected a number of 0 or more, got -1.0"),
+        (lambda: Gamma(float("nan")), ValueError, "^gamma: expected a number of 0 or more, got nan"),
+        (lambda: AlphaBeta(2.0, 0.5), ValueError, r"^alpha and beta: expected alpha = beta \+ 1, got 2.0 and 0.5"),
+        (lambda: lrp(rules.epsilon_gamma_box((0.0, 1.0))), ValueError, "^low: expected .* each of the 3 channels"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,52 @@
+"""LRP-γ, for inputs of both signs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from zfjax.transform.equations import Down, Equation, Input
+from zfjax.transform.relevance.layers import layer
+from zfjax.transform.relevance.shares import at_least_zero, divided
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma:
+    """Shares of a layer's sum in which what has the sum's own sign counts 1 + γ times.
+
+    With γ = 0 this is `Epsilon`, and for large γ and positive sums `ZPlus`.
+
+    Attributes:
+        gamma: 0 or more.
+        stabilizer: added to the sums, away from zero.
+
+    Paper: Montavon et al. 2019, section 10.2.3; for inputs of both signs Andéol et al. 2021, "Learning Domain Invariant
+    Representations by Joint Wasserstein Distance Minimization", appendix.
+    """
+
+    gamma: float = 0.25
+    stabilizer: float = 1e-6
+    takes_inputs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least_zero("gamma", self.gamma)
+        at_least_zero("stabilizer", self.stabilizer)
+
+    def __call__(self, equation: Equation, inputs: Sequence[Input]) -> Down:
+        """Return the way down of an equation."""
+        found = layer(equation, inputs)
+        z, pull = found.of(found.x, found.kernel)
+        z = z if found.bias is None else z + found.bias
+        sides = [(sign, *found.parts(sign)) for sign in (1, -1)]
+
+        def down(signal: Any) -> Any:
+            whole, parts = jnp.zeros_like(z), []
+            for sign, part, pull_part in sides:
+                total = z + self.gamma * (part + found.added(sign))
+                share = jnp.where(z * sign > 0, divided(signal, total, self.stabilizer), jnp.zeros_like(z))
+                whole += share
+                parts.append(pull_part(share))
+            return pull(whole) + self.gamma * (parts[0] + parts[1])
+
+        return down
