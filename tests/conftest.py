@@ -1,16 +1,18 @@
 import fnmatch
+import gc
 import importlib.util
 import os
 import pathlib
+
+import quick
 
 # Before JAX starts. On a machine with an accelerator: ZFJAX_TEST_PLATFORM=cuda (or tpu) pytest -m accelerator
 os.environ.setdefault("ZFJAX_TEST_PLATFORM", "cpu")
 if os.environ["ZFJAX_TEST_PLATFORM"] == "cpu":
     os.environ["JAX_PLATFORMS"] = "cpu"
     # Split the CPU into 8 devices, so that sharding is tested anywhere.
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    # LLVM takes most of the time here, and tests need correct numbers, not fast code.
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_force_host_platform_device_count=8 {quick.FLAGS}"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + flags
     # With eight devices on few cores, programs in flight at once could deadlock.
     os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "false"
 else:  # some tests name the CPU too
@@ -75,7 +77,7 @@ def unchecked():
 @pytest.fixture(scope="module", autouse=True)
 def full_precision(request):
     """Products of float32 numbers in float32: without this they are TF32 on GPUs, and one pass of bfloat16 on TPUs."""
-    if request.path.stem.removeprefix("test_") not in ACCELERATED.split():
+    if name_of(request.path) not in ACCELERATED.split():
         yield
         return
     with jax.default_matmul_precision("highest"):
@@ -88,10 +90,31 @@ def pytest_configure():
         raise pytest.UsageError(f"ZFJAX_TEST_PLATFORM={asked}: JAX finds no such device")
 
 
+def name_of(path: pathlib.Path) -> str:
+    return path.stem.removeprefix("test_")
+
+
+def is_one_of(name: str, patterns: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns.split())
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With what CI asks for, modules that have none of it are not imported, which would take half of the start."""
+    asked = {"versions": VERSIONED, "versions or colab": f"{VERSIONED} notebooks"}.get(config.option.markexpr)
+    if asked and collection_path.match("test_*.py") and not is_one_of(name_of(collection_path), asked):
+        return True
+
+
+def pytest_collection_finish():
+    """Leave what is imported out of garbage collections, of which JAX's objects cause many."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
-    names = {item: item.path.stem.removeprefix("test_") for item in items}
+    names = {item: name_of(item.path) for item in items}
     for item, name in names.items():
-        if any(fnmatch.fnmatch(name, pattern) for pattern in VERSIONED.split()):
+        if is_one_of(name, VERSIONED):
             item.add_marker(pytest.mark.versions)
         if name in ACCELERATED.split():
             item.add_marker(pytest.mark.accelerator)

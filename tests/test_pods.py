@@ -18,7 +18,7 @@ import shared_pieces
 import tiny_runs
 from jax.tree_util import Partial
 
-from zfjax import compare, evaluate, figures, transfer
+from zfjax import atlas, compare, evaluate, figures, transfer
 from zfjax.console import command, processes
 from zfjax.console.errors import UserError
 from zfjax.experiments import passes
@@ -31,6 +31,7 @@ PROCESSES = 3
 BROKEN = "circles/003.png"  # of OTHER
 COMMANDS = {  # with OTHER, a folder of other pictures, and BOXES, a file
     figures: ["--only=fig2", "--layers=relu3", "--maps=2", "--batch_size=2"],
+    atlas: ["--layers=relu1", "--batch_size=2"],
     evaluate: ["--batch_size=2"],
     compare: ["--boxes=BOXES", "--only=random", "--count=5", "--rows=1", "--sanity_images=0", "--batch_size=2"],
     transfer: ["--dataset=folder:OTHER", "--per_class=3", "--folds=1", "--layer=5", "--noscratch", "--batch_size=2"],
@@ -136,7 +137,7 @@ def content(path):
     return {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays if name != "seconds"}
 
 
-@pytest.mark.parametrize("folder", ["figures", "compare", "features", "transfer", "pieces"])
+@pytest.mark.parametrize("folder", ["figures", "atlas", "compare", "features", "transfer", "pieces"])
 def test_processes_together_write_what_one_writes_to_the_last_bit(alone, together, folder):
     expected, found = written(alone[0], folder), written(together[0], folder)
     assert expected.keys() == found.keys()
@@ -165,7 +166,7 @@ def test_the_first_process_speaks_for_all(alone, together):
         table.replace(str(alone[0]), str(workdir)).split()
         == said[0][0][said[0][0].index("net ") :].split()[: len(table.split())]
     )
-    assert said[0][0].count("written to") == 3
+    assert said[0][0].count("written to") == 4
     assert not any("written to" in out for out, _ in said[1:])
     assert sum(err.count(f"skipped broken image {workdir.parents[1]}/OTHER/{BROKEN}") for _, err in said) == 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import quick
 from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
@@ -22,8 +23,6 @@ from zfjax.training.config import default, square_size
 from zfjax.training.seals import describe
 from zfjax.training.state import create_state
 
-# As in conftest.py: LLVM takes most of a tiny run's time.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 CLASSES = ("circles", "noise", "stripes")
 
 
@@ -101,7 +100,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     """The environment of a command on `devices` fake devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {quick.FLAGS}",
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",  # as in conftest.py
         "PYTHONUNBUFFERED": "1",
     }

@@ -17,11 +17,12 @@ from zfjax.console.text import shown_by_shape
 from zfjax.data import record
 from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
+from zfjax.data.together import require_shared
 from zfjax.experiments.features import Pool, fingerprint, kept_features, layer_named, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
 from zfjax.runs import claim
-from zfjax.runs.first import on_first
+from zfjax.runs.first import on_first, our_share
 from zfjax.runs.folder import RunInfo, load_model
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
@@ -104,6 +105,7 @@ def fold_by_fold(
     """
     require_pictures(pool, max(protocol.per_class))
     with claim.writing(run, folder_of(run, pool), "zfjax transfer") as folder:
+        require_shared(our_share(), folder)  # for the checkpoints of nets from scratch
         ledger = Ledger(folder / "folds.json")
         measures = [_on_frozen_layers(run, pool, protocol, ledger, checkpoint, batch_size)]
         if protocol.scratch:
