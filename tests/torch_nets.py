@@ -51,6 +51,23 @@ def vgg16(classes=1000, width=1.0):
     return Plain(nn.Sequential(*layers), 7, classifier)
 
 
+def zfnet512(classes=1000, width=1.0):
+    a, b, c, units, fewer = (_scaled(count, width) for count in (96, 256, 512, 4096, 1024))
+    features = nn.Sequential(
+        *(nn.Conv2d(3, a, 7, 2), nn.ReLU(), nn.LocalResponseNorm(5, k=2), nn.MaxPool2d(3, 2, ceil_mode=True)),
+        *(nn.Conv2d(a, b, 5, 2), nn.ReLU(), nn.LocalResponseNorm(5, k=2), nn.MaxPool2d(3, 2, ceil_mode=True)),
+        *(nn.Conv2d(b, c, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(c, c, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),
+    )
+    classifier = nn.Sequential(
+        *(nn.Linear(36 * c, units), nn.ReLU(), nn.Dropout()),
+        *(nn.Linear(units, fewer), nn.ReLU(), nn.Dropout()),
+        nn.Linear(fewer, classes),
+    )
+    return Plain(features, 6, classifier)
+
+
 def zfnet_pytorchcv(classes=1000, width=1.0):
     from pytorchcv.models.zfnet import zfnet
 
@@ -157,6 +174,7 @@ NETS = {
     "zfnet_post": zfnet_post,
     "zfnet_pytorchcv": zfnet_pytorchcv,
     "zfnetb_pytorchcv": zfnetb_pytorchcv,
+    "zfnet512": zfnet512,
 }
 
 

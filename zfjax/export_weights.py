@@ -9,7 +9,7 @@ Examples:
 Names and layout are torchvision's or pytorchcv's, or for an imported run those of its original file. The file's
 metadata describes the preprocessing the net expects: for an imported run the original one, for a run that zfjax trained
 RGB in 0..255 minus a mean. Runs of alexnet_torchvision, vgg16, resnet18, resnet34, resnet50, zfnet_post,
-zfnet_pytorchcv and zfnetb_pytorchcv can be exported.
+zfnet_pytorchcv, zfnetb_pytorchcv and zfnet512 can be exported.
 """
 
 if __name__ == "__main__":  # before the imports, which take time

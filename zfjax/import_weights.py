@@ -7,6 +7,8 @@ Examples:
       names.txt names the net's 1000 outputs, one per line; the last layer is cut to the folders of PHOTOS
   python -m zfjax.import_weights caffe.pth --model=vgg16 --bgr --pixel_max=255 --mean=103.939,116.779,123.68 --std=1,1,1
       a net that expects Caffe's preprocessing
+  python -m zfjax.import_weights resnet18.onnx --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
+      a net that PyTorch or others exported; on random pictures the run's net and the file's must give the same logits
 
 PyTorch is not needed, and no code in a file is run. Prefixes of names (module., backbone.) are left out. If a file has
 averaged weights (model_ema) as well as the last ones, the averaged ones are used; --key=model selects the others. For a
@@ -48,21 +50,22 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.runs.claim import held
         from zfjax.training.checkpoints import CHECKPOINTS
         from zfjax.weights import layouts, outputs
-        from zfjax.weights.files import read
-        from zfjax.weights.pretrained import from_file, usual
+        from zfjax.weights.onnx.weights import is_onnx
+        from zfjax.weights.pretrained import as_it_is, from_file, opened, usual
 
         if values.model:
             layouts.model(values.model)  # report mistakes before reading a large file
         pictures = root_of(values.dataset, values.data_dir)
         with held(values.workdir, "zfjax import-weights", pictures) as folder:
             imported.require_no_run(folder, words[0])
-            file = read(words[0])
+            file = opened(words[0])
             said = usual(file)
             model = values.model or said.model
             if not model:
                 raise UserError(
                     f"missing --model=MODEL: {words[0]} does not say what it is;"
                     f" expected one of {', '.join(layouts.MODELS)}"
+                    + (f"; {as_it_is(words[0])}" if is_onnx(words[0]) else "")
                 )
             width = said.width if values.width is None else values.width
             size = said.image_size if values.image_size is None else values.image_size
@@ -91,7 +94,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "model",
         "",
-        "alexnet, vgg16, resnet18, resnet34, resnet50, zfnet_post, zfnet_pytorchcv or zfnetb_pytorchcv;"
+        "alexnet, vgg16, resnet18, resnet34, resnet50, zfnet_post, zfnet_pytorchcv, zfnetb_pytorchcv or zfnet512;"
         " default what the file says it is.",
         flag_values=values,
     )
@@ -116,7 +119,9 @@ def _flags() -> flags.FlagValues:
         "File with the class names of the net's outputs, one per line, in order; default the dataset's classes.",
         flag_values=values,
     )
-    options.whole_number(values, "image_size", None, "Height and width in pixels; default 224.", smallest=1)
+    options.whole_number(
+        values, "image_size", None, "Height and width in pixels; default an ONNX file's, or 224.", smallest=1
+    )
     flags.DEFINE_float("width", None, "Scales the number of maps and fc units; default 1.", flag_values=values)
     options.names(values, "mean", None, "Means of the net's channels, in its order; default 0.485,0.456,0.406.")
     options.names(values, "std", None, "Standard deviations of the channels; default 0.229,0.224,0.225.")

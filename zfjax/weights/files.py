@@ -16,6 +16,7 @@ from zfjax.console.text import first_line, listed, reason, shown_by_shape
 from zfjax.weights import torch_files
 
 SAFETENSORS = ".safetensors"
+METADATA = "zfjax"  # the key in a file's metadata under which zfjax describes the weights
 KINDS = ".pth, .pt, .ckpt, .bin or .safetensors"  # the usual names; the content decides what a file is
 
 # Other files that go by such names, by their first bytes.
@@ -35,7 +36,7 @@ class TensorFile(NamedTuple):
     """The content of a weight file."""
 
     tensors: dict[str, np.ndarray]  # as in the file; half precision as float16 and ml_dtypes.bfloat16
-    metadata: dict[str, str]  # of a safetensors file; empty for PyTorch's
+    metadata: dict[str, str]  # of a safetensors file; what an ONNX file says of images; empty for PyTorch's
     unread: Mapping[str, str] = {}  # what is not a plain tensor, such as a sparse one, by name
 
 

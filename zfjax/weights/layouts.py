@@ -155,6 +155,27 @@ def model(name: str) -> Model:
     return MODELS[name]
 
 
+def with_norms(net: ConvNet, modules: Modules, tensors: Tensors) -> dict[str, np.ndarray]:
+    """The tensors, with norms where exporters have folded these into the convolutions below.
+
+    Such a convolution has a bias, and its norm none of its tensors; the bias becomes that of a norm that does nothing
+    else.
+    """
+    found = dict(tensors)
+    layers = [layer for layer, _ in weighted(net.layers, Size(net.image_size, net.image_size, 3))]
+    for conv, norm in itertools.pairwise(layers):
+        bias = f"{modules[conv.name]}.bias"
+        if not (isinstance(conv, Conv) and not conv.bias and isinstance(norm, BatchNorm) and bias in found):
+            continue
+        module = modules[norm.name]
+        if not any(name.startswith(f"{module}.") for name in found):
+            shift = found.pop(bias)
+            values = {"weight": 1, "running_mean": 0, "running_var": 1 - norm.epsilon}
+            found |= {f"{module}.{leaf}": np.full(shift.shape, value, np.float32) for leaf, value in values.items()}
+            found[f"{module}.bias"] = shift
+    return found
+
+
 def count_outputs(net: ConvNet, modules: Modules, tensors: Tensors) -> int | None:
     """The number of classes of a state_dict's last layer; None if it has no such layer."""
     kernel = tensors.get(f"{modules[net.layers[-1].name]}.weight")
@@ -288,4 +309,5 @@ MODELS = {
     "zfnet_post": Model("zfnet_post", _in_order),
     "zfnet_pytorchcv": Model("zfnet_pytorchcv", _pytorchcv),
     "zfnetb_pytorchcv": Model("zfnetb_pytorchcv", _pytorchcv),
+    "zfnet512": Model("zfnet512", _in_order),
 }

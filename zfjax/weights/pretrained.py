@@ -19,10 +19,10 @@ from zfjax.models import ConvNet, preset
 from zfjax.models.edits import resized
 from zfjax.weights import layouts
 from zfjax.weights.choice import choose
-from zfjax.weights.files import TensorFile, read, write
+from zfjax.weights.files import METADATA, TensorFile, read, write
+from zfjax.weights.onnx import parity
+from zfjax.weights.onnx.weights import is_onnx, read_weights
 from zfjax.weights.preprocessing import TORCHVISION, Preprocessing, fold, unfold
-
-METADATA = "zfjax"  # the key in a safetensors file's metadata under which `save` describes the weights
 
 
 @shown_by_shape
@@ -55,7 +55,8 @@ def load(
     Defaults come from the file if `save` wrote it, otherwise from torchvision.
 
     Args:
-        source: a `.pth`, `.ckpt` or `.safetensors` file: a state_dict, a training script's checkpoint, a whole module.
+        source: a `.pth`, `.ckpt`, `.safetensors` or `.onnx` file: a state_dict, a training script's checkpoint, a whole
+            module, an exported net.
         model: one of `MODELS`.
         preprocessing: what the model takes; default RGB in 0..1, normalized by ImageNet's mean and standard deviation.
         width: scales the numbers of maps and units; default 1.
@@ -67,8 +68,17 @@ def load(
         UserError: the file cannot be read, its tensors are not the model's, or they are unusable (such as NaN).
     """
     layouts.model(model)  # report a mistyped name before reading a large file
-    name, file = os.fspath(source), read(source)
+    name, file = os.fspath(source), opened(source)
     return from_file(file, name, model, preprocessing=preprocessing, width=width, image_size=image_size, key=key)
+
+
+def opened(source: str | os.PathLike[str]) -> TensorFile:
+    """A file of weights, PyTorch's, safetensors' or ONNX's.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return read_weights(source) if is_onnx(source) else read(source)
 
 
 def from_file(
@@ -93,12 +103,13 @@ def from_file(
         raise UserError(f"cannot take a {model} from {name}: {error}") from error
     unread = listed([f"{name} ({kind})" for name, kind in file.unread.items()])
     modules = known.modules(net, chosen.tensors)
+    given = layouts.with_norms(net, modules, chosen.tensors)
     net = resized(net, {net.layers[-1].name: layouts.count_outputs(net, modules, chosen.tensors) or 1000})
     its_own = modules == known.modules(net, {})
     try:
         if not its_own and (other := _other_model(file.tensors, modules, width, net.image_size)):
             raise layouts.Misfit(f"its tensors are named as those of another net{other}")
-        variables = layouts.from_torch(net, modules, chosen.tensors, chosen.called)
+        variables = layouts.from_torch(net, modules, given, chosen.called)
     except layouts.Misfit as error:
         if relative := known.relative(chosen.tensors):
             raise UserError(
@@ -110,6 +121,8 @@ def from_file(
             beside += f"; it also has {listed(chosen.aside)}"
         if file.unread:
             beside += f"; no plain tensors: {unread}"
+        if is_onnx(name):
+            beside += f"; {as_it_is(name)}"
         raise UserError(f"{name} is not {model} at {net.image_size} px: {error}{beside}") from error
     except UserError as error:
         raise UserError(f"{name} has weights that cannot be used: {error}") from error
@@ -118,7 +131,24 @@ def from_file(
         notes += (f"left aside what is not the net's: {listed(chosen.aside)}",)
     if unread:
         notes += (f"left aside what is no plain tensor: {unread}",)
-    return Loaded(net, folded(net, variables, before.checked()), before, modules, notes)
+    if len(given) > len(chosen.tensors):
+        notes += ("its batch norms were folded into the convolutions below",)
+    variables = folded(net, variables, before.checked())
+    if is_onnx(name):
+        _require_same(name, model, net, variables, before)
+    return Loaded(net, variables, before, modules, notes)
+
+
+def _require_same(path: str, model: str, net: ConvNet, variables: PyTree, before: Preprocessing) -> None:
+    try:
+        parity.require_same(path, net, variables, before)
+    except UserError as error:
+        raise UserError(f"{path} is not {model} at {net.image_size} px: {error}; {as_it_is(path)}") from error
+
+
+def as_it_is(path: str | os.PathLike[str]) -> str:
+    """How to use an ONNX file that is none of zfjax's nets."""
+    return f"any net can be used as it is, without a run: --model={os.fspath(path)}, as in zfjax summary"
 
 
 def _other_model(tensors: Mapping[str, np.ndarray], modules: layouts.Modules, width: float, image_size: int) -> str:
