@@ -227,6 +227,60 @@ def test_half_precision_is_close():
         assert np.corrcoef(np.ravel(got), np.ravel(expected))[0, 1] > 0.95, name
 
 
+# Transformers: gradient × input of a function in which AttnLRP's rules are written as constants.
+
+
+HALF = jax.custom_vjp(lambda a, b: a @ b)
+HALF.defvjp(lambda a, b: (a @ b, (a, b)), lambda kept, s: (s @ kept[1].mT / 2, kept[0].mT @ s / 2))
+
+
+def as_constants(x, gelu, norm, product):
+    """A transformer block without biases on four patches, and the mean over tokens."""
+    weights = [normal((8, 8), i, 0.4) for i in range(6)]
+    x = x.reshape(x.shape[0], 4, -1) @ normal((12, 8), 9, 0.4) + normal((1, 4, 8), 10)
+    y = norm(x)
+    queries, keys, values = (y @ weight for weight in weights[:3])
+    scores = jax.nn.softmax(product(queries, keys.mT) / np.float32(8**0.5))
+    x = x + product(scores, values) @ weights[3]
+    x = x + gelu(norm(x) @ weights[4]) @ weights[5]
+    return norm(x).mean(1) @ normal((8, 3), 11)
+
+
+def layer_norm(x, hold=lambda x: x):
+    scale = jnp.arange(1.0, 9.0)
+    centered = x - x.mean(-1, keepdims=True)
+    return centered * (jax.lax.rsqrt(hold((centered**2).mean(-1, keepdims=True)) + 1e-5) * scale.reshape(1, 1, 8))
+
+
+def transformer(x):
+    return as_constants(x, jax.nn.gelu, layer_norm, jnp.matmul)
+
+
+def held(x):
+    def gelu(x):
+        return x * lax.stop_gradient(jax.nn.gelu(x) / x)
+
+    return as_constants(x, gelu, lambda x: layer_norm(x, lax.stop_gradient), HALF)
+
+
+def test_attention_layer_norm_and_gelu_by_attn_lrp():
+    images = normal((2, 4, 4, 3))
+    expected = attribution.gradient_times_input(held, images, [2, 0])
+    assert_close(lrp(rules.LRP_ZERO, transformer, images, [2, 0]).attributions, expected, 1e-4)
+    assert np.abs(expected - attribution.gradient_times_input(transformer, images, [2, 0])).max() > 0.01
+
+
+def test_masked_attention_gives_numbers():
+    mask = jnp.tril(jnp.ones((4, 4), bool))[None]
+
+    def fun(x):
+        scores = jnp.where(mask, x @ x.mT, -jnp.inf)
+        return (jax.nn.softmax(scores) @ x @ normal((3, 2), 1)).mean(1)
+
+    for chosen in (rules.LRP_ZERO, rules.EPSILON_PLUS):
+        assert np.all(np.isfinite(lrp(chosen, fun, normal((2, 4, 3)), 1).attributions))
+
+
 def test_sets_can_be_extended():
     flat_twice = rules.EPSILON_PLUS.where(Flat(), layer=0).where(Flat(), layer=1)
     once = rules.EPSILON_PLUS.where(Flat(), layer=0)

@@ -10,6 +10,7 @@ from zfjax.transform.graph import Graph, Node, Value
 
 _SHAPES = curves.CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose"}
 _ADDED = curves.CASTS | {"mul", "select_n"}  # sums of half precision in single, and of what a mask leaves
+_EXPONENTS = _ADDED | {"exp", "exp2", "sub"}
 _PARTS = frozenset(("concatenate", "dynamic_slice", "gather", "pad", "slice", "split"))
 
 
@@ -17,6 +18,22 @@ def find(graph: Graph) -> list[Activation]:
     """The last steps of softmaxes that weigh values: as functions of the exponentials, under the name `attention`."""
     quotients = (node for node in graph.nodes if node.kind == "div" and graph.active.issuperset(node.inputs))
     return [step for node in quotients if (step := _step(graph, node)) and _weighs(graph, node)]
+
+
+def softmaxes(graph: Graph, steps: list[Activation]) -> list[Activation]:
+    """All of the softmaxes of which these are the last steps: as functions of the logits, under the name `softmax`."""
+    found = []
+    for step in steps:
+        nodes: list[Node] = []
+        for node in _below(graph, step.x, _EXPONENTS):
+            users = {user for value in node.outputs for user in graph.users[value]}
+            subtracted = node.kind == "sub" and node.inputs[0] not in graph.active
+            if subtracted or not users <= {*nodes, *step.nodes} or not set(node.outputs).isdisjoint(graph.outputs):
+                break
+            nodes.append(node)
+        if any(node.kind in ("exp", "exp2") for node in nodes):
+            found.append(Activation("softmax", _bottom(graph, nodes, step.x), (*nodes[::-1], *step.nodes)))
+    return found
 
 
 def _step(graph: Graph, quotient: Node) -> Activation | None:

@@ -82,7 +82,7 @@ class Equation:
         return fun
 
 
-PARTS = frozenset((*curves.NAMES, "attention", "convolution", "dense"))
+PARTS = frozenset((*curves.NAMES, "attention", "convolution", "dense", "normalization", "softmax"))
 Signals = Value | Sequence[Value]
 Down = Callable[[jax.Array], Any]  # returns Signals
 Rule = Callable[[Any, Any], Down]

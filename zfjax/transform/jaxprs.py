@@ -48,7 +48,7 @@ class View:
         active: floating-point variables on a path from input to output; a stop_gradient ends a path.
         inner: the views of the jaxprs that an equation holds, in order, by the id of the equation.
         roles: what `rectifiers.recognize` found equations to be, by their id.
-        parts: what `parts.recognize` found several to be together, by the id of the last.
+        parts: what `parts.recognize` found several to be together, by the id of the last; the largest first.
         scopes: of `jax.named_scope` around the call of this jaxpr, outermost first.
     """
 
@@ -60,7 +60,7 @@ class View:
         self.active = {v for v, is_active in zip(self.jaxpr.invars, active, strict=True) if is_active}
         self.inner: dict[int, list[View]] = {}
         self.roles: dict[int, str] = {}
-        self.parts: dict[int, Part] = {}
+        self.parts: dict[int, list[Part]] = {}
         outputs = (atom for atom, is_wanted in zip(self.jaxpr.outvars, wanted, strict=True) if is_wanted)
         reaching = set(variables(outputs))
         for equation in reversed(self.jaxpr.eqns):
@@ -128,7 +128,7 @@ class View:
     def has_part(self, name: str) -> bool:
         """Whether there is a part of this name inside."""
         within = (view.has_part(name) for views in self.inner.values() for view in views)
-        return any(part.name == name for part in self.parts.values()) or any(within)
+        return any(part.name == name for parts in self.parts.values() for part in parts) or any(within)
 
     def _is_of_one_value(self, equation: Equation) -> bool:
         return len({v for v in equation.invars if self.carries(v)}) == len(equation.outvars) == 1

@@ -2,18 +2,19 @@
 
 import bisect
 
-from zfjax.transform import activations, attention, jaxprs, linear
+from zfjax.transform import activations, attention, jaxprs, linear, norms
 from zfjax.transform.graph import Graph, Node, Path
 
 
 def recognize(view: jaxprs.View, by_layer: bool) -> None:
-    """Mark in a view, and in all views inside, which equations are activations, attention or, if asked, linear layers.
+    """Mark in a view, and in all views inside, which equations are activations, attention, norms or, if asked, layers.
 
     `rectifiers.recognize` must have read it.
     """
     graph = Graph(view)
     paths = [node.path for node in graph.nodes]  # in order
-    marked = [*activations.find(graph).values(), *attention.find(graph)]
+    steps = attention.find(graph)
+    marked = [*activations.find(graph).values(), *attention.softmaxes(graph, steps), *steps, *norms.find(graph)]
     for known in marked:
         _mark(view, graph, paths, jaxprs.Part(known.name, []), known.nodes)
     layers = linear.find(graph, {node for known in marked for node in known.nodes}) if by_layer else []
@@ -44,5 +45,5 @@ def _mark(view: jaxprs.View, graph: Graph, paths: list[Path], part: jaxprs.Part,
             return False
     if any(len(equation.outvars) != 1 for equation in equations):
         return False
-    view.parts[id(equations[-1])] = part._replace(equations=equations)
+    view.parts.setdefault(id(equations[-1]), []).append(part._replace(equations=equations))
     return True

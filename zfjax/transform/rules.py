@@ -21,6 +21,7 @@ from zfjax.transform.equations import Activation as Activation
 from zfjax.transform.equations import Down, Equation, Input, only
 from zfjax.transform.equations import Rule as Rule
 from zfjax.transform.equations import takes_inputs as takes_inputs
+from zfjax.transform.relevance.composites import ATTN_LRP as ATTN_LRP
 from zfjax.transform.relevance.composites import EPSILON_ALPHA2_BETA1 as EPSILON_ALPHA2_BETA1
 from zfjax.transform.relevance.composites import EPSILON_ALPHA2_BETA1_FLAT as EPSILON_ALPHA2_BETA1_FLAT
 from zfjax.transform.relevance.composites import EPSILON_GAMMA_BOX as EPSILON_GAMMA_BOX

@@ -5,8 +5,8 @@ import fnmatch
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from zfjax.transform.equations import PARTS, Equation, Rule
-from zfjax.transform.jaxprs import View
+from zfjax.transform.equations import Equation, Rule
+from zfjax.transform.jaxprs import Part, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,10 @@ class Rules:
     These names stand for an activation however it is written, with its numbers or weights: `gelu` (exact, by tanh, or
     x · sigmoid(1.702 x)), `silu` (swish), `hard_swish`, `mish`, `elu` (CELU too, and SELU without its factor),
     `leaky_relu` (PReLU too), `softplus`, `sigmoid`, `tanh`, `hard_sigmoid`, `hard_tanh`. And `attention` is a softmax
-    that weighs other values; its rule's x are the exponentials before they are divided by their sum. `convolution` and
-    `dense` are a convolution and a matrix product of one signal with weights, with the bias added to it and with what
-    scales and shifts it, as batch norm does at inference.
+    that weighs other values; its rule's x are the exponentials before they are divided by their sum. All of such a
+    softmax is `softmax`, a product of a signal with one over its standard deviation or norm `normalization`.
+    `convolution` and `dense` are a convolution and a matrix product of one signal with weights, with the bias added to
+    it and with what scales and shifts it, as batch norm does at inference.
 
     Attributes:
         named: pairs of a name, or a `Where`, and the rule.
@@ -133,7 +134,7 @@ class Choice:
 
     def units(self, view: View, source: Iterable[Any]) -> list[Chosen]:
         """What a walk sees of equations of a view: parts with a rule as one, all else one by one."""
-        ends = {end: found for end, part in view.parts.items() if (found := self._part(view, part))}
+        ends = {end: found for end, parts in view.parts.items() if (found := self._part(view, parts))}
         inside = {id(equation) for found in ends.values() for equation in found.source[:-1]}
         units = []
         for equation in source:
@@ -144,9 +145,12 @@ class Choice:
                 units.append(Chosen(self._rule(view, name, [equation]), name, [equation]))
         return units
 
-    def _part(self, view: View, part: Any) -> Chosen | None:
-        rule = self._rule(view, part.name, part.equations)
-        return None if rule is None else Chosen(rule, part.name, part.equations)
+    def _part(self, view: View, parts: list[Part]) -> Chosen | None:
+        """The first part with a rule."""
+        for part in parts:
+            if (rule := self._rule(view, part.name, part.equations)) is not None:
+                return Chosen(rule, part.name, part.equations)
+        return None
 
     def _rule(self, view: View, name: str, source: list[Any]) -> Any:
         last, rule = self._names.get(name, (-1, None))
@@ -177,7 +181,7 @@ class Choice:
 def equation_of(view: View, name: str, source: list[Any]) -> Equation:
     """An equation, or a part, as its rule gets it."""
     reads = view.reads(source)
-    part = view.parts.get(id(source[-1])) if name in PARTS else None
+    part = next((part for part in view.parts.get(id(source[-1]), []) if part.name == name), None)
     return Equation(
         name,
         tuple(source),

@@ -1,7 +1,8 @@
 """Sets of rules for whole nets, each with the names and choices of zennit's composites.
 
 What is common to all: additions, sums and average pools share out by ε, activations and factors pass relevance
-unchanged, maximum pools to the maximum, products of signals in equal parts, and quotients to what is divided.
+unchanged, maximum pools to the maximum, products of signals in equal parts, quotients and norms to what is divided,
+softmaxes of attention by gradient × input.
 
 Paper: Montavon et al. 2019, section 10.3: different rules at different depths.
 """
@@ -12,7 +13,15 @@ from zfjax.transform.relevance.box import Bound, Box
 from zfjax.transform.relevance.epsilon import Epsilon
 from zfjax.transform.relevance.flat import Flat
 from zfjax.transform.relevance.gamma import Gamma
-from zfjax.transform.relevance.passing import is_curve, is_layer, product, quotient, unchanged
+from zfjax.transform.relevance.passing import (
+    is_curve,
+    is_layer,
+    normalization,
+    product,
+    quotient,
+    softmax,
+    unchanged,
+)
 from zfjax.transform.selection import Rules, Where
 
 _SUMS = ("add", "add_any", "sub", "cumsum", "reduce_sum", "reduce_window_sum")
@@ -35,6 +44,8 @@ def composite(*, convolution: Rule, dense: Rule, first: Rule | None = None, othe
         *((name, product) for name in _PRODUCTS),
         ("div", quotient),
         ("local_response_norm", unchanged),
+        ("normalization", normalization),
+        ("softmax", softmax),
         ("convolution", convolution),
         ("dense", dense),
     ]
@@ -59,6 +70,7 @@ def epsilon_gamma_box(
 
 
 LRP_ZERO = composite(convolution=Epsilon(0.0), dense=Epsilon(0.0), other=Epsilon(0.0))
+ATTN_LRP = composite(convolution=Epsilon(), dense=Epsilon())
 EPSILON_PLUS = composite(convolution=ZPlus(), dense=Epsilon())
 EPSILON_PLUS_FLAT = composite(convolution=ZPlus(), dense=Epsilon(), first=Flat())
 EPSILON_GAMMA_BOX = epsilon_gamma_box()
