@@ -44,7 +44,8 @@ COLUMNS = (
     "compiled in s",
     "on",
 )
-ALIGNED = ("---",) * 2 + ("---:",) * 4 + ("---",) + ("---:",) * 2 + ("---",)
+HEAD = (COLUMNS, ("---",) * 2 + ("---:",) * 4 + ("---",) + ("---:",) * 2 + ("---",))
+SAID = f"Compiled with jax {jax.__version__}."
 
 Rows = dict[tuple[str, str], tuple[str, ...]]  # by program, and by who wrote it
 
@@ -74,18 +75,19 @@ def show(cells: tuple[str, ...]) -> None:
 
 
 class Page:
-    """The tables of docs/accelerators.md, by target; written anew with each row."""
+    """The tables of docs/accelerators.md, by target; written with each row, begun anew with another version of JAX."""
 
     def __init__(self, path: pathlib.Path, order: list[Program]) -> None:
         self.path = path
         self.order = [(program.name, who) for program in order for who in ("zfjax", "plain")]
         self.titles: dict[str, str] = {}
         self.rows: dict[str, Rows] = {}
-        for line in self._parts()[1].splitlines():
+        tables = self._parts()[1]
+        for line in tables.splitlines() if SAID in tables else []:
             if line.startswith("### "):
                 name, _, title = line.removeprefix("### ").partition(": ")
                 self.titles[name], self.rows[name] = title, {}
-            elif line.startswith("| ") and (cells := tuple(map(str.strip, line[1:-1].split("|")))) not in HEADS:
+            elif line.startswith("| ") and (cells := tuple(map(str.strip, line[1:-1].split("|")))) not in HEAD:
                 self.rows[name][cells[0], cells[1]] = cells
 
     def _parts(self) -> tuple[str, str]:
@@ -99,17 +101,13 @@ class Page:
         """Put a row into a target's table; rows of programs that are no more are left out."""
         self.titles[name] = title
         self.rows.setdefault(name, {})[cells[0], cells[1]] = cells
-        said = f"Compiled with jax {jax.__version__}."
         tables = [self._table(target) for target in TARGETS if target in self.rows]
-        write_whole(self.path, "\n".join([self._parts()[0], said, *tables]))
+        write_whole(self.path, "\n".join([self._parts()[0], SAID, *tables, ""]))
 
     def _table(self, name: str) -> str:
         rows = [self.rows[name][key] for key in self.order if key in self.rows[name]]
-        lines = ["| " + " | ".join(cells) + " |" for cells in (*HEADS, *rows)]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (*HEAD, *rows)]
         return "\n".join(["", f"### {name}: {self.titles[name]}", "", *lines])
-
-
-HEADS = (COLUMNS, ALIGNED)
 
 
 def compile_all(name: str, chosen: list[Program], page: Page | None, known: Rows) -> None:
