@@ -93,7 +93,7 @@ window = round(net.image_size * 48 / 224)
 
 
 def occluded(image, label, number):
-    found = sensitivity(net, variables, image, int(label), window, stride)
+    found = sensitivity(val.model, image, int(label), window, stride)
     others = [winner for winner in winners[found.unit] if winner != number][:3]
     y, project = zfjax.deconvnet(relu5, jnp.concatenate([image[None], val.load(others)]))
     pictures = np.asarray(project(zfjax.strongest(y, found.unit)))

@@ -59,7 +59,7 @@ def gallery_of(layer: Layer, side: int, maps) -> Gallery:
     shape = (len(maps), layer.top.values.shape[1], side, side, 3)
     fields = np.zeros((*shape[:2], 4), int) + np.array([0, 0, side, side])
     values = layer.top.values[list(maps)]
-    return Gallery(np.array(maps), values, _waves(rng, shape), 90 * _waves(rng, shape), fields)
+    return Gallery(np.array(maps), values, _waves(rng, shape), 128 + 90 * _waves(rng, shape), fields)
 
 
 def _waves(rng, shape):
@@ -72,10 +72,10 @@ def _waves(rng, shape):
 
 def write(folder: Path) -> Path:
     """The site of `survey()`, the second layer with one picture for all its maps."""
-    what, mean, sheets = survey(), np.full((120, 120, 3), 128.0), []
+    what, sheets = survey(), []
     for layer, side, drawn in zip(what.layers, (7, 120), (range(3), range(1)), strict=True):
         (folder / "pictures" / layer.name).mkdir(parents=True)
-        for picture in pictures(gallery_of(layer, side, drawn), mean):
+        for picture in pictures(gallery_of(layer, side, drawn)):
             sheet = picture.sheet  # that of all
             for number in [picture.map] if layer.maps == len(drawn) else range(layer.maps):
                 (folder / site.picture_path(layer.name, number)).write_bytes(picture.full)

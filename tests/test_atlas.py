@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import atlas_sites
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
@@ -26,6 +27,8 @@ from zfjax.atlas.pictures import pictures
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.console.hold import InUse
+from zfjax.models.display import Display
+from zfjax.models.nets import NetModel
 from zfjax.runs.imported import run_config, write_run
 from zfjax.weights.preprocessing import Preprocessing
 from zfjax.weights.pretrained import Loaded
@@ -161,8 +164,7 @@ def test_a_class_lists_the_maps_that_prefer_it():
 def test_pictures_hold_projections_and_patches(side, enlarged, smaller):
     layer = atlas_sites.survey().layers[1]
     found = atlas_sites.gallery_of(layer, side, range(2))
-    mean = np.full((side, side, 3), 100.0)
-    one, two = pictures(found, mean)
+    one, two = pictures(found._replace(images=found.images + 100))
     sheet = one.sheet
     assert (one.map, two.map, sheet.tile_width, sheet.tile_height) == (0, 1, side * enlarged, side * enlarged)
     picture = np.asarray(_opened(one.full), np.float32)
@@ -185,7 +187,7 @@ def test_pictures_hold_projections_and_patches(side, enlarged, smaller):
 
 def test_pictures_leave_out_what_does_not_fire():
     layer = atlas_sites.survey().layers[0]
-    dead, few = list(pictures(atlas_sites.gallery_of(layer, 7, range(3)), np.zeros((7, 7, 3))))[1:]
+    dead, few = list(pictures(atlas_sites.gallery_of(layer, 7, range(3))))[1:]
     sheet = few.sheet
     assert not np.asarray(_opened(dead.full))[..., 3].any()
     shown = np.asarray(_opened(few.full))[..., 3]
@@ -265,17 +267,23 @@ def test_folders_that_cannot_be_replaced_are_refused_at_once(monkeypatch, tmp_pa
 def build_site(monkeypatch, tmp_path, unchecked):
     """Builds a small atlas in an `out` without a run: what is computed is made up, all else is as ever."""
     what = atlas_sites.survey(maps=4)
-    net = SimpleNamespace(net=zfjax.zfnet(2, width=0.02, image_size=48), image_mean=np.full((7, 7, 3), 100.0))
-    run = SimpleNamespace(
-        folder=tmp_path / "run", config=SimpleNamespace(dataset="shapes", data_dir="", matmul_precision="")
-    )
-    monkeypatch.setattr(build, "read_run", lambda *_: run)
-    monkeypatch.setattr(build.subject, "of_run", lambda run, checkpoint: SimpleNamespace(val=net))
+    net = zfjax.zfnet(2, width=0.02, image_size=48)
+    model = NetModel(net, net.init(jax.random.key(0), jnp.zeros((1, 48, 48, 3))))
+    display = Display(np.full((7, 7, 3), -100.0), np.eye(3))
+    subject = SimpleNamespace(model=model, display=display)
+
+    def given(out):
+        splits = SimpleNamespace(val=subject)
+        passes = tmp_path / "run" / "passes"
+        return SimpleNamespace(
+            out=out, dataset="shapes", data_dir="", precision="", passes=passes, splits=lambda: splits
+        )
+
     monkeypatch.setattr(build.collect, "survey", lambda *_: what)
     monkeypatch.setattr(
         build.collect, "galleries", lambda val, layer: [atlas_sites.gallery_of(layer, 7, range(layer.maps))]
     )
-    return lambda out: build.build("run", str(out), "latest", ["relu1", "relu4"], 8)
+    return lambda out: build.build(given(out), ["relu1", "relu4"], 8)
 
 
 def test_a_second_build_into_one_folder_is_refused_and_disturbs_nothing(build_site, monkeypatch, tmp_path):
@@ -472,7 +480,7 @@ def test_the_longest_list_of_classes_says_that_it_ends(tmp_path):
         for layer in what.layers
     )
     what = what._replace(layers=layers, classes=tuple(map(str, range(count))))
-    (sheet,) = {one.sheet for one in pictures(atlas_sites.gallery_of(layers[1], 7, range(1)), np.zeros((7, 7, 3)))}
+    (sheet,) = {one.sheet for one in pictures(atlas_sites.gallery_of(layers[1], 7, range(1)))}
     site.write(tmp_path, what, [sheet, sheet])
     page = Page(tmp_path / site.map_path("relu4", 0))
     assert "The 10 classes that excite it most" in page.text

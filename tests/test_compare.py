@@ -6,7 +6,6 @@ import os
 import shutil
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -25,7 +24,7 @@ from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.runs import folder as runs
 from zfjax.runs import subject as subjects
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.subject import Splits
 from zfjax.training.config import default
 
 SQUARE = 18  # of which the net sees the 16 in the middle
@@ -67,8 +66,8 @@ def opened(monkeypatch, workdir, dataset, pictures, labels, kept, annotations=No
     config.dataset, config.image_size = dataset, 16
     mean = np.full((SQUARE, SQUARE, 3), 90, np.float32)
     run = RunInfo(epath.Path(workdir), config, CLASSES, mean)
-    subject = Subject(REDDEST, WEIGHTS, pictures, labels[kept], kept, CLASSES, jax.numpy.asarray(mean))
-    subject = subject._replace(annotations=annotations)
+    subject = subjects.of_net(REDDEST, WEIGHTS, mean, CLASSES)
+    subject = subject._replace(pictures=pictures, labels=labels[kept], kept=kept, annotations=annotations)
     return subject
 
 

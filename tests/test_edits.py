@@ -14,8 +14,8 @@ import zfjax
 from zfjax import models
 from zfjax.console.errors import UserError
 from zfjax.models.edits import pooled_early, resized, without
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import Conv, Dense, same
-from zfjax.runs.subject import feature_layers
 from zfjax.training.config import as_json, check, default
 from zfjax.training.recipe import config_from
 from zfjax.training.state import create_net
@@ -64,7 +64,8 @@ def test_what_is_left_runs_and_counts_as_the_table_says(numbers):
 
 
 def test_features_of_a_net_without_middle_layers():
-    assert feature_layers(without(zfjax.zfnet(5, width=0.05, image_size=64), (3, 4))) == ["relu1", "relu2", "relu5"]
+    left = NetModel(without(zfjax.zfnet(5, width=0.05, image_size=64), (3, 4)), {})
+    assert left.feature_layers == ("relu1", "relu2", "relu5")
 
 
 @pytest.mark.parametrize(

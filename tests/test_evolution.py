@@ -27,7 +27,8 @@ from zfjax.figures.request import NotForThisRun, Request
 from zfjax.models.cut import layers
 from zfjax.plots.evolution import plot_convergence, plot_evolution
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.given import of_run
+from zfjax.runs.subject import Splits, of_net
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.config import default
 from zfjax.training.state import create_state
@@ -250,8 +251,10 @@ def request_of(tmp_path, state):
                 params = jax.tree.map(lambda leaf, step=step: leaf + 0.02 * jnp.sin(step + 9 * leaf), state.params)
                 checkpoints.save(dataclasses.replace(state, step=jnp.int32(step), params=params), val_top1=0.5)
         pictures = CachedPictures(squares, labels, np.arange(20))
-        subject = Subject(state.net, {"params": params}, pictures, labels, np.arange(20), classes, jnp.asarray(mean))
-        return Request(RunInfo(epath.Path(tmp_path), run_config(), classes, mean), Splits(subject, subject), **flags)
+        subject = of_net(state.net, {"params": params}, mean, classes)
+        subject = subject._replace(pictures=pictures, labels=labels, kept=np.arange(20))
+        run = RunInfo(epath.Path(tmp_path), run_config(), classes, mean)
+        return Request(of_run(run, "figures"), Splits(subject, subject), **flags)
 
     return make
 

@@ -14,10 +14,12 @@ from zfjax.experiments.gallery import top_activations
 from zfjax.figures import draw
 from zfjax.figures.request import Opened, Request
 from zfjax.models.cut import layers as layers_of
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import Conv, Dense, MaxPool, ReLU
 from zfjax.plots.filters import plot_first_layers
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.given import of_run
+from zfjax.runs.subject import Splits, of_net
 from zfjax.training.config import default
 
 
@@ -123,7 +125,7 @@ def found():
     variables["params"]["conv1"]["bias"] = variables["params"]["conv1"]["bias"].at[2].set(-1e9)
     rng = np.random.default_rng(0)
     tops = top_activations(layers_of(net, variables, ["relu1", "relu2"]), [images[:4], images[4:]], k=1)
-    return net, variables, images, first_layers(net, variables, tops, lambda n: images[n], rng, 5)
+    return net, variables, images, first_layers(NetModel(net, variables), tops, lambda n: images[n], rng, 5)
 
 
 def test_first_layers_count_silent_maps_and_project_whole_fields(found):
@@ -155,7 +157,7 @@ def test_figure_6_draws_several_runs_and_counts_them(found, tmp_path, capsys):
     pictures = CachedPictures(squares, np.zeros(6, np.int32), np.arange(6))
     mean = np.full((37, 37, 3), 128, np.float32)
     labels, kept = np.zeros(6, np.int32), np.arange(6)
-    subject = Subject(net, variables, pictures, labels, kept, ("a", "b"), jax.numpy.asarray(mean))
+    subject = of_net(net, variables, mean, ("a", "b"))._replace(pictures=pictures, labels=labels, kept=kept)
     free = default()
     free.filter_radius = 0.0
     one, other = (
@@ -163,7 +165,7 @@ def test_figure_6_draws_several_runs_and_counts_them(found, tmp_path, capsys):
         for name, config in (("a", default()), ("b", free))
     )
     splits = Splits(subject, subject)
-    draw.all_of(["fig6"], Request(one, splits, compare=(Opened(other, splits),)))
+    draw.all_of(["fig6"], Request(of_run(one, "figures"), splits, compare=(Opened(of_run(other, ""), splits),)))
     assert "fig6: fig6.png, fig6.md" in capsys.readouterr().out
     with np.load(tmp_path / "a" / "figures" / "fig6.npz") as arrays:
         assert arrays["run2_aliased"].shape == (6,)

@@ -20,7 +20,6 @@ from zfjax.models import preset
 from zfjax.runs import imported as imported_runs
 from zfjax.runs.folder import RunInfo, load_model, read_run
 from zfjax.runs.subject import without_pictures
-from zfjax.training.step import predict
 from zfjax.weights import files, layouts, load, preprocessing
 
 WIDTH, SIZE = 1 / 16, 64
@@ -91,7 +90,7 @@ def test_its_answers_are_pytorchs(imported):
     crops = squares[:, corner : corner + SIZE, corner : corner + SIZE]
     net = goldens.torch_net("resnet18", classes=3, width=WIDTH)
     expected = torch.softmax(torch.from_numpy(goldens.torch_logits(net, crops)), 1).numpy()
-    np.testing.assert_allclose(predict(val.net, val.variables, val.mean, squares), expected, atol=1e-4)
+    np.testing.assert_allclose(jax.nn.softmax(val.model(val.images_of(squares))), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("checkpoint", ["latest", "best", "0"])
@@ -463,4 +462,4 @@ def test_a_gallery_of_ones_own_photographs(capsys, folder, source, tmp_path):
 
 def test_images_are_not_for_the_gallery_of_a_run_with_pictures(capsys, imported):
     code, _, line = run(capsys, figures.main, f"--workdir={imported}", "--only=fig2", "--images=a.png")
-    assert (code, "--images has no meaning with --only=fig2 of a run with pictures of its own" in line) == (2, True)
+    assert (code, "--images has no meaning with --only=fig2 and the pictures of a dataset" in line) == (2, True)

@@ -30,7 +30,8 @@ from zfjax.figures.request import Request
 from zfjax.models.cut import layers
 from zfjax.plots.invariance import plot_invariance, shown_steps
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.given import of_run
+from zfjax.runs.subject import Splits, of_net
 from zfjax.training.config import default
 
 
@@ -246,9 +247,9 @@ def test_fig5_draws_a_run(tmp_path):
     variables = net.init(jax.random.key(0), jnp.zeros((1, 48, 48, 3)))
     mean = np.full((55, 55, 3), 127.5, np.float32)
     pictures, classes = CachedPictures(squares, labels, np.arange(6)), ("cat", "dog", "owl")
-    subject = Subject(net, variables, pictures, labels, np.arange(6), classes, jnp.asarray(mean))
+    subject = of_net(net, variables, mean, classes)._replace(pictures=pictures, labels=labels, kept=np.arange(6))
     run = RunInfo(epath.Path(tmp_path), default(), classes, mean)
-    request = Request(run, Splits(subject, subject), classes=("dog", "owl"))
+    request = Request(of_run(run, "figures"), Splits(subject, subject), classes=("dog", "owl"))
     (drawing,) = fig5.draw(request)
     assert drawing.name == "fig5_invariance"
     assert drawing.arrays["translation_distances"].shape == (2, 2, 27)

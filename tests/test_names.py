@@ -65,7 +65,7 @@ def test_tables_figures_and_pages_have_them(trained, capsys):
 
 @pytest.mark.parametrize("name", ["caf\u00e9", "cafe\u0301", LATIN])
 def test_a_class_is_found_in_any_spelling(name):
-    known = Subject(None, None, None, None, None, CLASSES, None)
+    known = Subject(None, None, None, None, CLASSES, 0, None)
     assert known.label_of(name) == 0
 
 

@@ -12,6 +12,7 @@ from zfjax.experiments import occlusion as experiment
 from zfjax.experiments.occlusion import Occlusion, covered_share, hiding, occlusion, sensitivity
 from zfjax.experiments.sweeps import is_listable
 from zfjax.models import ConvNet, layers
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import LRN, Conv, MaxPool, ReLU, same
 
 
@@ -173,7 +174,7 @@ def test_half_precision_nets_stay_so():
 
 def test_sensitivity_is_what_the_net_says_of_each_position():
     net, variables, image = drawn(NETS["zfnet"], (64, 64))
-    found = sensitivity(net, variables, image, 4, 16, 12, batch_size=7)
+    found = sensitivity(NetModel(net, variables), image, 4, 16, 12, batch_size=7)
     fun = layers(net, variables, ["relu5", "fc8"])
     acts = by_loops(fun, image, (16, 16), (12, 12), 0.0)
     clean = fun(jnp.asarray(image)[None])
@@ -184,7 +185,7 @@ def test_sensitivity_is_what_the_net_says_of_each_position():
     np.testing.assert_array_equal(found.most_probable, softmax.argmax(axis=-1))
     assert found.clean_probability == pytest.approx(float(jax.nn.softmax(clean["fc8"])[0, 4]), rel=1e-3)
     with pytest.raises(ValueError, match="label: expected one of the net's 10 classes, got 10"):
-        sensitivity(net, variables, image, 10, 16, 12)
+        sensitivity(NetModel(net, variables), image, 10, 16, 12)
 
 
 def test_sensitivity_runs_the_net_compiled_alone(monkeypatch):
@@ -197,7 +198,7 @@ def test_sensitivity_runs_the_net_compiled_alone(monkeypatch):
         return conv(x, *args, **options)
 
     monkeypatch.setattr(ops, "conv", watched)
-    sensitivity(net, variables, image, 4, 36, 36, batch_size=7)
+    sensitivity(NetModel(net, variables), image, 4, 36, 36, batch_size=7)
     assert not eager
 
 

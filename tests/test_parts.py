@@ -27,7 +27,8 @@ from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.given import of_run
+from zfjax.runs.subject import Splits, of_net
 from zfjax.training.config import default
 
 EYES = ("left_eye", "right_eye", "nose")
@@ -124,19 +125,16 @@ def request_for(tiny, records, folder, built=None, dataset="shapes"):
     mean, none = np.full((73, 73, 3), 120, np.float32), np.zeros(0, np.int64)
     seen = Record(mean, labels[:1], labels, none, np.array([0]), np.array(["broken"]))
     write(seen, folder)
-    subject = Subject(
-        net,
-        variables,
-        DecodedPictures(examples, seen.val_kept, 73),
-        labels[seen.val_kept],
-        seen.val_kept,
-        shapes.CLASSES,
-        jax.numpy.asarray(mean),
+    subject = of_net(net, variables, mean, shapes.CLASSES)._replace(
+        pictures=DecodedPictures(examples, seen.val_kept, 73),
+        labels=labels[seen.val_kept],
+        kept=seen.val_kept,
         annotations=DrawnObjects(built, "validation") if built else None,
     )
     config = default()
     config.dataset, config.image_size = dataset, 64
-    return Request(RunInfo(epath.Path(folder), config, shapes.CLASSES, mean), Splits(subject, subject))
+    run = RunInfo(epath.Path(folder), config, shapes.CLASSES, mean)
+    return Request(of_run(run, "figures"), Splits(subject, subject))
 
 
 def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monkeypatch, capsys):
@@ -172,7 +170,7 @@ def test_figure_7_of_ones_own_picture_sweeps_over_that_alone(tiny, built, record
     swept = []
     monkeypatch.setattr(fig7, "SCORED", 2)
     monkeypatch.setattr(
-        fig7, "sensitivities", lambda *args, **options: swept.extend(args[2]) or sensitivities(*args, **options)
+        fig7, "sensitivities", lambda *args, **options: swept.extend(args[1]) or sensitivities(*args, **options)
     )
     (drawing,) = fig7.draw(request._replace(files=request.subject.of_files([file])))
     assert (len(swept), drawing.table) == (1, None)

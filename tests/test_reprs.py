@@ -15,7 +15,7 @@ from zfjax import attribution, data, experiments, models, runs, training, weight
 from zfjax.data.folder import FolderExamples
 from zfjax.data.pictures import DecodedPictures
 from zfjax.experiments.comparison import Lens
-from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.subject import Splits, of_net
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,10 @@ def test_a_run_fits_on_a_screen(tmp_path):
     files = tuple(f"cat/{number}.jpg" for number in range(1000))
     examples = FolderExamples(epath.Path(tmp_path), files, np.zeros(1000, np.int32))
     pictures = DecodedPictures(examples, np.arange(1000), 73)
-    subject = Subject(net, variables, pictures, np.zeros(1000), np.arange(1000), ("cat", "dog"), jnp.zeros((73, 73, 3)))
+    subject = of_net(net, variables, np.zeros((73, 73, 3)), ("cat", "dog"))
+    subject = subject._replace(pictures=pictures, labels=np.zeros(1000), kept=np.arange(1000))
     text = repr(Splits(subject, subject))
-    assert "f32[73,73,3]" in text
+    assert "f32[64,64,3]" in text
     assert "cat/0.jpg, cat/1.jpg, cat/2.jpg and 997 more" in text
     assert len(text.splitlines()) < 150
 

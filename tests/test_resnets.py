@@ -12,8 +12,8 @@ from zfjax.experiments.features import numbered_layers
 from zfjax.experiments.occlusion import occlusion
 from zfjax.models import layers, preset
 from zfjax.models.fields import project_fields, project_units
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import BatchNorm, Conv, MeanPool, ReLU, Residual, flat, same
-from zfjax.runs.subject import feature_layers, last_hidden_layer
 
 SIZE = 40
 
@@ -116,13 +116,14 @@ def test_bfloat16_is_near(small):
 
 def test_names(small):
     net, _, _ = small
-    assert feature_layers(net)[0] == "relu1"
-    assert feature_layers(net)[-1] == "stage4"
-    assert last_hidden_layer(net) == "pool5"
+    model = NetModel(net, {})
+    assert model.feature_layers == ("relu1", "stage1", "stage2", "stage3", "stage4")
+    assert model.last_hidden == "pool5"
     assert numbered_layers(net)[0] == "pool1"
     assert numbered_layers(net)[-1] == "pool5"
-    assert feature_layers(zfjax.vgg16(10))[-1] == "relu5_3"
-    assert last_hidden_layer(zfjax.vgg16(10)) == last_hidden_layer(zfjax.zfnet(10)) == "relu7"
+    model = NetModel(zfjax.vgg16(10), {})
+    assert model.feature_layers == ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+    assert model.last_hidden == NetModel(zfjax.zfnet(10), {}).last_hidden == "relu7"
     assert len({spec.name for spec in flat(zfjax.resnet50(10).layers)}) == 1 + 1 + 1 + 1 + 16 * 8 + 4 * 2 + 2
 
 

@@ -12,7 +12,8 @@ from zfjax.console.errors import UserError
 from zfjax.data.pictures import CachedPictures
 from zfjax.data.shapes.masks import masks
 from zfjax.models.edits import without
-from zfjax.runs.subject import Subject, feature_layers, last_hidden_layer
+from zfjax.models.nets import NetModel
+from zfjax.runs.subject import of_net
 
 CLASSES = ("blue", "green", "red")
 
@@ -28,7 +29,8 @@ def colors(net_color):
         square[..., 2 - label] = 200
     squares[0] = squares[1]  # a red one that looks blue
     pictures = CachedPictures(squares, labels, np.arange(6))
-    return Subject(net, variables, pictures, labels, np.arange(6), CLASSES, np.zeros((9, 9, 3), np.float32))
+    subject = of_net(net, variables, np.zeros((9, 9, 3), np.float32), CLASSES)
+    return subject._replace(pictures=pictures, labels=labels, kept=np.arange(6))
 
 
 def test_one_of_each_class_is_one_that_the_net_gets_right():
@@ -87,11 +89,12 @@ def test_numbers_that_no_picture_has_are_named(number):
 
 def test_layers_are_named_whatever_was_left_out():
     net = zfjax.zfnet(10, width=0.05, image_size=96)
-    assert feature_layers(net) == ["relu1", "relu2", "relu3", "relu4", "relu5"]
-    assert feature_layers(without(net, (3, 5))) == ["relu1", "relu2", "relu4"]
-    assert (last_hidden_layer(net), last_hidden_layer(without(net, (7,)))) == ("relu7", "relu6")
-    with pytest.raises(UserError, match="no rectified maps"):
-        feature_layers(colors(1.0).net)
+    assert NetModel(net, {}).feature_layers == ("relu1", "relu2", "relu3", "relu4", "relu5")
+    assert NetModel(without(net, (3, 5)), {}).feature_layers == ("relu1", "relu2", "relu4")
+    assert NetModel(net, {}).last_hidden == "relu7"
+    assert NetModel(without(net, (7,)), {}).last_hidden == "relu6"
+    with pytest.raises(UserError, match="no maps to show"):
+        colors(1.0).model.feature_layers  # noqa: B018
 
 
 def test_masks_lie_where_the_objects_are():

@@ -13,6 +13,7 @@ import tiny_runs
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data import record
+from zfjax.models.nets import NetModel
 from zfjax.runs import training as runs_training
 from zfjax.runs.folder import load_model, read_run
 from zfjax.training import memory
@@ -140,7 +141,7 @@ def test_a_layer_that_is_not_there_is_named_before_anything_is_drawn(capsys, run
     main = importlib.import_module("zfjax.figures").main
     assert command.run(main, ["figures", f"--workdir={folder}", "--layers=relu1,relu9"]) == command.MISTAKE
     said = capsys.readouterr()
-    assert said.err.count("no layer 'relu9' in the net") == 1
+    assert said.err.count("no layer 'relu9' in the model") == 1
     assert not said.out
     assert not list(folder.rglob("*.png"))
 
@@ -188,11 +189,12 @@ def test_what_a_training_needs_is_counted_by_hand(monkeypatch):
         memory.require_training(config, net)
     with pytest.raises(UserError, match="a mean image takes"):
         memory.require_host(needed, "a mean image")
-    memory.require_batches(net, 8)
+    model = NetModel(net, variables)
+    memory.require_batches(model, 8)
     with pytest.raises(
         UserError, match=r"running this net takes at least .* for a batch of 10000000 on each of 8 devices,"
     ):
-        memory.require_batches(net, 10**7)
+        memory.require_batches(model, 10**7)
 
 
 def test_a_device_with_memory_of_its_own_holds_its_part_of_the_batch(monkeypatch):

@@ -126,7 +126,7 @@ def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.Flag
         batch_size=values.batch_size,
     )
     table = to_table(found.precisions, found.present, several.source.name, found.pool.classes)
-    with claim.writing(run, folder_of(run, found.pool), "zfjax transfer") as folder:
+    with claim.writing(folder_of(run, found.pool), "zfjax transfer", run.root) as folder:
         if is_first():
             files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
             print(table.text())

@@ -5,6 +5,8 @@ Examples:
       every map of the paper's layers 1 to 5, over the validation split; open runs/shapes/atlas/index.html
   python -m zfjax.atlas --workdir=runs/photos --out=site --checkpoint=best --layers=relu4,relu5
       two layers, from the weights that scored best, into another folder
+  python -m zfjax.atlas --model=net.onnx --dataset=folder:PHOTOS --out=site
+      any model: an ONNX file, or a function in a Python file, --model=nets.py:mine
 
 Layers link to maps. Each map has a page with the nine images that excite it most, their patches and projections, a
 histogram of its activations and the classes that excite it; classes link to their maps. The folder opens from disk or
@@ -27,8 +29,7 @@ from zfjax.console.progress import Progress
 def main(argv: Sequence[str]) -> None:
     """Write the atlas that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=64, pictures=True)
-    flags.DEFINE_string("out", "", "Local folder to write; default atlas in the run.", flag_values=values)
+    command.run_flags(values, batch_size=64, pictures=True, model=True)
     options.names(values, "layers", [], "Layers, such as relu5; default the paper's 1 to 5.")
     options.processes(values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     with Progress("starting JAX"):
         processes.join_to_look(place)
         from zfjax.atlas import build
+        from zfjax.runs.given import given
 
-    asked = values.workdir, values.out, values.checkpoint, values.layers, values.batch_size, values.dataset
-    if written := build.build(*asked):
+    if written := build.build(given(values, "atlas", local=build.LOCAL), values.layers, values.batch_size):
         print(written)

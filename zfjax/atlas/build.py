@@ -15,47 +15,44 @@ from zfjax.console.paths import user_path
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason
 from zfjax.data.outside import require_outside, root_of
+from zfjax.experiments.gallery import in_rgb
 from zfjax.experiments.passes import Parts
-from zfjax.runs import subject
 from zfjax.runs.first import from_first, is_first, on_first
-from zfjax.runs.folder import read_run
-from zfjax.runs.subject import Subject, feature_layers
+from zfjax.runs.given import Given
+from zfjax.runs.subject import Subject
 from zfjax.training import memory
 from zfjax.training.precision import matmul_precision
 from zfjax.version import __version__
 
+LOCAL = "where it can be copied from"  # why the folder must be on this disk
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
 _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file managers leave behind
 _NEW, _OLD = "new", "old"  # subfolders of the folder in which the atlas is built
 
 
-def build(workdir: str, out: str, checkpoint: str, layers: Sequence[str], batch_size: int, dataset: str = "") -> str:
-    """Write the atlas of a run into a folder; return a line on what was written, empty in all processes but the first.
+def build(given: Given, layers: Sequence[str], batch_size: int) -> str:
+    """Write the atlas of a run or a model; return a line on what was written, empty in all processes but the first.
 
     Args:
-        workdir: the run's folder.
-        out: the folder to write; empty for `atlas` in the run.
-        checkpoint: latest, best or a step.
-        layers: names of layers, in any order; empty for the paper's layers 1 to 5.
+        given: the run or model, and the folder to write.
+        layers: names of layers, in any order; empty for those that are like the paper's layers 1 to 5.
         batch_size: images on a device at a time.
-        dataset: where the run's pictures are now; empty if they have not moved.
 
     Raises:
-        UserError: no such run, checkpoint or layer; `out` holds something other than an atlas, or cannot be written.
+        UserError: no such checkpoint or layer; the folder holds something other than an atlas, or cannot be written.
         OSError: the run or its images cannot be read.
     """
-    run = read_run(workdir, dataset)
-    folder = _local(out or str(run.folder / "atlas"))
-    require_outside(folder, "--out", root_of(run.config.dataset, run.config.data_dir))
+    folder = _local(str(given.out))
+    require_outside(folder, "--out", root_of(given.dataset, given.data_dir))
     with contextlib.ExitStack() as stack:
         # Lock before anything is computed.
         on_first(lambda: stack.enter_context(_held(folder)))
-        stack.enter_context(matmul_precision(run.config.matmul_precision))
+        stack.enter_context(matmul_precision(given.precision))
         with Progress("opening the run"):
-            val = subject.of_run(run, checkpoint).val
-            memory.require_batches(val.net, batch_size)
-        parts = Parts(run.folder / "passes")
-        survey = collect.survey(run, val, layers or feature_layers(val.net), batch_size, parts)
+            val = given.splits().val
+            memory.require_batches(val.model, batch_size)
+        parts = Parts(given.passes)
+        survey = collect.survey(given, val, layers or val.model.feature_layers, batch_size, parts)
         sheets = _write_pictures(survey, val, _aside_of(folder) / _NEW, folder)
         line = from_first(lambda: _write(survey, sheets, _aside_of(folder), folder).encode())
         parts.clear()
@@ -128,7 +125,7 @@ def _written(folder: Path) -> frozenset[str]:
 
 def _local(out: str) -> Path:
     try:
-        folder = Path(user_path(out, "--out", local="where it can be copied from")).resolve()
+        folder = Path(user_path(out, "--out", local=LOCAL)).resolve()
     except RuntimeError as error:  # a circle of links
         raise UserError(f"--out={out}: {error}") from error
     if not folder.name:
@@ -199,14 +196,14 @@ def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Pat
 def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, progress: Progress) -> Sheet:
     """Write the pictures of a layer's maps; return their common layout."""
     with _writing(folder):
-        (new / site.PICTURES / layer.name).mkdir(parents=True)
+        (new / site.PICTURES / layer.slug).mkdir(parents=True)
     sheets = set()
     for found in collect.galleries(val, layer):
-        for picture in pictures(found, val.image_mean):
+        for picture in pictures(in_rgb(found, val.display)):
             with _writing(folder):
-                (new / site.picture_path(layer.name, picture.map)).write_bytes(picture.full)
+                (new / site.picture_path(layer.slug, picture.map)).write_bytes(picture.full)
                 if picture.thumbnail:
-                    (new / site.thumbnail_path(layer.name, picture.map)).write_bytes(picture.thumbnail)
+                    (new / site.thumbnail_path(layer.slug, picture.map)).write_bytes(picture.thumbnail)
             sheets.add(picture.sheet)
         progress.advance(len(found.maps), layer.name)
     (sheet,) = sheets

@@ -1,4 +1,4 @@
-"""Collect what an atlas shows: facts of the run, and each layer's strongest images, histograms and classes."""
+"""Collect what an atlas shows: facts of the run or model, and each layer's strongest images, histograms and classes."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,16 +8,14 @@ from jaxtyping import Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.text import as_file
 from zfjax.data.folder import FolderExamples
-from zfjax.data.spec import parse_spec
 from zfjax.experiments.gallery import Gallery, Top, gallery
 from zfjax.experiments.passes import Parts, responded, strongest
 from zfjax.experiments.responses import Responses
-from zfjax.models import layer, layers
 from zfjax.models.edits import layer_title
-from zfjax.models.specs import Pair
-from zfjax.models.table import layer_table
-from zfjax.runs.folder import RunInfo, open_own
+from zfjax.ops.windows import Pair
+from zfjax.runs.given import Given
 from zfjax.runs.subject import Subject
 from zfjax.training.metrics import read_metrics
 from zfjax.training.sharding import data_mesh
@@ -47,13 +45,18 @@ class Layer(NamedTuple):
     responses: Responses
 
     @property
+    def slug(self) -> str:
+        """The name in files and links."""
+        return as_file(self.name)
+
+    @property
     def maps(self) -> int:
         """Number of maps."""
         return len(self.top.values)
 
 
 class Survey(NamedTuple):
-    """A net's layers, evaluated on the run's validation split."""
+    """A model's layers, evaluated on a validation split."""
 
     facts: Facts
     layers: tuple[Layer, ...]
@@ -62,12 +65,12 @@ class Survey(NamedTuple):
     names: tuple[str, ...]  # of the images
 
 
-def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int, parts: Parts | None = None) -> Survey:
+def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int, parts: Parts | None = None) -> Survey:
     """Pass over a split twice: for the strongest activations, and for the histograms up to these.
 
     Args:
-        run: the run that `subject` was read from.
-        subject: the net and its images.
+        given: the run or model that `subject` is of.
+        subject: the model and its images.
         names: names of layers, in any order; they are shown bottom first.
         batch_size: images on a device at a time.
         parts: where the done parts of both passes are kept.
@@ -75,26 +78,42 @@ def survey(run: RunInfo, subject: Subject, names: Sequence[str], batch_size: int
     Raises:
         UserError: no such layer, or no images.
     """
-    if not len(subject.pictures):
-        raise UserError(f"the run in {run.folder} has no validation images")
-    count = len(subject.pictures)
-    layers(subject.net, subject.variables, names)  # which names one that there is not
-    names = [spec.name for spec in subject.net.layers if spec.name in names]
+    count, model = len(subject.pictures), subject.model
+    if not count:
+        raise UserError(f"{given.name} has no validation images")
+    subject = with_unknown(subject)
+    wanted = {model.place(name).name for name in names}
+    places = [place for name, place in model.layers.items() if name in wanted]
     with Progress("strongest activations", count) as progress:
-        tops = strongest(subject, names, min(STRONGEST, count), batch_size, parts, progress)
+        in_order = [place.name for place in places]
+        tops = strongest(subject, in_order, min(STRONGEST, count), batch_size, parts, progress)
     with Progress("histograms and classes", count) as progress:
         found = responded(subject, tops, batch_size, parts, progress)
-    fields = {row.name: row.receptive_field for row in layer_table(subject.net)}
-    size = subject.net.image_size
     surveyed = tuple(
-        Layer(name, layer_title(name), _smaller(fields[name], size), tops[name], found[name]) for name in names
+        Layer(
+            place.name,
+            layer_title(place.name),
+            _smaller(place.receptive_field, subject.size),
+            tops[place.name],
+            found[place.name],
+        )
+        for place in places
     )
-    return Survey(_facts(run, subject), surveyed, subject.classes, subject.labels, _names(run, subject))
+    return Survey(_facts(given, subject), surveyed, subject.classes, subject.labels, _names(given, subject))
+
+
+def with_unknown(subject: Subject) -> Subject:
+    """The same with one more class, `unknown`, for pictures that are of no class of the model; others have images."""
+    if (subject.labels >= 0).all():
+        return subject
+    there, numbers = np.unique(subject.labels, return_inverse=True)  # -1 comes first
+    named = (subject.classes[label] for label in there[1:])
+    return subject._replace(classes=("unknown", *named), labels=numbers.astype(np.int32))
 
 
 def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
     """Yield the patches and projections of a layer's maps in order, some maps at a time, in all processes."""
-    fun, mesh = layer(subject.net, subject.variables, surveyed.name), data_mesh()
+    fun, mesh = subject.model.layer(surveyed.name), data_mesh()
     for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
         maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
         yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1], mesh=mesh)
@@ -105,22 +124,22 @@ def _smaller(field: Pair | None, size: int) -> Pair | None:
     return field if field and min(field) < size else None
 
 
-def _facts(run: RunInfo, subject: Subject) -> Facts:
-    top1 = {line["step"]: line["val_top1"] for line in read_metrics(run.folder) if "val_top1" in line}
-    width = f" at {run.config.width:g} × full width" if run.config.width != 1 else ""
+def _facts(given: Given, subject: Subject) -> Facts:
+    lines = read_metrics(given.run.folder) if given.run else []
+    top1 = {line["step"]: line["val_top1"] for line in lines if "val_top1" in line}
     return Facts(
-        run.folder.name,
-        f"{run.config.net}{width}",
-        subject.net.image_size,
-        parse_spec(run.config.dataset).title,
+        given.name,
+        given.title,
+        subject.size,
+        given.dataset_title,
         len(subject.pictures),
         None if subject.step is None else top1.get(subject.step),
     )
 
 
-def _names(run: RunInfo, subject: Subject) -> tuple[str, ...]:
+def _names(given: Given, subject: Subject) -> tuple[str, ...]:
     """Names of the images: file paths below the dataset's folder, or numbers in the validation split."""
-    examples = open_own(run.config, run.folder).val
+    examples = given.examples()
     if isinstance(examples, FolderExamples):
         return tuple(examples.names[number] for number in subject.kept)
     return tuple(f"validation image {number}" for number in subject.kept)

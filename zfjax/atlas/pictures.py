@@ -62,15 +62,14 @@ class Picture(NamedTuple):
     thumbnail: bytes | None  # WebP; None if the full one is small enough
 
 
-def pictures(found: Gallery, mean: Float[np.ndarray, "height width 3"]) -> Iterator[Picture]:
+def pictures(found: Gallery) -> Iterator[Picture]:
     """Yield one picture per map; images that do not excite it are left blank.
 
     Args:
-        found: some maps of a layer.
-        mean: the mean subtracted from the images, 0..255.
+        found: some maps of a layer, from `in_rgb`.
     """
     for number, values, projections, images in zip(
-        found.maps, found.values, map(per_image, found.projections), patches(found, mean), strict=True
+        found.maps, found.values, map(per_image, found.projections), patches(found), strict=True
     ):
         tiles = np.stack([projections, images])[:, values > 0]
         yield _picture(int(number), tiles, found.values.shape[1])

@@ -40,7 +40,7 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
     faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favorites]
     count = 1 + sum(1 + layer.maps for layer in survey.layers) + len(survey.classes)
     # Create only these, so that it is an error if the folder itself has vanished.
-    for name in ("layer", "map", "class", *(f"map/{layer.name}" for layer in survey.layers)):
+    for name in ("layer", "map", "class", *(f"map/{layer.slug}" for layer in survey.layers)):
         (folder / name).mkdir()
     with Progress("pages", count, unit="page") as progress:
         pages = _Pages(folder, survey, sheets, progress)
@@ -120,11 +120,11 @@ class _Pages:
         layers = self._survey.layers
         layer, above = layers[i], layers[i + 1] if i + 1 < len(layers) else None
         around = {"below": layers[i - 1] if i else None, "above": above}
-        self.write("layer.html", layer_path(layer.name), layer=layer, **around)
+        self.write("layer.html", layer_path(layer.slug), layer=layer, **around)
         for number in range(layer.maps):
             self.write(
                 "map.html",
-                map_path(layer.name, number),
+                map_path(layer.slug, number),
                 layer=layer,
                 number=number,
                 histogram=views.histogram(layer, number),
@@ -149,7 +149,7 @@ def _index(survey: Survey, favorites: Iterable[Sequence[Sequence[views.Excited]]
             [[places[one.layer.name], one.map] for found in reversed(by_layer) for one in found[:_FOUND_BY_CLASS]]
         )
     return {
-        "layers": [[layer.name, layer.title, layer.maps] for layer in survey.layers],
+        "layers": [[layer.slug, layer.title, layer.maps] for layer in survey.layers],
         "classes": list(survey.classes),
         "excited": excited,
     }

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
         chosen(request.only, ())  # report a mistyped name first
         run = read_run(request.workdir, request.dataset)
-    writing = claim.writing(run, run.folder / "compare", "zfjax compare")
+    writing = claim.writing(run.folder / "compare", "zfjax compare", run.root)
     with writing as folder, matmul_precision(run.config.matmul_precision):
         if request.images:
             with Progress("opening the run"):

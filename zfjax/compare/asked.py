@@ -15,7 +15,7 @@ from zfjax.console.progress import Progress
 from zfjax.console.text import did_you_mean
 from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.subject import Subject, feature_layers
+from zfjax.runs.subject import Subject
 from zfjax.training import memory
 
 
@@ -51,11 +51,10 @@ def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request
         raise UserError(
             f"--layer has no meaning with --only={','.join(request.only)}, none of which is a CAM: leave it out"
         )
-    memory.require_batches(subject.net, request.batch_size)
-    layer = request.layer or feature_layers(subject.net)[-1]
+    memory.require_batches(subject.model, request.batch_size)
+    layer = request.layer or subject.model.feature_layers[-1]
     asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)
-    size = subject.net.image_size
-    asked.case(jnp.zeros((1, size, size, 3)), np.zeros(1, np.int32))
+    asked.case(jnp.zeros((1, *subject.model.image_shape)), np.zeros(1, np.int32))
     return asked
 
 

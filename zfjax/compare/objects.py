@@ -57,14 +57,14 @@ def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
         raise UserError(f"--boxes: {file} names no picture of the val split; expected names like {names[0]!r}")
 
     def of_some(some: np.ndarray) -> np.ndarray:
-        size = subject.net.image_size
+        size = subject.size
         found = np.zeros((len(some), size, size), bool)
         for mask, number in zip(found, subject.kept[some], strict=True):
             height, width = pictures[int(number)].image.shape[:2]
             box = _inside(file, names[number], boxes[names[number]], height, width)
             side = min(height, width)  # of the center square, which is the part that is decoded
             shares = (box - np.array([height - side, width - side] * 2) / 2) / side
-            top, left, bottom, right = np.clip(in_crop(shares[None], subject.mean.shape[0], size)[0], 0, size)
+            top, left, bottom, right = np.clip(in_crop(shares[None], subject.side, size)[0], 0, size)
             mask[top:bottom, left:right] = True
         return found
 

@@ -29,7 +29,7 @@ def write(asked: Asked, images: Chosen) -> list[str]:
     """Write the picture, one row per file; return the names of what was written."""
     subject, count = asked.subject, len(images.images)
     maps = maps_of(asked, images.images, images.labels, min(count, asked.batch_size))
-    pixels = np.asarray(images.images) + subject.image_mean[None]
+    pixels = subject.display.pixels(images.images)
     classes = [subject.classes[label] for label in images.labels]
     said = [f"(net: {label})" if guess else label for label, guess in zip(classes, images.guessed, strict=True)]
     names = [f"{name}\n{label}" for name, label in zip(images.names, said, strict=True)]

@@ -69,7 +69,7 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     names = [subject.classes[label] for label in labels[shown]]
     titled = {lens.title: of_lens for lens, of_lens in maps.items()}
     with Progress("drawing"):
-        figure = plot_comparison(np.asarray(images) + subject.image_mean[None], drawn.masks[shown], titled, names)
+        figure = plot_comparison(subject.display.pixels(images), drawn.masks[shown], titled, names)
         arrays = {"shown": drawn.numbers[shown], "masks": drawn.masks[shown], "images": drawn.numbers}
         table = comparison.to_table(found, asked.lenses, asked.run.config.dataset, asked.layer)
         for stale in matching(asked.folder, "sanity.*"):

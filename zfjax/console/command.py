@@ -37,6 +37,7 @@ _STORAGE = (
 _LONGEST = 100  # letters of a flag's name
 TRACE = "ZFJAX_TRACE"  # the environment variable that enables stack traces
 RUN = {"workdir": "RUN"}  # for `required` of `parse`
+MODEL = "Any model instead of a run: FILE.py:NAME of a function that returns a zfjax.Model, or NAME.onnx."
 
 
 def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -91,22 +92,34 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     return 0
 
 
-def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool = False) -> None:
+def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool = False, model: bool = False) -> None:
     """Define the flags most commands take: a run and one of its checkpoints.
 
     Args:
         values: the flags.
         batch_size: the default of --batch_size; 0: no such flag.
         pictures: whether to add --dataset, for commands that read the run's pictures, which may have moved.
+        model: whether to add --model and --out, for commands that look at any model; `runs.given` reads them.
     """
     flags.DEFINE_string("workdir", "", "The folder that zfjax train wrote.", flag_values=values)
     flags.DEFINE_string(
         "checkpoint", "latest", "Checkpoint: latest, best (on the val split) or a step.", flag_values=values
     )
     if pictures:
+        where = "Where the run's pictures are now; by default where they were."
         flags.DEFINE_string(
-            "dataset", "", "Where the run's pictures are now; by default where they were.", flag_values=values
+            "dataset", "", f"{where} With --model its pictures: shapes, folder:PATH or tfds:NAME." if model else where,
+            flag_values=values,
+        )  # fmt: skip
+    if model:
+        flags.DEFINE_string("model", "", MODEL, flag_values=values)
+        flags.DEFINE_string(
+            "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
         )
+        flags.DEFINE_string(
+            "out", "", "Folder for what is written; by default one in the run. With --model it must be given.",
+            flag_values=values,
+        )  # fmt: skip
     if batch_size:
         options.whole_number(values, "batch_size", batch_size, "Pictures on a device at a time.", smallest=1)
 
@@ -147,7 +160,8 @@ def parse(
         raise UserError(_illegal(error, values)) from error
     except (flags.Error, OSError, ValueError) as error:  # the latter two come from --flagfile
         raise UserError(" ".join(str(error).split())) from error
-    missing = [name for name in required if not _given(values[name].value)]
+    instead = "model" in values and _given(values["model"].value)
+    missing = [name for name in required if not _given(values[name].value) and not (instead and name == "workdir")]
     if missing:
         needed = (f"--{name}={required[name]}, {_inside(values[name].help)}" for name in missing)
         raise UserError(f"missing {'; '.join(needed)} (see --help)")

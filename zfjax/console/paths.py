@@ -40,9 +40,9 @@ def user_path(path: epath.PathLike, what: str, *, local: str = "") -> epath.Path
     return _on_disk(expanded, what)
 
 
-def absolute_path(path: epath.PathLike, what: str) -> epath.Path:
+def absolute_path(path: epath.PathLike, what: str, *, local: str = "") -> epath.Path:
     """Like `user_path`, but absolute."""
-    found = from_here(user_path(path, what), what)
+    found = from_here(user_path(path, what, local=local), what)
     return found if "://" in os.fspath(found) else _on_disk(os.path.abspath(found), what)
 
 

@@ -141,3 +141,9 @@ def _printable(match: re.Match[str]) -> str:
         with contextlib.suppress(UnicodeDecodeError):
             return bytes([ord(character) - 0xDC00]).decode("cp1252")
     return character.encode("ascii", "backslashreplace").decode() if character > "~" else repr(character)[1:-1]
+
+
+def as_file(name: str) -> str:
+    """A name as part of a file's name, no two alike: `block1-conv2` for `block1/conv2`."""
+    special = {"/": "-", "-": "--"}
+    return re.sub(r"[^\w.]|^\.", lambda found: special.get(found[0], f"-{ord(found[0]):x}-"), readable(name))

@@ -14,6 +14,7 @@ from zfjax.data.opening import open_source
 from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.experiments.features import scan_for
+from zfjax.models.nets import NetModel
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different
 from zfjax.training import memory, sharding
 from zfjax.training.scoring import Model, Scores, score_together
@@ -68,7 +69,7 @@ def evaluate_runs(
     models = {}
     for workdir, run in zip(workdirs, runs, strict=True):
         model = load_model(run, checkpoint)
-        memory.require_batches(model.net, batch_size)
+        memory.require_batches(NetModel(model.net, model.variables), batch_size)
         variables, mean = sharding.replicate((model.variables, model.mean), mesh)
         models[str(workdir)] = model._replace(variables=variables, mean=mean)
     rows = sharding.rows_at_once(pictures, batch_size, mesh)

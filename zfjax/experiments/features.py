@@ -33,6 +33,7 @@ from zfjax.data.spec import parse_spec
 from zfjax.data.together import require_shared
 from zfjax.models import ConvNet
 from zfjax.models.cut import layers
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import Conv, Dense, Dropout, Residual
 from zfjax.runs.first import from_first, on_first, our_share
 from zfjax.runs.folder import RunInfo, open_own
@@ -163,7 +164,7 @@ def features(model: Model, pictures: Pictures, names: Sequence[str], batch_size:
     Raises:
         UserError: the net has no such layer, or the batch needs more memory than there is.
     """
-    memory.require_batches(model.net, batch_size)
+    memory.require_batches(NetModel(model.net, model.variables), batch_size)
     fun = layers(model.net, model.variables, names)
     mesh = sharding.data_mesh()
     fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)

@@ -3,15 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments.gallery import Top, gallery, some_maps
-from zfjax.models import ConvNet, layer
-from zfjax.models.specs import Conv, Pair
-from zfjax.runs.subject import feature_layers
+from zfjax.models import Model
+from zfjax.models.landmarks import RECTIFIED
+from zfjax.models.places import Place
+from zfjax.ops.windows import Pair
 
 DEAD, DOMINATING = 0.05, 3.0  # times the median RMS
 
@@ -102,43 +106,108 @@ def aliased_share(patterns: Float[np.ndarray, "n height width c"], strides: Pair
 
 
 def first_layers(
-    net: ConvNet,
-    variables: PyTree,
+    model: Model,
     tops: Mapping[str, Top],
-    load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width 3"]],
+    load: Callable[[Int[np.ndarray, " n"]], Float[Array, "n height width channels"]],
     rng: np.random.Generator,
     count: int = 16,
 ) -> FirstLayers:
     """Layer 1's filters and layer 2's projections, with the counts of Figure 6.
 
     Args:
-        net: a net whose first layer is a convolution.
-        variables: its variables, `{"params": …}`.
-        tops: by layer, the strongest activation of each map over a split: `top_activations(…, k=1)` for the first two
-            of `feature_layers(net)`.
+        model: a model whose first layer is a convolution of pixels, or a linear map of patches.
+        tops: by layer, the strongest activation of each map over a split: `top_activations(…, k=1)` for
+            `first_two(model)`.
         load: from image numbers, as in `tops`, to images.
         rng: draws the maps of layer 2, preferring those that fire.
         count: how many maps to draw.
 
     Raises:
         ValueError: as in `filters`.
-        UserError: the net has fewer than two rectified layers of maps.
+        UserError: as in `first_two` and `pixel_filters`.
 
     Paper: figure 6.
     """
-    if len(feature_layers(net)) < 2:
-        raise UserError("figure 6 shows layers 1 and 2; expected a net with two rectified layers of maps")
-    first, second = feature_layers(net)[:2]
-    conv = next(spec for spec in net.layers if isinstance(spec, Conv))
+    first, second = first_two(model)
+    found = pixel_filters(model)
     maps = some_maps(tops[second], count, rng)
-    projections = gallery(layer(net, variables, second), tops[second], maps, load).projections[:, 0]
+    projections = gallery(model.layer(second), tops[second], maps, load).projections[:, 0]
     return FirstLayers(
-        filters(np.asarray(variables["params"][conv.name]["kernel"]), conv.strides),
+        filters(found.kernel, found.strides),
         np.asarray(tops[first].values)[:, 0] <= 0,
         maps,
         projections,
-        aliased_share(projections, conv.strides),
+        aliased_share(projections, found.strides),
     )
+
+
+def first_two(model: Model) -> tuple[str, str]:
+    """The paper's layers 1 and 2: what is made of the filters of pixels, rectified if it is, and the next to look at.
+
+    Raises:
+        UserError: the model has no filters of pixels, or no layer above.
+    """
+    places = list(model.layers.values())
+    start = places.index(_first_linear(model))
+    alike = [place for place in places[start + 1 :] if place.shape == places[start].shape]
+    first = next((place for place in alike[:3] if place.kind in RECTIFIED), places[start])
+    above = {place.name for place in places[places.index(first) + 1 :]}
+    second = next((name for name in model.feature_layers if name in above), None)
+    if second is None:
+        raise UserError("figure 6 shows layers 1 and 2; expected a model with a second layer of maps")
+    return first.name, second
+
+
+@shown_by_shape
+class PixelFilters(NamedTuple):
+    """The filters of a model's first layer, and the distance between two places where they are applied."""
+
+    kernel: Float[np.ndarray, "kh kw channels maps"]
+    strides: Pair
+
+
+def pixel_filters(model: Model) -> PixelFilters:
+    """How much each pixel adds to a unit of each map of a model's first convolution, or of what embeds its patches.
+
+    They are read from the derivative at a unit in the middle, so that it makes no difference how the model stores its
+    weights.
+
+    Raises:
+        UserError: the model's first layer reads no limited part of the image.
+
+    Paper: figure 6.
+    """
+    place = _first_linear(model)
+    assert place.receptive_field is not None
+    fun, unit = model.layer(place.name), tuple(length // 2 for length in place.shape[:-1])
+    image = jnp.zeros((1, *model.image_shape), jnp.float32)
+
+    @jax.jit
+    def at_unit(fun: Partial) -> Float[Array, "maps height width channels"]:
+        maps, down = jax.vjp(lambda image: fun(image)[0, *unit], image)
+        return jax.lax.map(lambda seed: down(seed)[0][0], jnp.eye(len(maps), dtype=maps.dtype))
+
+    pixels = np.asarray(at_unit(fun), np.float32)
+    height, width = place.receptive_field
+    if place.stride is None or place.offset is None:  # as of the patches of a ViT, which are numbered in a row
+        rows, columns = np.nonzero(np.abs(pixels).sum(axis=(0, 3)))
+        tops, strides = (rows.min(initial=0), columns.min(initial=0)), (height, width)
+    else:
+        centers = [first + step * at for first, step, at in zip(place.offset, place.stride, unit, strict=True)]
+        tops = round(centers[0] - (height - 1) / 2), round(centers[1] - (width - 1) / 2)
+        strides = round(place.stride[0]), round(place.stride[1])
+    padded = np.pad(pixels, ((0, 0), (height, height), (width, width), (0, 0)))
+    kernel = padded[:, tops[0] + height :, tops[1] + width :][:, :height, :width]
+    return PixelFilters(np.moveaxis(kernel, 0, -1), strides)
+
+
+def _first_linear(model: Model) -> Place:
+    for place in model.layers.values():
+        if place.kind in ("conv", "dense"):
+            if place.receptive_field is None or place.receptive_field == model.image_shape[:2]:
+                break
+            return place
+    raise UserError("figure 6 shows filters of pixels; the model's first layer looks at whole images")
 
 
 def _below(size: int, stride: int) -> Float[np.ndarray, "size size"]:

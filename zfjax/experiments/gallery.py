@@ -16,7 +16,8 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments.tops import Top, joined, merged
 from zfjax.models.cut import pools_above
-from zfjax.models.fields import Projected, projected
+from zfjax.models.display import Display
+from zfjax.models.fields import Fields, Projected, fields_of, projected
 from zfjax.ops.arguments import array, described, floats
 from zfjax.runs.shares import shared
 from zfjax.training import sharding
@@ -94,7 +95,8 @@ def gallery(
     """Project the strongest activations of some maps, each separately.
 
     If `fun` comes from `zfjax.layer`, patches are cropped to the receptive field, and only that part of each image is
-    computed (`fields.project_fields`). Receptive fields of other functions are unknown: their patches are whole images.
+    computed (`fields.project_fields`); if it comes from `Model.layer`, whole images are computed and patches cropped.
+    Receptive fields of other functions are unknown: their patches are whole images.
 
     Args:
         fun: the layer's function, whose strongest activations are in `top`.
@@ -126,20 +128,28 @@ def gallery(
     if numbers.min() < 0:
         raise ValueError(f"top: expected {numbers.shape[1]} images per map, but fewer were seen")
     winners = np.repeat(maps, numbers.shape[1]), positions.reshape(numbers.size, -1)
-    rows, warned = min(batch_size, numbers.size), list[bool]()
-    mesh = sharding.busy(mesh, -(-numbers.size // rows))
-    fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
+    at_once, warned = min(batch_size, numbers.size), list[bool]()
+    mesh = sharding.busy(mesh, -(-numbers.size // at_once))
+    given, fun = fun, functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
 
     def work(some: np.ndarray) -> Projected:
         images = floats("load", load(numbers.reshape(-1)[some]))
         if not warned:
             warn_of_idle_rules(fun, images, DECONVNET)
             warned.append(True)
-        return _projected(fun, *sharding.place((images, *(part[some] for part in winners)), mesh), mesh=mesh)
+        fields = fields_of(given, (images.shape[1], images.shape[2]))
+        rows = sharding.place((images, *(part[some] for part in winners)), mesh)
+        return _projected(fun, *rows, mesh=mesh, fields=fields)
 
-    found = list(shared(numbers.size, rows, mesh, work))
+    found = list(shared(numbers.size, at_once, mesh, work))
     _, *parts = (np.concatenate(part) for part in zip(*found, strict=True))
     return Gallery(maps, values, *(part.reshape(*numbers.shape, *part.shape[1:]) for part in parts))
+
+
+def in_rgb(found: Gallery, display: Display) -> Gallery:
+    """A gallery to look at: its patches as RGB pictures in 0..255, and its projections as signals at these."""
+    pictures = display.pixels(found.images, found.fields)
+    return found._replace(images=pictures, projections=display.signals(found.projections))
 
 
 def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray, " maps"]:
@@ -150,8 +160,11 @@ def some_maps(top: Top, count: int, rng: np.random.Generator) -> Int[np.ndarray,
 
 
 @functions.jit
-def _projected(fun: Callable, images: Array, units: Array, positions: Array, *, mesh: Mesh | None) -> Projected:
-    return sharding.on_each(projected, mesh, whole=1)(fun, images, units, positions)
+def _projected(
+    fun: Callable, images: Array, units: Array, positions: Array, *, mesh: Mesh | None, fields: Fields | None
+) -> Projected:
+    on_one = functools.partial(projected, fields=fields)
+    return sharding.on_each(on_one, mesh, whole=1)(fun, images, units, positions)
 
 
 def numbered(batches: Iterable, mesh: Mesh | None) -> Iterator[Numbered]:

@@ -15,7 +15,7 @@ from zfjax.console.deprecation import renamed_arguments
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments import sweeps
-from zfjax.models import ConvNet, layers
+from zfjax.models import Model
 from zfjax.ops.arguments import filling, floats
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
@@ -97,8 +97,7 @@ class Sensitivity(NamedTuple):
 
 @renamed_arguments(stride="strides")
 def sensitivity(
-    net: ConvNet,
-    variables: PyTree,
+    model: Model,
     image: Float[Array | np.ndarray, "size size channels"],
     label: int,
     window: int | Pair,
@@ -111,9 +110,8 @@ def sensitivity(
     """Fig. 7 for one image, in one sweep: a map of `layer`, the true class and the most probable class.
 
     Args:
-        net: a classifier, such as `zfjax.zfnet(1000)`.
-        variables: its variables.
-        image: [H, W, C] with the mean already subtracted.
+        model: a classifier, such as `zfjax.open_run(…).val.model`.
+        image: [H, W, C] as the model takes it.
         label: the true class.
         window: as in `occlusion`.
         strides: as in `occlusion`.
@@ -128,13 +126,12 @@ def sensitivity(
     """
     labels = np.array([label])
     return sensitivities(
-        net, variables, jnp.asarray(image)[None], labels, window, strides, fill, layer=layer, batch_size=batch_size
+        model, jnp.asarray(image)[None], labels, window, strides, fill, layer=layer, batch_size=batch_size
     )[0]
 
 
 def sensitivities(
-    net: ConvNet,
-    variables: PyTree,
+    model: Model,
     images: Float[Array | np.ndarray, "n size size channels"],
     labels: Int[np.ndarray, " n"],
     window: int | Pair,
@@ -149,9 +146,8 @@ def sensitivities(
     """`sensitivity` for several images, whose positions are split over many devices.
 
     Args:
-        net: as in `sensitivity`.
-        variables: as in `sensitivity`.
-        images: [n, H, W, C] with the mean already subtracted.
+        model: as in `sensitivity`.
+        images: [n, H, W, C] as the model takes them.
         labels: their true classes.
         window: as in `occlusion`.
         strides: as in `occlusion`.
@@ -165,8 +161,8 @@ def sensitivities(
     Raises:
         ValueError: as in `sensitivity`.
     """
-    top = net.layers[-1].name
-    fun = layers(net, variables, [layer, top])
+    top = model.result
+    fun = model.activations([layer, top])
     classes = jax.eval_shape(fun, jnp.asarray(images)[:1])[top].shape[1]
     for label in labels[(labels < 0) | (labels >= classes)]:
         raise ValueError(f"label: expected one of the net's {classes} classes, got {label}")
@@ -246,9 +242,9 @@ class _Summary(functions.Fixed):
     top: str
 
     def __call__(self, label: Array, acts: dict[str, Array]) -> tuple[Array, Array, Array]:
-        logits = acts[self.top].astype(jnp.float32)
+        maps, logits = acts[self.layer], acts[self.top].astype(jnp.float32)
         return (
-            acts[self.layer].astype(jnp.float32).sum(axis=(1, 2)),
+            maps.astype(jnp.float32).sum(axis=tuple(range(1, maps.ndim - 1))),
             jnp.take(jax.nn.softmax(logits), label, axis=1),
             jnp.argmax(logits, axis=1),
         )

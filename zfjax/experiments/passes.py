@@ -7,27 +7,29 @@ import contextlib
 import hashlib
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import PyTree
 
 from zfjax.console.files import read_whole, write_whole
 from zfjax.console.progress import Progress
 from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.responses import LabeledImages, Responses, Sums, responses_of, summed
-from zfjax.models import layers
 from zfjax.runs.first import from_first, is_first, on_first
 from zfjax.runs.subject import Subject
 from zfjax.training import sharding
 from zfjax.training.sharding import Numbered
+from zfjax.transform import programs
 
 PARTS = 64  # of a pass at most
 ROUNDS = 8  # in which all devices take images, in a part at the least
 _PRECISION = "jax_default_matmul_precision"  # of which JAX does not say that its configuration has it
+_ADDRESS = re.compile(r"0x[0-9a-f]+")  # of functions, in a program's text
 _END = "images"  # in a file: how many images the pass has seen
 Kept = TypeVar("Kept", Top, Sums)  # what a pass keeps of each layer
 
@@ -79,7 +81,7 @@ def strongest(
     Which devices there are, in how many processes, and whether the pass was interrupted makes no difference to a bit.
 
     Args:
-        subject: the net and its images.
+        subject: the model and its images.
         names: the layers.
         k: images per map.
         each: images on a device at a time.
@@ -90,7 +92,7 @@ def strongest(
         By layer, on the host.
     """
     mesh = sharding.data_mesh()
-    fun = layers(subject.net, subject.variables, names)
+    fun = subject.model.activations(names)
 
     def go_on(images: Iterator[Numbered], _: int, tops: dict[str, Top] | None) -> dict[str, Top]:
         return jax.device_get(top_activations(fun, images, k, mesh, before=tops))
@@ -108,14 +110,14 @@ def responded(
     """The histograms of each map of some layers and the classes that excite it, over all images; see `responses`.
 
     Args:
-        subject: the net and its images.
+        subject: the model and its images.
         tops: by layer, from `strongest`.
         each: images on a device at a time.
         parts: as for `strongest`.
         progress: advanced by the number of images.
     """
     mesh, names = sharding.data_mesh(), tuple(tops)
-    fun = layers(subject.net, subject.variables, names)
+    fun = subject.model.activations(names)
 
     def go_on(images: Iterator[Numbered], begin: int, sums: dict[str, Sums] | None) -> dict[str, Sums]:
         batches = _labeled(images, subject.labels[begin:])
@@ -169,15 +171,19 @@ def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) 
 
 
 def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
-    """A short hash of what a pass depends on: net, weights, pictures, and what is asked."""
-    net = subject.net
-    of_net = net.layers, net.image_size, net.dtype, getattr(jax.config, _PRECISION)
-    words = (*of_net, subject.fingerprint, len(subject.pictures), *names, k, each)
+    """A short hash of what a pass depends on: the model, its weights, the pictures, and what is asked."""
+    words = (getattr(jax.config, _PRECISION), subject.fingerprint, len(subject.pictures), *names, k, each)
     digest = hashlib.sha256("\0".join(map(str, words)).encode())
-    weights: PyTree = (subject.variables, subject.mean)
-    for path, leaf in jax.tree.leaves_with_path(weights):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+    model, size = subject.model, subject.size
+    for fun, shape, dtype in (
+        (model.preprocess, (1, size, size, 3), jnp.uint8),
+        (model.function, (1, *model.image_shape), jnp.float32),
+    ):
+        # Another function each time: JAX keeps its traces by identity.
+        trace = programs.trace(lambda x, fun=fun: fun(x), [jax.ShapeDtypeStruct(shape, dtype)])
+        digest.update(_ADDRESS.sub("", str(trace.program.jaxpr)).encode())
+        for array in trace.consts:
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 

@@ -85,7 +85,7 @@ def fold_by_fold(
     folder stays locked until the last one.
     """
     require_pictures(pool, protocol.per_class)
-    with claim.writing(run, folder_of(run, pool), "zfjax probe") as folder:
+    with claim.writing(folder_of(run, pool), "zfjax probe", run.root) as folder:
         ledger = Ledger(folder / "folds.json")
         with Progress("features"):
             model = load_model(run, checkpoint)

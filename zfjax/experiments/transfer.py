@@ -104,7 +104,7 @@ def fold_by_fold(
     folder stays locked until the last one.
     """
     require_pictures(pool, max(protocol.per_class))
-    with claim.writing(run, folder_of(run, pool), "zfjax transfer") as folder:
+    with claim.writing(folder_of(run, pool), "zfjax transfer", run.root) as folder:
         require_shared(our_share(), folder)  # for the checkpoints of nets from scratch
         ledger = Ledger(folder / "folds.json")
         measures = [_on_frozen_layers(run, pool, protocol, ledger, checkpoint, batch_size)]

@@ -13,6 +13,8 @@ Examples:
       the figures of single images, with your own; a file's folder is its class if the net knows that class
   python -m zfjax.figures --workdir=runs/imported --only=fig2 --images=PHOTOS
       a run without pictures of its own: those in a folder and below
+  python -m zfjax.figures --model=net.onnx --dataset=folder:PHOTOS --out=figures
+      any model, with the pictures of a dataset: an ONNX file, or a function in a Python file, --model=nets.py:mine
 
   fig2  gallery         the nine images that excite a map most, projected down, with their patches
   fig4  evolution       how projections and features change from checkpoint to checkpoint
@@ -21,9 +23,9 @@ Examples:
   fig7  occlusion       a gray square moved over the image: what the net loses
   fig8  correspondence  the same part hidden in several images (Table 1)
 
-Each figure is written to the run's folder `figures` as PNG, PDF and the arrays behind it (NPZ), in place of
+Each figure is written to the run's folder `figures`, or --out, as PNG, PDF and the arrays behind it (NPZ), in place of
 an earlier one; all but fig2 also write and print a table (fig8's is table1), fig7 if the objects' pixels are known.
-fig8 needs boxes of parts. The dataset `shapes` has both.
+fig8 needs boxes of parts. The dataset `shapes` has both. fig4 needs the checkpoints of a run.
 """
 
 from zfjax.console import signals
@@ -54,7 +56,7 @@ FOR = {
 def main(argv: Sequence[str]) -> None:
     """Draw the figures that the flags in `argv` ask for."""
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=64, pictures=True)
+    command.run_flags(values, batch_size=64, pictures=True, model=True)
     options.names(values, "only", [], f"Figures to draw, of {', '.join(NAMES)}; default all.")
     options.files(values, "images", "Image files or folders, for fig5 and fig7; default images of the val split.")
     classes = "Classes for fig5 and fig7, one val image each; quote names with commas; default the first five."
@@ -78,15 +80,12 @@ def main(argv: Sequence[str]) -> None:
     with Progress("opening the run"):
         processes.join_to_look(place)
         from zfjax.figures import draw
-        from zfjax.runs import claim
-        from zfjax.runs.folder import read_run
-        from zfjax.training.precision import matmul_precision
+        from zfjax.runs.given import given
 
-        run = read_run(values.workdir, values.dataset)
-    writing = claim.writing(run, run.folder / "figures", "zfjax figures")
-    with writing, matmul_precision(run.config.matmul_precision):
+        looked_at = given(values, "figures")
+    with looked_at.writing("zfjax figures"):
         with Progress("opening the run"):
-            request = draw.request_of(run, values, maps, units)
+            request = draw.request_of(looked_at, values, maps, units)
         draw.all_of(tuple(dict.fromkeys(values.only)), request)
 
 

@@ -15,11 +15,11 @@ from zfjax.experiments.gallery import checked_maps
 from zfjax.experiments.passes import Parts
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
-from zfjax.models import layer_table, layers
 from zfjax.plots.files import save
 from zfjax.runs import subject
 from zfjax.runs.first import is_first
 from zfjax.runs.folder import RunInfo, read_run, require_different
+from zfjax.runs.given import Given, of_run
 from zfjax.training import memory
 
 MOST = 5  # pictures of a folder that the figures of single images show, as many as of the validation split
@@ -34,42 +34,40 @@ FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
 }
 
 
-def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: tuple[int, ...]) -> Request:
-    """Build a request from the flags' values, opening the run's net and pictures.
+def request_of(given: Given, values: flags.FlagValues, maps: int | None, units: tuple[int, ...]) -> Request:
+    """Build a request from the flags' values, opening the net or model, and its pictures.
 
     Raises:
         UserError: no such checkpoint, class, layer or image, or a window larger than the images.
     """
-    if run.config.dataset and values.only and not {"fig5", "fig7"} & {*values.only}:
-        own = "of a run with pictures of its own, as it is for fig5 and fig7 then"
-        command.reject_unused(values, ("images",), f"with --only={','.join(values.only)} {own}")
-    given = loose.picture_files(values.images)
-    if given and not run.config.dataset:
-        readable = loose.readable_pictures(given, run.mean.shape[0])
-        given, splits = readable.files, subject.of_images(run, readable, values.checkpoint)
+    files: tuple[epath.PathLike, ...] = ()
+    if given.dataset and values.only and not {"fig5", "fig7"} & {*values.only}:
+        own = f"with --only={','.join(values.only)} and the pictures of a dataset, as it is for fig5 and fig7 then"
+        command.reject_unused(values, ("images",), own)
+    if values.images and not given.dataset:
+        splits, files = given.with_images(values.images)
     else:
-        splits = subject.of_run(run, values.checkpoint)
-    memory.require_batches(splits.val.net, values.batch_size)
+        splits = given.splits()
+        if values.images:
+            files = loose.picture_files(values.images)
+    model, size = splits.val.model, splits.val.size
+    memory.require_batches(model, values.batch_size)
     # Fail before anything is drawn.
     for name in values.classes:
         splits.val.label_of(name)
-    names = tuple(dict.fromkeys(values.layers))
-    layers(splits.val.net, splits.val.variables, names or subject.feature_layers(splits.val.net))
-    files = splits.val.of_files(given[: max(MOST, len(values.images))]) if given else None
-    size = splits.val.net.image_size
+    names = tuple(dict.fromkeys(model.place(name).name for name in values.layers))
     for name, pixels in (("window", values.window), ("stride", values.stride)):
         if pixels > size:
-            raise UserError(f"--{name}={pixels} is larger than the run's images of {size}×{size} px")
+            raise UserError(f"--{name}={pixels} is larger than the images of {size}×{size} px")
     if units:
-        maps_of = {row.name: row.output.maps for row in layer_table(splits.val.net)}
-        for name in names or subject.feature_layers(splits.val.net):
-            checked_maps(units, maps_of[name])
+        for name in names or model.feature_layers:
+            checked_maps(units, model.layers[name].shape[-1])
     others = tuple(read_run(folder) for folder in values.compare)
-    require_different("--compare", (run, *others))
+    require_different("--compare", tuple(run for run in (given.run, *others) if run))
     return Request(
-        run,
+        given,
         splits,
-        files,
+        splits.val.of_files(files[: max(MOST, len(values.images))]) if files else None,
         tuple(values.classes),
         names,
         maps,
@@ -78,8 +76,8 @@ def request_of(run: RunInfo, values: flags.FlagValues, maps: int | None, units: 
         values.stride,
         values.seed,
         values.batch_size,
-        Parts(run.folder / "figures" / "passes"),
-        tuple(_opened(other, run) for other in others),
+        Parts(given.passes),
+        tuple(_opened(other, given) for other in others),
     )
 
 
@@ -90,7 +88,7 @@ def all_of(names: Sequence[str], request: Request) -> None:
         UserError: some could not be drawn; the others were. Figures that the run does not support are skipped unless
             named.
     """
-    failed, folder, files = [], request.run.folder / "figures", list[str]()
+    failed, folder, files = [], request.given.out, list[str]()
     for name in names or FIGURES:
         try:
             files += _draw(name, request, folder)
@@ -132,18 +130,21 @@ def _tables_too(files: Sequence[str]) -> str:
     return ", each table as .csv and .json" if any(name.endswith(".md") for name in files) else ""
 
 
-def _opened(run: RunInfo, beside: RunInfo) -> Opened:
+def _opened(run: RunInfo, beside: Given) -> Opened:
     """Open another run; if its pictures are those of the first, they are where the first's are now."""
-    is_named_alike = run.config.dataset == read_run(beside.folder).config.dataset
-    mine, its = record.read(run.folder), record.read(beside.folder)
-    if is_named_alike or (mine and its and mine.has_pictures_of(its)):
-        run.config.dataset, run.config.data_dir = beside.config.dataset, beside.config.data_dir
+    if beside.run is not None:
+        folder = beside.run.folder
+        is_named_alike = run.config.dataset == read_run(folder).config.dataset
+        mine, its = record.read(run.folder), record.read(folder)
+        if is_named_alike or (mine and its and mine.has_pictures_of(its)):
+            run.config.dataset, run.config.data_dir = beside.dataset, beside.data_dir
     try:
-        return Opened(run, subject.of_run(run))
+        return Opened(of_run(run, "figures"), subject.of_run(run))
     except UserError as error:
         if not isinstance(error.__cause__, NotThere):
             raise
+        first = f"the run in {beside.run.folder}" if beside.run else beside.name
         raise UserError(
-            f"{error.__cause__}; --dataset says where the pictures of the run in {beside.folder} are,"
+            f"{error.__cause__}; --dataset says where the pictures of {first} are,"
             f" but the run in {run.folder} has others"
         ) from error

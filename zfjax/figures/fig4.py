@@ -21,10 +21,9 @@ from zfjax.experiments.evolution import (
 from zfjax.experiments.gallery import some_maps, top_activations
 from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, NotForThisRun, Request
-from zfjax.models.cut import layers
+from zfjax.models.nets import NetModel
 from zfjax.plots.evolution import plot_convergence, plot_evolution
 from zfjax.runs.folder import load_model
-from zfjax.runs.subject import feature_layers
 from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.loop import Schedule
 from zfjax.training.sharding import data_mesh
@@ -43,7 +42,7 @@ def draw(request: Request) -> Iterator[Drawing]:
     """Yield the strongest projections at each checkpoint, and curves of how far features moved."""
     subject, train = request.subject, request.splits.train
     kept = kept_checkpoints(request)
-    names = request.layers or tuple(feature_layers(subject.net))
+    names = request.names
     numbers = np.sort(request.rng(4).permutation(len(subject.pictures))[:PROBES])
     probes = [subject.load(part) for part in np.array_split(numbers, -(-len(numbers) // request.batch_size))]
     maps = _maps(request, names, probes)
@@ -51,7 +50,8 @@ def draw(request: Request) -> Iterator[Drawing]:
     with Progress("strongest activations of each checkpoint", len(kept.steps) * len(train.pictures)) as progress:
 
         def at(variables: PyTree) -> list[Snapshot]:
-            seen = train._replace(variables=variables)
+            model = NetModel(train.net, variables, classes=train.classes, preprocess=train.model.preprocess)
+            seen = train._replace(model=model)
             tops = strongest(seen, tuple(maps), 1, request.batch_size, request.parts, progress)
             return snapshots_of(subject.net, variables, maps, tops, train.load, probes, data_mesh())
 
@@ -94,7 +94,7 @@ def _maps(request: Request, names: tuple[str, ...], probes: list[Array]) -> dict
     """The maps, the same at all checkpoints: as asked for, or drawn from those that fire in the end."""
     if request.units:
         return {name: np.array(request.units) for name in names}
-    tops = top_activations(layers(request.subject.net, request.subject.variables, names), probes, k=1)
+    tops = top_activations(request.subject.model.activations(names), probes, k=1)
     return {
         name: some_maps(
             tops[name], request.maps or len(tops[name].values), np.random.default_rng((request.seed, number))

@@ -16,9 +16,7 @@ from zfjax.experiments.invariance import (
     translations,
 )
 from zfjax.figures.request import Drawing, Request
-from zfjax.models.cut import layers
 from zfjax.plots.invariance import plot_invariance, shown_steps
-from zfjax.runs.subject import feature_layers, last_hidden_layer
 from zfjax.training.sharding import data_mesh
 
 TRANSFORMS = (translations, scalings, rotations)
@@ -27,16 +25,16 @@ TRANSFORMS = (translations, scalings, rotations)
 def draw(request: Request) -> Iterator[Drawing]:
     """Yield one drawing; its arrays include the changes under small transforms."""
     subject, chosen = request.subject, request.chosen(5)
-    hidden = (feature_layers(subject.net)[0], last_hidden_layer(subject.net))
-    logits = subject.net.layers[-1].name
-    fun = layers(subject.net, subject.variables, (*hidden, logits))
-    steps = paper_steps(subject.net.image_size)
-    found = invariance(fun, hidden, logits, chosen.images, chosen.labels, steps, request.batch_size, data_mesh())
+    model = subject.model
+    hidden = (model.feature_layers[0], model.last_hidden)
+    fun = model.activations((*hidden, model.result))
+    steps = paper_steps(subject.size)
+    found = invariance(fun, hidden, model.result, chosen.images, chosen.labels, steps, request.batch_size, data_mesh())
     examples = []
     for parameters, maps_of in zip(steps, TRANSFORMS, strict=True):
         maps = maps_of(parameters[shown_steps(len(parameters))])
         pictures = np.stack([np.asarray(transformed(image, maps)) for image in chosen.images])
-        examples.append(np.clip((pictures + subject.image_mean[None, None]) / 255, 0, 1))
+        examples.append(np.clip(subject.display.pixels(pictures) / 255, 0, 1))
     titles = (f"the first layer ({hidden[0]})", f"the last hidden layer ({hidden[1]})")
     figure = plot_invariance(found, examples, chosen.titles(subject.classes), titles)
     arrays = {
@@ -49,7 +47,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         "layers": np.array(hidden),
         "untransformed": found.untransformed,
         "apart": found.apart,
-        "relative_changes": relative_changes(found, subject.net.image_size),
+        "relative_changes": relative_changes(found, subject.size),
         "mean_probabilities": mean_probabilities(found),
     }
     yield Drawing("fig5_invariance", figure, arrays, ("fig5_invariance", _table(arrays, steps._fields, hidden)))

@@ -6,27 +6,28 @@ import numpy as np
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
-from zfjax.experiments.filters import FirstLayers, first_layers
+from zfjax.experiments.filters import FirstLayers, first_layers, first_two, pixel_filters
 from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, Opened, Request
-from zfjax.models.specs import Conv
+from zfjax.ops.windows import Pair
 from zfjax.plots.filters import plot_first_layers
-from zfjax.runs.subject import feature_layers
+from zfjax.runs.given import Given
 
 
 def draw(request: Request) -> Iterator[Drawing]:
     """Yield one drawing of all runs, with a table of its counts."""
-    runs = (Opened(request.run, request.splits), *request.compare)
-    found = {}
-    for number, run in enumerate(runs, start=1):
-        subject = run.splits.val
-        with Progress(f"layers 1 and 2 of {run.run.folder.name}", len(subject.pictures)) as progress:
-            names = feature_layers(subject.net)[:2]
-            tops = strongest(subject, names, 1, request.batch_size, request.parts, progress)
-        layers = first_layers(subject.net, subject.variables, tops, subject.load, request.rng(6))
+    opened = (Opened(request.given, request.splits), *request.compare)
+    found, strides = {}, []
+    for number, one in enumerate(opened, start=1):
+        subject = one.splits.val
+        kernel, stride = pixel_filters(subject.model)
+        with Progress(f"layers 1 and 2 of {one.given.name}", len(subject.pictures)) as progress:
+            tops = strongest(subject, first_two(subject.model), 1, request.batch_size, request.parts, progress)
+        layers = first_layers(subject.model, tops, subject.load, request.rng(6))
+        title = _title(one.given, kernel.shape[:2], stride)
         # Numbered if there are several, since folders in different places may share a name.
-        found[f"{number}. {_title(run)}" if len(runs) > 1 else _title(run)] = layers
-    strides = [_first_conv(run).strides for run in runs]
+        found[f"{number}. {title}" if len(opened) > 1 else title] = layers
+        strides.append(stride)
     arrays = {
         f"run{number}_{name}": value
         for number, layers in enumerate(found.values(), start=1)
@@ -36,20 +37,16 @@ def draw(request: Request) -> Iterator[Drawing]:
     yield Drawing("fig6", plot_first_layers(found), arrays, ("fig6", _table(found, strides)))
 
 
-def _title(run: Opened) -> str:
+def _title(given: Given, size: tuple[int, ...], strides: Pair) -> str:
     """Such as `shapes: zfnet, 7×7 stride 2, RMS ≤ 0.1`."""
-    conv = _first_conv(run)
-    radius = run.run.config.filter_radius
-    bound = f"RMS ≤ {radius:g}" if radius else "RMS free"
-    shape = f"{conv.kernel[0]}×{conv.kernel[1]} stride {conv.strides[0]}"
-    return f"{run.run.folder.name}: {run.run.config.net}, {shape}, {bound}"
+    shape = f"{size[0]}×{size[1]} stride {strides[0]}"
+    if given.run is None:
+        return f"{given.title}: {shape}"
+    radius = given.run.config.filter_radius
+    return f"{given.name}: {given.run.config.net}, {shape}, {f'RMS ≤ {radius:g}' if radius else 'RMS free'}"
 
 
-def _first_conv(run: Opened) -> Conv:
-    return next(spec for spec in run.splits.val.net.layers if isinstance(spec, Conv))
-
-
-def _table(found: Mapping[str, FirstLayers], strides: list[tuple[int, int]]) -> Table:
+def _table(found: Mapping[str, FirstLayers], strides: list[Pair]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for (title, layers), (down, across) in zip(found.items(), strides, strict=True):
         rms = layers.filters.rms

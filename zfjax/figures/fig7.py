@@ -1,8 +1,7 @@
 """Figure 7: a square slid over some images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
@@ -13,11 +12,11 @@ from zfjax.experiments.gallery import Top
 from zfjax.experiments.occlusion import Sensitivity, hiding, sensitivities
 from zfjax.experiments.passes import strongest as strongest_of
 from zfjax.figures.request import Drawing, Request
-from zfjax.models import layer
 from zfjax.models.fields import project_units
 from zfjax.plots.occlusion import Occluded, plot_occlusion
-from zfjax.runs.subject import Subject, feature_layers
+from zfjax.runs.subject import Subject
 from zfjax.training.sharding import data_mesh
+from zfjax.transform import functions
 from zfjax.transform.backprojection import deconvnet
 from zfjax.transform.seeds import strongest
 
@@ -43,15 +42,15 @@ def draw(request: Request) -> Iterator[Drawing]:
 
 def _square(request: Request) -> tuple[int, int]:
     """The side of the square and the distance between positions in pixels; by default 48 and 8 of 224."""
-    size = request.subject.net.image_size
+    size = request.subject.size
     return request.window or max(1, round(size * 48 / 224)), request.stride or max(1, round(size * 8 / 224))
 
 
 def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], np.ndarray]:
     """The rows to show, one per image, and the images' classes."""
     subject, chosen = request.subject, request.chosen(7)
-    top = feature_layers(subject.net)[-1]
-    fun = layer(subject.net, subject.variables, top)
+    top = subject.model.feature_layers[-1]
+    fun = subject.model.layer(top)
     with Progress("strongest activations", len(subject.pictures)) as progress:
         winners = strongest_of(subject, [top], OTHERS + 1, request.batch_size, request.parts, progress)[top]
     with Progress("occlusion", len(chosen.images)) as progress:
@@ -61,9 +60,10 @@ def _rows(request: Request, window: int, stride: int) -> tuple[list[Occluded], n
         titles = chosen.titles(subject.classes)
         each = zip(chosen.images, chosen.labels, chosen.numbers, titles, sweeps, strict=True)
         for image, label, number, title, found in each:
-            projection = np.asarray(_strongest_projected(fun, image[None], found.unit)[0])
-            others = _others(subject, fun, winners, found.unit, int(number))
-            shown = np.asarray(image) + subject.image_mean
+            projection = _strongest_projected(functions.live(fun), image[None], found.unit)[0]
+            projection = subject.display.signals(projection)
+            others = subject.display.signals(_others(subject, fun, winners, found.unit, int(number)))
+            shown = subject.display.pixels(image)
             rows.append(Occluded(shown, int(label), projection, others, found, title))
             progress.advance(1)
     return rows, chosen.labels
@@ -80,13 +80,13 @@ def _sweeps(
     """The images' positions split over all devices of all processes."""
     subject = request.subject
     return sensitivities(
-        subject.net,
-        subject.variables,
+        subject.model,
         images,
         labels,
         window,
         stride,
-        layer=feature_layers(subject.net)[-1],
+        subject.display.cover,
+        layer=subject.model.feature_layers[-1],
         batch_size=request.batch_size,
         mesh=data_mesh(),
         progress=progress,
@@ -100,8 +100,8 @@ def _others(subject: Subject, fun: Partial, winners: Top, unit: int, number: int
     return np.asarray(project_units(fun, subject.load(numbers[kept]), np.full(len(kept), unit), positions[kept])[1])
 
 
-@jax.jit
-def _strongest_projected(fun: Partial, images: Array, unit: Array) -> Float[Array, "n h w c"]:
+@functions.jit
+def _strongest_projected(fun: Callable, images: Array, unit: Array) -> Float[Array, "n h w c"]:
     """The unit's strongest activation on each image, projected down to pixels."""
     y, project = deconvnet(fun, images)
     return project(strongest(y, unit))
@@ -113,7 +113,7 @@ def _against_masks(request: Request, window: int, stride: int) -> Table:
     numbers = request.rng(7).choice(len(subject.pictures), min(SCORED, len(subject.pictures)), replace=False)
     objects = subject.masks(numbers)
     images, rows = subject.load(numbers), list[tuple[Cell, ...]]()
-    sides = [side for side in (window, 2 * window) if side <= subject.net.image_size]
+    sides = [side for side in (window, 2 * window) if side <= subject.size]
     with Progress("occlusion compared with masks", len(numbers) * len(sides)) as progress:
         for side in sides:
             scores = [

@@ -11,9 +11,7 @@ from zfjax.console.tables import Cell, Table
 from zfjax.data.annotations import PartBoxes
 from zfjax.experiments.correspondence import Correspondence, correspondence, difference, hidden, random_boxes
 from zfjax.figures.request import Drawing, NotForThisRun, Request
-from zfjax.models import layers
 from zfjax.plots.correspondence import plot_correspondence
-from zfjax.runs.subject import feature_layers, last_hidden_layer
 from zfjax.training.sharding import data_mesh
 
 CLASS = "face"
@@ -57,8 +55,8 @@ def draw(request: Request) -> Iterator[Drawing]:
     boxes = {part: faces.parts[name][None] for part, name in PARTS.items()}
     randoms = {part: random_boxes(rng, box[0], faces.objects, DRAWS) for part, box in boxes.items()}
 
-    names = {"layer 5": feature_layers(subject.net)[-1], "layer 7": last_hidden_layer(subject.net)}
-    fun = layers(subject.net, subject.variables, tuple(names.values()))
+    names = {"layer 5": subject.model.feature_layers[-1], "layer 7": subject.model.last_hidden}
+    fun = subject.model.activations(tuple(names.values()))
     # All draws together, so that many devices get something to do.
     draws = [*boxes.values(), *randoms.values()]
     found = correspondence(fun, images, np.concatenate(draws), batch_size=request.batch_size, mesh=data_mesh())
@@ -69,7 +67,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         results[title] = dict(zip(PARTS, map(Compared, apart[: len(PARTS)], apart[len(PARTS) :]), strict=True))
     hiding = boxes | {"random": randoms["nose"]}
     rows = {"original": images} | {part: hidden(images, draws[0]) for part, draws in hiding.items()}
-    pictures = {row: np.clip((some[:SHOWN] + subject.image_mean[None]) / 255, 0, 1) for row, some in rows.items()}
+    pictures = {row: np.clip(subject.display.pixels(some[:SHOWN]) / 255, 0, 1) for row, some in rows.items()}
     shown = {
         title: {part: both.part for part, both in found.items()} | {"random": _pooled(found)}
         for title, found in results.items()
@@ -88,7 +86,7 @@ def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
     if subject.annotations is None:
         raise NotForThisRun(
             "fig8 needs boxes of parts, which the dataset shapes has and"
-            f" {request.run.config.dataset or 'files without a dataset'} has not;"
+            f" {request.given.dataset or 'files without a dataset'} has not;"
             " the function in zfjax.experiments.correspondence takes your own"
         )
     of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))

@@ -10,24 +10,25 @@ from zfjax.console.errors import UserError
 from zfjax.console.tables import Table
 from zfjax.experiments.passes import Parts
 from zfjax.runs.folder import RunInfo
+from zfjax.runs.given import Given
 from zfjax.runs.subject import Chosen, Splits, Subject
 
 
 class NotForThisRun(UserError):
-    """The run lacks something a figure needs; such figures are skipped when all figures are drawn."""
+    """The run or model lacks something a figure needs; such figures are skipped when all figures are drawn."""
 
 
 class Opened(NamedTuple):
-    """A run with its net and pictures."""
+    """A run or a model, with its pictures."""
 
-    run: RunInfo
+    given: Given
     splits: Splits
 
 
 class Request(NamedTuple):
-    """A run, and the flags of the command."""
+    """A run or a model, and the flags of the command."""
 
-    run: RunInfo
+    given: Given
     splits: Splits
     files: Chosen | None = None  # images to use; None: one image of each of `classes`
     classes: tuple[str, ...] = ()  # empty: the first five that have images
@@ -43,8 +44,24 @@ class Request(NamedTuple):
 
     @property
     def subject(self) -> Subject:
-        """The net and its validation split."""
+        """The model and its validation split."""
         return self.splits.val
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers asked for, or those that are like the paper's 1 to 5."""
+        return self.layers or self.subject.model.feature_layers
+
+    @property
+    def run(self) -> RunInfo:
+        """The run.
+
+        Raises:
+            NotForThisRun: it is no run but a model.
+        """
+        if self.given.run is None:
+            raise NotForThisRun("it needs the checkpoints of a run, which a model has not")
+        return self.given.run
 
     def rng(self, figure: int) -> np.random.Generator:
         """A generator for one figure, independent of which others are drawn."""
@@ -55,13 +72,20 @@ class Request(NamedTuple):
 
         Raises:
             UserError: the dataset lacks a class.
+            NotForThisRun: the model has no classes.
         """
+        if not self.subject.classes:
+            raise NotForThisRun("it needs probabilities of classes; the model gives no logits [N, classes]")
         if self.files is not None:
             return self.files
         if self.classes:
             labels = [self.subject.label_of(name) for name in self.classes]
         else:
-            labels = np.unique(self.subject.labels)[:5].tolist()
+            known = np.unique(self.subject.labels)
+            labels = known[known >= 0][:5].tolist()
+            if not labels:  # nobody knows what the pictures show
+                numbers = self.rng(figure).permutation(len(self.subject.pictures))[:5]
+                return self.subject.unlabeled(numbers)
         return self.subject.one_of_each(labels, self.rng(figure))
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax.console.text import shown_by_shape
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
+from zfjax.models.model import Below
 from zfjax.models.specs import Dropout, Residual, Size
 from zfjax.models.table import layer_table
 from zfjax.ops.arguments import floats
@@ -71,21 +72,28 @@ class Projected(NamedTuple):
 def fields_of(fun: Callable, image: Pair) -> Fields | None:
     """The receptive fields of `fun`'s units in images of `image` = (height, width) pixels.
 
-    None if `fun` is not from `zfjax.layer`, whose result alone has a known geometry, or the layer is above a dense one,
-    whose units see the whole image.
+    None if `fun` is not from `zfjax.layer` or `Model.layer`, whose results alone have a known geometry, if its units
+    see the whole image, as above a dense layer, or if their fields are not evenly spaced.
 
     >>> net = zfjax.zfnet(10, width=0.125)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     >>> fields_of(zfjax.layer(net, variables, "relu2"), (224, 224))
     Fields(image=(224, 224), size=(27, 27), strides=(8, 8), first=(-1, -1))
     """
-    if not isinstance(fun, Partial) or not isinstance(fun.func, Layer):
+    strides: tuple[float, float] | None
+    if not isinstance(fun, Partial):
         return None
-    row = layer_table(fun.func.net)[-1]
-    if row.receptive_field is None or row.total_stride is None or row.offset is None:
+    if isinstance(fun.func, Layer):
+        row = layer_table(fun.func.net)[-1]
+        size, strides, offset = row.receptive_field, row.total_stride, row.offset
+    elif isinstance(fun.func, Below):
+        _, _, _, _, _, size, strides, offset = fun.func.place
+    else:
         return None
-    first = tuple(round(c - (size - 1) / 2) for c, size in zip(row.offset, row.receptive_field, strict=True))
-    return Fields(image, row.receptive_field, row.total_stride, (first[0], first[1]))
+    if size is None or strides is None or offset is None or not all(float(stride).is_integer() for stride in strides):
+        return None
+    first = tuple(round(c - (length - 1) / 2) for c, length in zip(offset, size, strict=True))
+    return Fields(image, size, (int(strides[0]), int(strides[1])), (first[0], first[1]))
 
 
 def project_units(
@@ -122,15 +130,18 @@ def project_fields(
     """Like `project_units`, but cropped to each unit's receptive field.
 
     A function from `zfjax.layer` runs on the receptive fields alone if these are smaller than the image and the net has
-    no shortcuts. Any other function runs on whole images, and its patches are whole images.
+    no shortcuts. Any other function runs on whole images, and its patches are whole images where `fields_of` does not
+    know its fields.
 
     Args, errors and warnings are those of `project_units`.
 
     Paper: figure 2.
     """
-    fun, images = functions.live(fun), floats("images", images)
+    images = floats("images", images)
+    fields = fields_of(fun, (images.shape[1], images.shape[2]))
+    fun = functions.live(fun)
     warn_of_idle_rules(fun, images, DECONVNET)
-    return projected(fun, images, units, positions)
+    return projected(fun, images, units, positions, fields=fields)
 
 
 @functions.jit
@@ -141,19 +152,16 @@ def _units(fun: Callable, images: Array, units: Array, positions: Array) -> tupl
 
 
 @functions.jit
-def projected(fun: Callable, images: Array, units: Array, positions: Array) -> Projected:
-    """`project_fields` of a function from `functions.live`, without warnings."""
+def projected(fun: Callable, images: Array, units: Array, positions: Array, *, fields: Fields | None) -> Projected:
+    """`project_fields` of a function from `functions.live`, with the `fields_of` it, without warnings."""
     height, width = images.shape[1:3]
-    fields = fields_of(fun, (height, width))
     if fields is None:
         values, projections = _units(fun, images, units, positions)
         whole = jnp.array([[0, 0, height, width]], jnp.int32)
         return Projected(values, projections, images, jnp.broadcast_to(whole, (len(images), 4)))
     inside = fields.inside(positions)
-    assert isinstance(fun, Partial)
-    assert isinstance(fun.func, Layer)  # it has fields
-    shortcuts = any(isinstance(spec, Residual) for spec in fun.func.net.layers)
-    if math.prod(fields.size) < height * width and not shortcuts:
+    is_whole = math.prod(fields.size) >= height * width
+    if not is_whole and isinstance(fun, Partial) and isinstance(fun.func, Layer) and not _has_shortcuts(fun.func.net):
         starts = fields.starts(positions)
         on_field = Partial(_OnField(fun.func.net, (height, width)), *fun.args, starts)
         crops = _cut(images, starts, fields.size)
@@ -164,6 +172,10 @@ def projected(fun: Callable, images: Array, units: Array, positions: Array) -> P
         values, projections = _units(fun, images, units, positions)
         projections = _cut(projections, inside[:, :2], fields.patch)
     return Projected(values, projections, _cut(images, inside[:, :2], fields.patch), inside)
+
+
+def _has_shortcuts(net: ConvNet) -> bool:
+    return any(isinstance(spec, Residual) for spec in net.layers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from zfjax.console.errors import UserError
+from zfjax.models import landmarks
 from zfjax.models.places import Place, place_of, to_text
 from zfjax.ops.arguments import described
 from zfjax.transform import functions, jaxprs
@@ -26,6 +27,7 @@ from zfjax.transform.places.reading import Spot
 Images = Float[Array | np.ndarray, "n height width channels"]
 Squares = UInt8[Array | np.ndarray, "n height width 3"]
 Axes = Literal["NHWC", "NCHW", "HWC", "CHW"]
+RESULT = "<result>"  # no place has this name
 
 
 class Model:
@@ -105,12 +107,33 @@ class Model:
         spots = self._program.spots(self._weights, self._example).values()
         return sum({path: size for spot in spots for path, size in spot.leaves.items()}.values())
 
-    def __call__(self, images: Images) -> PyTree:
-        """The function's result for images [N, H, W, C] in its own units."""
-        return self._program(self._weights, images)
+    def place(self, name: str) -> Place:
+        """A place by name, by the end of its name, or by a pattern. Raises a UserError as `layer` does."""
+        return self.layers[find(name, self.layers)]
 
-    def preprocess(self, squares: Squares) -> Images:
-        """Images as the function takes them, of RGB pictures in 0..255.
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The places that figures show where none are named: the paper's layers 1 to 5, or what is like them."""
+        return landmarks.feature_layers(self.layers.values())
+
+    @property
+    def last_hidden(self) -> str:
+        """The place from which the result is read: the paper's layer 7; in a ResNet the means of the last maps."""
+        return landmarks.last_hidden(tuple(self.layers.values()))
+
+    @property
+    def result(self) -> str:
+        """The name under which `activations` gives the function's result."""
+        return RESULT
+
+    @property
+    def function(self) -> Partial:
+        """The function of images, as a pytree with the weights as leaves, for programs that take it as an argument."""
+        return Partial(self._program, self._weights)
+
+    @property
+    def preprocess(self) -> Callable[[Squares], Images]:
+        """The function that makes images, as the model takes them, of RGB uint8 pictures [N, H, W, 3].
 
         Raises:
             UserError: the model does not know how.
@@ -120,7 +143,11 @@ class Model:
                 "this model does not know what to make of a picture: Model(…, preprocess=) takes a function of RGB"
                 " uint8 [N, H, W, 3], or zfjax.weights.Preprocessing(mean, std)"
             )
-        return self._preprocess(squares)
+        return self._preprocess
+
+    def __call__(self, images: Images) -> PyTree:
+        """The function's result for images [N, H, W, C] in its own units."""
+        return self._program(self._weights, images)
 
     def layer(self, name: str) -> Partial:
         """The function from images to the activations at a place, channels last; nothing above is computed.
@@ -135,11 +162,15 @@ class Model:
         Raises:
             UserError: no place or several have this name.
         """
-        return Partial(_Below(self._program, find(name, self.layers)), self._weights)
+        full = find(name, self.layers)
+        return Partial(Below(self._program, full, self.layers[full]), self._weights)
 
     def activations(self, names: Sequence[str]) -> Partial:
-        """The function from images to the activations at several places, a dict by the names as given."""
-        full = {name: find(name, self.layers) for name in names}
+        """The function from images to the activations at several places, a dict by the names as given.
+
+        One of the names may be `model.result`, for what the whole function gives.
+        """
+        full = {name: RESULT if name == RESULT else find(name, self.layers) for name in names}
         return Partial(_Activations(self._program, tuple(full.items())), self._weights)
 
     def split(self, name: str) -> tuple[Partial, Partial]:
@@ -202,13 +233,15 @@ class _Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Below:
-    """The `func` of the Partial that `Model.layer` returns."""
+class Below:
+    """The `func` of the Partial that `Model.layer` returns; functions that are given only that read `place` from it."""
 
     program: _Program
     name: str
+    place: Place
 
     def __call__(self, weights: PyTree, images: Images) -> Float[Array, "n ..."]:
+        """The activations at the place."""
         return _Activations(self.program, ((self.name, self.name),))(weights, images)[self.name]
 
 
@@ -221,12 +254,14 @@ class _Activations:
 
     def __call__(self, weights: PyTree, images: Images) -> dict[str, Float[Array, "n ..."]]:
         closed, _ = self.program.trace(weights, images)
-        spots = [_found(self.program.spots(weights, images, closed), full) for _, full in self.names]
+        below = [(name, full) for name, full in self.names if full != RESULT]
+        spots = [_found(self.program.spots(weights, images, closed), full) for _, full in below]
         part = cutting.up_to(closed, [spot.site for spot in spots])
         values = jaxprs.evaluate(part.jaxpr, part.consts, [*jax.tree.leaves(weights), images])
-        return {
-            name: spot.layout.forward(value) for (name, _), spot, value in zip(self.names, spots, values, strict=True)
-        }
+        found = {name: spot.layout.forward(value) for (name, _), spot, value in zip(below, spots, values, strict=True)}
+        if len(below) < len(self.names):  # XLA computes what both have in common once
+            found[RESULT] = self.program(weights, images)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,21 @@ class NetModel(Model):
             }
         )
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers all layers hold."""
+        return sum(place.parameters for place in self.layers.values())
+
+    @property
+    def result(self) -> str:
+        """The name of the net's last layer."""
+        return self.net.layers[-1].name
+
+    @property
+    def function(self) -> Partial:
+        """The net, from images to logits."""
+        return cut.layer(self.net, self.variables, self.result)
+
     def layer(self, name: str) -> Partial:
         """`zfjax.layer` of this net."""
         return cut.layer(self.net, self.variables, find(name, self.layers))

@@ -10,14 +10,15 @@ from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image, sheet
 
 
-def plot_gallery(gallery: Gallery, mean: Array | np.ndarray, title: str = "") -> Picture:
+def plot_gallery(gallery: Gallery, mean: Array | np.ndarray | None = None, title: str = "") -> Picture:
     """For each map, projections of its strongest activations, strongest first, with their patches to the right.
 
     Each projection is scaled on its own (`per_image`).
 
     Args:
         gallery: the gallery of one layer.
-        mean: the mean subtracted from the images, [height, width, 3] in 0..255.
+        mean: the mean subtracted from the images, [height, width, 3] in 0..255; None if they are pictures, as
+            `in_rgb` gives them.
         title: shown at the top.
 
     Returns:
@@ -44,8 +45,11 @@ def plot_gallery(gallery: Gallery, mean: Array | np.ndarray, title: str = "") ->
     return figure
 
 
-def patches(gallery: Gallery, mean: Array | np.ndarray) -> Float[np.ndarray, "maps k height width 3"]:
+def patches(gallery: Gallery, mean: Array | np.ndarray | None = None) -> Float[np.ndarray, "maps k height width 3"]:
     """The patches as pictures in 0..1, with `mean` added back: that of whole images, [height, width, 3] in 0..255."""
-    fields = gallery.fields.reshape(-1, 4)
-    means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
-    return np.clip((gallery.images + np.stack(means).reshape(gallery.images.shape)) / 255, 0, 1)
+    pictures = gallery.images
+    if mean is not None:
+        fields = gallery.fields.reshape(-1, 4)
+        means = [mean[top : top + height, left : left + width] for top, left, height, width in fields]
+        pictures = pictures + np.stack(means).reshape(pictures.shape)
+    return np.clip(pictures / 255, 0, 1)

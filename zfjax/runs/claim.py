@@ -17,7 +17,7 @@ from zfjax.data.folder import holds_classes
 from zfjax.data.outside import require_outside, root_of
 from zfjax.data.together import require_shared
 from zfjax.runs.first import on_first, our_share
-from zfjax.runs.folder import RunInfo, absolute
+from zfjax.runs.folder import absolute
 from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_config
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import as_json
@@ -60,16 +60,20 @@ def held(workdir: epath.PathLike, command: str, pictures: epath.Path | None) -> 
 
 
 @contextlib.contextmanager
-def writing(run: RunInfo, path: epath.PathLike, command: str) -> Iterator[epath.Path]:
-    """Hold and yield a folder inside a run's folder, for a command that writes there; the first process holds for all.
+def writing(folder: epath.Path, command: str, pictures: epath.Path | None) -> Iterator[epath.Path]:
+    """Hold and yield a folder that a command writes into, such as one in a run; the first process holds for all.
 
-    The run itself is not held: it may be trained meanwhile, and other commands may write into its other folders.
+    A run itself is not held: it may be trained meanwhile, and other commands may write into its other folders.
+
+    Args:
+        folder: new or old.
+        command: the holder.
+        pictures: as in `held`.
 
     Raises:
         UserError: as in `held`.
     """
-    folder = epath.Path(path)
-    require_outside(folder, "the folder", root_of(run.config.dataset, run.config.data_dir))
+    require_outside(folder, "the folder", pictures)
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(hold(folder, command)))
         yield folder

@@ -16,6 +16,7 @@ from zfjax.console.text import readable, shown_by_shape
 from zfjax.data import record
 from zfjax.data.folder import NotThere
 from zfjax.data.opening import open_source
+from zfjax.data.outside import root_of
 from zfjax.data.scan import scan_once
 from zfjax.data.source import Source
 from zfjax.runs.first import our_share
@@ -38,6 +39,11 @@ class RunInfo(NamedTuple):
     config: ConfigDict
     classes: tuple[str, ...]
     mean: Float[np.ndarray, "side side 3"]
+
+    @property
+    def root(self) -> epath.Path | None:
+        """The folder of its pictures, where nothing may be written; None for other datasets."""
+        return root_of(self.config.dataset, self.config.data_dir)
 
 
 def open_data(config: ConfigDict, folder: epath.Path | None) -> RunData:

@@ -1,15 +1,160 @@
-"""A model as `--model` names it."""
+"""What commands are given to look at: a run by `--workdir`, or any model by `--model`, with `--dataset` and `--out`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-from zfjax.console import scripts
+from absl import flags
+from etils import epath
+
+from zfjax.console import command, scripts
 from zfjax.console.errors import UserError
+from zfjax.console.paths import absolute_path
 from zfjax.console.text import did_you_mean, first_line
+from zfjax.data.loose import picture_files, readable_pictures
+from zfjax.data.opening import open_source
+from zfjax.data.outside import root_of
+from zfjax.data.source import Examples
+from zfjax.data.spec import parse_spec
 from zfjax.models.model import Model
+from zfjax.runs import claim, looking, subject
+from zfjax.runs.folder import RunInfo, open_own, read_run
+from zfjax.runs.subject import Splits, Subject
+from zfjax.training.precision import matmul_precision
 from zfjax.weights.onnx import from_onnx
 
 EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
+
+
+class Given(NamedTuple):
+    """A run, or a model with what to look at it with.
+
+    Attributes:
+        name: of the run's folder or the model's file, for titles.
+        out: the folder for what the command writes.
+        dataset: the pictures, by name; empty for none.
+        data_dir: where datasets of TFDS are.
+        run: where it is one.
+        model: where it is none.
+        checkpoint: of the run.
+    """
+
+    name: str
+    out: epath.Path
+    dataset: str
+    data_dir: str
+    run: RunInfo | None
+    model: Model | None
+    checkpoint: str
+
+    @property
+    def title(self) -> str:
+        """The net of the run, or the name of the model."""
+        if self.run is None:
+            return self.name
+        config = self.run.config
+        return f"{config.net} at {config.width:g} × full width" if config.width != 1 else config.net
+
+    @property
+    def dataset_title(self) -> str:
+        """The dataset without the path of its folder."""
+        return parse_spec(self.dataset).title if self.dataset else "pictures"
+
+    @property
+    def precision(self) -> str:
+        """Of products of float32, by the run's `config.matmul_precision`."""
+        return self.run.config.matmul_precision if self.run else ""
+
+    @property
+    def passes(self) -> epath.Path:
+        """The folder for the parts of passes that are done."""
+        if self.run is not None:
+            return self.run.folder / "passes"
+        return self.out.parent / f".{self.out.name}-passes"  # beside the folder, which may be replaced as a whole
+
+    def examples(self) -> Examples:
+        """The dataset's validation split as it is stored. Raises a UserError if there is no such dataset."""
+        if self.run is not None:
+            return open_own(self.run.config, self.run.folder).val
+        return open_source(self.dataset, data_dir=self.data_dir).val
+
+    def alone(self) -> Subject:
+        """The model without pictures.
+
+        Raises:
+            UserError: the run has no such checkpoint, or the model does not know what to make of pictures.
+        """
+        if self.run is not None:
+            return subject.without_pictures(self.run, self.checkpoint)
+        assert self.model is not None
+        return looking.alone(self.model)
+
+    def splits(self, *, train: bool = False) -> Splits:
+        """The model with its dataset.
+
+        Args:
+            train: whether the training split is needed; if not, that of a model may be the validation split.
+
+        Raises:
+            UserError: as `alone`, or there is no such dataset.
+        """
+        if self.run is not None:
+            return subject.of_run(self.run, self.checkpoint)
+        if not self.dataset:
+            raise UserError("--model needs pictures: expected --dataset=folder:PATH, or another dataset")
+        return looking.with_dataset(self.alone(), self.dataset, self.data_dir, train=train)
+
+    def with_images(self, paths: Sequence[str]) -> tuple[Splits, tuple[epath.Path, ...]]:
+        """The model with image files, and files in folders, instead of a dataset; and those that can be read.
+
+        Raises:
+            UserError: as `alone`, or none can be read.
+        """
+        bare = self.alone()
+        images = readable_pictures(picture_files(paths), bare.side)
+        return subject.of_images(bare, images), images.files
+
+    @contextmanager
+    def writing(self, by: str) -> Iterator[None]:
+        """Hold the folder `out` for a command, and compute in the run's precision.
+
+        Raises:
+            UserError: as `claim.writing`.
+        """
+        pictures = root_of(self.dataset, self.data_dir)
+        with claim.writing(self.out, by, pictures), matmul_precision(self.precision):
+            yield
+
+
+def of_run(run: RunInfo, folder: str, out: epath.Path | None = None, checkpoint: str = "latest") -> Given:
+    """A run to look at, and the folder in it for what is written if that is not `out`."""
+    at = out or run.folder / folder
+    return Given(run.folder.name, at, run.config.dataset, run.config.data_dir, run, None, checkpoint)
+
+
+def given(values: flags.FlagValues, folder: str, *, local: str = "") -> Given:
+    """What the flags of `command.run_flags` say.
+
+    Args:
+        values: the flags, parsed.
+        folder: the folder in a run for what the command writes, where --out does not say it.
+        local: as in `user_path`, for --out.
+
+    Raises:
+        UserError: neither or both of --workdir and --model, --model without --out, no such run or model.
+    """
+    out = absolute_path(values.out, "--out", local=local) if values.out else None
+    if not values.model:
+        command.reject_unused(values, ("data_dir",), "without --model; a run knows its own")
+        return of_run(read_run(values.workdir, values.dataset), folder, out, values.checkpoint)
+    command.reject_unused(values, ("workdir",), "with --model, which is looked at")
+    command.reject_unused(values, ("checkpoint",), "with --model, which has no checkpoints")
+    if out is None:
+        raise UserError("--model needs a folder for what is written: expected --out=FOLDER")
+    name = Path(values.model.rpartition(":")[2] or values.model).stem
+    return Given(name, out, values.dataset, values.data_dir, None, model_given(values.model), "latest")
 
 
 def model_given(words: str) -> Model:

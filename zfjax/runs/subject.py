@@ -1,8 +1,9 @@
-"""What experiments work on: a trained net, and images as it expects them."""
+"""What experiments work on: a model, and images as it expects them."""
 
+import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from zfjax.console.errors import UserError
 from zfjax.console.paths import user_path
@@ -23,18 +25,21 @@ from zfjax.data.pictures import DecodedPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.reading import read_picture
 from zfjax.models import ConvNet
-from zfjax.models.specs import Dropout, ReLU, Residual
+from zfjax.models.display import Display
+from zfjax.models.model import Model
+from zfjax.models.nets import NetModel
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
 from zfjax.training import sharding
+from zfjax.training.loop import RunData
 from zfjax.training.sharding import Numbered
-from zfjax.training.step import predict
+from zfjax.transform import functions
 
 
 @shown_by_shape
 class Chosen(NamedTuple):
     """Some images, as the net expects them."""
 
-    images: Float[Array, "n size size 3"]  # mean subtracted
+    images: Float[Array, "n size size channels"]
     labels: Int[np.ndarray, " n"]
     names: tuple[str, ...]  # one per image
     numbers: Int[np.ndarray, " n"]  # in the split; -1 for files
@@ -50,48 +55,74 @@ class Chosen(NamedTuple):
 
 @shown_by_shape
 class Subject(NamedTuple):
-    """A net, its variables, and a split of pictures; images are their center crops with the mean subtracted."""
+    """A model and a split of pictures; images are their center crops as the model takes them."""
 
-    net: ConvNet
-    variables: PyTree
-    pictures: Pictures
+    model: Model
+    pictures: Pictures  # squares of `side` pixels
     labels: Int[np.ndarray, " pictures"]
     kept: Int[np.ndarray, " pictures"]  # the pictures' numbers in the dataset's split, counting broken ones
     classes: tuple[str, ...]
-    mean: Float[Array, "side side 3"]  # of the squares, before cropping
-    step: int | None = None  # of the checkpoint that the net was read from
+    side: int  # pixels of the squares that images are the centers of
+    display: Display  # the model's images as RGB pictures
+    step: int | None = None  # of the checkpoint that a net was read from
     annotations: Annotations | None = None  # if the dataset knows more about the split than classes
     fingerprint: str = ""  # of the pictures
 
-    def load(self, numbers: Int[np.ndarray, " n"] | Sequence[int]) -> Float[Array, "n size size 3"]:
+    @property
+    def net(self) -> ConvNet:
+        """The net of a run; other models have none."""
+        return self._own.net
+
+    @property
+    def variables(self) -> PyTree:
+        """The variables of a run's net; other models have none."""
+        return self._own.variables
+
+    @property
+    def _own(self) -> NetModel:
+        if not isinstance(self.model, NetModel):
+            raise UserError("this model is not a net of zfjax: use subject.model, its layers and its function")
+        return self.model
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images in pixels."""
+        return self.model.image_shape[0]
+
+    def load(self, numbers: Int[np.ndarray, " n"] | Sequence[int]) -> Float[Array, "n size size channels"]:
         """The images with these numbers in the split. Raises an IndexError if there is no such number."""
         numbers = np.asarray(numbers)
         for number in numbers[(numbers < 0) | (numbers >= len(self.pictures))]:
             count = len(self.pictures)
             raise IndexError(f"numbers: expected some of the split's {count} pictures, 0 and up; got {number}")
         squares, _ = self.pictures.load(numbers)
-        return _images(squares, self.mean, self.net.image_size)
+        return self.images_of(squares)
 
-    def batches(self, batch_size: int) -> Iterator[Float[Array, "n size size 3"]]:
+    def images_of(self, squares: UInt8[Array | np.ndarray, "n side side 3"]) -> Float[Array, "n size size channels"]:
+        """Squares as the model takes them."""
+        return _images(functions.live(self.model.preprocess, name="preprocess"), squares, size=self.size)
+
+    def batches(self, batch_size: int) -> Iterator[Float[Array, "n size size channels"]]:
         """All images, in order; the last batch may be smaller."""
         for batch in eval_batches(self.pictures, batch_size):
-            yield _images(batch.image[batch.mask > 0], self.mean, self.net.image_size)
+            yield self.images_of(batch.image[batch.mask > 0])
 
     def numbered(self, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator[Numbered]:
         """All images split over the devices of all processes; arguments as in `sharding.one_pass`."""
-        mean = sharding.replicate(self.mean, mesh)
+        place = functools.partial(sharding.replicate, mesh=mesh)
+        preprocess = functions.live(self.model.preprocess, place, name="preprocess")
         for rows in sharding.one_pass(self.pictures, each, mesh, begin, end):
-            yield Numbered(_images(rows.image, mean, self.net.image_size), rows.number)
+            yield Numbered(_images(preprocess, rows.image, size=self.size), rows.number)
 
     @property
     def image_mean(self) -> Float[np.ndarray, "size size 3"]:
-        """What was subtracted from the images."""
-        return np.asarray(center_crop(self.mean[None], self.net.image_size)[0])
+        """The picture whose image is zero; of a run what was subtracted from the images."""
+        return self.display.image_mean
 
     def masks(self, numbers: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n size size"]:
         """The objects' pixels in the images with these numbers in the split; there must be annotations."""
         assert self.annotations is not None
-        return self.annotations.masks(self.kept[numbers], square=self.mean.shape[0], size=self.net.image_size)
+        return self.annotations.masks(self.kept[numbers], square=self.side, size=self.size)
 
     def part_boxes(self, numbers: Int[np.ndarray, " n"], names: Sequence[str]) -> PartBoxes:
         """Boxes of the named parts, in those images that show all of them; there must be annotations.
@@ -99,9 +130,7 @@ class Subject(NamedTuple):
         `numbers` of the result are numbers in the split.
         """
         assert self.annotations is not None
-        found = self.annotations.part_boxes(
-            self.kept[numbers], names, square=self.mean.shape[0], size=self.net.image_size
-        )
+        found = self.annotations.part_boxes(self.kept[numbers], names, square=self.side, size=self.size)
         return found._replace(numbers=numbers[found.numbers])
 
     def label_of(self, name: str) -> int:
@@ -132,7 +161,7 @@ class Subject(NamedTuple):
                 raise UserError(f"the split has no image of class {self.classes[label]!r}")
             drawn = rng.permutation(of_class)[:16]
             squares, _ = self.pictures.load(drawn)
-            right = np.asarray(jnp.argmax(self._predict(squares), axis=1) == label)
+            right = self._said(squares) == label
             numbers.append(drawn[np.argmax(right)])
         return Chosen(
             self.load(np.array(numbers)),
@@ -141,6 +170,13 @@ class Subject(NamedTuple):
             np.array(numbers),
             np.zeros(len(labels), bool),
         )
+
+    def unlabeled(self, numbers: Int[np.ndarray, " n"]) -> Chosen:
+        """The images with these numbers in the split, each with the class that the model says."""
+        squares, _ = self.pictures.load(numbers)
+        names = tuple(f"image {self.kept[number]}" for number in numbers)
+        labels = self._said(squares).astype(np.int32)
+        return Chosen(self.images_of(squares), labels, names, np.asarray(numbers), np.ones(len(numbers), bool))
 
     def of_files(self, paths: epath.PathLike | Sequence[epath.PathLike]) -> Chosen:
         """Load one image file or several. A file's class is its folder's name if the net knows it, else what it says.
@@ -152,28 +188,29 @@ class Subject(NamedTuple):
         if not paths:
             raise UserError("images: expected one file or more")
         files = [user_path(path, "image") for path in paths]
-        squares = np.stack([_square(file, self.mean.shape[0]) for file in files])
-        said = np.asarray(jnp.argmax(self._predict(squares), axis=1))
+        squares = np.stack([_square(file, self.side) for file in files])
+        said = self._said(squares)
         folders = [readable(file.parent.name) for file in files]
         labels = [
             self.classes.index(folder) if folder in self.classes else int(first)
             for folder, first in zip(folders, said, strict=True)
         ]
         return Chosen(
-            _images(squares, self.mean, self.net.image_size),
+            self.images_of(squares),
             np.array(labels, np.int32),
             tuple(readable(file.stem) for file in files),
             np.full(len(paths), -1),
             np.array([folder not in self.classes for folder in folders]),
         )
 
-    def _predict(self, squares: np.ndarray) -> Float[Array, "n classes"]:
-        return predict(self.net, self.variables, self.mean, squares)
+    def _said(self, squares: np.ndarray) -> Int[np.ndarray, " n"]:
+        """The most probable class of each."""
+        return np.asarray(_most_probable(functions.live(self.model.function), self.images_of(squares)))
 
 
 @shown_by_shape
 class Splits(NamedTuple):
-    """The same net with each split of its run."""
+    """The same model with each split of a dataset."""
 
     train: Subject
     val: Subject
@@ -186,7 +223,11 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
         UserError: there is no such checkpoint, or the run's dataset is no longer there.
     """
     bare = without_pictures(run, checkpoint)
-    data = open_data(run.config, run.folder)
+    return with_pictures(bare, open_data(run.config, run.folder))
+
+
+def with_pictures(bare: Subject, data: RunData) -> Splits:
+    """A model with both splits of a dataset, whose classes are in the order of the model's outputs."""
     seen = data.record
 
     def subject(split: str, pictures: Pictures, labels: np.ndarray, kept: np.ndarray) -> Subject:
@@ -198,27 +239,61 @@ def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     return Splits(train, val._replace(annotations=data.annotations))
 
 
+def of_model(model: Model, side: int, display: Display, classes: Sequence[str], step: int | None = None) -> Subject:
+    """A model alone, for `Subject.of_files`, or to be given pictures.
+
+    Args:
+        model: from images of equal height and width to logits [N, classes].
+        side: pixels of the squares whose centers are the images.
+        display: of the images.
+        classes: one name for each output.
+        step: of the checkpoint that a net was read from.
+    """
+    none = np.zeros(0, np.int64)
+    return Subject(model, _NoPictures(), none, none, tuple(classes), side, display, step)
+
+
+def of_net(
+    net: ConvNet,
+    variables: PyTree,
+    mean: Float[Array | np.ndarray, "side side 3"],
+    classes: Sequence[str],
+    step: int | None = None,
+) -> Subject:
+    """A net alone, as `of_model`; `mean` is the mean of the squares that it was trained on."""
+    cropped = jnp.asarray(center_crop(jnp.asarray(mean)[None], net.image_size)[0])
+    model = NetModel(net, variables, classes=classes, preprocess=Partial(LessMean(), cropped))
+    black = -np.asarray(cropped)
+    return of_model(model, len(mean), Display(black, np.eye(3, dtype=np.float32)), classes, step)
+
+
+@dataclasses.dataclass(frozen=True)
+class LessMean(functions.Fixed):
+    """What a net of zfjax takes of pictures, as the `func` of a Partial that holds the mean of the center crops."""
+
+    def __call__(
+        self, mean: Float[Array, "size size 3"], squares: UInt8[Array | np.ndarray, "n size size 3"]
+    ) -> Float[Array, "n size size 3"]:
+        """The pictures less the mean."""
+        return subtract_mean(jnp.asarray(squares), mean)
+
+
 def without_pictures(run: RunInfo, checkpoint: str = "latest") -> Subject:
     """The net of a run alone, for `Subject.of_files`: the run's dataset may be gone, or never have existed.
 
     Raises:
         UserError: there is no such checkpoint.
     """
-    model, none = load_model(run, checkpoint), np.zeros(0, np.int64)
+    model = load_model(run, checkpoint)
     # To the device once, not with each batch.
-    variables, mean = jax.device_put((model.variables, model.mean))
-    return Subject(model.net, variables, _NoPictures(), none, none, run.classes, mean, model.step)
+    return of_net(model.net, jax.device_put(model.variables), model.mean, run.classes, model.step)
 
 
-def of_images(run: RunInfo, images: LooseExamples, checkpoint: str = "latest") -> Splits:
-    """The net of a run without pictures of its own, and image files as both its splits; nobody knows their classes.
-
-    Raises:
-        UserError: there is no such checkpoint.
-    """
-    bare, numbers = without_pictures(run, checkpoint), np.arange(len(images))
+def of_images(bare: Subject, images: LooseExamples) -> Splits:
+    """A model without pictures of its own, and image files as both its splits; nobody knows their classes."""
+    numbers = np.arange(len(images))
     one = bare._replace(
-        pictures=DecodedPictures(images, numbers, bare.mean.shape[0]),
+        pictures=DecodedPictures(images, numbers, bare.side),
         labels=np.full(len(images), -1, np.int32),
         kept=numbers,
         fingerprint=images.fingerprint,
@@ -249,28 +324,6 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "latest", dataset: str =
     return of_run(read_run(workdir, dataset), checkpoint)
 
 
-def feature_layers(net: ConvNet) -> list[str]:
-    """The paper's layers 1 to 5: the rectified maps, by name, bottom first; in a ResNet relu1 and each block.
-
-    Raises:
-        UserError: the net has none.
-    """
-    names = []
-    for spec in net.layers:
-        if spec.mixes_all:
-            break
-        if isinstance(spec, ReLU | Residual):
-            names.append(spec.name)
-    if not names:
-        raise UserError("the net has no rectified maps: expected a ReLU below its first dense layer")
-    return names
-
-
-def last_hidden_layer(net: ConvNet) -> str:
-    """The paper's layer 7, from which the classes are read; in a ResNet the means of the last maps."""
-    return [spec.name for spec in net.layers[:-1] if not isinstance(spec, Dropout)][-1]
-
-
 def _square(file: epath.Path, size: int) -> np.ndarray:
     try:
         return decode_square(read_picture(file), size, readable(os.fspath(file)))
@@ -278,6 +331,17 @@ def _square(file: epath.Path, size: int) -> np.ndarray:
         raise UserError(f"cannot read the image {error}") from error
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _images(squares: Array, mean: Array, size: int) -> Array:
-    return center_crop(subtract_mean(squares, mean), size)
+@functions.jit
+def _images(preprocess: Callable[[Array], Array], squares: Array, *, size: int) -> Array:
+    images = preprocess(center_crop(squares, size))
+    if images.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16) or images.shape[:1] != squares.shape[:1]:
+        raise UserError(
+            f"preprocess: expected float images [{len(squares)}, H, W, C] for as many pictures,"
+            f" got {images.dtype} {list(images.shape)}"
+        )
+    return images
+
+
+@functions.jit
+def _most_probable(fun: Callable[[Array], Array], images: Array) -> Array:
+    return jnp.argmax(fun(images), axis=1)

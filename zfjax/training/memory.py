@@ -1,6 +1,7 @@
 """What a net needs of memory at the least, against what there is, so that no run ends in it after hours of work."""
 
 import contextlib
+import math
 import pathlib
 
 import jax
@@ -10,10 +11,11 @@ from ml_collections import ConfigDict
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import size_of
-from zfjax.models import ConvNet, layer_table
+from zfjax.models import ConvNet, Model, layer_table
 from zfjax.models.specs import Size, weighted
 
 _FLOAT = 4  # bytes of a weight, and of all that belongs to it
+_HALF = 2  # bytes of an activation at the least
 
 
 def require_training(config: ConfigDict, net: ConvNet) -> None:
@@ -31,23 +33,25 @@ def require_training(config: ConfigDict, net: ConvNet) -> None:
     """
     copies = 3 if config.adam else 2
     inputs = sum(below.height * below.width * below.maps for _, below in weighted(net.layers, _image(net)))
-    _require(net, copies, config.batch_size, inputs, "training this net", str(config.batch_size))
+    num_bytes = inputs * jnp.dtype(net.dtype).itemsize
+    parameters = sum(row.parameters for row in layer_table(net))
+    _require(parameters, copies, config.batch_size, num_bytes, "training this net", str(config.batch_size))
 
 
-def require_batches(net: ConvNet, batch_size: int) -> None:
-    """Refuse batches of images that no memory here holds, for commands that only look at a net.
+def require_batches(model: Model, batch_size: int) -> None:
+    """Refuse batches of images that no memory here holds, for commands that only look at a model.
 
     Args:
-        net: the net.
+        model: the model.
         batch_size: images on each device.
 
     Raises:
         UserError: as `require_training`.
     """
-    largest = max(_elements(row.input) + _elements(row.output) for row in layer_table(net))
+    largest = max(math.prod(place.shape) for place in model.layers.values())
     count = jax.device_count()
     batch = str(batch_size) if count == 1 else f"{batch_size} on each of {count} devices"
-    _require(net, 1, batch_size * count, largest, "running this net", batch)
+    _require(model.parameters, 1, batch_size * count, largest * _HALF, "running this net", batch)
 
 
 def require_host(num_bytes: float, what: str) -> None:
@@ -57,16 +61,16 @@ def require_host(num_bytes: float, what: str) -> None:
         raise UserError(f"{what} takes {size_of(num_bytes)} of memory, but this machine has {size_of(there)}")
 
 
-def _require(net: ConvNet, copies: int, batch_size: int, elements: int, what: str, batch: str) -> None:
-    """Compare `copies` of the weights, and `elements` for each image of a batch, with each device's memory."""
+def _require(parameters: int, copies: int, batch_size: int, image_bytes: int, what: str, batch: str) -> None:
+    """Compare `copies` of the weights, and `image_bytes` for each image of a batch, with each device's memory."""
     devices = jax.local_devices()
     limit = None if devices[0].platform == "cpu" else (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:  # the devices share the host's memory
         where, there, weights, images = "this machine", _host(), len(devices), batch_size / jax.process_count()
     else:
         where, there, weights, images = "each device", limit, 1, batch_size / jax.device_count()
-    of_weights = weights * copies * _FLOAT * sum(row.parameters for row in layer_table(net))
-    of_images = images * elements * jnp.dtype(net.dtype).itemsize
+    of_weights = weights * copies * _FLOAT * parameters
+    of_images = images * image_bytes
     if of_weights + of_images > there:
         raise UserError(
             f"{what} takes at least {size_of(of_weights)} of memory for weights and {size_of(of_images)} for a batch of"
@@ -76,10 +80,6 @@ def _require(net: ConvNet, copies: int, batch_size: int, elements: int, what: st
 
 def _image(net: ConvNet) -> Size:
     return Size(net.image_size, net.image_size, 3)
-
-
-def _elements(size: Size) -> int:
-    return size.height * size.width * size.maps
 
 
 def _host() -> int:
