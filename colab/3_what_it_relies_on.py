@@ -153,7 +153,7 @@ plot_invariance(found, examples, chosen.names, ("relu1", "relu7"))
 # %%
 numbers = np.flatnonzero(val.labels == val.label_of("face"))
 parts = {"right eye": "right_eye", "left eye": "left_eye", "nose": "nose"}
-sizes = {"square": len(val.mean), "size": net.image_size}
+sizes = {"square": val.side, "size": net.image_size}
 boxes = part_boxes(shapes.prepared_builder(), "validation", val.kept[numbers], [*parts.values()], **sizes)
 images = np.asarray(val.load(numbers[boxes.numbers[:faces]]))
 hiding = {part: boxes.parts[name][None, :faces] for part, name in parts.items()}

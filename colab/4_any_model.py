@@ -110,7 +110,7 @@ print(loaded.preprocessing)
 chosen = val.one_of_each([val.label_of(name) for name in ("face", "car", "flower", "boat")], np.random.default_rng(0))
 pictures, target = np.asarray(chosen.images + val.image_mean), jnp.asarray(chosen.labels)
 objects = masks(
-    shapes.prepared_builder(), "validation", val.kept[chosen.numbers], square=len(val.mean), size=recipe.image_size
+    shapes.prepared_builder(), "validation", val.kept[chosen.numbers], square=val.side, size=recipe.image_size
 )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from zfjax.console.errors import UserError
 from zfjax.data import loose
@@ -25,7 +25,7 @@ from zfjax.runs.subject import Splits, Subject
 from zfjax.training.config import square_size
 from zfjax.training.loop import RunData
 
-Squares = UInt8[np.ndarray, "n side side 3"]
+Squares = UInt8[Array | np.ndarray, "n side side 3"]
 
 
 def look(model: Model, pictures: epath.PathLike | Sequence[epath.PathLike] | Squares, data_dir: str = "") -> Splits:
@@ -44,8 +44,8 @@ def look(model: Model, pictures: epath.PathLike | Sequence[epath.PathLike] | Squ
         UserError: the model does not know what to make of pictures, or they cannot be read.
     """
     bare = alone(model)
-    if isinstance(pictures, np.ndarray):
-        return _of_squares(bare, pictures)
+    if isinstance(pictures, np.ndarray | jax.Array):
+        return _of_squares(bare, np.asarray(pictures))
     if isinstance(pictures, str) and _is_dataset(pictures):
         return with_dataset(bare, pictures, data_dir)
     paths = [pictures] if isinstance(pictures, str | os.PathLike) else pictures
@@ -119,7 +119,7 @@ def _is_dataset(text: str) -> bool:
     return True
 
 
-def _of_squares(bare: Subject, squares: Squares) -> Splits:
+def _of_squares(bare: Subject, squares: np.ndarray) -> Splits:
     if squares.dtype != np.uint8 or squares.ndim != 4 or squares.shape[1] != squares.shape[2] or not len(squares):
         raise UserError(f"pictures: expected RGB uint8 [n, side, side, 3], got {squares.dtype} {list(squares.shape)}")
     if squares.shape[1] < bare.size:
