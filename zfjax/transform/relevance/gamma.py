@@ -35,18 +35,16 @@ class Gamma:
 
     def __call__(self, equation: Equation, inputs: Sequence[Input]) -> Down:
         """Return the way down of an equation."""
-        found = layer(equation, inputs)
-        z, pull = found.of(found.x, found.kernel)
-        z = z if found.bias is None else z + found.bias
-        sides = [(sign, *found.parts(sign)) for sign in (1, -1)]
+        found, z = layer(equation, inputs), equation.fun(*(input.value for input in inputs))
+        bias = jnp.zeros((), z.dtype) if found.bias is None else found.bias
+        sides = [(sign, *found.parts(sign, whole=1.0, part=self.gamma)) for sign in (1, -1)]
 
         def down(signal: Any) -> Any:
-            whole, parts = jnp.zeros_like(z), []
-            for sign, part, pull_part in sides:
-                total = z + self.gamma * (part + found.added(sign))
-                share = jnp.where(z * sign > 0, divided(signal, total, self.stabilizer), jnp.zeros_like(z))
-                whole += share
-                parts.append(pull_part(share))
-            return pull(whole) + self.gamma * (parts[0] + parts[1])
+            signal, below = signal.astype(z.dtype), []
+            for sign, total, pull in sides:
+                total += bias + self.gamma * found.added(sign)
+                share = divided(signal, total, self.stabilizer)
+                below.append(pull(jnp.where(z * sign > 0, share, jnp.zeros_like(z))))
+            return below[0] + below[1]
 
         return down

@@ -35,14 +35,17 @@ class Layer:
     nonnegative: bool
     axes: tuple[int, int] | None
 
-    def parts(self, sign: int) -> tuple[Any, Callable[[Any], Any]]:
-        """The sum of all x·w of one sign, without the bias; and the way down of a signal c to it: each x·w·c.
+    def parts(self, sign: int, whole: float = 0.0, part: float = 1.0) -> tuple[Any, Callable[[Any], Any]]:
+        """The sum of the x·w of one sign, without the bias; and the way down of a signal c to it: each x·w·c.
 
         Args:
             sign: 1 or -1.
+            whole: how often the x·w of any sign count.
+            part: how often those of this sign count besides.
         """
         positive, negative = jnp.maximum(self.kernel, 0), jnp.minimum(self.kernel, 0)
-        same, opposite = (positive, negative) if sign > 0 else (negative, positive)
+        sides = (positive, negative) if sign > 0 else (negative, positive)
+        same, opposite = (whole * self.kernel + part * side if whole else side for side in sides)
         if self.nonnegative:
             return self.of(self.x, same)
         above, down_above = self.of(jnp.maximum(self.x, 0), same)
