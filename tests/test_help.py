@@ -106,3 +106,12 @@ def test_help_of_a_command_with_a_recipe_lists_its_keys(capsys):
         train.main(["train", "--help"])
     keys = capsys.readouterr().out.partition("Keys of --config")[2].partition(":\n")[2].split()
     assert [key.partition("=")[0] for key in keys] == sorted(default())
+
+
+def test_a_warning_is_one_line_without_the_code_that_caused_it():
+    code = (
+        "import warnings; from zfjax.console import command;"
+        " command.execute(lambda argv: warnings.warn('gelu has\\nno rule', UserWarning))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "zfjax: gelu has\\nno rule\n")

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from absl import flags
 
 from zfjax.console import options, processes, signals
 from zfjax.console.errors import UserError
-from zfjax.console.text import brief, did_you_mean, first_line, is_full, is_out_of_memory, reason, say
+from zfjax.console.text import brief, did_you_mean, first_line, is_full, is_out_of_memory, one_line, reason, say
 
 WIDTH = 112  # columns of the help
 FAULT, MISTAKE = 1, 2  # exit codes: zfjax's fault, the user's mistake
@@ -44,6 +45,7 @@ def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a command as this process, and exit with its exit code."""
     if not _traces():
         _silence()
+    warnings.formatwarning = _as_notice
     try:
         code = run(main)
     except SystemExit as end:  # after --help
@@ -263,6 +265,13 @@ def _fault(error: Exception) -> str:
         f"a fault in zfjax, not yours: {type(error).__name__}{where}: {first_line(error)};"
         f" please report it with what {TRACE}=1 prints before it: {ISSUES}"
     )
+
+
+def _as_notice(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as `say` would print it, without the line of code that caused it."""
+    return f"zfjax: {one_line(str(message))}\n"
 
 
 def _nothing(*_: object) -> None:
