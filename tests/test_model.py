@@ -155,6 +155,30 @@ def test_one_image_alone_is_cut_as_several_are():
         np.testing.assert_array_equal(result, whole)
 
 
+def test_images_that_share_an_axis_with_others_have_their_own():
+    """As TensorFlow's exporter merges the batch with positions or with heads."""
+    kernels = [zoo.draw("patches", (3 * 8 * 8, 6)), zoo.draw("wide", (6, 4))]
+
+    def fun(x):
+        n = len(x)
+        x = x.reshape(n, 3, 8, 3, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(n * 9, -1) @ kernels[0]
+        heads = x.reshape(n, 9, 2, 3).transpose(0, 2, 1, 3).reshape(n * 2, 9, 3)
+        x = jax.nn.softmax(heads @ heads.transpose(0, 2, 1), -1) @ heads
+        x = x.reshape(n, 2, 9, 3).transpose(0, 2, 1, 3).reshape(n * 9, 6)
+        return (x @ kernels[1]).reshape(n, 9, 4).mean(1)
+
+    models = [zfjax.Model(fun, IMAGES[:count]) for count in (1, 2)]
+    shapes = {"dense1": (9, 6), "matmul1": (9, 2, 9), "softmax1": (9, 2, 9), "matmul2": (9, 2, 3)}
+    for model in models:
+        assert {name: place.shape for name, place in model.layers.items()} == shapes | {"dense2": (9, 4), "mean1": (4,)}
+        maps = model.activations(list(model.layers))
+        both, alone = jax.jit(maps)(IMAGES), jax.jit(maps)(IMAGES[1:])
+        for name in model.layers:
+            np.testing.assert_allclose(both[name][1:], alone[name], rtol=1e-4, atol=1e-4, err_msg=name)
+            features, head = model.split(name)
+            np.testing.assert_allclose(head(features(IMAGES)), fun(IMAGES), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("library", ["jnp", "onnx"])
 @pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
 def test_fields_are_what_the_pixels_tell(library, architecture):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from zfjax.transform import jaxprs, rectifiers
-from zfjax.transform.geometry.along import NOTHING
+from zfjax.transform.geometry.along import NOTHING, Along
 from zfjax.transform.geometry.receptive import Field, Geometry, channels_last, field, geometry
 from zfjax.transform.graph import Graph, Node, Value
 from zfjax.transform.places.cutting import Site
@@ -20,24 +20,30 @@ from zfjax.transform.places.units import Unit
 class Layout(NamedTuple):
     """How a value becomes [N, H, W, C], [N, T, C] or [N, C]: its axes in this order, some of size 1 left out."""
 
-    order: tuple[int, ...]
+    whole: tuple[int, ...]  # its shape
+    parts: tuple[int, ...]  # its shape where the images have an axis of their own, which is merged with another in it
+    order: tuple[int, ...]  # of the axes of `parts`
     dropped: tuple[int, ...]  # of the axes in the new order
-    alone: bool = False  # whether it has no axis for its one image, as in a product of matrices
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the value's shape becomes."""
+        ordered = [self.parts[axis] for axis in self.order]
+        return tuple(size for index, size in enumerate(ordered) if index not in self.dropped)
 
     def forward(self, x: Array) -> Array:
         """The value, channels last."""
+        x = x.reshape(self.parts)
         x = x if self.order == tuple(range(x.ndim)) else x.transpose(self.order)
-        x = x.squeeze(self.dropped) if self.dropped else x
-        return x[None] if self.alone else x
+        return x.squeeze(self.dropped) if self.dropped else x
 
     def back(self, x: Array) -> Array:
         """The inverse."""
-        x = x[0] if self.alone else x
         for axis in self.dropped:
             x = x.reshape(*x.shape[:axis], 1, *x.shape[axis:])
-        if self.order == tuple(range(x.ndim)):
-            return x
-        return x.transpose([self.order.index(axis) for axis in range(x.ndim)])
+        if self.order != tuple(range(x.ndim)):
+            x = x.transpose([self.order.index(axis) for axis in range(x.ndim)])
+        return x.reshape(self.whole)
 
 
 class Spot(NamedTuple):
@@ -98,22 +104,47 @@ def _spot(
     extents: tuple[int, ...],
 ) -> Spot:
     shape = graph.avals[value].shape
-    layout = Layout(tuple(range(len(shape))), ())
-    fields = None
+    layout, fields = Layout(shape, shape, tuple(range(len(shape))), ()), None
     if where is not None:
-        order = channels_last(where, len(shape))
-        positions = {along.axis for along in where}
-        spare = [index for index, axis in enumerate(order) if axis not in positions]
-        single = [index for index in spare if shape[order[index]] == 1]
-        alone = extents[0] == 1 and where.batch is not NOTHING and where.batch.axis is None
-        layout = Layout(order, tuple(single if len(single) < len(spare) else single[:-1]), alone)
+        layout = _layout(where, shape, extents[0])
         fields = _fields(where, extents[1:])
-    ordered = [shape[axis] for axis in layout.order]
     leaves = {path: math.prod(graph.avals[leaf].shape) for unit in units for path, leaf in unit.leaves.items()}
     multiply_adds = sum(_multiply_adds(node) for unit in units for node in unit.nodes)
-    final = tuple(size for index, size in enumerate(ordered) if index not in layout.dropped)
-    final = (1, *final) if layout.alone else final
-    return Spot(kind, graph.sites[value], layout, final, leaves, multiply_adds, fields)
+    return Spot(kind, graph.sites[value], layout, layout.shape, leaves, multiply_adds, fields)
+
+
+def _layout(where: Geometry, shape: tuple[int, ...], count: int) -> Layout:
+    """How a value of some images becomes channels last."""
+    axis = _merged(where.batch, shape, count)
+    parts = shape
+    if axis is not None:
+        parts = (*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :])
+        height, width = (_moved_up(along, axis) for along in (where.height, where.width))
+        where = Geometry(where.batch.at(axis), height, width)
+    order = channels_last(where, len(parts))
+    positions = {along.axis for along in where}
+    spare = [index for index, axis in enumerate(order) if axis not in positions]
+    single = [index for index in spare if parts[order[index]] == 1]
+    return Layout(shape, parts, order, tuple(single if len(single) < len(spare) else single[:-1]))
+
+
+def _merged(batch: Along, shape: tuple[int, ...], count: int) -> int | None:
+    """The axis that the images share with another, such as tokens or heads; None if they have their own or none.
+
+    One image has no axis where JAX leaves it out, as in products of matrices; then this is the first.
+    """
+    if batch.axis is None:
+        return 0 if count == 1 and batch is not NOTHING and shape else None
+    each = shape[batch.axis] // count
+    images = np.repeat(np.arange(count), each)
+    return (
+        batch.axis if each > 1 and np.array_equal(batch.first, images) and np.array_equal(batch.last, images) else None
+    )
+
+
+def _moved_up(along: Along, axis: int) -> Along:
+    """After an axis was put in front of another."""
+    return along if along.axis is None or along.axis < axis else along.at(along.axis + 1)
 
 
 def _fields(where: Geometry, extents: tuple[int, ...]) -> tuple[Field, Field] | None:
