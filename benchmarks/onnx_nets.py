@@ -62,7 +62,8 @@ def measure(name: str, path: pathlib.Path) -> None:
     expected = np.concatenate([session.run(None, {port: image[None].transpose(0, 3, 1, 2)})[0] for image in images])
     wrong = np.abs(found - expected).max() / np.abs(expected).max()
     size, memory = path.stat().st_size / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"| {name} | {size:.0f} MB | {len(model.layers)} | {read - started:.1f} s | {named - read:.1f} s | {wrong:.0e} |")
+    times = f"{read - started:.1f} s | {named - read:.1f} s"
+    print(f"| {name} | {size:.0f} MB | {len(model.layers)} | {times} | {wrong:.0e} |")
     print(f"{memory:.0f} MB at most, with the program and onnxruntime", file=sys.stderr)
 
 
