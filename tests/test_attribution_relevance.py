@@ -9,7 +9,7 @@ from goldens import make_logits
 from goldens import make_relevance as goldens
 from jax import lax
 from lens_nets import IMAGES, NET, TARGETS, assert_close, draw
-from small_models import normal
+from small_models import MODELS, normal
 
 import zfjax
 from zfjax import attribution
@@ -143,6 +143,24 @@ def test_batch_norm_counts_as_part_of_the_weights(form, rule):
 
 def test_lrp_zero_is_gradient_times_input_of_relu_nets():
     assert_close(lrp(rules.LRP_ZERO).attributions, attribution.gradient_times_input(NET, IMAGES, TARGETS))
+
+
+@pytest.mark.parametrize("library", ["linen", "nnx", "equinox", "haiku"])
+def test_lrp_zero_is_gradient_times_input_in_any_library(library):
+    """With biases, batch norm, residual additions, and every kind of pool and convolution."""
+    fun, images, _ = MODELS[library]()
+    expected = attribution.gradient_times_input(fun, images, 2)
+    assert_close(lrp(rules.LRP_ZERO, fun, images, 2).attributions, expected)
+
+
+def test_relevance_of_sharded_images_stays_sharded():
+    if len(jax.devices()) < 3:
+        pytest.skip("there are fewer devices than images")
+    mesh = jax.make_mesh((3,), ("batch",), devices=jax.devices()[:3], axis_types=(jax.sharding.AxisType.Auto,))
+    along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    found = lrp(rules.EPSILON_PLUS, images=jax.device_put(IMAGES, along)).attributions
+    assert found.sharding.is_equivalent_to(along, found.ndim)
+    assert_close(found, lrp(rules.EPSILON_PLUS).attributions)
 
 
 def test_a_large_gamma_is_z_plus():
