@@ -26,6 +26,7 @@ from zfjax.models.cut import layers
 from zfjax.models.fields import project_fields
 from zfjax.models.specs import Size
 from zfjax.training import config
+from zfjax.training.scoring import Trained
 from zfjax.training.state import create_state
 from zfjax.training.step import predict, train_step
 
@@ -150,8 +151,8 @@ def our_step(mesh: Mesh, recipe: ConfigDict, classes: int, images: int) -> Call:
 def our_prediction(mesh: Mesh) -> Call:
     """What `python -m zfjax.evaluate` runs."""
     net = zfjax.zfnet(inputs.CLASSES)
-    run = jax.jit(functools.partial(predict, net))
-    return run, (inputs.variables(net, mesh), inputs.mean(mesh), inputs.squares(mesh, 256).image)
+    model = Trained(net, inputs.variables(net, mesh), inputs.mean(mesh))
+    return jax.jit(predict), (model.logits, model.views(ten_crop=False), inputs.squares(mesh, 256).image)
 
 
 # Looking.

@@ -19,8 +19,8 @@ from zfjax.experiments import ablation
 from zfjax.experiments.ablation import ROWS, Ablation, Errors, Result
 from zfjax.runs.folder import load_model, open_data, read_run
 from zfjax.training.config import as_json, default
+from zfjax.training.scoring import softmax_of
 from zfjax.training.state import create_net
-from zfjax.training.step import predict
 
 # Errors as in the paper's Table 3, train top-1 / val top-1 / val top-5, by rows.
 PAPER = """35.1/40.5/18.1 41.8/45.4/22.1 27.4/40.0/18.4 27.4/44.8/22.4 71.1/71.3/50.1 40.3/41.7/18.8 26.8/40.0/18.1
@@ -228,7 +228,7 @@ def _check_errors(workdir, row):
     model, data = load_model(run), open_data(run.config, run.folder)
     for split, pictures in (("train", data.train), ("val", data.val)):
         squares, labels = pictures.load(np.arange(len(pictures)))
-        guesses = np.argmax(predict(model.net, model.variables, model.mean, squares), axis=1)
+        guesses = np.argmax(softmax_of(model, squares), axis=1)
         assert row[f"{split} top-1"] == pytest.approx(100 * np.mean(guesses != labels))
     assert ablation._read_result(epath.Path(workdir), run.config).errors.train_top1 == row["train top-1"]
     (workdir / "checkpoints" / "99").mkdir()

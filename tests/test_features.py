@@ -20,12 +20,12 @@ from zfjax.experiments.features import (
     features,
     kept_features,
     layer_named,
-    numbered_layers,
     require_pictures,
 )
 from zfjax.experiments.linear import SOFTMAX, SVM, Kind, choose, classify, draw_fold, fit, mean_class_accuracy
 from zfjax.experiments.linear import on_one_scale as scaled
-from zfjax.training.scoring import Model
+from zfjax.models.nets import NetModel
+from zfjax.training.scoring import Trained
 
 SIDE = 55
 
@@ -35,7 +35,7 @@ def model():
     net = zfjax.zfnet(3, width=1 / 16, image_size=48)
     variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 48, 48, 3), np.float32))
     mean = np.random.default_rng(0).uniform(0, 255, (SIDE, SIDE, 3)).astype(np.float32)
-    return Model(net, jax.tree.map(lambda leaf: 5 * leaf, variables), mean)
+    return Trained(net, jax.tree.map(lambda leaf: 5 * leaf, variables), mean)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,15 @@ def pool():
     ],
 )
 def test_a_layer_is_its_last_output(net, expected):
-    net = net(10)
-    assert numbered_layers(net) == tuple(expected.split())
-    assert (layer_named(net, 0), layer_named(net, 5)) == ("relu7", "pool5")
+    model = NetModel(net(10), {})
+    assert model.numbered_layers == tuple(expected.split())
+    assert (layer_named(model, 0), layer_named(model, 5)) == ("relu7", "pool5")
 
 
 @pytest.mark.parametrize("number", [8, -1])
 def test_a_layer_that_is_not_there_is_named(number):
     with pytest.raises(UserError, match=f"layer {number}: expected 1 to 7, or 0"):
-        layer_named(zfjax.zfnet(10), number)
+        layer_named(NetModel(zfjax.zfnet(10), {}), number)
 
 
 def test_pictures_are_joined_and_chosen_by_number(pool):

@@ -123,7 +123,7 @@ def test_scores_and_features_are_of_the_models_precision(monkeypatch):
     net = zfjax.zfnet(3, width=1 / 16, image_size=48)
     variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 48, 48, 3)))
     mean = np.zeros((SIDE, SIDE, 3), np.float32)
-    models = [scoring.Model(net, variables, mean, precision=name) for name in ("high", "")]
+    models = [scoring.Trained(net, variables, mean, precision=name) for name in ("high", "")]
     squares, labels = np.zeros((8, SIDE, SIDE, 3), np.uint8), np.zeros(8, np.int32)
     seen, before = recorded(monkeypatch, scoring, "predict"), now()
     scoring.score_together(models, [Batch(squares, labels, np.ones(8, np.float32))], data_mesh())
@@ -134,8 +134,7 @@ def test_scores_and_features_are_of_the_models_precision(monkeypatch):
         for _ in features.features(model, pictures, ["relu2"], 8):
             assert now() == before
     assert seen == ["high", before]
-    pool = features.Pool("noise", ("a",), pictures, labels, "as made")
-    assert features.fingerprint(models[0], pool) != features.fingerprint(models[1], pool)
+    assert models[0].fingerprint("as made") != models[1].fingerprint("as made")
 
 
 def test_runs_from_before_the_key_are_read(tmp_path):

@@ -13,8 +13,9 @@ from zfjax.data.pipeline import Batch
 from zfjax.training import sharding
 from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.config import default
+from zfjax.training.scoring import Trained, softmax_of
 from zfjax.training.state import create_state, he_above_pixels
-from zfjax.training.step import predict, train_step
+from zfjax.training.step import train_step
 
 SIDE, SIZE = 37, 32
 
@@ -56,8 +57,8 @@ def test_steps_lower_the_loss_and_move_the_running_averages():
     moved = jax.tree.map(lambda new, old: not np.array_equal(new, old), state.stats, template().stats)
     assert all(jax.tree.leaves(moved))
     # What is said of pictures depends on these averages, not on the other pictures of the batch.
-    whole = predict(state.net, state.variables, state.mean, batch().image)
-    part = predict(state.net, state.variables, state.mean, batch().image[:3])
+    model = Trained(state.net, state.variables, state.mean)
+    whole, part = softmax_of(model, batch().image), softmax_of(model, batch().image[:3])
     np.testing.assert_allclose(part, whole[:3], rtol=1e-4, atol=1e-6)
 
 

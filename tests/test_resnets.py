@@ -8,7 +8,6 @@ from devices import above_noise, assert_same, tolerance
 
 import zfjax
 from zfjax.console.errors import UserError
-from zfjax.experiments.features import numbered_layers
 from zfjax.experiments.occlusion import occlusion
 from zfjax.models import layers, preset
 from zfjax.models.fields import project_fields, project_units
@@ -119,8 +118,8 @@ def test_names(small):
     model = NetModel(net, {})
     assert model.feature_layers == ("relu1", "stage1", "stage2", "stage3", "stage4")
     assert model.last_hidden == "pool5"
-    assert numbered_layers(net)[0] == "pool1"
-    assert numbered_layers(net)[-1] == "pool5"
+    assert model.numbered_layers[0] == "pool1"
+    assert model.numbered_layers[-1] == "pool5"
     model = NetModel(zfjax.vgg16(10), {})
     assert model.feature_layers == ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
     assert model.last_hidden == NetModel(zfjax.zfnet(10), {}).last_hidden == "relu7"

@@ -27,9 +27,9 @@ from zfjax.training.checkpoints import Checkpoints
 from zfjax.training.config import default, paper
 from zfjax.training.loop import Schedule
 from zfjax.training.metrics import MetricsLog, StepRecorder, read_metrics
-from zfjax.training.scoring import Model, Scores, score, score_together
+from zfjax.training.scoring import Scores, Trained, score, score_together, softmax_of
 from zfjax.training.state import anneal, create_state, learning_rate
-from zfjax.training.step import StepMetrics, count_right, predict, train_step
+from zfjax.training.step import StepMetrics, count_right, train_step
 
 SIDE = 55  # of the squares for 48 px images
 
@@ -206,7 +206,7 @@ def test_a_net_that_says_the_same_of_all_classes_has_nothing_right():
 
 def test_ten_crop_is_the_mean_of_ten_softmaxes():
     state, batch = small_state(), small_batch(n=4)
-    ten = predict(state.net, state.variables, state.mean, batch.image, True)
+    ten = softmax_of(Trained(state.net, state.variables, state.mean), batch.image, ten_crop=True)
     crops = ten_crops(batch.image.astype(np.float32) - np.asarray(state.mean)[None], 48)
     by_hand = [jax.nn.softmax(state.net.apply({"params": state.params}, crop)[0]) for crop in crops]
     np.testing.assert_allclose(ten, np.mean(by_hand, axis=0), rtol=1e-4, atol=1e-6)
@@ -214,13 +214,13 @@ def test_ten_crop_is_the_mean_of_ten_softmaxes():
 
 def test_every_example_counts_once_and_the_padding_never():
     state = small_state()
-    model = Model(state.net, state.variables, state.mean)
+    model = Trained(state.net, state.variables, state.mean)
     whole = small_batch(n=16)
     padded = Batch(whole.image[8:], whole.label[8:], np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32))
     first = Batch(whole.image[:8], whole.label[:8], np.ones(8, np.float32))
     mesh = sharding.data_mesh()
     in_two = score(model, [first, padded], mesh)
-    probabilities = predict(state.net, state.variables, state.mean, whole.image[:11])
+    probabilities = softmax_of(model, whole.image[:11])
     assert in_two.examples == 11
     assert in_two.top1 == pytest.approx(np.mean(np.argmax(probabilities, 1) == whole.label[:11]))
 
@@ -228,7 +228,7 @@ def test_every_example_counts_once_and_the_padding_never():
 @eight_devices
 def test_the_loss_is_the_same_to_the_last_bit_on_one_device_and_on_eight():
     state, whole = small_state(), small_batch(n=32)
-    model, many = Model(state.net, state.variables, state.mean), sharding.data_mesh()
+    model, many = Trained(state.net, state.variables, state.mean), sharding.data_mesh()
 
     def on(mesh, each=2):
         rows, mask = each * mesh.size, np.ones(32, np.float32)
@@ -241,12 +241,12 @@ def test_the_loss_is_the_same_to_the_last_bit_on_one_device_and_on_eight():
 
 def test_an_ensemble_averages_softmaxes():
     states = [small_state(seed=seed) for seed in (0, 1)]
-    models = [Model(state.net, state.variables, state.mean) for state in states]
+    models = [Trained(state.net, state.variables, state.mean) for state in states]
     batch, mesh = small_batch(n=16), sharding.data_mesh()
     one, two, both = score_together(models, [batch], mesh)
     assert one == pytest.approx(score(models[0], [batch], mesh))
     assert two == pytest.approx(score(models[1], [batch], mesh))
-    average = sum(predict(m.net, m.variables, m.mean, batch.image) for m in models) / 2
+    average = sum(softmax_of(model, batch.image) for model in models) / 2
     assert both.top1 == pytest.approx(np.mean(np.argmax(average, 1) == batch.label))
     assert both.loss == pytest.approx(-np.mean(np.log(average[np.arange(16), batch.label])), rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Score finished runs: top-1 and top-5 accuracy and error, with one center crop and with the paper's ten crops.
+"""Score finished runs, or any model: top-1 and top-5 accuracy and error, with one center crop and with ten (Table 2).
 
 Examples:
   python -m zfjax.evaluate --workdir=runs/shapes
@@ -7,8 +7,11 @@ Examples:
       each run, then the average of their softmaxes (the paper's Table 2)
   python -m zfjax.evaluate --workdir=runs/photos --dataset=folder:OTHER_PHOTOS --checkpoint=best
       on other pictures of the same classes, with the weights that scored best on the run's own
+  python -m zfjax.evaluate --model=net.onnx --dataset=folder:PHOTOS --out=FOLDER
+      any model: an ONNX file, or a function in a Python file that returns a zfjax.Model, --model=nets.py:mine
 
-Every example of the validation split is counted once.
+Every example of the validation split is counted once. Pictures count for a model if their class is one of its outputs,
+by name; its table is also written to --out, as Markdown, CSV and JSON.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -22,22 +25,31 @@ from absl import flags
 
 from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
+from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:
     """Score the runs that the flags in `argv` name, and print a table."""
     values = flags.FlagValues()
     options.files(values, "workdir", "Folders that zfjax train wrote, separated by commas.")
+    flags.DEFINE_string("model", "", command.MODEL, flag_values=values)
     flags.DEFINE_string(
         "dataset", "", "Dataset whose val split to score on; default the first run's.", flag_values=values
     )
     flags.DEFINE_string(
+        "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
+    )
+    flags.DEFINE_string(
         "checkpoint", "latest", "Checkpoint of each run: latest, best (on the val split) or a step.", flag_values=values
     )
+    flags.DEFINE_string("out", "", "With --model: folder for the table, which is also printed.", flag_values=values)
     options.whole_number(values, "batch_size", 64, "Pictures on a device at a time.", smallest=1)
     options.processes(values)
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
     command.reject_arguments(rest, "evaluate")
+    if not values.model:
+        command.reject_unused(values, ("data_dir",), "without --model; a run knows its own")
+        command.reject_unused(values, ("out",), "without --model; the table of runs is only printed")
 
     place = processes.place_of(values)
     with Progress("opening the runs"):
@@ -45,6 +57,10 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.experiments import evaluation
         from zfjax.runs.first import is_first
 
+    if values.model:
+        _of_model(values)
+        return
+    with Progress("opening the runs"):
         rows = evaluation.evaluate_runs(
             [folder for folder in values.workdir if folder],
             dataset=values.dataset,
@@ -53,6 +69,23 @@ def main(argv: Sequence[str]) -> None:
         )
     if is_first():
         print(evaluation.to_text(rows))
+
+
+def _of_model(values: flags.FlagValues) -> None:
+    from zfjax.console import tables
+    from zfjax.experiments import evaluation
+    from zfjax.runs.first import is_first
+    from zfjax.runs.given import given
+
+    looked_at = given(values, "evaluate")
+    with looked_at.writing("zfjax evaluate"):
+        rows, left_out = evaluation.evaluate_model(looked_at, values.batch_size)
+        if is_first():
+            files = tables.write(evaluation.to_table(rows, looked_at.dataset_title), looked_at.out, "evaluate")
+            print(evaluation.to_text(rows))
+            if left_out:
+                print(f"left out: {left_out:,} pictures whose class is none of the outputs of {looked_at.name}")
+            print(written(looked_at.out, files))
 
 
 if __name__ == "__main__":

@@ -90,13 +90,13 @@ def _draw(outcome: "Outcome", precision: str) -> list[str]:
     from zfjax.plots.filters import plot_filters
     from zfjax.plots.predictions import plot_predictions
     from zfjax.training.metrics import read_metrics
-    from zfjax.training.scoring import Model, softmax_of
+    from zfjax.training.scoring import Trained, softmax_of
 
     state, data = outcome.state, outcome.data
     some = np.linspace(0, len(data.val) - 1, min(12, len(data.val))).astype(int)
     images, labels = data.val.load(some)
     variables, mean = jax.device_get((state.variables, state.mean))  # only this process draws
-    probabilities = np.asarray(softmax_of(Model(state.net, variables, mean, precision=precision), images))
+    probabilities = np.asarray(softmax_of(Trained(state.net, variables, mean, precision=precision), images))
     first = next(spec for spec in state.net.layers if isinstance(spec, Conv))
     figures = {
         "curves.png": plot_curves(read_metrics(outcome.folder)),

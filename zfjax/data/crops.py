@@ -30,6 +30,13 @@ def center_crop(images: Shaped[Array | np.ndarray, "n height width c"], size: in
     return jnp.asarray(images)[:, top : top + size, left : left + size]
 
 
+def crops_of(
+    images: Shaped[Array | np.ndarray, "n height width c"], size: int, ten: bool
+) -> Shaped[Array, "crops n size size c"]:
+    """The `ten_crops`, or the `center_crop` as the only one."""
+    return ten_crops(images, size) if ten else center_crop(images, size)[None]
+
+
 def fixed_crop(
     key: Key[Array, ""], images: Shaped[Array | np.ndarray, "n height width c"], size: int
 ) -> Shaped[Array, "n size size c"]:

@@ -80,6 +80,21 @@ class ChosenPictures:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabeledPictures:
+    """Pictures with other labels than their own: those of `labels`."""
+
+    pictures: Pictures
+    labels: Int32[np.ndarray, "all"]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
+        """Load from the underlying pictures."""
+        return self.pictures.load(indices)[0], self.labels[indices]
+
+
+@dataclasses.dataclass(frozen=True)
 class JoinedPictures:
     """Two splits as one: the pictures of `second` are numbered after those of `first`."""
 

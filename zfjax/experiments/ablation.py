@@ -26,7 +26,7 @@ from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, default, settings
 from zfjax.training.loop import RunData, schedule_of
-from zfjax.training.scoring import Model, score
+from zfjax.training.scoring import Trained, score
 from zfjax.training.seals import steps_in
 
 RESULT = "errors.json"  # a finished row's result, in its folder
@@ -198,7 +198,7 @@ def train_row(config: ConfigDict, folder: epath.Path) -> Result | None:
     if not outcome.finished or outcome.scores is None:
         return None
     state, val = outcome.state, outcome.scores
-    model = Model(state.net, state.variables, state.mean, precision=config.matmul_precision)
+    model = Trained(state.net, state.variables, state.mean, precision=config.matmul_precision)
     train_top1 = _top1_error(model, outcome.data.train, config)
     result = Result(
         sum(row.parameters for row in layer_table(state.net)),
@@ -269,7 +269,7 @@ def _check(config: ConfigDict, rows: Sequence[Row]) -> None:
             raise UserError(f"row {row.slug}: {error}") from error
 
 
-def _top1_error(model: Model, pictures: Pictures, config: ConfigDict) -> float:
+def _top1_error(model: Trained, pictures: Pictures, config: ConfigDict) -> float:
     batches = eval_batches(pictures, config.batch_size, threads=config.threads)
     with Progress("scoring the training split", len(pictures)) as progress:
         return score(model, _counted(batches, progress), sharding.data_mesh()).top1_error

@@ -1,23 +1,25 @@
-"""Table 2: 1-crop and 10-crop error of nets, and of the average of their softmaxes."""
+"""Table 2: 1-crop and 10-crop error of runs, or of any model, and of the average of their softmaxes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.tables import Table
 from zfjax.console.text import align, listed
 from zfjax.data.opening import open_source
-from zfjax.data.pictures import Pictures
+from zfjax.data.pictures import ChosenPictures, LabeledPictures, Pictures
 from zfjax.data.pipeline import Batch, eval_batches
 from zfjax.experiments.features import scan_for
-from zfjax.models.nets import NetModel
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different
+from zfjax.runs.given import Given
 from zfjax.training import memory, sharding
-from zfjax.training.scoring import Model, Scores, score_together
+from zfjax.training.scoring import AnyModel, Scored, Scores, score_together
 
 
 class Row(NamedTuple):
@@ -28,11 +30,11 @@ class Row(NamedTuple):
     ten_crop: Scores  # average softmax over corners and center and their mirror images
 
 
-def evaluate(models: Mapping[str, Model], batches: Callable[[], Iterable[Batch]], mesh: Mesh) -> tuple[Row, ...]:
+def evaluate(models: Mapping[str, Scored], batches: Callable[[], Iterable[Batch]], mesh: Mesh) -> tuple[Row, ...]:
     """One row per model, and one for the average of all if there are several.
 
     Args:
-        models: nets by name, with the same classes and image size.
+        models: by name, with the same classes and squares of the same size.
         batches: starts a pass over the split, with each example once.
         mesh: the devices to use.
     """
@@ -65,13 +67,40 @@ def evaluate_runs(
                 f" {first.config.image_size} and {run.config.image_size}"
             )
     pictures = _val_pictures(first, dataset)
+    models = {str(workdir): load_model(run, checkpoint) for workdir, run in zip(workdirs, runs, strict=True)}
+    return _on_pictures(models, pictures, batch_size)
+
+
+def evaluate_model(given: Given, batch_size: int = 64) -> tuple[tuple[Row, ...], int]:
+    """`evaluate` for any model, on those pictures of a dataset's val split whose class is one of its outputs.
+
+    Args:
+        given: the model, from images of equal height and width to logits or probabilities, and the dataset.
+        batch_size: pictures on a device at a time.
+
+    Returns:
+        The rows, and how many pictures were left out.
+
+    Raises:
+        UserError: there is no such dataset, the model cannot be scored, or no picture's class is one of its outputs.
+    """
+    val = given.splits().val
+    known = np.flatnonzero(val.labels >= 0)
+    if not len(known):
+        raise UserError(
+            f"no class of {given.dataset} is one of the outputs of {given.name}, which are {listed(val.classes, 5)};"
+            " expected the same names: Model(…, classes=) says what the outputs are"
+        )
+    pictures = ChosenPictures(LabeledPictures(val.pictures, val.labels), known)
+    rows = _on_pictures({given.name: AnyModel(val.model)}, pictures, batch_size)
+    return rows, len(val.labels) - len(known)
+
+
+def _on_pictures(models: Mapping[str, Scored], pictures: Pictures, batch_size: int) -> tuple[Row, ...]:
+    """`evaluate` on all devices of all processes."""
+    for model in models.values():
+        memory.require_batches(model.model, batch_size)
     mesh = sharding.data_mesh()
-    models = {}
-    for workdir, run in zip(workdirs, runs, strict=True):
-        model = load_model(run, checkpoint)
-        memory.require_batches(NetModel(model.net, model.variables), batch_size)
-        variables, mean = sharding.replicate((model.variables, model.mean), mesh)
-        models[str(workdir)] = model._replace(variables=variables, mean=mean)
     rows = sharding.rows_at_once(pictures, batch_size, mesh)
     with Progress("scoring", 2 * len(pictures)) as progress:  # one pass for 1 crop, one for 10
 
@@ -93,6 +122,17 @@ def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
             f" {listed(source.classes, 5)} instead of {listed(run.classes, 5)}"
         )
     return scan_for(run, source).val
+
+
+def to_table(rows: Iterable[Row], dataset: str) -> Table:
+    """Table 2: one row per net and number of crops, in percent; top-5 only of more than five classes."""
+    shares = [
+        (row.name, crops, 100 * scores.top1, 100 * scores.top5 if scores.top5_tells else None, scores.examples)
+        for row in rows
+        for crops, scores in ((1, row.single_crop), (10, row.ten_crop))
+    ]
+    header = ("net", "crops", "top-1 accuracy %", "top-5 accuracy %", "examples")
+    return Table(f"Accuracy on the validation split of {dataset}", header, shares)
 
 
 def to_text(rows: Iterable[Row]) -> str:

@@ -7,15 +7,14 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jax.tree_util import Partial
-from jaxtyping import Array, Float, Float32, Int32, PyTree, UInt8
+from jaxtyping import Array, Float32, Int32, UInt8
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import read_whole
@@ -23,7 +22,6 @@ from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
 from zfjax.data import cache, record
-from zfjax.data.crops import center_crop, subtract_mean
 from zfjax.data.opening import open_source
 from zfjax.data.outside import require_outside, root_of
 from zfjax.data.pictures import JoinedPictures, Pictures
@@ -31,16 +29,14 @@ from zfjax.data.scan import Scanned, require_same, scan
 from zfjax.data.source import Source
 from zfjax.data.spec import parse_spec
 from zfjax.data.together import require_shared
-from zfjax.models import ConvNet
-from zfjax.models.cut import layers
-from zfjax.models.nets import NetModel
-from zfjax.models.specs import Conv, Dense, Dropout, Residual
+from zfjax.models import Model
 from zfjax.runs.first import from_first, on_first, our_share
 from zfjax.runs.folder import RunInfo, open_own
 from zfjax.training import memory, sharding
 from zfjax.training.config import square_size
 from zfjax.training.precision import matmul_precision
-from zfjax.training.scoring import Model
+from zfjax.training.scoring import Scored
+from zfjax.transform import functions
 
 _FILE = "features.npy"
 _DIGEST = "features.sha256"  # of the file, in hexadecimal
@@ -57,29 +53,13 @@ class Pool(NamedTuple):
     fingerprint: str  # changes whenever the pictures do
 
 
-def numbered_layers(net: ConvNet) -> tuple[str, ...]:
-    """The output that represents each of a net's layers 1, 2, …: its last one, without the classifier.
-
-    The paper does not say which output of a layer its classifiers see. Here it is the last: rectified, and pooled and
-    contrast-normalized if the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6, relu7; for
-    a ResNet it is pool1 and each block, with the last block averaged over positions.
-    """
-    names: list[str] = []
-    for spec in net.layers:
-        if isinstance(spec, Conv | Dense | Residual):
-            names.append(spec.name)
-        elif names and not isinstance(spec, Dropout):
-            names[-1] = spec.name
-    return tuple(names[:-1])
-
-
-def layer_named(net: ConvNet, number: int) -> str:
+def layer_named(model: Model, number: int) -> str:
     """The output that represents layer `number`, counted from 1; 0 is the last hidden layer.
 
     Raises:
-        UserError: the net has no such layer.
+        UserError: the model has no such layer.
     """
-    names = numbered_layers(net)
+    names = model.numbered_layers
     if not 0 <= number <= len(names):
         raise UserError(f"layer {number}: expected 1 to {len(names)}, or 0 for the last")
     return names[number - 1]
@@ -150,27 +130,28 @@ class Block(NamedTuple):
     outputs: dict[str, Float32[np.ndarray, "n _"]]  # by layer
 
 
-def features(model: Model, pictures: Pictures, names: Sequence[str], batch_size: int = 64) -> Iterator[Block]:
+def features(model: Scored, pictures: Pictures, names: Sequence[str], batch_size: int = 64) -> Iterator[Block]:
     """Layer outputs for the center crops of all pictures, in order: one pass on all devices of all processes.
 
     Each process gets those of the pictures that its own devices saw, in as many blocks as the others.
 
     Args:
-        model: a net with its weights and mean.
-        pictures: squares of the mean's size.
-        names: the layers to output, such as `numbered_layers(model.net)`; each output is flattened.
+        model: a net with its weights and mean, or any other model.
+        pictures: squares of the size that the model sees.
+        names: the layers to output, such as `model.model.numbered_layers`; each output is flattened.
         batch_size: pictures on a device at a time.
 
     Raises:
-        UserError: the net has no such layer, or the batch needs more memory than there is.
+        UserError: the model has no such layer, or the batch needs more memory than there is.
     """
-    memory.require_batches(NetModel(model.net, model.variables), batch_size)
-    fun = layers(model.net, model.variables, names)
+    memory.require_batches(model.model, batch_size)
     mesh = sharding.data_mesh()
-    fun, mean = sharding.replicate((fun, jax.numpy.asarray(model.mean)), mesh)
+    place = functools.partial(sharding.replicate, mesh=mesh)
+    fun = functions.live(model.model.activations(names), place)
+    views = functions.live(model.views(ten_crop=False), place, name="preprocess")
     for rows in sharding.one_pass(pictures, batch_size, mesh):
         with matmul_precision(model.precision):
-            acts = _activations(fun, rows.image, mean, model.net.image_size, mesh)
+            acts = _activations(fun, views, rows.image, mesh=mesh)
         numbers = sharding.own_rows(rows.number)
         count = int(np.sum(numbers >= 0))
         own = {name: np.asarray(sharding.own_rows(values), np.float32) for name, values in acts.items()}
@@ -179,7 +160,7 @@ def features(model: Model, pictures: Pictures, names: Sequence[str], batch_size:
 
 
 def kept_features(
-    model: Model,
+    model: Scored,
     pool: Pool,
     names: Sequence[str],
     folder: epath.PathLike,
@@ -188,7 +169,7 @@ def kept_features(
 ) -> dict[str, Float32[np.ndarray, "pictures _"]]:
     """`features` of a whole pool, memory-mapped from files in `folder`, which are written if missing.
 
-    A file's name identifies what it depends on: the net, its weights and mean, the layer and the pictures. A damaged
+    A file's name identifies what it depends on: the model, its weights and mean, the layer and the pictures. A damaged
     file is written again. Files are written as drafts, each process its pictures, and renamed when complete.
 
     Raises:
@@ -196,8 +177,8 @@ def kept_features(
     """
     if "://" in os.fspath(folder):
         raise UserError(f"features cannot be kept in {folder}: expected a local folder, since they are memory-mapped")
-    digest, count = fingerprint(model, pool), len(pool.labels)
-    places = {name: pathlib.Path(folder) / f"{name}-{digest}" for name in names}
+    digest, count = model.fingerprint(pool.fingerprint), len(pool.labels)
+    places = {name: pathlib.Path(folder) / f"{name.replace('/', '-')}-{digest}" for name in names}
 
     def missing() -> list[str]:
         found = from_first(lambda: json.dumps([name for name in names if not _is_whole(places[name], count)]).encode())
@@ -219,28 +200,17 @@ def kept_features(
         ) from error
 
 
-def fingerprint(model: Model, pool: Pool) -> str:
-    """A hash of everything a pool's features depend on: the net, its weights and mean, and the pictures."""
-    net = f"{model.net.layers} {model.net.image_size} {model.net.dtype}{model.precision}"
-    digest = hashlib.sha256(f"{net} {pool.fingerprint}".encode())
-    weights: PyTree = (model.variables, model.mean)
-    for path, leaf in jax.tree.leaves_with_path(weights):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()[:16]
-
-
-@functools.partial(jax.jit, static_argnames=("size", "mesh"))
+@functions.jit
 def _activations(
-    fun: Partial, squares: UInt8[Array, "n side side 3"], mean: Float[Array, "side side 3"], size: int, mesh: Mesh
+    fun: Callable, views: Callable, squares: UInt8[Array, "n side side 3"], *, mesh: Mesh
 ) -> dict[str, Array]:
-    def on_one(fun: Partial, mean: Array, squares: Array) -> dict[str, Array]:
-        return fun(center_crop(subtract_mean(squares, mean), size))
+    def on_one(fun: Callable, views: Callable, squares: Array) -> dict[str, Array]:
+        return fun(views(squares)[0])
 
-    return sharding.on_each(on_one, mesh, whole=2)(fun, mean, squares)
+    return sharding.on_each(on_one, mesh, whole=2)(fun, views, squares)
 
 
-def _write(model: Model, pool: Pool, places: Mapping[str, pathlib.Path], batch_size: int) -> None:
+def _write(model: Scored, pool: Pool, places: Mapping[str, pathlib.Path], batch_size: int) -> None:
     """One pass for all layers; plain writes, since on a full disk they raise, while a memory map kills the process."""
     count = len(pool.labels)
     with contextlib.ExitStack() as whole, Progress(f"features of {pool.name}", count) as progress:

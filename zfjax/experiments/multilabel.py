@@ -55,7 +55,7 @@ def transfer(
     scanned = scan_for(run, several.source)
     pool = join_splits(several.source, scanned)
     model = load_model(run, checkpoint)
-    name = layer_named(model.net, layer)
+    name = layer_named(model.model, layer)
     kept = kept_features(model, pool, [name], run.folder / "features", batch_size=batch_size)[name]
     train = several.train.truth(scanned.record.train_kept, len(pool.classes))
     test = several.val.truth(scanned.record.val_kept, len(pool.classes))

@@ -7,12 +7,10 @@ import contextlib
 import hashlib
 import io
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -20,16 +18,15 @@ from zfjax.console.files import read_whole, write_whole
 from zfjax.console.progress import Progress
 from zfjax.experiments.gallery import Top, top_activations
 from zfjax.experiments.responses import LabeledImages, Responses, Sums, responses_of, summed
+from zfjax.models.digest import digest_of
 from zfjax.runs.first import from_first, is_first, on_first
 from zfjax.runs.subject import Subject
 from zfjax.training import sharding
 from zfjax.training.sharding import Numbered
-from zfjax.transform import programs
 
 PARTS = 64  # of a pass at most
 ROUNDS = 8  # in which all devices take images, in a part at the least
 _PRECISION = "jax_default_matmul_precision"  # of which JAX does not say that its configuration has it
-_ADDRESS = re.compile(r"0x[0-9a-f]+")  # of functions, in a program's text
 _END = "images"  # in a file: how many images the pass has seen
 Kept = TypeVar("Kept", Top, Sums)  # what a pass keeps of each layer
 
@@ -173,18 +170,7 @@ def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) 
 def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
     """A short hash of what a pass depends on: the model, its weights, the pictures, and what is asked."""
     words = (getattr(jax.config, _PRECISION), subject.fingerprint, len(subject.pictures), *names, k, each)
-    digest = hashlib.sha256("\0".join(map(str, words)).encode())
-    model, size = subject.model, subject.size
-    for fun, shape, dtype in (
-        (model.preprocess, (1, size, size, 3), jnp.uint8),
-        (model.function, (1, *model.image_shape), jnp.float32),
-    ):
-        # Another function each time: JAX keeps its traces by identity.
-        trace = programs.trace(lambda x, fun=fun: fun(x), [jax.ShapeDtypeStruct(shape, dtype)])
-        digest.update(_ADDRESS.sub("", str(trace.program.jaxpr)).encode())
-        for array in trace.consts:
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("\0".join(map(str, words)).encode() + digest_of(subject.model)).hexdigest()[:16]
 
 
 def _packed(found: dict[str, Kept], images: int) -> bytes:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.features import Pool, fingerprint, kept_features, numbered_layers, open_pool, require_pictures
+from zfjax.experiments.features import Pool, kept_features, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, SVM, Score, classify, draw_fold
 from zfjax.experiments.transfer import dataset_of_the_paper, mean_and_std
@@ -89,9 +89,9 @@ def fold_by_fold(
         ledger = Ledger(folder / "folds.json")
         with Progress("features"):
             model = load_model(run, checkpoint)
-            layers = numbered_layers(model.net)
+            layers = model.model.numbered_layers
             kept = kept_features(model, pool, layers, run.folder / "features", batch_size=batch_size)
-            behind = fingerprint(model, pool)
+            behind = model.fingerprint(pool.fingerprint)
         svm = np.full((len(layers), protocol.folds), np.nan)
         softmax = svm.copy()
         kinds = (SVM, SOFTMAX)

@@ -18,7 +18,7 @@ from zfjax.data import record
 from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.together import require_shared
-from zfjax.experiments.features import Pool, fingerprint, kept_features, layer_named, open_pool, require_pictures
+from zfjax.experiments.features import Pool, kept_features, layer_named, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
 from zfjax.runs import claim
@@ -27,7 +27,7 @@ from zfjax.runs.folder import RunInfo, load_model
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
 from zfjax.training.loop import RunData, train
-from zfjax.training.scoring import Model, softmax_of
+from zfjax.training.scoring import Trained, softmax_of
 
 # The paper's accuracies in percent by training images per class: (pretrained, from scratch).
 PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
@@ -127,9 +127,9 @@ def _on_frozen_layers(
 ) -> Measure:
     with Progress("features"):
         model = load_model(run, checkpoint)
-        layer = layer_named(model.net, protocol.layer)
+        layer = layer_named(model.model, protocol.layer)
         kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=batch_size)[layer]
-        behind = fingerprint(model, pool)
+        behind = model.fingerprint(pool.fingerprint)
 
     def measure(fold: Fold, seed: tuple[int, int]) -> float:
         key = fold_key(fold, "softmax", SOFTMAX.strengths, layer, behind)
@@ -257,12 +257,12 @@ def train_from_scratch(config: ConfigDict, pool: Pool, fold: Fold, folder: epath
         raise Stopped(f"in the folds of {pool.name}")
     state = outcome.state
     test = ChosenPictures(pool.pictures, fold.test)
-    model = Model(state.net, state.variables, state.mean, precision=config.matmul_precision)
+    model = Trained(state.net, state.variables, state.mean, precision=config.matmul_precision)
     predicted = answers(model, test, config.batch_size)
     return mean_class_accuracy(predicted, pool.labels[fold.test])
 
 
-def answers(model: Model, pictures: Pictures, batch_size: int) -> Int[np.ndarray, " pictures"]:
+def answers(model: Trained, pictures: Pictures, batch_size: int) -> Int[np.ndarray, " pictures"]:
     """The most probable class of each picture, from its center crop."""
     found = []
     for batch in eval_batches(pictures, batch_size):

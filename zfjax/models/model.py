@@ -122,6 +122,11 @@ class Model:
         return landmarks.last_hidden(tuple(self.layers.values()))
 
     @property
+    def numbered_layers(self) -> tuple[str, ...]:
+        """What linear classifiers are trained on as layers 1, 2, …: `feature_layers`, then `last_hidden`."""
+        return tuple(dict.fromkeys((*self.feature_layers, self.last_hidden)))
+
+    @property
     def result(self) -> str:
         """The name under which `activations` gives the function's result."""
         return RESULT

@@ -78,6 +78,22 @@ class NetModel(Model):
         return sum(place.parameters for place in self.layers.values())
 
     @property
+    def numbered_layers(self) -> tuple[str, ...]:
+        """The last output of each of the net's layers 1, 2, …, without the classifier.
+
+        The paper does not say which output of a layer its classifiers see. Here it is the last: rectified, and pooled
+        and contrast-normalized if the layer is. For `zfjax.zfnet` that is norm1, norm2, relu3, relu4, pool5, relu6,
+        relu7; for a ResNet it is pool1 and each block, with the last block averaged over positions.
+        """
+        names: list[str] = []
+        for spec in self.net.layers:
+            if isinstance(spec, specs.Conv | specs.Dense | specs.Residual):
+                names.append(spec.name)
+            elif names and not isinstance(spec, specs.Dropout):
+                names[-1] = spec.name
+        return tuple(names[:-1])
+
+    @property
     def result(self) -> str:
         """The name of the net's last layer."""
         return self.net.layers[-1].name

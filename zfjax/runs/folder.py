@@ -24,7 +24,7 @@ from zfjax.runs.written import CLASSES, ORIGIN, read_classes, read_config, requi
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import square_size
 from zfjax.training.loop import RunData
-from zfjax.training.scoring import Model
+from zfjax.training.scoring import Trained
 from zfjax.training.seals import Seal, newest_seal
 from zfjax.training.state import State, create_state
 
@@ -144,7 +144,7 @@ def require_different(flag: str, runs: Sequence[RunInfo]) -> None:
         seen.add(place)
 
 
-def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
+def load_model(run: RunInfo, checkpoint: str = "latest") -> Trained:
     """Load a run's net with the weights of one of its checkpoints: `latest`, `best` (on the val split) or a step.
 
     Weights and mean are on the host.
@@ -177,7 +177,7 @@ def load_model(run: RunInfo, checkpoint: str = "latest") -> Model:
                 f"checkpoint {checkpoint} of the run in {run.folder} holds NaN or infinity in {name};"
                 " expected finite weights"
             )
-    return Model(state.net, variables, run.mean, int(state.step), run.config.matmul_precision)
+    return Trained(state.net, variables, run.mean, int(state.step), run.config.matmul_precision)
 
 
 def _blank_state(run: RunInfo) -> State:

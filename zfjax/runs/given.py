@@ -153,8 +153,12 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "") -> Given:
     command.reject_unused(values, ("checkpoint",), "with --model, which has no checkpoints")
     if out is None:
         raise UserError("--model needs a folder for what is written: expected --out=FOLDER")
-    name = Path(values.model.rpartition(":")[2] or values.model).stem
-    return Given(name, out, values.dataset, values.data_dir, None, model_given(values.model), "latest")
+    return Given(name_of(values.model), out, values.dataset, values.data_dir, None, model_given(values.model), "latest")
+
+
+def name_of(words: str) -> str:
+    """What to call the model that `model_given` finds."""
+    return Path(words.rpartition(":")[2] or words).stem
 
 
 def model_given(words: str) -> Model:

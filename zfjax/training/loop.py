@@ -28,7 +28,7 @@ from zfjax.training import sharding
 from zfjax.training.checkpoints import CHECKPOINTS, FIG4_EPOCHS, Checkpoints
 from zfjax.training.metrics import FILE, MetricsLog, StepRecorder
 from zfjax.training.precision import matmul_precision
-from zfjax.training.scoring import Model, Scores, score
+from zfjax.training.scoring import Scores, Trained, score
 from zfjax.training.seals import describe, read_seal
 from zfjax.training.state import State, anneal, create_state, learning_rate
 from zfjax.training.step import train_step
@@ -259,4 +259,4 @@ class Trainer:
             shard=(jax.process_index(), jax.process_count()),
             threads=self.config.threads,
         )
-        return score(Model(state.net, state.variables, state.mean), batches, self.mesh)
+        return score(Trained(state.net, state.variables, state.mean), batches, self.mesh)

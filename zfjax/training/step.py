@@ -1,19 +1,22 @@
-"""The jitted functions: one update, and one batch's predictions."""
+"""What is compiled: one update, and one batch's predictions."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
+from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
-from zfjax.data.crops import center_crop, subtract_mean, ten_crops
+from zfjax.data.crops import subtract_mean
 from zfjax.data.pipeline import Batch
-from zfjax.models import ConvNet
 from zfjax.models.edits import pooled_early
+from zfjax.ops.arguments import described
 from zfjax.training.state import State, variables_of
 
 
@@ -79,19 +82,27 @@ def cross_entropy(logits: Float[Array, "n classes"], label: Int[Array, " n"]) ->
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 
-@functools.partial(jax.jit, static_argnames=("net", "ten_crop"))
 def predict(
-    net: ConvNet,
-    variables: PyTree[Float[Array, "..."]],
-    mean: Float[Array, "side side 3"],
-    squares: UInt8[Array, "n side side 3"],
-    ten_crop: bool = False,
+    fun: Callable[[Array], Array],
+    views: Callable[[Array], Array],
+    squares: UInt8[Array | np.ndarray, "n side side 3"],
 ) -> Float[Array, "n classes"]:
-    """Class probabilities: the center crop's softmax, or the mean of ten crops' (Krizhevsky et al. 2012, 4.1)."""
-    images = subtract_mean(squares, mean)
-    crops = ten_crops(images, net.image_size) if ten_crop else center_crop(images, net.image_size)[None]
-    logits, _ = net.apply(variables, crops.reshape(-1, *crops.shape[2:]))
-    return jax.nn.softmax(logits).reshape(crops.shape[0], crops.shape[1], -1).mean(axis=0)
+    """Class probabilities: the mean of the softmaxes of all views of each square (Krizhevsky et al. 2012, 4.1).
+
+    Args:
+        fun: from images to logits.
+        views: from squares to images [views, n, …], such as the center crops, or the paper's ten crops.
+        squares: of pictures.
+
+    Raises:
+        UserError: fun gives no logits.
+    """
+    images = views(jnp.asarray(squares))
+    logits = fun(images.reshape(-1, *images.shape[2:]))
+    if not isinstance(logits, jax.Array) or logits.ndim != 2:
+        raise UserError(f"expected a model that gives logits [N, classes], got {described(logits)}")
+    softmax = jax.nn.softmax(logits.astype(jnp.float32))
+    return softmax.reshape(*images.shape[:2], -1).mean(axis=0)
 
 
 @jax.jit

@@ -1,0 +1,82 @@
+"""Tables of any model: an unknown function gives what the same net of zfjax gives."""
+
+import json
+from pathlib import Path
+
+import jax
+import looked_at
+import numpy as np
+import pytest
+import tiny_runs
+
+import zfjax
+from zfjax import evaluate
+from zfjax.console import command
+from zfjax.data.pipeline import Batch
+from zfjax.experiments import evaluation
+from zfjax.training import sharding
+from zfjax.training.scoring import AnyModel, Trained
+
+HERE = Path(looked_at.__file__)
+SQUARES = np.random.default_rng(0).integers(0, 256, (16, 55, 55, 3), np.uint8)
+LABELS = np.arange(16, dtype=np.int32) % 3
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A dataset of tiny pictures."""
+    return tiny_runs.make_folder(tmp_path_factory.mktemp("pictures") / "folder", per_class=20)
+
+
+@pytest.fixture(scope="module")
+def own():
+    """The net of zfjax; its mean is the gray that the unknown function subtracts."""
+    net, variables = looked_at.own_net()
+    return Trained(net, variables, np.full((55, 55, 3), 120, np.float32))
+
+
+def ends_in_softmax():
+    """The unknown function with a softmax behind it."""
+    model = looked_at.foreign()
+    return zfjax.Model(
+        lambda images: jax.nn.softmax(model(images)), (1, *model.image_shape), preprocess=model.preprocess
+    )
+
+
+def test_an_unknown_function_has_the_scores_of_the_same_net(own):
+    models = {"own": own, "foreign": AnyModel(looked_at.foreign()), "softmax": AnyModel(ends_in_softmax())}
+    batches = [Batch(SQUARES, LABELS, np.ones(16, np.float32))]
+    net, *others, _ = evaluation.evaluate(models, lambda: batches, sharding.data_mesh())
+    for other in others:
+        assert other.single_crop == pytest.approx(net.single_crop, rel=1e-5)
+        assert other.ten_crop == pytest.approx(net.ten_crop, rel=1e-5)
+    assert net.ten_crop.loss != net.single_crop.loss
+
+
+def run(capsys, main, *words):
+    code = command.run(main, ["zfjax", *map(str, words)])
+    out = capsys.readouterr()
+    return code, out.out, out.err.strip().splitlines()[-1:]
+
+
+def test_evaluate_any_model(capsys, pictures, tmp_path):
+    words = f"--dataset=folder:{pictures}", f"--out={tmp_path / 'out'}"
+    code, out, errors = run(capsys, evaluate.main, f"--model={HERE}:named", *words)
+    assert code == 0, errors
+    val = zfjax.look(looked_at.named(), f"folder:{pictures}").val
+    left_out = int((val.labels < 0).sum())
+    assert f"left out: {left_out} pictures whose class is none of the outputs of named" in out
+    rows = json.loads((tmp_path / "out" / "evaluate.json").read_text())["rows"]
+    assert [(row["net"], row["crops"], row["examples"]) for row in rows] == [
+        ("named", crops, len(val.labels) - left_out) for crops in (1, 10)
+    ]
+    code, _, (said,) = run(capsys, evaluate.main, f"--model={HERE}:vit", *words)
+    assert code == 2
+    assert f"no class of folder:{pictures} is one of the outputs of vit, which are output 0, output 1" in said
+
+
+def test_a_model_that_gives_no_logits_is_refused(own):
+    model = zfjax.Model(lambda images: images, (1, 48, 48, 3), preprocess=looked_at.PREPROCESSING)
+    batches = [Batch(SQUARES, LABELS, np.ones(16, np.float32))]
+    with pytest.raises(command.UserError, match=r"expected a model that gives logits \[N, classes\], got"):
+        evaluation.evaluate({"maps": AnyModel(model)}, lambda: batches, sharding.data_mesh())
