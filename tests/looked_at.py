@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).parent))
 
@@ -20,9 +21,27 @@ SIZE = 48
 
 @functools.cache
 def own_net():
-    """A tiny net and its variables."""
+    """A tiny net and its variables, drawn by NumPy: nothing is compiled."""
     net = zfjax.zfnet(3, width=0.05, image_size=SIZE)
-    return net, jax.jit(net.init)(jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 3)))
+    shapes = jax.eval_shape(net.init, jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 3)))
+    rng = np.random.default_rng(3)
+
+    def drawn(leaf):
+        scale = np.sqrt(2 / max(np.prod(leaf.shape[:-1]), 1)) if len(leaf.shape) > 1 else 0.1
+        return (scale * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return net, jax.tree.map(drawn, shapes)
+
+
+def small():
+    """Two layers to probe, relu1 and mean1."""
+    kernel, head = (np.random.default_rng(4).normal(size=shape).astype(np.float32) for shape in ((5, 5, 3, 6), (6, 3)))
+
+    def fun(images):
+        maps = jax.lax.conv_general_dilated(images, kernel, (4, 4), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.nn.relu(maps).mean((1, 2)) @ head
+
+    return zfjax.Model(fun, (1, SIZE, SIZE, 3), preprocess=PREPROCESSING)
 
 
 def foreign(classes=None):

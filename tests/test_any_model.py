@@ -10,10 +10,12 @@ import pytest
 import tiny_runs
 
 import zfjax
-from zfjax import evaluate
+from zfjax import evaluate, probe, transfer
 from zfjax.console import command
+from zfjax.data.pictures import CachedPictures
 from zfjax.data.pipeline import Batch
 from zfjax.experiments import evaluation
+from zfjax.experiments.features import Pool, kept_features
 from zfjax.training import sharding
 from zfjax.training.scoring import AnyModel, Trained
 
@@ -73,6 +75,39 @@ def test_evaluate_any_model(capsys, pictures, tmp_path):
     code, _, (said,) = run(capsys, evaluate.main, f"--model={HERE}:vit", *words)
     assert code == 2
     assert f"no class of folder:{pictures} is one of the outputs of vit, which are output 0, output 1" in said
+
+
+def test_an_unknown_function_has_the_features_of_the_same_net(own, tmp_path):
+    foreign = AnyModel(looked_at.foreign())
+    names = ("relu1", "relu5", "relu7")
+    pool = Pool("noise", ("a", "b", "c"), CachedPictures(SQUARES, LABELS, np.arange(16)), LABELS, "as made")
+    both = [kept_features(model, pool, names, tmp_path, batch_size=2) for model in (own, foreign)]
+    assert len(list(tmp_path.glob("relu7-*"))) == 2  # each under its own key
+    for name, values in both[0].items():
+        np.testing.assert_allclose(both[1][name], values, rtol=1e-4, atol=1e-5 * np.abs(values).max())
+    keys = {foreign.fingerprint("as made"), AnyModel(looked_at.foreign()).fingerprint("as made")}
+    assert len(keys) == 1
+    other = zfjax.Model(lambda images: foreign.model(images) * 2, (1, 48, 48, 3), preprocess=foreign.model.preprocess)
+    assert not keys & {foreign.fingerprint("changed"), AnyModel(other).fingerprint("as made")}
+
+
+def test_probe_and_transfer_any_model(capsys, pictures, tmp_path):
+    words = f"--model={HERE}:small", f"--dataset=folder:{pictures}", f"--out={tmp_path}", "--per_class=3", "--folds=1"
+    code, out, errors = run(capsys, probe.main, *words)
+    assert code == 0, errors
+    assert [line.split()[1] for line in out.splitlines()[1:3]] == ["(relu1)", "(mean1)"]
+    code, out, errors = run(capsys, transfer.main, *words)
+    assert code == 0, errors
+    assert errors == ["zfjax: from scratch: not measured, since only nets of zfjax can be trained here"]
+    (row,) = json.loads((tmp_path / "folder" / "transfer_per_class-3_folds-1.json").read_text())["rows"]
+    assert row.keys() == {"images per class", "pretrained %", "± std", "folds"}
+    assert (row["images per class"], row["folds"]) == (3, 1)
+    files = {path.name for path in (tmp_path / "folder").iterdir()}
+    assert {"probe_per_class-3_folds-1.png", "fig9_per_class-3_folds-1.png"} < files
+    code, _, (said,) = run(capsys, transfer.main, *words, "--layer=9")
+    assert (code, "layer 9: expected 1 to 2, or 0 for the last" in said) == (2, True)
+    code, _, (said,) = run(capsys, transfer.main, *words, "--scratch_epochs=2")
+    assert (code, "--scratch_epochs has no meaning with --model" in said) == (2, True)
 
 
 def test_a_model_that_gives_no_logits_is_refused(own):

@@ -1,4 +1,4 @@
-"""Transfer a run's features to another dataset (the paper's Tables 4 and 5, and Fig. 9).
+"""Transfer the features of a run, or of any model, to another dataset (the paper's Tables 4 and 5, and Fig. 9).
 
 Examples:
   python -m zfjax.transfer --workdir=runs/photos --dataset=folder:caltech101 --per_class=15,30
@@ -8,9 +8,11 @@ Examples:
       the frozen layers only, which takes minutes instead of hours
   python -m zfjax.transfer --workdir=runs/photos --dataset=tfds:voc/2012
       several labels per image: one classifier per class, average precision (the paper's Table 6)
+  python -m zfjax.transfer --model=net.onnx --dataset=folder:caltech101 --out=FOLDER
+      the frozen layers of any model: an ONNX file, or a function in a Python file that returns a zfjax.Model
 
-Tables and Fig. 9 go into the run's folder transfer/DATASET after each fold; file names list the flags that differ
-from their defaults. The same command resumes where it stopped.
+Tables and Fig. 9 go into the run's folder transfer/DATASET, or OUT/DATASET, after each fold; file names list the flags
+that differ from their defaults. The same command resumes where it stopped.
 """
 
 if __name__ == "__main__":  # before the imports, which take time
@@ -26,11 +28,11 @@ from absl import flags
 from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 from zfjax.console.signals import stopping
-from zfjax.console.text import written
+from zfjax.console.text import say, written
 
 if TYPE_CHECKING:
     from zfjax.data.multilabel import MultiLabelSet
-    from zfjax.runs.folder import RunInfo
+    from zfjax.runs.given import Given
 
 
 # Flags whose values, if not the default, appear in the names of written files.
@@ -40,7 +42,7 @@ SETTINGS = ("per_class", "test", "folds", "layer", "seed", "checkpoint")
 def main(argv: Sequence[str]) -> None:
     """Measure what the flags in `argv` ask for, and print a table."""
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=64)
+    command.run_flags(values, batch_size=64, model=True)
     flags.DEFINE_string("dataset", "", "Dataset to transfer to: folder:PATH or tfds:NAME.", flag_values=values)
     options.names(values, "per_class", ["15", "30"], "Training images per class, as numbers separated by commas.")
     options.whole_number(values, "test", 50, "Maximum test images per class.", smallest=1)
@@ -53,7 +55,9 @@ def main(argv: Sequence[str]) -> None:
     options.processes(values)
     required = command.RUN | {"dataset": "DATASET"}
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")
-    if not values.scratch:
+    if values.model:
+        command.reject_unused(values, ("scratch_epochs",), "with --model, which is not trained")
+    elif not values.scratch:
         command.reject_unused(values, ("scratch_epochs",), "with --noscratch")
     per_class = counts(values.per_class)
     place = processes.place_of(values)
@@ -61,16 +65,16 @@ def main(argv: Sequence[str]) -> None:
     with Progress("opening the run"):
         processes.join_to_look(place)
         from zfjax.data.multilabel import open_multilabel
-        from zfjax.runs.folder import read_run
+        from zfjax.runs.given import given
 
-        run = read_run(values.workdir)
-        several = open_multilabel(values.dataset, data_dir=run.config.data_dir)
+        looked_at = given(values, "transfer", other=True)
+        several = open_multilabel(values.dataset, data_dir=looked_at.data_dir)
     if several:
         of_folds = ("per_class", "test", "folds", "scratch", "scratch_epochs")
         command.reject_unused(values, of_folds, f"for {values.dataset}, whose images have several labels")
-        _several_labels(run, several, values)
+        _several_labels(looked_at, several, values)
     else:
-        _one_label(run, per_class, values)
+        _one_label(looked_at, per_class, values)
 
 
 def counts(words: Sequence[str]) -> tuple[int, ...]:
@@ -79,29 +83,30 @@ def counts(words: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted({options.number_in("per_class", word, expected, smallest=2) for word in words}))
 
 
-def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagValues) -> None:
+def _one_label(looked_at: "Given", per_class: tuple[int, ...], values: flags.FlagValues) -> None:
     """Tables 4 and 5, and Fig. 9: write the results so far after each fold."""
     from zfjax.console import tables
-    from zfjax.experiments.features import open_pool
-    from zfjax.experiments.transfer import PAPER, Protocol, dataset_of_the_paper, fold_by_fold, folder_of, to_table
+    from zfjax.experiments.features import folder_of, pool_of
+    from zfjax.experiments.transfer import PAPER, Protocol, dataset_of_the_paper, fold_by_fold, to_table
     from zfjax.plots.files import save
     from zfjax.plots.transfer import plot_transfer
     from zfjax.runs.first import is_first
 
     with Progress("opening the run"):
-        pool = open_pool(run, values.dataset)
-    protocol = Protocol(
-        per_class, values.test, values.folds, values.layer, values.scratch, values.scratch_epochs, values.seed
-    )
-    folder, ending = folder_of(run, pool), command.setting(values, *SETTINGS)
+        pool = pool_of(looked_at)
+    scratch = values.scratch and not values.model
+    if values.scratch and values.model and is_first():
+        say("from scratch: not measured, since only nets of zfjax can be trained here")
+    protocol = Protocol(per_class, values.test, values.folds, values.layer, scratch, values.scratch_epochs, values.seed)
+    folder, ending = folder_of(looked_at, pool), command.setting(values, *SETTINGS)
     title = f"{pool.name}, frozen up to layer {values.layer}" if values.layer else pool.name
     paper = PAPER.get(dataset_of_the_paper(pool.name, len(pool.classes)) or "")
-    results = fold_by_fold(run, pool, protocol, checkpoint=values.checkpoint, batch_size=values.batch_size)
+    results = fold_by_fold(looked_at, pool, protocol, batch_size=values.batch_size)
     with stopping(f"in the folds of {pool.name}"):
         for result in results:
             if not is_first():
                 continue
-            table = to_table(result, title, len(pool.classes))
+            table = to_table(result, title, len(pool.classes), scratch=not values.model)
             files = tables.write(table, folder, f"transfer{ending}")
             files += save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
     if is_first():
@@ -109,24 +114,23 @@ def _one_label(run: "RunInfo", per_class: tuple[int, ...], values: flags.FlagVal
         print(written(folder, files))
 
 
-def _several_labels(run: "RunInfo", several: "MultiLabelSet", values: flags.FlagValues) -> None:
+def _several_labels(looked_at: "Given", several: "MultiLabelSet", values: flags.FlagValues) -> None:
     """Table 6: average precision on a dataset with several labels per image."""
     from zfjax.console import tables
+    from zfjax.experiments.features import folder_of
     from zfjax.experiments.multilabel import to_table, transfer
-    from zfjax.experiments.transfer import folder_of
     from zfjax.runs import claim
     from zfjax.runs.first import is_first
 
     found = transfer(
-        run,
+        looked_at,
         several,
         layer=values.layer,
         seed=values.seed,
-        checkpoint=values.checkpoint,
         batch_size=values.batch_size,
     )
     table = to_table(found.precisions, found.present, several.source.name, found.pool.classes)
-    with claim.writing(folder_of(run, found.pool), "zfjax transfer", run.root) as folder:
+    with claim.writing(folder_of(looked_at, found.pool), "zfjax transfer", looked_at.root) as folder:
         if is_first():
             files = tables.write(table, folder, f"transfer{command.setting(values, 'layer', 'seed', 'checkpoint')}")
             print(table.text())

@@ -15,11 +15,10 @@ from zfjax.console.text import align, listed
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import ChosenPictures, LabeledPictures, Pictures
 from zfjax.data.pipeline import Batch, eval_batches
-from zfjax.experiments.features import scan_for
-from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different
+from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different, scan_for
 from zfjax.runs.given import Given
 from zfjax.training import memory, sharding
-from zfjax.training.scoring import AnyModel, Scored, Scores, score_together
+from zfjax.training.scoring import Scored, Scores, score_together
 
 
 class Row(NamedTuple):
@@ -92,7 +91,7 @@ def evaluate_model(given: Given, batch_size: int = 64) -> tuple[tuple[Row, ...],
             " expected the same names: Model(…, classes=) says what the outputs are"
         )
     pictures = ChosenPictures(LabeledPictures(val.pictures, val.labels), known)
-    rows = _on_pictures({given.name: AnyModel(val.model)}, pictures, batch_size)
+    rows = _on_pictures({given.name: given.scored()}, pictures, batch_size)
     return rows, len(val.labels) - len(known)
 
 

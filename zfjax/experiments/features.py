@@ -25,15 +25,15 @@ from zfjax.data import cache, record
 from zfjax.data.opening import open_source
 from zfjax.data.outside import require_outside, root_of
 from zfjax.data.pictures import JoinedPictures, Pictures
-from zfjax.data.scan import Scanned, require_same, scan
+from zfjax.data.scan import Scanned, require_same
 from zfjax.data.source import Source
 from zfjax.data.spec import parse_spec
 from zfjax.data.together import require_shared
 from zfjax.models import Model
 from zfjax.runs.first import from_first, on_first, our_share
-from zfjax.runs.folder import RunInfo, open_own
+from zfjax.runs.folder import RunInfo, open_own, scan_for
+from zfjax.runs.given import Given
 from zfjax.training import memory, sharding
-from zfjax.training.config import square_size
 from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import Scored
 from zfjax.transform import functions
@@ -75,6 +75,26 @@ def require_pictures(pool: Pool, per_class: int) -> None:
             )
 
 
+def pool_of(given: Given) -> Pool:
+    """The pictures that a command was given, as squares of the model's size.
+
+    Those of a run are from `open_pool`; those of any model are both splits of its dataset.
+
+    Raises:
+        UserError: as `open_pool`.
+    """
+    if given.run is not None:
+        return open_pool(given.run, given.dataset)
+    require_outside(given.out, "--out", root_of(given.dataset, given.data_dir))
+    source = given.source()
+    return join_splits(source, given.scanned(source))
+
+
+def folder_of(given: Given, pool: Pool) -> epath.Path:
+    """The folder for results on a pool of pictures."""
+    return given.out / pool.name
+
+
 def open_pool(run: RunInfo, dataset: str = "") -> Pool:
     """The pictures of `dataset` as squares of the run's size.
 
@@ -99,19 +119,6 @@ def open_pool(run: RunInfo, dataset: str = "") -> Pool:
         pictures_are = f"val of {scanned.record.fingerprint}"
         return Pool(f"{parse_spec(source.name).short_name}-val", source.classes, scanned.val, labels, pictures_are)
     return join_splits(source, scanned)
-
-
-def scan_for(run: RunInfo, source: Source) -> Scanned:
-    """The pictures of another dataset as squares of the run's size, decoded and cached like the run's own."""
-    config, size = run.config, square_size(run.config.image_size)
-    return scan(
-        source,
-        size,
-        max_broken=config.max_broken,
-        cache_dir=config.cache_dir,
-        threads=config.threads,
-        share=our_share(),
-    )
 
 
 def join_splits(source: Source, scanned: Scanned) -> Pool:

@@ -12,9 +12,10 @@ from zfjax.console.progress import Progress
 from zfjax.console.tables import Table
 from zfjax.console.text import shown_by_shape
 from zfjax.data.multilabel import MultiLabelSet, Truth
-from zfjax.experiments.features import Pool, join_splits, kept_features, layer_named, scan_for
+from zfjax.experiments.features import Pool, join_splits, kept_features, layer_named
 from zfjax.experiments.linear import SOFTMAX, fit, on_one_scale
-from zfjax.runs.folder import RunInfo, load_model
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.given import Given, of_run
 
 PAPER_MEAN = 79.0  # percent, PASCAL VOC 2012
 
@@ -29,7 +30,7 @@ class Precisions(NamedTuple):
 
 
 def transfer(
-    run: RunInfo,
+    run: RunInfo | Given,
     several: MultiLabelSet,
     *,
     layer: int = 0,
@@ -37,10 +38,10 @@ def transfer(
     checkpoint: str = "latest",
     batch_size: int = 64,
 ) -> Precisions:
-    """Measure how well a run's frozen features do on a dataset whose images may show several classes.
+    """Measure how well a model's frozen features do on a dataset whose images may show several classes.
 
     Args:
-        run: from `zfjax.runs.folder.read_run`.
+        run: from `zfjax.runs.folder.read_run`; or any model, from `zfjax.runs.given.given`.
         several: from `zfjax.data.multilabel.open_multilabel`.
         layer: number of the frozen layer to use, counted from 1; 0: the last hidden one.
         seed: as in `average_precisions`.
@@ -52,11 +53,12 @@ def transfer(
 
     Paper: table 6.
     """
-    scanned = scan_for(run, several.source)
+    given = run if isinstance(run, Given) else of_run(run, "transfer", checkpoint=checkpoint)
+    scanned = given.scanned(several.source)
     pool = join_splits(several.source, scanned)
-    model = load_model(run, checkpoint)
+    model = given.scored()
     name = layer_named(model.model, layer)
-    kept = kept_features(model, pool, [name], run.folder / "features", batch_size=batch_size)[name]
+    kept = kept_features(model, pool, [name], given.home / "features", batch_size=batch_size)[name]
     train = several.train.truth(scanned.record.train_kept, len(pool.classes))
     test = several.val.truth(scanned.record.val_kept, len(pool.classes))
     count = len(train.present)

@@ -5,18 +5,18 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.features import Pool, kept_features, open_pool, require_pictures
+from zfjax.experiments.features import Pool, folder_of, kept_features, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, SVM, Score, classify, draw_fold
 from zfjax.experiments.transfer import dataset_of_the_paper, mean_and_std
 from zfjax.runs import claim
-from zfjax.runs.folder import RunInfo, load_model
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.given import Given, of_run
 
 # The paper's training images per class, and its accuracies in percent by layer: with an SVM, and with a softmax.
 PAPER: Mapping[str, tuple[int, Mapping[int, float], Mapping[int, float]]] = {
@@ -67,30 +67,24 @@ def probe(
 
     Paper: table 7.
     """
-    *_, result = fold_by_fold(run, open_pool(run, dataset), protocol, checkpoint=checkpoint, batch_size=batch_size)
+    given = of_run(run, "probe", checkpoint=checkpoint)
+    *_, result = fold_by_fold(given, open_pool(run, dataset), protocol, batch_size=batch_size)
     return result
 
 
-def folder_of(run: RunInfo, pool: Pool) -> epath.Path:
-    """The folder for results on a pool of pictures."""
-    return run.folder / "probe" / pool.name
-
-
-def fold_by_fold(
-    run: RunInfo, pool: Pool, protocol: Protocol, *, checkpoint: str = "latest", batch_size: int = 64
-) -> Iterator[Probing]:
-    """Yield the results so far after each layer of each fold; arguments and errors are those of `probe`.
+def fold_by_fold(given: Given, pool: Pool, protocol: Protocol, *, batch_size: int = 64) -> Iterator[Probing]:
+    """Yield the results so far after each layer of each fold, for a run or any model; see `probe`.
 
     All layers of a fold come before the next fold, so that an interrupted probing leaves whole columns. The results'
     folder stays locked until the last one.
     """
     require_pictures(pool, protocol.per_class)
-    with claim.writing(folder_of(run, pool), "zfjax probe", run.root) as folder:
+    with claim.writing(folder_of(given, pool), "zfjax probe", given.root) as folder:
         ledger = Ledger(folder / "folds.json")
         with Progress("features"):
-            model = load_model(run, checkpoint)
+            model = given.scored()
             layers = model.model.numbered_layers
-            kept = kept_features(model, pool, layers, run.folder / "features", batch_size=batch_size)
+            kept = kept_features(model, pool, layers, given.home / "features", batch_size=batch_size)
             behind = model.fingerprint(pool.fingerprint)
         svm = np.full((len(layers), protocol.folds), np.nan)
         softmax = svm.copy()

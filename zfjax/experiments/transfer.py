@@ -18,12 +18,13 @@ from zfjax.data import record
 from zfjax.data.pictures import ChosenPictures, Pictures
 from zfjax.data.pipeline import eval_batches
 from zfjax.data.together import require_shared
-from zfjax.experiments.features import Pool, kept_features, layer_named, open_pool, require_pictures
+from zfjax.experiments.features import Pool, folder_of, kept_features, layer_named, open_pool, require_pictures
 from zfjax.experiments.ledger import Ledger, fold_key
 from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_class_accuracy
 from zfjax.runs import claim
 from zfjax.runs.first import on_first, our_share
-from zfjax.runs.folder import RunInfo, load_model
+from zfjax.runs.folder import RunInfo
+from zfjax.runs.given import Given, of_run
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
 from zfjax.training.loop import RunData, train
@@ -35,7 +36,7 @@ PAPER: Mapping[str, Mapping[int, tuple[float, float]]] = {
     "Caltech-256": {15: (65.7, 9.0), 30: (70.6, 22.5), 45: (72.7, 31.2), 60: (74.2, 38.8)},
 }
 
-
+_OF_SCRATCH = ("from scratch %", "± std of it", "folds of it", "paper: from scratch")
 Measure = Callable[[Fold, tuple[int, int]], float]  # a fold, and the seed that drew it, to an accuracy
 
 
@@ -86,30 +87,26 @@ def transfer(
     Paper: tables 4 and 5.
     """
     pool = open_pool(run, dataset)
-    *_, result = fold_by_fold(run, pool, protocol, checkpoint=checkpoint, batch_size=batch_size)
+    given = of_run(run, "transfer", checkpoint=checkpoint)
+    *_, result = fold_by_fold(given, pool, protocol, batch_size=batch_size)
     return result
 
 
-def folder_of(run: RunInfo, pool: Pool) -> epath.Path:
-    """The folder for results on a pool of pictures."""
-    return run.folder / "transfer" / pool.name
+def fold_by_fold(given: Given, pool: Pool, protocol: Protocol, *, batch_size: int = 64) -> Iterator[Transfer]:
+    """Yield the results so far after each fold, for a run or any model; see `transfer`.
 
-
-def fold_by_fold(
-    run: RunInfo, pool: Pool, protocol: Protocol, *, checkpoint: str = "latest", batch_size: int = 64
-) -> Iterator[Transfer]:
-    """Yield the results so far after each fold; arguments and errors are those of `transfer`.
+    Nets from scratch are trained only for runs.
 
     All folds of the frozen features come first: they take minutes, while the nets from scratch take hours. The results'
     folder stays locked until the last one.
     """
     require_pictures(pool, max(protocol.per_class))
-    with claim.writing(folder_of(run, pool), "zfjax transfer", run.root) as folder:
+    with claim.writing(folder_of(given, pool), "zfjax transfer", given.root) as folder:
         require_shared(our_share(), folder)  # for the checkpoints of nets from scratch
         ledger = Ledger(folder / "folds.json")
-        measures = [_on_frozen_layers(run, pool, protocol, ledger, checkpoint, batch_size)]
-        if protocol.scratch:
-            measures.append(_from_scratch(run, pool, protocol, ledger))
+        measures = [_on_frozen_layers(given, pool, protocol, ledger, batch_size)]
+        if protocol.scratch and given.run is not None:
+            measures.append(_from_scratch(given.run, folder, pool, protocol, ledger))
         accuracies = np.full((2, len(protocol.per_class), protocol.folds), np.nan)
         with Progress("folds", len(measures) * accuracies[0].size, unit="fold") as progress:
             for which, measure in enumerate(measures):
@@ -122,13 +119,11 @@ def fold_by_fold(
                         yield Transfer(np.array(protocol.per_class), *accuracies.copy())
 
 
-def _on_frozen_layers(
-    run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger, checkpoint: str, batch_size: int
-) -> Measure:
+def _on_frozen_layers(given: Given, pool: Pool, protocol: Protocol, ledger: Ledger, batch_size: int) -> Measure:
     with Progress("features"):
-        model = load_model(run, checkpoint)
+        model = given.scored()
         layer = layer_named(model.model, protocol.layer)
-        kept = kept_features(model, pool, [layer], run.folder / "features", batch_size=batch_size)[layer]
+        kept = kept_features(model, pool, [layer], given.home / "features", batch_size=batch_size)[layer]
         behind = model.fingerprint(pool.fingerprint)
 
     def measure(fold: Fold, seed: tuple[int, int]) -> float:
@@ -138,7 +133,7 @@ def _on_frozen_layers(
     return measure
 
 
-def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) -> Measure:
+def _from_scratch(run: RunInfo, results: epath.Path, pool: Pool, protocol: Protocol, ledger: Ledger) -> Measure:
     scanned = record.read(run.folder)
     run_examples = len(scanned.train_kept) if scanned else 0
     if not (run_examples or protocol.scratch_epochs):
@@ -151,7 +146,7 @@ def _from_scratch(run: RunInfo, pool: Pool, protocol: Protocol, ledger: Ledger) 
         config = scratch_config(run.config, len(fold.train), run_examples, protocol.scratch_epochs, seed[1])
         made_by = {**settings(config), "dataset": ""}  # which the pool's fingerprint stands for, wherever it lies
         key = fold_key(fold, "scratch", sorted(made_by.items()), pool.fingerprint)
-        folder = folder_of(run, pool) / "scratch" / key
+        folder = results / "scratch" / key
         accuracy = ledger.get_or_all(key, lambda: train_from_scratch(config, pool, fold, folder))
         # Only after the result is in the ledger: otherwise a kill in between would lose the training.
         on_first(lambda: (folder / CHECKPOINTS).rmtree(missing_ok=True))
@@ -176,20 +171,26 @@ def mean_and_std(values: Float[np.ndarray, " folds"]) -> tuple[float | None, flo
     )
 
 
-def to_table(result: Transfer, name: str, num_classes: int) -> Table:
-    """Tables 4 and 5: one row per number of training images per class, beside the paper's accuracies if it has them."""
+def to_table(result: Transfer, name: str, num_classes: int, *, scratch: bool = True) -> Table:
+    """Tables 4 and 5: one row per number of training images per class, beside the paper's accuracies if it has them.
+
+    Without `scratch` there are no columns for nets trained from scratch.
+    """
     paper = PAPER.get(dataset_of_the_paper(name, num_classes) or "", {})
-    header = ("images per class", "pretrained %", "± std", "folds", "from scratch %", "± std of it", "folds of it")
+    header: tuple[str, ...] = ("images per class", "pretrained %", "± std", "folds", *_OF_SCRATCH[:3])
     rows: list[tuple[Cell, ...]] = []
-    for count, pretrained, scratch in zip(*result, strict=True):
-        row = (int(count), *mean_and_std(pretrained), _measured(pretrained), *mean_and_std(scratch), _measured(scratch))
+    for count, *both in zip(*result, strict=True):
+        row = (int(count), *(cell for folds in both for cell in (*mean_and_std(folds), _measured(folds))))
         rows.append(row + (paper.get(int(count), (None, None)) if paper else ()))
+    header += ("paper: pretrained", "paper: from scratch") if paper else ()
+    shown = [number for number, name in enumerate(header) if scratch or name not in _OF_SCRATCH]
     return Table(
         f"Transfer to {name}: mean per-class accuracy",
-        header + (("paper: pretrained", "paper: from scratch") if paper else ()),
-        rows,
-        "Pretrained: a softmax on the frozen net. From scratch: the same net trained on the same images alone."
-        " ± is the sample standard deviation over folds.",
+        tuple(header[number] for number in shown),
+        [tuple(row[number] for number in shown) for row in rows],
+        "Pretrained: a softmax on the frozen net."
+        + (" From scratch: the same net trained on the same images alone." if scratch else "")
+        + " ± is the sample standard deviation over folds.",
     )
 
 

@@ -17,7 +17,7 @@ from zfjax.data import record
 from zfjax.data.folder import NotThere
 from zfjax.data.opening import open_source
 from zfjax.data.outside import root_of
-from zfjax.data.scan import scan_once
+from zfjax.data.scan import Scanned, scan, scan_once
 from zfjax.data.source import Source
 from zfjax.runs.first import our_share
 from zfjax.runs.written import CLASSES, ORIGIN, read_classes, read_config, require_record
@@ -96,6 +96,19 @@ def open_own(config: ConfigDict, folder: epath.Path | None) -> Source:
         raise UserError(
             f"{error}; if the pictures of the run in {folder} have moved, say where: --dataset=folder:PATH"
         ) from error
+
+
+def scan_for(run: RunInfo, source: Source) -> Scanned:
+    """The pictures of another dataset as squares of the run's size, decoded and cached like the run's own."""
+    config, size = run.config, square_size(run.config.image_size)
+    return scan(
+        source,
+        size,
+        max_broken=config.max_broken,
+        cache_dir=config.cache_dir,
+        threads=config.threads,
+        share=our_share(),
+    )
 
 
 def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:

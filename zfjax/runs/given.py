@@ -16,13 +16,16 @@ from zfjax.console.text import did_you_mean, first_line
 from zfjax.data.loose import picture_files, readable_pictures
 from zfjax.data.opening import open_source
 from zfjax.data.outside import root_of
-from zfjax.data.source import Examples
+from zfjax.data.scan import Scanned, scan
+from zfjax.data.source import Examples, Source
 from zfjax.data.spec import parse_spec
 from zfjax.models.model import Model
 from zfjax.runs import claim, looking, subject
-from zfjax.runs.folder import RunInfo, open_own, read_run
+from zfjax.runs.first import our_share
+from zfjax.runs.folder import RunInfo, load_model, open_own, read_run, scan_for
 from zfjax.runs.subject import Splits, Subject
 from zfjax.training.precision import matmul_precision
+from zfjax.training.scoring import AnyModel, Scored
 from zfjax.weights.onnx import from_onnx
 
 EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
@@ -74,11 +77,45 @@ class Given(NamedTuple):
             return self.run.folder / "passes"
         return self.out.parent / f".{self.out.name}-passes"  # beside the folder, which may be replaced as a whole
 
+    @property
+    def home(self) -> epath.Path:
+        """The folder for what is kept of the model itself, whatever it is looked at with."""
+        return self.run.folder if self.run else self.out
+
+    @property
+    def root(self) -> epath.Path | None:
+        """The folder of its pictures, where nothing may be written; None for other datasets."""
+        return self.run.root if self.run else root_of(self.dataset, self.data_dir)
+
+    def scored(self) -> Scored:
+        """The model for tables: with what it sees of squares.
+
+        Raises:
+            UserError: as `alone`.
+        """
+        if self.run is not None:
+            return load_model(self.run, self.checkpoint)
+        return AnyModel(self.alone().model)
+
+    def source(self) -> Source:
+        """The dataset of a model. Raises a UserError if there is no such dataset, or none was given."""
+        if not self.dataset:
+            raise UserError("--model needs pictures: expected --dataset=folder:PATH, or another dataset")
+        return open_source(self.dataset, data_dir=self.data_dir)
+
+    def scanned(self, source: Source) -> Scanned:
+        """The pictures of a dataset as squares of the model's size.
+
+        Raises:
+            UserError: too many are broken.
+        """
+        return scan_for(self.run, source) if self.run else scan(source, self.alone().side, share=our_share())
+
     def examples(self) -> Examples:
         """The dataset's validation split as it is stored. Raises a UserError if there is no such dataset."""
         if self.run is not None:
             return open_own(self.run.config, self.run.folder).val
-        return open_source(self.dataset, data_dir=self.data_dir).val
+        return self.source().val
 
     def alone(self) -> Subject:
         """The model without pictures.
@@ -134,12 +171,13 @@ def of_run(run: RunInfo, folder: str, out: epath.Path | None = None, checkpoint:
     return Given(run.folder.name, at, run.config.dataset, run.config.data_dir, run, None, checkpoint)
 
 
-def given(values: flags.FlagValues, folder: str, *, local: str = "") -> Given:
+def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool = False) -> Given:
     """What the flags of `command.run_flags` say.
 
     Args:
         values: the flags, parsed.
         folder: the folder in a run for what the command writes, where --out does not say it.
+        other: whether --dataset names other pictures than the run's own; if not, where these are now.
         local: as in `user_path`, for --out.
 
     Raises:
@@ -148,7 +186,9 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "") -> Given:
     out = absolute_path(values.out, "--out", local=local) if values.out else None
     if not values.model:
         command.reject_unused(values, ("data_dir",), "without --model; a run knows its own")
-        return of_run(read_run(values.workdir, values.dataset), folder, out, values.checkpoint)
+        run = read_run(values.workdir, "" if other else values.dataset)
+        found = of_run(run, folder, out, values.checkpoint)
+        return found._replace(dataset=values.dataset) if other else found
     command.reject_unused(values, ("workdir",), "with --model, which is looked at")
     command.reject_unused(values, ("checkpoint",), "with --model, which has no checkpoints")
     if out is None:
