@@ -32,17 +32,13 @@ def main(argv: Sequence[str]) -> None:
     """Score the runs that the flags in `argv` name, and print a table."""
     values = flags.FlagValues()
     options.files(values, "workdir", "Folders that zfjax train wrote, separated by commas.")
-    flags.DEFINE_string("model", "", command.MODEL, flag_values=values)
+    command.model_flags(values, "With --model: folder for the table, which is also printed.")
     flags.DEFINE_string(
         "dataset", "", "Dataset whose val split to score on; default the first run's.", flag_values=values
     )
     flags.DEFINE_string(
-        "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
-    )
-    flags.DEFINE_string(
         "checkpoint", "latest", "Checkpoint of each run: latest, best (on the val split) or a step.", flag_values=values
     )
-    flags.DEFINE_string("out", "", "With --model: folder for the table, which is also printed.", flag_values=values)
     options.whole_number(values, "batch_size", 64, "Pictures on a device at a time.", smallest=1)
     options.processes(values)
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})

@@ -114,16 +114,18 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool =
             flag_values=values,
         )  # fmt: skip
     if model:
-        flags.DEFINE_string("model", "", MODEL, flag_values=values)
-        flags.DEFINE_string(
-            "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
-        )
-        flags.DEFINE_string(
-            "out", "", "Folder for what is written; by default one in the run. With --model it must be given.",
-            flag_values=values,
-        )  # fmt: skip
+        model_flags(values, "Folder for what is written; by default one in the run. With --model it must be given.")
     if batch_size:
         options.whole_number(values, "batch_size", batch_size, "Pictures on a device at a time.", smallest=1)
+
+
+def model_flags(values: flags.FlagValues, out: str) -> None:
+    """Define --model and what goes with it, which `runs.given` reads; `out` is the help of --out."""
+    flags.DEFINE_string("model", "", MODEL, flag_values=values)
+    flags.DEFINE_string(
+        "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
+    )
+    flags.DEFINE_string("out", "", out, flag_values=values)
 
 
 def parse(

@@ -193,12 +193,8 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
     command.reject_unused(values, ("checkpoint",), "with --model, which has no checkpoints")
     if out is None:
         raise UserError("--model needs a folder for what is written: expected --out=FOLDER")
-    return Given(name_of(values.model), out, values.dataset, values.data_dir, None, model_given(values.model), "latest")
-
-
-def name_of(words: str) -> str:
-    """What to call the model that `model_given` finds."""
-    return Path(words.rpartition(":")[2] or words).stem
+    name = Path(values.model.rpartition(":")[2] or values.model).stem
+    return Given(name, out, values.dataset, values.data_dir, None, model_given(values.model), "latest")
 
 
 def model_given(words: str) -> Model:
