@@ -18,6 +18,7 @@ from zfjax.figures.request import Request
 from zfjax.models.display import display_of
 from zfjax.models.landmarks import feature_layers
 from zfjax.models.places import Place
+from zfjax.runs import given as given_of
 from zfjax.runs.given import Given
 from zfjax.runs.subject import Splits, of_net
 from zfjax.weights import Preprocessing
@@ -104,9 +105,22 @@ def test_files_are_enough_for_any_model(capsys, pictures, tmp_path):
     assert run(capsys, figures.main, *words)[0] == 0
 
 
+@pytest.mark.filterwarnings("ignore::zfjax.RuleWarning")
+def test_a_file_of_onnx_takes_what_the_flags_say(capsys, pictures, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(given_of, "from_onnx", lambda file, preprocess: seen.append(preprocess) or looked_at.vit())
+    file = f"--images={next(pictures.rglob('*.png'))}"
+    words = "--model=net.onnx", file, f"--out={tmp_path / 'out'}", "--only=fig5", "--bgr", "--mean=1,2,3"
+    assert run(capsys, figures.main, *words)[0] == 0
+    np.testing.assert_allclose(
+        seen[0](np.zeros((1, 2, 2, 3), np.uint8))[0, 0, 0], -np.array([1, 2, 3]) / [0.229, 0.224, 0.225]
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["--out=o", "--bgr"], "--bgr has no meaning with a model from a Python file"),
         (["--dataset=shapes"], "--model needs a folder for what is written: expected --out=FOLDER"),
         (["--out=o"], "--model needs pictures: expected --dataset=folder:PATH"),
         (["--out=o", "--workdir=run"], "--workdir has no meaning with --model"),

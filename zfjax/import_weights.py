@@ -23,7 +23,6 @@ if __name__ == "__main__":  # before the imports, which take time
     signals.listen()
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -31,9 +30,6 @@ from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
-
-if TYPE_CHECKING:
-    from zfjax.weights import Preprocessing
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.training.checkpoints import CHECKPOINTS
         from zfjax.weights import layouts, outputs
         from zfjax.weights.onnx.weights import is_onnx
+        from zfjax.weights.preprocessing import asked_for
         from zfjax.weights.pretrained import as_it_is, from_file, opened, usual
 
         if values.model:
@@ -69,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
                 )
             width = said.width if values.width is None else values.width
             size = said.image_size if values.image_size is None else values.image_size
-            before = _preprocessing(values, said.preprocessing)
+            before = asked_for(values, said.preprocessing)
             config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
             loaded = from_file(
                 file, words[0], model, preprocessing=before, width=width, image_size=size, key=values.key
@@ -123,32 +120,8 @@ def _flags() -> flags.FlagValues:
         values, "image_size", None, "Height and width in pixels; default an ONNX file's, or 224.", smallest=1
     )
     flags.DEFINE_float("width", None, "Scales the number of maps and fc units; default 1.", flag_values=values)
-    options.names(values, "mean", None, "Means of the net's channels, in its order; default 0.485,0.456,0.406.")
-    options.names(values, "std", None, "Standard deviations of the channels; default 0.229,0.224,0.225.")
-    flags.DEFINE_float(
-        "pixel_max", None, "Value of white before the mean is subtracted; default 1.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "bgr", None, "The net's channels are blue, green, red; default red, green, blue.", flag_values=values
-    )
+    options.preprocessing(values)
     return values
-
-
-def _preprocessing(values: flags.FlagValues, usual: "Preprocessing") -> "Preprocessing":
-    """The preprocessing given by the flags, with the usual values for the rest."""
-    return usual._replace(
-        mean=_numbers("mean", values.mean, usual.mean),
-        std=_numbers("std", values.std, usual.std),
-        pixel_max=usual.pixel_max if values.pixel_max is None else values.pixel_max,
-        bgr=usual.bgr if values.bgr is None else values.bgr,
-    ).checked()
-
-
-def _numbers(name: str, words: Sequence[str] | None, usual: tuple[float, ...]) -> tuple[float, ...]:
-    try:
-        return usual if words is None else tuple(float(word) for word in words)
-    except ValueError as error:
-        raise UserError(f"--{name}={','.join(words or ())}: expected three numbers with commas between") from error
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool =
         values: the flags.
         batch_size: the default of --batch_size; 0: no such flag.
         pictures: whether to add --dataset, for commands that read the run's pictures, which may have moved.
-        model: whether to add --model and --out, for commands that look at any model; `runs.given` reads them.
+        model: whether to add --model, --out and what goes with them, which `runs.given` reads.
     """
     flags.DEFINE_string("workdir", "", "The folder that zfjax train wrote.", flag_values=values)
     flags.DEFINE_string(
@@ -122,6 +122,7 @@ def run_flags(values: flags.FlagValues, batch_size: int = 0, *, pictures: bool =
 def model_flags(values: flags.FlagValues, out: str) -> None:
     """Define --model and what goes with it, which `runs.given` reads; `out` is the help of --out."""
     flags.DEFINE_string("model", "", MODEL, flag_values=values)
+    options.preprocessing(values)
     flags.DEFINE_string(
         "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
     )

@@ -34,6 +34,18 @@ def processes(values: flags.FlagValues) -> None:
     whole_number(values, "process", None, "Number of this process; default what the cluster reports.")
 
 
+def preprocessing(values: flags.FlagValues) -> None:
+    """Define --mean, --std, --pixel_max and --bgr; `weights.preprocessing.asked_for` reads them."""
+    names(values, "mean", None, "Means of the net's channels, in its order; default 0.485,0.456,0.406.")
+    names(values, "std", None, "Standard deviations of the channels; default 0.229,0.224,0.225.")
+    flags.DEFINE_float(
+        "pixel_max", None, "Value of white before the mean is subtracted; default 1.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "bgr", None, "The net's channels are blue, green, red; default red, green, blue.", flag_values=values
+    )
+
+
 def names(values: flags.FlagValues, name: str, default: list[str] | None, text: str) -> None:
     """Define a flag whose value is a list of names."""
     flags.DEFINE(_Names(), name, default, text, values, flags.CsvListSerializer(","))

@@ -27,7 +27,9 @@ from zfjax.runs.subject import Splits, Subject
 from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import AnyModel, Scored
 from zfjax.weights.onnx import from_onnx
+from zfjax.weights.preprocessing import TORCHVISION, asked_for
 
+_PIXELS = ("mean", "std", "pixel_max", "bgr")  # flags that say what an ONNX file takes
 EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
 
 
@@ -185,7 +187,7 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
     """
     out = absolute_path(values.out, "--out", local=local) if values.out else None
     if not values.model:
-        command.reject_unused(values, ("data_dir",), "without --model; a run knows its own")
+        command.reject_unused(values, ("data_dir", *_PIXELS), "without --model; a run knows its own")
         run = read_run(values.workdir, "" if other else values.dataset)
         found = of_run(run, folder, out, values.checkpoint)
         return found._replace(dataset=values.dataset) if other else found
@@ -194,7 +196,12 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
     if out is None:
         raise UserError("--model needs a folder for what is written: expected --out=FOLDER")
     name = Path(values.model.rpartition(":")[2] or values.model).stem
-    return Given(name, out, values.dataset, values.data_dir, None, model_given(values.model), "latest")
+    if values.model.lower().endswith(".onnx"):
+        model = from_onnx(values.model, preprocess=asked_for(values, TORCHVISION).__call__)
+    else:
+        command.reject_unused(values, _PIXELS, "with a model from a Python file, which says what it takes")
+        model = model_given(values.model)
+    return Given(name, out, values.dataset, values.data_dir, None, model, "latest")
 
 
 def model_given(words: str) -> Model:

@@ -5,11 +5,12 @@ first layer is linear, and its padding stands for the mean in both, adjusted ker
 """
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jaxtyping import Array, Float, UInt8
 
 from zfjax.console.errors import UserError
@@ -82,6 +83,27 @@ class Preprocessing(NamedTuple):
 
 
 TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def asked_for(values: flags.FlagValues, usual: Preprocessing) -> Preprocessing:
+    """The preprocessing that the flags of `options.preprocessing` give, with the usual values for the rest.
+
+    Raises:
+        UserError: as `Preprocessing.checked`, or no numbers.
+    """
+    return usual._replace(
+        mean=_numbers("mean", values.mean, usual.mean),
+        std=_numbers("std", values.std, usual.std),
+        pixel_max=usual.pixel_max if values.pixel_max is None else values.pixel_max,
+        bgr=usual.bgr if values.bgr is None else values.bgr,
+    ).checked()
+
+
+def _numbers(name: str, words: Sequence[str] | None, usual: tuple[float, ...]) -> tuple[float, ...]:
+    try:
+        return usual if words is None else tuple(float(word) for word in words)
+    except ValueError as error:
+        raise UserError(f"--{name}={','.join(words or ())}: expected three numbers with commas between") from error
 
 
 def of_mean_image(mean: Float[np.ndarray, "side side 3"]) -> Preprocessing:
