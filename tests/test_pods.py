@@ -97,7 +97,7 @@ def broken_off(run):
     """What three processes say of which one is killed in a pass, and what they leave."""
     workdir = shutil.copytree(run, run.with_name("together") / "run")
     said, codes = started(run, workdir, dies=1)
-    return workdir, said, codes, [path.name for path in (workdir / "figures" / "passes").iterdir()]
+    return workdir, said, codes, [path.name for path in (workdir / "passes").iterdir()]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_processes_together_write_what_one_writes_to_the_last_bit(alone, togethe
     assert expected.keys() == found.keys()
     assert any(path.endswith((".npz", ".webp", ".npy")) for path in expected)
     assert [path for path in expected if found[path] != expected[path]] == []
-    assert not (together[0] / "figures" / "passes").exists()
+    assert not (together[0] / "passes").exists()
 
 
 def test_a_lost_process_ends_the_others_and_the_same_command_goes_on_where_they_were(broken_off, together):
