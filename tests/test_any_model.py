@@ -75,6 +75,9 @@ def test_evaluate_any_model(capsys, pictures, tmp_path):
     code, _, (said,) = run(capsys, evaluate.main, f"--model={HERE}:vit", *words)
     assert code == 2
     assert f"no class of folder:{pictures} is one of the outputs of vit, which are output 0, output 1" in said
+    for flag in ("--bgr", "--data_dir=x", "--out=x"):
+        code, _, (said,) = run(capsys, evaluate.main, "--workdir=run", flag)
+        assert (code, f"{flag.partition('=')[0]} has no meaning without --model" in said) == (2, True)
 
 
 def test_an_unknown_function_has_the_features_of_the_same_net(own, tmp_path):

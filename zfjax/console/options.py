@@ -11,6 +11,8 @@ from zfjax.console.text import whole_number as parsed
 
 MOST = 2**31 - 1  # of anything that is counted, since JAX counts in 32 bits
 
+PIXELS = ("mean", "std", "pixel_max", "bgr")  # flags that say what an ONNX file takes
+
 
 def whole_number(
     values: flags.FlagValues, name: str, default: int | None, text: str, *, smallest: int = 0, largest: int = MOST

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from absl import flags
 from etils import epath
 
-from zfjax.console import command, scripts
+from zfjax.console import command, options, scripts
 from zfjax.console.errors import UserError
 from zfjax.console.paths import absolute_path
 from zfjax.console.text import did_you_mean, first_line
@@ -29,7 +29,6 @@ from zfjax.training.scoring import AnyModel, Scored
 from zfjax.weights.onnx import from_onnx
 from zfjax.weights.preprocessing import TORCHVISION, asked_for
 
-_PIXELS = ("mean", "std", "pixel_max", "bgr")  # flags that say what an ONNX file takes
 EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
 
 
@@ -187,7 +186,7 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
     """
     out = absolute_path(values.out, "--out", local=local) if values.out else None
     if not values.model:
-        command.reject_unused(values, ("data_dir", *_PIXELS), "without --model; a run knows its own")
+        command.reject_unused(values, ("data_dir", *options.PIXELS), "without --model; a run knows its own")
         run = read_run(values.workdir, "" if other else values.dataset)
         found = of_run(run, folder, out, values.checkpoint)
         return found._replace(dataset=values.dataset) if other else found
@@ -199,7 +198,7 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
     if values.model.lower().endswith(".onnx"):
         model = from_onnx(values.model, preprocess=asked_for(values, TORCHVISION).__call__)
     else:
-        command.reject_unused(values, _PIXELS, "with a model from a Python file, which says what it takes")
+        command.reject_unused(values, options.PIXELS, "with a model from a Python file, which says what it takes")
         model = model_given(values.model)
     return Given(name, out, values.dataset, values.data_dir, None, model, "latest")
 
