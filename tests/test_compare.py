@@ -21,7 +21,7 @@ from zfjax.data.decode import decode_square
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import DecodedPictures
 from zfjax.data.shapes.annotations import DrawnObjects
-from zfjax.runs import folder as runs
+from zfjax.runs import given
 from zfjax.runs import subject as subjects
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Splits
@@ -60,7 +60,7 @@ def photos(tmp_path_factory):
 
 def opened(monkeypatch, workdir, dataset, pictures, labels, kept, annotations=None):
     """A run that was never trained, of the net that looks for red and green."""
-    monkeypatch.setattr(runs, "read_run", lambda *_: run)
+    monkeypatch.setattr(given, "read_run", lambda *_: run)
     monkeypatch.setattr(subjects, "of_run", lambda *_: Splits(subject, subject))
     config = default()
     config.dataset, config.image_size = dataset, 16
@@ -168,8 +168,7 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
 def test_boxes_are_carried_as_pictures_are(on_photos):
     """What is bright in the crop lies in the carried box, and fills it."""
     subject, file, _ = on_photos
-    run = runs.read_run("")
-    known = objects.of_boxes(run, subject, str(file))
+    known = objects.of_boxes(given.of_run(given.read_run(""), "compare"), subject, str(file))
     assert known.numbers.tolist() == list(range(7))
     for number, mask in zip(known.numbers, known.masks(known.numbers), strict=True):
         image = np.asarray(subject.load(np.array([number]))[0]) + 90
@@ -244,7 +243,7 @@ def test_what_is_missing_or_wrong_is_named(capsys, words, expected):
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        ("relu9", "no layer 'relu9' in the net; did you mean relu1"),
+        ("relu9", "no layer 'relu9' in the model; did you mean relu1"),
         ("fc2", "layer fc2: CAMs need a layer with positions"),
     ],
 )
@@ -256,8 +255,8 @@ def test_a_layer_that_cams_cannot_use_is_named(on_photos, capsys, layer, expecte
 @pytest.mark.parametrize(
     ("dataset", "boxes", "expected"),
     [
-        ("folder:photos", (), "needs --boxes=FILE.json (see --help), and the run's dataset is folder:photos"),
-        ("tfds:cars196", ("--boxes=a.json",), "the run's dataset is tfds:cars196"),
+        ("folder:photos", (), "needs --boxes=FILE.json (see --help), and the dataset is folder:photos"),
+        ("tfds:cars196", ("--boxes=a.json",), "the dataset is tfds:cars196"),
         ("shapes", ("--boxes=a.json",), "--boxes: the dataset shapes has its objects' pixels"),
     ],
 )

@@ -27,6 +27,7 @@ from zfjax.experiments.comparison import (
 from zfjax.experiments.sanity import Sanity, Similarity, sanity_check
 from zfjax.experiments.sanity import to_table as sanity_table
 from zfjax.models import ConvNet
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import BatchNorm, Conv, Dense, MaxPool, MeanPool, ReLU, Residual, same
 from zfjax.plots.comparison import MARK, plot_comparison, plot_sanity
 
@@ -66,12 +67,12 @@ def batches(n, *sizes):
 
 
 def reddest(images, labels, layer="relu1", **options):
-    return case_of(REDDEST, WEIGHTS, layer, jnp.asarray(images), jnp.asarray(labels), KEY, **options)
+    return case_of(NetModel(REDDEST, WEIGHTS), layer, jnp.asarray(images), jnp.asarray(labels), KEY, **options)
 
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare(REDDEST, WEIGHTS, batches(6, 6), ALL, layer="relu1", key=KEY, n_steps=8)
+    return compare(NetModel(REDDEST, WEIGHTS), batches(6, 6), ALL, layer="relu1", key=KEY, n_steps=8)
 
 
 def test_lenses_find_what_the_net_looks_at_and_baselines_do_not(compared):
@@ -116,7 +117,9 @@ def test_the_box_holds_more_than_the_object():
     images, labels, _ = squares(1)
     ring = box_masks(np.array([[2, 2, 6, 6]]), SIZE, SIZE) & ~box_masks(np.array([[3, 3, 4, 4]]), SIZE, SIZE)
     middle = Lens("middle", "middle", lambda case: box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32))
-    found = compare(REDDEST, WEIGHTS, [Labeled(images, labels, ring)], [middle], layer="relu1", key=KEY, n_steps=2)
+    found = compare(
+        NetModel(REDDEST, WEIGHTS), [Labeled(images, labels, ring)], [middle], layer="relu1", key=KEY, n_steps=2
+    )
     assert (found.pointing.tolist(), found.in_box.tolist()) == ([[False]], [[True]])
 
 
@@ -125,7 +128,9 @@ def test_results_do_not_depend_on_the_batches(compared):
     sizes = []
     watching = Lens("watching", "watching", lambda case: sizes.append(len(case.images)) or BY_NAME["grad_cam"].of(case))
     lenses = [*(BY_NAME[name] for name in ("smooth_grad", "grad_cam", "occlusion", "random")), watching]
-    found = compare(REDDEST, WEIGHTS, batches(6, 4, 2), lenses, layer="relu1", key=KEY, n_steps=8, batch_size=5)
+    found = compare(
+        NetModel(REDDEST, WEIGHTS), batches(6, 4, 2), lenses, layer="relu1", key=KEY, n_steps=8, batch_size=5
+    )
     assert sizes == [4, 4]  # the first batch compiles and is not timed
     for field in Comparison._fields[:-1]:
         expected = getattr(compared, field)[[list(BY_NAME).index(lens.name) for lens in lenses[:-1]]]
@@ -170,7 +175,7 @@ def test_cells_stand_where_they_look():
     net = zfjax.zfnet(10, width=0.03, image_size=96)
     images = jnp.zeros((1, 96, 96, 3))
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(net.init, KEY, images))
-    case = case_of(net, variables, "relu5", images, jnp.zeros(1, jnp.int32), KEY)
+    case = case_of(NetModel(net, variables), "relu5", images, jnp.zeros(1, jnp.int32), KEY)
     assert case.grid == Grid((20.0, 20.0), (16, 16))
     for row, column in ((0, 0), (4, 1), (2, 3)):
         cells = np.zeros((1, 5, 5), np.float32)
@@ -220,7 +225,7 @@ def residual():
 def test_all_lenses_see_through_residual_blocks():
     net, (images, labels, _) = residual(), squares(2)
     variables = jax.jit(net.init)(KEY, images)
-    case = case_of(net, variables, "stage1", jnp.asarray(images), jnp.asarray(labels), KEY)
+    case = case_of(NetModel(net, variables), "stage1", jnp.asarray(images), jnp.asarray(labels), KEY)
     assert case.grid == Grid((0.0, 0.0), (2, 2))
     shapes = {}
     for lens in ALL:
@@ -237,23 +242,23 @@ def test_all_lenses_see_through_residual_blocks():
 
 def test_lenses_take_the_sanity_check_and_those_that_draw_draw_the_same():
     net, (images, labels, _) = residual(), squares(2)
-    variables, target = jax.jit(net.init)(KEY, images), jnp.asarray(labels)
+    model, target = NetModel(net, jax.jit(net.init)(KEY, images)), jnp.asarray(labels)
     for name in ("random", "center"):
-        found = sanity_check(for_sanity(BY_NAME[name], "stage1", KEY), net, variables, images, target, KEY)
+        found = sanity_check(for_sanity(BY_NAME[name], "stage1", KEY), model, images, target, KEY)
         np.testing.assert_allclose(found.cascade.signed, 1)
-    seeing = sanity_check(for_sanity(BY_NAME["grad_cam"], "stage1", KEY), net, variables, images, target, KEY)
+    seeing = sanity_check(for_sanity(BY_NAME["grad_cam"], "stage1", KEY), model, images, target, KEY)
     assert seeing.layers == ("fc", "stage1", "conv1")
     assert (np.nan_to_num(seeing.cascade.signed) < 0.99).all()
 
 
 def test_a_layer_that_is_not_there_or_has_no_positions_is_named():
     images, labels, _ = squares(1)
-    with pytest.raises(UserError, match="no layer 'rellu1' in the net; did you mean relu1"):
+    with pytest.raises(UserError, match="no layer 'rellu1' in the model; did you mean relu1"):
         reddest(images, labels, "rellu1")
     with pytest.raises(UserError, match="layer fc2: CAMs need a layer with positions"):
         reddest(images, labels, "fc2")
     with pytest.raises(ValueError, match="batches: expected at least one"):
-        compare(REDDEST, WEIGHTS, [], ALL, layer="relu1", key=KEY)
+        compare(NetModel(REDDEST, WEIGHTS), [], ALL, layer="relu1", key=KEY)
 
 
 def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):

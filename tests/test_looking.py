@@ -1,7 +1,9 @@
-"""Figures and the atlas of any model: an unknown function gives what the same net of zfjax gives."""
+"""Figures, the atlas and the lenses of any model: an unknown function gives what the same net of zfjax gives."""
 
+import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import looked_at
 import numpy as np
@@ -11,8 +13,11 @@ from etils import epath
 
 import zfjax
 from zfjax import atlas, figures
+from zfjax import compare as compare_lenses
 from zfjax.console import command
 from zfjax.console.errors import UserError
+from zfjax.data.opening import open_source
+from zfjax.experiments.comparison import LENSES, Comparison, Labeled, compare
 from zfjax.figures import fig2, fig5, fig6, fig7
 from zfjax.figures.request import Request
 from zfjax.models.display import display_of
@@ -58,6 +63,43 @@ def test_an_unknown_function_gives_the_figures_of_the_same_net(requests, figure)
                 continue
             scale = max(np.abs(array).max(initial=0), 1)
             np.testing.assert_allclose(other.arrays[name] / scale, array / scale, atol=2e-5, err_msg=name)
+
+
+def test_an_unknown_function_gets_the_scores_of_the_same_net(requests):
+    masks = np.zeros((3, 48, 48), bool)
+    masks[:, 10:30, 12:40] = True
+    lenses = [lens for lens in LENSES if lens.name in ("saliency", "layer_cam", "occlusion")]
+    own, found = (
+        compare(
+            one.subject.model,
+            [Labeled(one.subject.load(np.arange(3)), np.array([0, 1, 2]), masks)],
+            lenses,
+            layer=one.subject.model.place("relu2").name,
+            key=jax.random.key(0),
+            n_steps=4,
+        )
+        for one in requests
+    )
+    for name in Comparison._fields[:-1]:
+        np.testing.assert_allclose(getattr(found, name), getattr(own, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::zfjax.RuleWarning")
+def test_lenses_are_compared_on_any_model(capsys, pictures, tmp_path):
+    names = open_source(f"folder:{pictures}").val.names
+    (tmp_path / "boxes.json").write_text(json.dumps({name: [8, 8, 20, 24] for name in names}))
+    out = tmp_path / "out"
+    words = f"--model={HERE}:vit", f"--dataset=folder:{pictures}", f"--out={out}", "--only=saliency,layer_cam"
+    few = "--count=4", "--rows=1", "--sanity_images=2", f"--boxes={tmp_path / 'boxes.json'}"
+    code, said, errors = run(capsys, compare_lenses.main, *words, *few)
+    assert code == 0, errors
+    assert "lenses.md" in said
+    rows = json.loads((out / "lenses.json").read_text())
+    assert "CAMs use patches" in rows["note"]  # tokens have no positions
+    assert "The class of 4 images is what the model says" in rows["note"]  # its five outputs have no names
+    sanity = json.loads((out / "sanity.json").read_text())["rows"]
+    assert [*sanity[0]][3:5] == ["head", "narrow"]
+    assert abs(sanity[1]["head"]) < 99.9  # a shuffled head changes the map
 
 
 def run(capsys, main, *words):

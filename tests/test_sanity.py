@@ -4,6 +4,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import looked_at
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -11,8 +12,11 @@ from scipy.stats import spearmanr
 
 import zfjax
 from zfjax.attribution.gradients import gradient
-from zfjax.experiments.sanity import randomized, rank_correlation, sanity_check
+from zfjax.console.errors import UserError
+from zfjax.experiments import sanity
+from zfjax.experiments.sanity import randomized, randomized_layers, rank_correlation, sanity_check
 from zfjax.models import ConvNet
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import BatchNorm, Conv, Dense, MeanPool, ReLU, Residual, same
 
 BLOCK = Residual(
@@ -71,19 +75,19 @@ def test_layers_are_drawn_from_the_top_and_each_alone(name):
     net = NETS[name]
     variables = trained(net)
     above = set()
-    found = list(randomized(net, variables, jax.random.key(0)))
+    found = list(randomized(NetModel(net, variables), jax.random.key(0)))
     assert [redrawn.layer for redrawn in found] == LAYERS[name]
     for redrawn in found:
         here = inside(name, redrawn.layer)
         above |= here
-        for weights, expected in ((redrawn.alone, here), (redrawn.cascade, above)):
+        for weights, expected in ((redrawn.alone.variables, here), (redrawn.cascade.variables, above)):
             differs, equal = changed(weights, variables)
             assert differs == expected
             assert not equal & expected  # biases and averages are new, too
-        assert jax.tree.structure(redrawn.cascade) == jax.tree.structure(variables)
+        assert jax.tree.structure(redrawn.cascade.variables) == jax.tree.structure(variables)
     # The whole net is new, as if it had just been made.
     start = {"bias": 0.0, "mean": 0.0, "scale": 1.0, "var": 1.0}
-    for path, leaf in jax.tree.leaves_with_path(found[-1].cascade):
+    for path, leaf in jax.tree.leaves_with_path(found[-1].cascade.variables):
         assert leaf.dtype == jnp.float32
         if path[-1].key == "kernel":
             np.testing.assert_allclose(np.std(leaf), np.sqrt(2 / np.prod(leaf.shape[:-1])), rtol=0.35)
@@ -94,19 +98,21 @@ def test_layers_are_drawn_from_the_top_and_each_alone(name):
 def test_a_layer_is_drawn_alike_alone_and_in_the_cascade_unlike_others_and_by_the_key():
     net = NETS["plain"]
     variables = trained(net)
-    one, two = (list(randomized(net, variables, jax.random.key(seed))) for seed in (0, 0))
-    other = list(randomized(net, variables, jax.random.key(1)))
+    one, two = (list(randomized(NetModel(net, variables), jax.random.key(seed))) for seed in (0, 0))
+    other = list(randomized(NetModel(net, variables), jax.random.key(1)))
     for mine, again, elsewhere in zip(one, two, other, strict=True):
-        kernels = [found["params"][mine.layer]["kernel"] for found in (mine.alone, mine.cascade, again.alone)]
+        kernels = [found.variables["params"][mine.layer]["kernel"] for found in (mine.alone, mine.cascade, again.alone)]
         np.testing.assert_array_equal(kernels[0], kernels[1])
         np.testing.assert_array_equal(kernels[0], kernels[2])
-        assert not np.array_equal(kernels[0], elsewhere.alone["params"][mine.layer]["kernel"])
+        assert not np.array_equal(kernels[0], elsewhere.alone.variables["params"][mine.layer]["kernel"])
     block = next(
         redrawn
-        for redrawn in randomized(NETS["residual"], trained(NETS["residual"]), jax.random.key(0))
+        for redrawn in randomized(NetModel(NETS["residual"], trained(NETS["residual"])), jax.random.key(0))
         if redrawn.layer == "stage1"
     )
-    first, second = (block.alone["params"][name]["kernel"] for name in ("stage1_conv1", "stage1_shortcut_conv"))
+    first, second = (
+        block.alone.variables["params"][name]["kernel"] for name in ("stage1_conv1", "stage1_shortcut_conv")
+    )
     assert not np.allclose(first[0, 0], second[0, 0])
 
 
@@ -121,11 +127,11 @@ def test_the_rank_correlation_is_spearmans():
     assert np.isnan(found).tolist() == [True, False]
 
 
-def by_gradient(net, variables, images, target):
-    return gradient(zfjax.layer(net, variables, net.layers[-1].name), images, target)
+def by_gradient(model, images, target):
+    return gradient(model.function, images, target)
 
 
-def of_images(net, variables, images, target):
+def of_images(model, images, target):
     return -images
 
 
@@ -133,12 +139,12 @@ def of_images(net, variables, images, target):
 def test_a_lens_that_does_not_look_at_the_weights_stays_the_same_and_the_gradient_does_not(name):
     net = NETS[name]
     variables = net.init(jax.random.key(3), IMAGES)
-    blind = sanity_check(of_images, net, variables, IMAGES, TARGET, jax.random.key(0))
+    blind = sanity_check(of_images, NetModel(net, variables), IMAGES, TARGET, jax.random.key(0))
     assert blind.layers == tuple(LAYERS[name])
     for similarity in (*blind.cascade, *blind.alone):
         assert similarity.shape == (3, 3)
         np.testing.assert_allclose(similarity, 1)
-    seeing = sanity_check(by_gradient, net, variables, IMAGES, TARGET, jax.random.key(0))
+    seeing = sanity_check(by_gradient, NetModel(net, variables), IMAGES, TARGET, jax.random.key(0))
     for similarity in (seeing.cascade.signed, seeing.alone.signed):
         assert np.abs(similarity.mean(axis=1)).max() < 0.7
     assert np.abs(seeing.cascade.signed[-1].mean()) < 0.3
@@ -147,11 +153,11 @@ def test_a_lens_that_does_not_look_at_the_weights_stays_the_same_and_the_gradien
 def test_similarities_are_those_of_each_set_of_weights_by_sign_and_by_strength():
     net = NETS["plain"]
     variables = net.init(jax.random.key(3), IMAGES)
-    found = sanity_check(by_gradient, net, variables, IMAGES, TARGET, jax.random.key(5))
-    trained_maps = np.asarray(by_gradient(net, variables, IMAGES, TARGET))
-    for row, redrawn in enumerate(randomized(net, variables, jax.random.key(5))):
-        for similarity, weights in ((found.cascade, redrawn.cascade), (found.alone, redrawn.alone)):
-            maps = np.asarray(by_gradient(net, weights, IMAGES, TARGET))
+    found = sanity_check(by_gradient, NetModel(net, variables), IMAGES, TARGET, jax.random.key(5))
+    trained_maps = np.asarray(by_gradient(NetModel(net, variables), IMAGES, TARGET))
+    for row, redrawn in enumerate(randomized(NetModel(net, variables), jax.random.key(5))):
+        for similarity, one in ((found.cascade, redrawn.cascade), (found.alone, redrawn.alone)):
+            maps = np.asarray(by_gradient(one, IMAGES, TARGET))
             for image in range(3):
                 a, b = maps[image].ravel(), trained_maps[image].ravel()
                 np.testing.assert_allclose(similarity.signed[row, image], spearmanr(a, b).statistic, atol=1e-6)
@@ -163,10 +169,10 @@ def test_a_lens_of_one_layer_feels_that_layer_alone():
     net = NETS["plain"]
     variables = net.init(jax.random.key(3), IMAGES)
     found = sanity_check(
-        lambda net, variables, images, target: jnp.einsum(
-            "nhwc,hwcd->nhwd", images[:, :3, :3], variables["params"]["conv1"]["kernel"]
+        lambda model, images, target: jnp.einsum(
+            "nhwc,hwcd->nhwd", images[:, :3, :3], model.variables["params"]["conv1"]["kernel"]
         ),
-        *(net, variables, IMAGES, TARGET, jax.random.key(0)),
+        *(NetModel(net, variables), IMAGES, TARGET, jax.random.key(0)),
     )
     np.testing.assert_allclose(found.alone.signed[:2], 1)
     np.testing.assert_allclose(found.cascade.signed[:2], 1)
@@ -177,4 +183,52 @@ def test_a_lens_of_one_layer_feels_that_layer_alone():
 def test_a_lens_without_maps_is_named():
     net = NETS["plain"]
     with pytest.raises(ValueError, match=r"lens: expected maps \[3, H, W\] or with channels, got \[3\]"):
-        sanity_check(lambda *_: TARGET, net, trained(net), IMAGES, TARGET, jax.random.key(0))
+        sanity_check(lambda *_: TARGET, NetModel(net, trained(net)), IMAGES, TARGET, jax.random.key(0))
+
+
+CLASSIFIER, CONVOLUTIONS = ("fc8", "fc7", "fc6"), ("conv5", "conv4", "conv3", "conv2", "conv1")
+FOREIGN = {
+    "a pytree": (looked_at.vit, ["head", "narrow", "wide", "out", "value", "key", "query", "patches"]),
+    "a module": (looked_at.convnext, ["head", "narrow", "wide", "depthwise", "stem"]),
+    "a closure": (looked_at.foreign, [f"ConvNet/{name}" for name in (*CLASSIFIER, *CONVOLUTIONS)]),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_weights_of_any_model_are_shuffled_layer_by_layer(kind):
+    make, layers = FOREIGN[kind]
+    model = make()
+    leaves = {path: np.asarray(leaf) for path, leaf in model.leaves.items()}
+    images = np.random.default_rng(0).normal(size=(2, *model.image_shape)).astype(np.float32)
+    before, count = np.asarray(model(images)), 0
+    found = list(randomized(model, jax.random.key(0)))
+    assert [redrawn.layer for redrawn in found] == layers == list(randomized_layers(model))
+    for redrawn in found:
+        alone = {path for path, leaf in redrawn.alone.leaves.items() if not np.array_equal(leaf, leaves[path])}
+        cascade = {path for path, leaf in redrawn.cascade.leaves.items() if not np.array_equal(leaf, leaves[path])}
+        assert alone <= cascade
+        assert any(redrawn.layer.rpartition("/")[2] in path for path in alone)
+        count += len(alone)
+        assert len(cascade) == count
+        for path, leaf in redrawn.cascade.leaves.items():
+            np.testing.assert_array_equal(np.sort(leaf, axis=None), np.sort(leaves[path], axis=None))
+    varied = {path for path, leaf in leaves.items() if leaf.min() < leaf.max()}
+    assert cascade == varied  # by the end all is new
+    np.testing.assert_array_equal(model(images), before)  # the model itself stays
+    for one in (found[0].alone, found[-1].cascade):
+        assert not np.array_equal(one(images), before)
+        assert one.layers.keys() == model.layers.keys()
+    np.testing.assert_array_equal(found[0].cascade.replaced(leaves)(images), before)
+
+
+def test_neighbors_of_very_many_layers_are_randomized_together(monkeypatch):
+    monkeypatch.setattr(sanity, "MOST", 3)
+    assert randomized_layers(looked_at.convnext()) == ("head", "wide", "stem")
+
+
+def test_a_function_that_makes_its_weights_has_none_to_randomize():
+    model = zfjax.Model(lambda images: images.mean((1, 2)) @ jnp.ones((3, 4)), (1, 8, 8, 3))
+    with pytest.raises(UserError, match="weights of this model cannot be replaced: expected Model"):
+        randomized_layers(model)
+    with pytest.raises(ValueError, match="expected some of the model's weights, got 'kernel'"):
+        looked_at.vit().replaced({"kernel": jnp.ones(3)})

@@ -1,4 +1,4 @@
-"""Compare lenses side by side on images of a run, and score them on known objects.
+"""Compare lenses side by side on images of a run or any other model, and score them on known objects.
 
 Examples:
   python -m zfjax.compare --workdir=runs/shapes
@@ -12,9 +12,12 @@ Examples:
   python -m zfjax.compare --workdir=runs/photos --boxes=boxes.json
       scores on your own folders; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height, width], …}:
       paths below the folder with the val split's classes, boxes in pixels of the whole, upright picture
+  python -m zfjax.compare --model=net.onnx --dataset=folder:PHOTOS --boxes=boxes.json --out=compared
+      any model: an ONNX file, or a function in a Python file, --model=nets.py:mine
 
-The dataset `shapes` has masks of its objects. Results go into the run's folder compare: lenses.* and sanity.*,
-which replace earlier ones, and images.* for photographs.
+The dataset `shapes` has masks of its objects. Results go into the run's folder compare, or --out: lenses.* and
+sanity.*, which replace earlier ones, and images.* for photographs. Where a model has no output with the name of a
+picture's class, the lenses explain what the model says.
 """
 
 from zfjax.console import signals
@@ -26,53 +29,32 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from zfjax.compare.request import Request
 from zfjax.console import command, options, processes
 from zfjax.console.progress import Progress
 from zfjax.console.text import written
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compare lenses on the run that the flags in `argv` name, and print tables."""
+    """Compare lenses on the run or model that the flags in `argv` name, and print tables."""
     values = _flags()
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "compare")
     if values.images:
         of_the_split = ("dataset", "boxes", "count", "rows", "sanity_images")
         command.reject_unused(values, of_the_split, "with --images, which are not scored")
 
-    request, place = _request_of(values), processes.place_of(values)
+    place = processes.place_of(values)
     with Progress("opening the run"):
         processes.join_to_look(place)
         from zfjax.compare import photographs, scores
         from zfjax.compare.asked import chosen
-        from zfjax.runs import claim
+        from zfjax.compare.request import Request
         from zfjax.runs.first import is_first
-        from zfjax.runs.folder import read_run
-        from zfjax.training.precision import matmul_precision
+        from zfjax.runs.given import given
 
-        chosen(request.only, ())  # report a mistyped name first
-        run = read_run(request.workdir, request.dataset)
-    writing = claim.writing(run.folder / "compare", "zfjax compare", run.root)
-    with writing as folder, matmul_precision(run.config.matmul_precision):
-        if request.images:
-            with Progress("opening the run"):
-                asked, images = photographs.open_run(request)
-            files = photographs.write(asked, images)
-        else:
-            with Progress("opening the run"):
-                asked, drawn = scores.open_run(request)
-            files = scores.write_scores(asked, drawn, request.rows)
-            if request.sanity_images:
-                files += scores.write_sanity(asked, drawn, request.sanity_images)
-    if is_first():
-        print(written(folder, files))
-
-
-def _request_of(values: flags.FlagValues) -> Request:
-    return Request(
-        workdir=values.workdir,
-        checkpoint=values.checkpoint,
-        dataset=values.dataset,
+        chosen(values.only, ())  # report a mistyped name first
+        looked_at = given(values, "compare")
+    request = Request(
+        looked_at,
         batch_size=values.batch_size,
         layer=values.layer,
         only=tuple(values.only),
@@ -83,11 +65,24 @@ def _request_of(values: flags.FlagValues) -> Request:
         sanity_images=values.sanity_images,
         seed=values.seed,
     )
+    with looked_at.writing("zfjax compare"):
+        if request.images:
+            with Progress("opening the run"):
+                asked, images = photographs.open_model(request)
+            files = photographs.write(asked, images)
+        else:
+            with Progress("opening the run"):
+                asked, drawn = scores.open_model(request)
+            files = scores.write_scores(asked, drawn, request.rows)
+            if request.sanity_images:
+                files += scores.write_sanity(asked, drawn, request.sanity_images)
+    if is_first():
+        print(written(looked_at.out, files))
 
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    command.run_flags(values, batch_size=32, pictures=True)
+    command.run_flags(values, batch_size=32, pictures=True, model=True)
     flags.DEFINE_string("layer", "", "Layer whose maps the CAMs weight; default the highest.", flag_values=values)
     options.names(values, "only", [], "Lenses by name, such as grad_cam; default all.")
     options.files(values, "images", "Image files; default images of the val split.")

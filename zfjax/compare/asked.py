@@ -1,4 +1,4 @@
-"""The lenses and the net of a request, and the lenses' maps of some images."""
+"""The lenses and the model of a request, and the lenses' maps of some images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,15 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jaxtyping import Array, Float, Int
 
 from zfjax.compare.request import Request
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import did_you_mean
-from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat
-from zfjax.runs.folder import RunInfo
+from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat, highest_maps
+from zfjax.runs.given import Given
 from zfjax.runs.subject import Subject
 from zfjax.training import memory
 
@@ -22,38 +21,36 @@ from zfjax.training import memory
 class Asked(NamedTuple):
     """An opened request, without the images."""
 
-    run: RunInfo
+    given: Given
     subject: Subject
     lenses: Sequence[Lens]
     layer: str
     seed: int
     batch_size: int
 
-    @property
-    def folder(self) -> epath.Path:
-        """The folder for all results."""
-        return self.run.folder / "compare"
-
-    def case(self, images: Float[Array, "n size size 3"], labels: Int[np.ndarray, " n"], first: int = 0) -> Case:
-        """Images in the form lenses take. Raises a UserError if the net has no such layer."""
+    def case(self, images: Float[Array, "n size size channels"], labels: Int[np.ndarray, " n"], first: int = 0) -> Case:
+        """Images in the form lenses take. Raises a UserError if the model has no such layer."""
         key, target = jax.random.key(self.seed), jnp.asarray(labels, jnp.int32)
-        net, variables = self.subject.net, self.subject.variables
-        return case_of(net, variables, self.layer, images, target, key, first=first, batch_size=self.batch_size)
+        size, cover = self.batch_size, self.subject.display.cover
+        return case_of(self.subject.model, self.layer, images, target, key, first=first, batch_size=size, cover=cover)
 
 
-def ask(run: RunInfo, subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
-    """Open a request for a run's net.
+def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
+    """Open a request for a run's net, or another model.
 
     Raises:
-        UserError: the net has no such layer, or none of the lenses uses one; reported before anything is computed.
+        UserError: the model has no classes or no such layer, or none of the lenses uses one; reported before anything
+            is computed.
     """
+    if not subject.classes:
+        raise UserError("lenses explain logits: expected a model that gives [N, classes]")
     if request.layer and not any("cam" in lens.name for lens in lenses):
         raise UserError(
             f"--layer has no meaning with --only={','.join(request.only)}, none of which is a CAM: leave it out"
         )
     memory.require_batches(subject.model, request.batch_size)
-    layer = request.layer or subject.model.feature_layers[-1]
-    asked = Asked(run, subject, lenses, layer, request.seed, request.batch_size)
+    layer = subject.model.place(request.layer).name if request.layer else highest_maps(subject.model)
+    asked = Asked(request.given, subject, lenses, layer, request.seed, request.batch_size)
     asked.case(jnp.zeros((1, *subject.model.image_shape)), np.zeros(1, np.int32))
     return asked
 
@@ -69,7 +66,7 @@ def chosen(only: Sequence[str], usual: Sequence[Lens]) -> Sequence[Lens]:
 
 
 def maps_of(
-    asked: Asked, images: Float[Array, "n size size 3"], labels: Int[np.ndarray, " n"], rows: int
+    asked: Asked, images: Float[Array, "n size size channels"], labels: Int[np.ndarray, " n"], rows: int
 ) -> dict[Lens, Float[np.ndarray, "n size size ..."]]:
     """Each lens's maps: pixel maps unchanged, region maps as one number per pixel.
 

@@ -1,4 +1,4 @@
-"""Locate the objects in pictures of a run."""
+"""Locate the objects in pictures of a dataset."""
 
 import json
 import reprlib
@@ -15,7 +15,7 @@ from zfjax.console.text import brief, first_line, readable, reason
 from zfjax.data.folder import FolderExamples
 from zfjax.data.shapes.parts import in_crop
 from zfjax.data.spec import parse_spec
-from zfjax.runs.folder import RunInfo, open_own
+from zfjax.runs.given import Given
 from zfjax.runs.subject import Subject
 
 
@@ -26,13 +26,13 @@ class Known(NamedTuple):
     masks: Callable[[Int[np.ndarray, " some"]], Bool[np.ndarray, "some size size"]]  # from picture numbers to masks
 
 
-def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
+def known_objects(given: Given, subject: Subject, boxes: str) -> Known:
     """The pictures with known objects, from a file of boxes or, without one, from the dataset.
 
     Raises:
         UserError: neither has them, or both do.
     """
-    dataset, annotations = run.config.dataset, subject.annotations
+    dataset, annotations = given.dataset, subject.annotations
     if annotations is not None and boxes:
         raise UserError(f"--boxes: the dataset {dataset} has its objects' pixels; boxes are for folder:PATH")
     if annotations is not None:
@@ -40,16 +40,16 @@ def known_objects(run: RunInfo, subject: Subject, boxes: str) -> Known:
     if not (boxes and parse_spec(dataset).kind == "folder"):
         raise UserError(
             f"compare scores lenses by where the objects are: the dataset shapes has masks, folder:PATH needs"
-            f" --boxes=FILE.json (see --help), and the run's dataset is {dataset}; for pictures without scores:"
+            f" --boxes=FILE.json (see --help), and the dataset is {dataset}; for pictures without scores:"
             " --images=FILES"
         )
-    return of_boxes(run, subject, boxes)
+    return of_boxes(given, subject, boxes)
 
 
-def of_boxes(run: RunInfo, subject: Subject, file: str) -> Known:
+def of_boxes(given: Given, subject: Subject, file: str) -> Known:
     """The pictures named in the file, and their boxes in the center crops."""
     boxes = _read_boxes(file)
-    pictures = open_own(run.config, run.folder).val
+    pictures = given.examples()
     assert isinstance(pictures, FolderExamples)  # boxes are refused for other datasets
     names = pictures.names
     numbers = np.array([i for i, number in enumerate(subject.kept) if names[number] in boxes], np.int64)

@@ -1,4 +1,4 @@
-"""Maps of image files, with the net of any run."""
+"""Maps of image files, with the net of any run, or any other model."""
 
 import numpy as np
 
@@ -7,21 +7,18 @@ from zfjax.compare.request import Request
 from zfjax.experiments.comparison import LENSES
 from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.files import save
-from zfjax.runs import folder as runs
-from zfjax.runs import subject as subjects
 from zfjax.runs.first import is_first
 from zfjax.runs.subject import Chosen
 
 
-def open_run(request: Request) -> tuple[Asked, Chosen]:
-    """Open the net of the run, and the files as images for it; the run needs no pictures of its own.
+def open_model(request: Request) -> tuple[Asked, Chosen]:
+    """Open the model, and the files as images for it; a run needs no pictures of its own.
 
     Raises:
-        UserError: no such run, checkpoint, lens or layer, or a file that is not an image.
+        UserError: no such checkpoint, lens or layer, or a file that is not an image.
     """
     lenses = chosen(request.only, LENSES)
-    run = runs.read_run(request.workdir)
-    asked = ask(run, subjects.without_pictures(run, request.checkpoint), lenses, request)
+    asked = ask(request.given.alone(), lenses, request)
     return asked, asked.subject.of_files(request.images)
 
 
@@ -37,4 +34,4 @@ def write(asked: Asked, images: Chosen) -> list[str]:
     arrays = {"names": np.array(images.names), "classes": np.array(classes), "pixels": pixels}
     if not is_first():
         return []
-    return save(figure, asked.folder / "images", arrays | as_arrays(maps))
+    return save(figure, asked.given.out / "images", arrays | as_arrays(maps))

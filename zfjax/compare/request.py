@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
+from zfjax.runs.given import Given
+
 
 class Request(NamedTuple):
-    """A run's folder, the lenses to compare, and the images to use."""
+    """A run or a model, the lenses to compare, and the images to use."""
 
-    workdir: str
-    checkpoint: str
-    dataset: str  # where the run's pictures are now; empty: not moved
+    given: Given
     batch_size: int
     layer: str  # layer whose maps the CAMs weight; empty: the highest
     only: tuple[str, ...]  # lenses by name; empty: all

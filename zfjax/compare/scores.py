@@ -6,51 +6,63 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int
 
 from zfjax.compare import objects
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
 from zfjax.console import tables
 from zfjax.console.errors import UserError
-from zfjax.console.files import matching
 from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
 from zfjax.experiments.comparison import BASELINES, LENSES, Comparison, Labeled, Lens, for_sanity
 from zfjax.experiments.sanity import Sanity, Similarity, randomized_layers, sanity_check
-from zfjax.models import ConvNet
+from zfjax.models import Model
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
-from zfjax.runs import folder as runs
-from zfjax.runs import subject as subjects
 from zfjax.runs.first import from_all, is_first
+from zfjax.runs.subject import Subject
 from zfjax.training.precision import matmul_precision
+
+SANITY = tuple(f"sanity.{kind}" for kind in ("csv", "json", "md", "npz", "pdf", "png"))
 
 
 class Drawn(NamedTuple):
     """Images of the val split, with known objects inside the crop."""
 
     numbers: Int[np.ndarray, " n"]  # in the split
+    labels: Int[np.ndarray, " n"]  # the outputs to explain
+    unknown: int  # of these, for how many it is what the model says, since no output has the name of the class
     masks: Bool[np.ndarray, "n size size"]  # the objects' pixels
 
 
-def open_run(request: Request) -> tuple[Asked, Drawn]:
-    """Open the net of the run, and draw images of its val split by the seed.
+def open_model(request: Request) -> tuple[Asked, Drawn]:
+    """Open the model with its pictures, and draw images of the val split by the seed.
 
     Raises:
-        UserError: no such run, checkpoint, lens or layer, or the objects are not known.
+        UserError: no such checkpoint, lens or layer, or the objects are not known.
     """
     lenses = chosen(request.only, LENSES + BASELINES)
-    run = runs.read_run(request.workdir, request.dataset)
-    subject = subjects.of_run(run, request.checkpoint).val
-    known = objects.known_objects(run, subject, request.boxes)
-    asked = ask(run, subject, lenses, request)
+    subject = request.given.splits().val
+    known = objects.known_objects(request.given, subject, request.boxes)
+    asked = ask(subject, lenses, request)
     drawn = np.random.default_rng(request.seed).permutation(known.numbers)[: request.drawn]
     masks = known.masks(drawn)
     seen = masks.any(axis=(1, 2))
     if not seen.any():
         raise UserError("none of the pictures shows its object inside the center crop, which is what the net sees")
-    return asked, Drawn(drawn[seen], masks[seen])
+    labels, unknown = _targets(subject, drawn[seen], request.batch_size)
+    return asked, Drawn(drawn[seen], labels, unknown, masks[seen])
+
+
+def _targets(subject: Subject, numbers: Int[np.ndarray, " n"], batch_size: int) -> tuple[Int[np.ndarray, " n"], int]:
+    """Each image's class, or what the model says where it has no output for it; and how many those are."""
+    labels = subject.labels[numbers]
+    unknown = np.flatnonzero(labels < 0)
+    for first in range(0, len(unknown), batch_size):
+        some = unknown[first : first + batch_size]
+        labels[some] = subject.unlabeled(numbers[some]).labels
+    return labels, len(unknown)
 
 
 def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
@@ -59,7 +71,7 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     Also deletes earlier results on randomized nets, which may use other images and lenses.
     """
     subject, count, size = asked.subject, len(drawn.numbers), asked.batch_size
-    labels = subject.labels[drawn.numbers]
+    labels, folder = drawn.labels, asked.given.out
     found = _compared(asked, drawn, labels)
     if not is_first():
         return []
@@ -71,11 +83,11 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     with Progress("drawing"):
         figure = plot_comparison(subject.display.pixels(images), drawn.masks[shown], titled, names)
         arrays = {"shown": drawn.numbers[shown], "masks": drawn.masks[shown], "images": drawn.numbers}
-        table = comparison.to_table(found, asked.lenses, asked.run.config.dataset, asked.layer)
-        for stale in matching(asked.folder, "sanity.*"):
-            stale.unlink()
-        files = tables.write(table, asked.folder, "lenses")
-        files += save(figure, asked.folder / "lenses", arrays | as_arrays(maps) | found._asdict())
+        table = comparison.to_table(found, asked.lenses, asked.given.dataset, asked.layer, drawn.unknown)
+        for stale in SANITY:
+            (folder / stale).unlink(missing_ok=True)
+        files = tables.write(table, folder, "lenses")
+        files += save(figure, folder / "lenses", arrays | as_arrays(maps) | found._asdict())
     print(table.text(), end="\n\n")
     return files
 
@@ -118,20 +130,20 @@ def _compared_on(
     """Compare the lenses on the batches that begin with the images in `share`, on one device."""
     subject, size = asked.subject, asked.batch_size
     # Settings of JAX are a thread's own.
-    with jax.default_device(device), matmul_precision(asked.run.config.matmul_precision):
+    with jax.default_device(device), matmul_precision(asked.given.precision):
         chunks = ((first, _batch(first, asked, labels)) for first in share)
         batches = (
             Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some], first) for first, some in chunks
         )
         return comparison.compare(
-            subject.net,
-            jax.device_put(subject.variables, device),
+            subject.model.on(device),
             batches,
             asked.lenses,
             layer=asked.layer,
             key=jax.random.key(asked.seed),
             batch_size=size,
             rows=min(size, len(labels)),
+            cover=subject.display.cover,
             progress=progress,
         )
 
@@ -139,19 +151,24 @@ def _compared_on(
 def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     """Write the table and plot of the model-randomization check, for lenses that depend on the net.
 
-    Prints the table and returns the names of the written files.
+    Prints the table, or why there is none, and returns the names of the written files.
     """
     lenses = [lens for lens in asked.lenses if lens not in BASELINES]
     if not lenses:
         return []
-    subject, mine, numbers = asked.subject, dict[str, np.ndarray](), drawn.numbers[:count]
-    images, target = subject.load(numbers), jnp.asarray(subject.labels[numbers], jnp.int32)
+    model, mine, numbers = asked.subject.model, dict[str, np.ndarray](), drawn.numbers[:count]
+    try:
+        names = randomized_layers(model)
+    except UserError as reason:
+        if is_first():
+            print(f"sanity: not checked: {reason}", flush=True)
+        return []
+    images, target = asked.subject.load(numbers), jnp.asarray(drawn.labels[:count], jnp.int32)
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
-    nets = 1 + 2 * len(randomized_layers(subject.net))
-    with Progress("randomized nets", len(lenses) * nets * len(numbers), unit="map") as progress:
+    with Progress("randomized nets", len(lenses) * (1 + 2 * len(names)) * len(numbers), unit="map") as progress:
         for lens in lenses[jax.process_index() :: jax.process_count()]:
-            of_weights = _counted(for_sanity(lens, asked.layer, lens_key, asked.batch_size), lens.title, progress)
-            one = sanity_check(of_weights, subject.net, subject.variables, images, target, weights_key)
+            of_model = for_sanity(lens, asked.layer, lens_key, asked.batch_size, asked.subject.display.cover)
+            one = sanity_check(_counted(of_model, lens.title, progress), model, images, target, weights_key)
             mine |= {
                 f"{lens.name}_{way}_{kind}": values
                 for way, similarity in (("cascade", one.cascade), ("alone", one.alone))
@@ -164,12 +181,11 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     def similarity(lens: Lens, way: str) -> Similarity:
         return Similarity(*(of_all[f"{lens.name}_{way}_{kind}"] for kind in Similarity._fields))
 
-    names = randomized_layers(subject.net)
     titled = {lens.title: Sanity(names, similarity(lens, "cascade"), similarity(lens, "alone")) for lens in lenses}
     with Progress("drawing"):
-        table = sanity.to_table(titled, asked.run.config.dataset)
-        files = tables.write(table, asked.folder, "sanity")
-        files += save(plot_sanity(titled), asked.folder / "sanity", {"images": numbers, **of_all})
+        table = sanity.to_table(titled, asked.given.dataset)
+        files = tables.write(table, asked.given.out, "sanity")
+        files += save(plot_sanity(titled), asked.given.out / "sanity", {"images": numbers, **of_all})
     print(table.text(), end="\n\n")
     return files
 
@@ -177,9 +193,9 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
 def _counted(lens: sanity.Lens, title: str, progress: Progress) -> sanity.Lens:
     """The same lens, with progress for each map."""
 
-    def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> Array | np.ndarray:
+    def of(model: Model, images: Array, target: Array) -> Array | np.ndarray:
         progress.advance(0, title)
-        maps = lens(net, variables, images, target)
+        maps = lens(model, images, target)
         progress.advance(len(maps), title)
         return maps
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from zfjax.attribution import backward, cam, gradients, metrics
 from zfjax.attribution.score_cam import score_cam
@@ -20,9 +20,10 @@ from zfjax.console.tables import Cell, Table
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments import sanity
 from zfjax.experiments.occlusion import occlusion
-from zfjax.models import ConvNet, layer, layer_table, split
+from zfjax.models import Model
 from zfjax.ops.windows import Pair
 from zfjax.transform import functions
+from zfjax.transform.places.cutting import Crossing
 
 __getattr__ = renamed(__name__, Labelled="Labeled")
 
@@ -32,22 +33,23 @@ class Grid(NamedTuple):
     """Where the cells of a layer's maps lie: (height, width) in pixels, counted from the image's first pixel, 0."""
 
     offset: tuple[float, float]  # center of the first cell's receptive field
-    stride: Pair  # between neighboring cells
+    stride: tuple[float, float]  # between neighboring cells
 
 
 @shown_by_shape
 class Case(NamedTuple):
-    """Images with one class each, and the net to explain, in the forms that lenses take."""
+    """Images with one class each, and the model to explain, in the forms that lenses take."""
 
     fun: Partial  # from images to logits
     features: Partial  # from images to a layer's maps
     head: Partial  # from those maps to logits
     grid: Grid  # of those maps
-    images: Float[Array, "n height width channels"]  # with the mean subtracted
+    images: Float[Array, "n height width channels"]  # as the model takes them
     target: Int[Array, " n"]
     numbers: Int[Array, " n"]  # the images' numbers, so that each has its own random draws
     key: Key[Array, ""]
     batch_size: int  # pictures per pass through the net
+    cover: float | Float[Array | np.ndarray, " channels"] = 0.0  # what hides a part of an image
 
 
 class Lens(NamedTuple):
@@ -59,7 +61,9 @@ class Lens(NamedTuple):
 
 
 def _score_cam(case: Case) -> Float[Array, "n h w"]:
-    return score_cam(case.fun, case.images, case.target, _maps(case), batch_size=case.batch_size)
+    maps = _maps(case)
+    at = maps.at if isinstance(maps, Crossing) else maps
+    return score_cam(case.fun, case.images, case.target, at, batch_size=case.batch_size)
 
 
 def _smooth_grad(case: Case) -> Float[Array, "n h w c"]:
@@ -67,33 +71,35 @@ def _smooth_grad(case: Case) -> Float[Array, "n h w c"]:
 
 
 def _integrated_gradients(case: Case) -> Float[Array, "n h w c"]:
-    found = gradients.integrated_gradients(case.fun, case.images, case.target, batch_size=case.batch_size)
+    start = np.broadcast_to(np.asarray(case.cover, np.float32), case.images.shape[1:]) if np.any(case.cover) else 0.0
+    found = gradients.integrated_gradients(case.fun, case.images, case.target, start, batch_size=case.batch_size)
     return found.attributions
 
 
-def _of_features(lens: Callable[[Partial, Array, Array], Array]) -> Callable[[Case], Float[Array, "n h w"]]:
+def _of_features(lens: Callable[[Partial, Array | Crossing, Array], Array]) -> Callable[[Case], Float[Array, "n h w"]]:
     return lambda case: lens(case.head, _maps(case), case.target)
 
 
-def _maps(case: Case) -> Float[Array, "n h w maps"]:
-    return _called(case.features, case.images)
+def _maps(case: Case) -> Float[Array, "n h w maps"] | Crossing:
+    return _called(functions.live(case.features), case.images)
 
 
-@jax.jit
-def _called(fun: Partial, images: Array) -> Array:
+@functions.jit
+def _called(fun: Callable, images: Array) -> Array | Crossing:
     return fun(images)
 
 
 def _occlusion(case: Case) -> Float[Array, "n h w"]:
     """How far the class's logit falls when a square hides a pixel: the mean over all squares that cover it.
 
-    For 224 px images, squares are 48 px wide, 16 px apart and filled with the mean; other sizes scale.
+    For 224 px images, squares are 48 px wide, 16 px apart and filled with the cover; other sizes scale.
     """
     height, width = case.images.shape[1:3]
     window, stride = ((max(1, round(height * px / 224)), max(1, round(width * px / 224))) for px in (48, 16))
     maps = []
     for image, target in zip(case.images, case.target, strict=True):
-        found = occlusion(case.fun, image, window, stride, then=Partial(_Logit(), target), batch_size=case.batch_size)
+        logit = Partial(_Logit(), target)
+        found = occlusion(case.fun, image, window, stride, case.cover, then=logit, batch_size=case.batch_size)
         down, across = (
             (starts[:, None] <= np.arange(length)[None]) & (np.arange(length)[None] < starts[:, None] + side)
             for starts, length, side in ((found.tops, height, window[0]), (found.lefts, width, window[1]))
@@ -159,7 +165,7 @@ BASELINES = (
 class Labeled(NamedTuple):
     """Images with their labels and object masks."""
 
-    images: Float[Array, "n size size 3"]  # with the mean subtracted
+    images: Float[Array, "n size size channels"]  # as the model takes them
     labels: Int[np.ndarray, " n"]
     masks: Bool[np.ndarray, "n size size"]  # the object's pixels, at least one
     first: int | None = None  # number of the first image; None: they follow the batch before
@@ -174,13 +180,12 @@ class Comparison(NamedTuple):
     iou: Float[np.ndarray, "lenses images"]  # of the object's box with the box around the map at 15 % of its maximum
     energy: Float[np.ndarray, "lenses images"]  # share of the map's positive sum inside the object
     insertion: Float[np.ndarray, "lenses images"]  # area under the curve, from a blurred image
-    deletion: Float[np.ndarray, "lenses images"]  # area under the curve, toward the mean
+    deletion: Float[np.ndarray, "lenses images"]  # area under the curve, toward the cover
     seconds: Float[np.ndarray, " lenses"]  # per image, over all batches but the first, which compiles
 
 
 def compare(
-    net: ConvNet,
-    variables: PyTree,
+    model: Model,
     batches: Iterable[Labeled],
     lenses: Sequence[Lens] = LENSES + BASELINES,
     *,
@@ -189,26 +194,28 @@ def compare(
     n_steps: int = 20,
     batch_size: int = 32,
     rows: int = 0,
+    cover: float | Float[Array | np.ndarray, " channels"] = 0.0,
     progress: Progress | None = None,
 ) -> Comparison:
     """Score lenses on images with known objects. One batch is in memory at a time.
 
     Args:
-        net: a classifier.
-        variables: its variables.
+        model: a classifier, such as `zfjax.open_run(…).val.model`.
         batches: the images, ideally in batches of equal size with a smaller last one; it is padded, so that each lens
             compiles once.
         lenses: some of `LENSES` and `BASELINES`, or your own.
-        layer: the layer whose maps the CAMs weight, such as the highest, `feature_layers(net)[-1]`.
+        layer: the layer whose maps the CAMs weight, such as the highest, `highest_maps(model)`.
         key: draws SmoothGrad's noise and the random maps; the results do not depend on how images are batched.
         n_steps: steps of the insertion and deletion curves.
         batch_size: pictures per pass through the net, for the curves and for lenses that need many passes.
         rows: images that every batch is padded to; 0: as many as the first has.
+        cover: what hides a part of an image, such as `Subject.display.cover`: a number or a color. 0 is the mean for
+            nets whose images have it subtracted.
         progress: advanced by one for each lens and image.
 
     Raises:
         ValueError: there are no batches, or a lens or metric raises it.
-        UserError: the net has no such layer.
+        UserError: the model has no such layer.
 
     The metrics are in `zfjax.attribution.metrics`.
     """
@@ -220,14 +227,14 @@ def compare(
         rows = rows or len(batch.images)
         numbers = filled(len(batch.images), max(rows, len(batch.images)))
         images, labels = jnp.asarray(batch.images)[numbers], jnp.asarray(batch.labels, jnp.int32)[numbers]
-        case = case_of(net, variables, layer, images, labels, key, first=count, batch_size=batch_size)
+        case = case_of(model, layer, images, labels, key, first=count, batch_size=batch_size, cover=cover)
         scores, seconds = [], []
         for lens in lenses:
             if progress:
                 progress.advance(0, lens.title)
             attributions, elapsed = _timed(lens, case)
             seconds.append(elapsed / len(images))
-            scores.append(_scored(case.fun, batch, heat(case, attributions)[: len(batch.images)], n_steps, batch_size))
+            scores.append(_scored(case, batch, heat(case, attributions)[: len(batch.images)], n_steps))
             if progress:
                 progress.advance(len(batch.images), lens.title)
         parts.append(scores)
@@ -245,9 +252,23 @@ def filled(count: int, rows: int) -> Int[np.ndarray, " rows"]:
     return np.minimum(np.arange(rows), count - 1)
 
 
+def highest_maps(model: Model) -> str:
+    """The layer whose maps CAMs weight where none is named: the highest of those that figures show, with positions.
+
+    In a ViT, whose tokens have none, the patches.
+
+    Raises:
+        UserError: there is none.
+    """
+    shown = [model.layers[name] for name in model.feature_layers]
+    for place in [*model.layers.values(), *shown][::-1]:
+        if len(place.shape) == 3 and place.offset is not None:
+            return place.name
+    raise UserError("the model has no maps for CAMs: expected activations of [height, width, maps] with positions")
+
+
 def case_of(
-    net: ConvNet,
-    variables: PyTree,
+    model: Model,
     layer_name: str,
     images: Float[Array | np.ndarray, "n height width channels"],
     target: Int[Array | np.ndarray, " n"],
@@ -255,21 +276,31 @@ def case_of(
     *,
     first: int = 0,
     batch_size: int = 32,
+    cover: float | Float[Array | np.ndarray, " channels"] = 0.0,
 ) -> Case:
-    """Build the input of the lenses; `first` is the first image's number.
+    """Build the input of the lenses.
+
+    Args:
+        model: a classifier.
+        layer_name: the layer whose maps the CAMs weight.
+        images: as the model takes them.
+        target: one class per image.
+        key: for what lenses draw.
+        first: the first image's number.
+        batch_size: pictures per pass through the net.
+        cover: as in `compare`.
 
     Raises:
-        UserError: the net has no such layer, or the layer has no spatial positions.
+        UserError: the model has no such layer, or the layer has no spatial positions.
     """
-    features, head = split(net, variables, layer_name)
-    (row,) = (row for row in layer_table(net) if row.name == layer_name)
-    if row.offset is None or row.total_stride is None:
+    place = model.place(layer_name)
+    if place.offset is None or place.stride is None or len(place.shape) != 3:
         raise UserError(f"layer {layer_name}: CAMs need a layer with positions, below the first dense layer")
-    fun = layer(net, variables, net.layers[-1].name)
+    features, head = model.split(place.name)
     numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
-    grid = Grid(row.offset, row.total_stride)
+    grid = Grid(place.offset, place.stride)
     images, target = jnp.asarray(images), jnp.asarray(target)
-    return Case(fun, features, head, grid, images, target, numbers, key, batch_size)
+    return Case(model.function, features, head, grid, images, target, numbers, key, batch_size, cover)
 
 
 def heat(case: Case, attributions: Float[Array | np.ndarray, "n ..."]) -> Float[np.ndarray, "n height width"]:
@@ -304,13 +335,19 @@ def placed(cells: Float[np.ndarray, "n h w"], grid: Grid, size: Pair) -> Float[n
     return tents[0] @ np.asarray(cells) @ tents[1].T
 
 
-def for_sanity(lens: Lens, layer_name: str, key: Key[Array, ""], batch_size: int = 32) -> sanity.Lens:
+def for_sanity(
+    lens: Lens,
+    layer_name: str,
+    key: Key[Array, ""],
+    batch_size: int = 32,
+    cover: float | Float[Array | np.ndarray, " channels"] = 0.0,
+) -> sanity.Lens:
     """A lens in the form `sanity_check` takes, run batch by batch; its random draws are the same each time."""
 
-    def of(net: ConvNet, variables: PyTree, images: Array, target: Array) -> np.ndarray:
+    def of(model: Model, images: Array, target: Array) -> np.ndarray:
         batches = (slice(first, first + batch_size) for first in range(0, len(images), batch_size))
         cases = (
-            case_of(net, variables, layer_name, images[some], target[some], key, batch_size=batch_size)
+            case_of(model, layer_name, images[some], target[some], key, batch_size=batch_size, cover=cover)
             for some in batches
         )
         return np.concatenate([np.asarray(lens.of(case)) for case in cases])
@@ -318,7 +355,7 @@ def for_sanity(lens: Lens, layer_name: str, key: Key[Array, ""], batch_size: int
     return of
 
 
-def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name: str) -> Table:
+def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name: str, unknown: int = 0) -> Table:
     """One row per lens: means over images, in percent, and the time.
 
     Args:
@@ -326,7 +363,11 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
         lenses: the compared lenses.
         dataset: the dataset's name.
         layer_name: the layer whose maps the CAMs weighted.
+        unknown: images whose target is what the model says, since it has no output for their class.
     """
+    said = (
+        f" The class of {unknown} images is what the model says, as it has no output of that name." if unknown else ""
+    )
     rows: list[tuple[Cell, ...]] = []
     for lens, pointing, in_box, iou, energy, insertion, deletion, seconds in zip(lenses, *found, strict=True):
         shares = (pointing, in_box, iou, iou >= metrics.LOCALIZED, energy, insertion, deletion)
@@ -339,8 +380,8 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
         " box: in the object's box. IoU: of the object's box with the box around the largest segment above 15 % of the"
         " maximum; localized: an IoU of 50 or more. energy: the share of the map's positive sum that lies on the"
         " object. insertion, deletion: area under the class's probability as pixels return to a blurred image (more is"
-        f" better), or turn into the mean (less is better), in the map's order. CAMs use {layer_name}. Random map and"
-        " center Gaussian ignore the net.",
+        " better), or turn into the mean, or gray where that is none (less is better), in the map's order. CAMs use"
+        f" {layer_name}. Random map and center Gaussian ignore the net.{said}",
     )
 
 
@@ -361,7 +402,8 @@ class _Scores(NamedTuple):
     deletion: np.ndarray
 
 
-def _scored(fun: Partial, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_steps: int, batch_size: int) -> _Scores:
+def _scored(case: Case, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_steps: int) -> _Scores:
+    fun, batch_size = case.fun, case.batch_size
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     boxes = metrics.box_masks(metrics.boxes_of(batch.masks), images.shape[1], images.shape[2])
     # With the paper's blur, 9 of 10 images of `shapes` would still be recognized.
@@ -372,7 +414,7 @@ def _scored(fun: Partial, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_st
         metrics.localization(maps, batch.masks).iou,
         metrics.energy_inside(maps, batch.masks),
         metrics.insertion(fun, images, labels, maps, n_steps=n_steps, fill=soft, batch_size=batch_size).auc,
-        metrics.deletion(fun, images, labels, maps, n_steps=n_steps, batch_size=batch_size).auc,
+        metrics.deletion(fun, images, labels, maps, n_steps=n_steps, fill=case.cover, batch_size=batch_size).auc,
     )
 
 

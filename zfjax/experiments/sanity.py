@@ -7,30 +7,31 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Real
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Real
 from scipy import stats
 
 from zfjax.console.deprecation import renamed
+from zfjax.console.errors import UserError
 from zfjax.console.tables import Cell, Table
 from zfjax.console.text import shown_by_shape
-from zfjax.models import ConvNet
+from zfjax.models import ConvNet, Model
+from zfjax.models.nets import NetModel
 from zfjax.models.specs import BatchNorm, Conv, Dense, flat
 
 __getattr__ = renamed(__name__, randomised="randomized", Randomised="Randomized", drawn_anew="randomized_layers")
 
-# From a net, its variables, images and one class per image to one map per image, [n, H, W] or [n, H, W, C].
-Lens = Callable[
-    [ConvNet, PyTree, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array | np.ndarray, "n height width ..."]
-]
+# From a model, images and one class per image to one map per image, [n, H, W] or [n, H, W, C].
+Lens = Callable[[Model, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array | np.ndarray, "n height width ..."]]
+MOST = 16  # layers of a model that are randomized one after the other; of more, neighbors go together
 
 
 @shown_by_shape
 class Randomized(NamedTuple):
-    """A net's variables with some of its layers randomized."""
+    """A model with some of its layers randomized."""
 
     layer: str
-    cascade: PyTree  # this layer and all above it are randomized
-    alone: PyTree  # only this layer is randomized
+    cascade: Model  # this layer and all above it are randomized
+    alone: Model  # only this layer is randomized
 
 
 @shown_by_shape
@@ -55,74 +56,81 @@ class Sanity(NamedTuple):
 
 def sanity_check(
     lens: Lens,
-    net: ConvNet,
-    variables: PyTree,
+    model: Model,
     images: Float[Array | np.ndarray, "n height width channels"],
     target: Sequence[int] | Int[Array | np.ndarray, " n"],
     key: PRNGKeyArray,
 ) -> Sanity:
-    """Run the model-randomization test on one lens: the net's layers randomized from the top down, and each alone.
+    """Run the model-randomization test on one lens: the model's layers randomized from the top down, and each alone.
 
     Args:
-        lens: `lens(net, variables, images, target)` gives one map per image; any random draws of its own should be the
-            same each time.
-        net: a ConvNet.
-        variables: its trained variables.
-        images: as the net takes them, with the mean already subtracted.
+        lens: `lens(model, images, target)` gives one map per image; any random draws of its own should be the same each
+            time.
+        model: with its trained weights.
+        images: as the model takes them.
         target: one class per image.
         key: draws the new weights.
 
     Raises:
         ValueError: the lens does not return maps [n, …].
+        UserError: as `randomized`.
 
     Paper: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
 
     >>> from zfjax.attribution.gradients import gradient
+    >>> from zfjax.models.nets import NetModel
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
-    >>> variables = net.init(jax.random.key(1), images)
-    >>> def lens(net, variables, images, target):
-    ...     return gradient(zfjax.layer(net, variables, "fc8"), images, target)
-    >>> found = sanity_check(lens, net, variables, images, jnp.arange(2), jax.random.key(2))
+    >>> model = NetModel(net, net.init(jax.random.key(1), images))
+    >>> def lens(model, images, target):
+    ...     return gradient(model.function, images, target)
+    >>> found = sanity_check(lens, model, images, jnp.arange(2), jax.random.key(2))
     >>> found.layers[:3], found.cascade.signed.shape
     (('fc8', 'fc7', 'fc6'), (8, 2))
     """
     images, target = jnp.asarray(images), jnp.asarray(target)
-    trained = np.asarray(lens(net, variables, images, target))
+    trained = np.asarray(lens(model, images, target))
     if trained.ndim < 2 or len(trained) != len(images):
         raise ValueError(f"lens: expected maps [{len(images)}, H, W] or with channels, got {list(trained.shape)}")
     names: list[str] = []
     cascade: list[tuple[np.ndarray, np.ndarray]] = []
     alone: list[tuple[np.ndarray, np.ndarray]] = []
-    for redrawn in randomized(net, variables, key):
+    for redrawn in randomized(model, key):
         names.append(redrawn.layer)
-        for found, weights in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
-            maps = np.asarray(lens(net, weights, images, target))
+        for found, one in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
+            maps = np.asarray(lens(one, images, target))
             found.append((rank_correlation(maps, trained), rank_correlation(np.abs(maps), np.abs(trained))))
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 
 
-def randomized(net: ConvNet, variables: PyTree, key: PRNGKeyArray) -> Iterator[Randomized]:
-    """Yield the variables with one layer after another randomized, the top layer first.
+def randomized(model: Model, key: PRNGKeyArray) -> Iterator[Randomized]:
+    """Yield the model with one layer after another randomized, the top layer first.
 
-    Kernels are drawn from the net's initial distribution, `net.kernel_init`; biases are reset to 0, and batch norm to
-    scale 1, mean 0, variance 1. A residual block counts as one layer, and batch norm belongs to the layer below it.
+    In a net of zfjax kernels are drawn from its initial distribution, `net.kernel_init`; biases are reset to 0, and
+    batch norm to scale 1, mean 0, variance 1. A residual block counts as one layer, and batch norm belongs to the layer
+    below it.
+
+    Nobody knows how the weights of other models were drawn, so each of their arrays is shuffled: it keeps its mean and
+    deviation. Layers are the convolutions and products; the arrays between two of them belong to the lower one. Of more
+    than `MOST` layers, neighbors are randomized together, under the name of the lowest.
 
     Args:
-        net: a ConvNet.
-        variables: its variables.
-        key: draws the kernels; a layer's new kernel is the same in the cascade and alone.
+        model: with its weights, in a pytree or in modules and arrays that its function holds.
+        key: draws the weights; a layer's new weights are the same in the cascade and alone.
+
+    Raises:
+        UserError: the model's weights cannot be replaced.
     """
-    cascade = variables
-    for number, (name, names) in enumerate(reversed(_groups(net).items())):
-        fresh = jax.random.fold_in(key, number)
-        cascade = _redrawn(net, cascade, names, fresh)
-        yield Randomized(name, cascade, _redrawn(net, variables, names, fresh))
+    cascade = model
+    for number, (name, parts) in enumerate(reversed(_layers(model).items())):
+        fresh = _fresh(model, parts, jax.random.fold_in(key, number))
+        cascade = cascade.replaced(fresh)
+        yield Randomized(name, cascade, model.replaced(fresh))
 
 
-def randomized_layers(net: ConvNet) -> tuple[str, ...]:
-    """The layers that `randomized` randomizes, the top layer first."""
-    return tuple(reversed(_groups(net)))
+def randomized_layers(model: Model) -> tuple[str, ...]:
+    """The layers that `randomized` randomizes, the top layer first. Raises a UserError as `randomized` does."""
+    return tuple(reversed(_layers(model)))
 
 
 def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
@@ -164,6 +172,29 @@ def _mean(similarities: Float[np.ndarray, " n"]) -> float:
     return float(there.mean()) if len(there) else math.nan
 
 
+def _layers(model: Model) -> dict[str, list[str]]:
+    """Layers, bottom first, each with what is randomized together: names of specs, or in other models paths."""
+    if isinstance(model, NetModel):
+        return _groups(model.net)
+    free = {path for path, leaf in model.leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    layers: dict[str, list[str]] = {}
+    last: list[str] = []
+    for name, reads in model.reads.items():
+        paths = [path for path in reads if path in free]
+        free -= {*paths}  # what several places read belongs to the lowest
+        if paths and (model.layers[name].kind in ("conv", "dense") or not layers):
+            last = layers[name] = []
+        last += paths
+    if not layers:
+        raise UserError(
+            "the weights of this model cannot be replaced: expected Model(fun, images, weights=), or a function that"
+            " holds them in modules or arrays"
+        )
+    layers[next(iter(layers))] += sorted(free)  # what no place reads, such as a class token
+    names = np.array_split(list(layers), min(MOST, len(layers)))
+    return {str(some[0]): [path for name in some for path in layers[name]] for some in names}
+
+
 def _groups(net: ConvNet) -> dict[str, list[str]]:
     """Layers, bottom first, each with the names of the specs that are randomized together with it."""
     groups: dict[str, list[str]] = {}
@@ -177,21 +208,33 @@ def _groups(net: ConvNet) -> dict[str, list[str]]:
     return groups
 
 
-def _redrawn(net: ConvNet, variables: PyTree, names: list[str], key: PRNGKeyArray) -> PyTree:
-    """The variables with the layers of these names randomized."""
-    fresh: dict[str, Callable[[PRNGKeyArray, Array], Array]] = {
-        "kernel": lambda key, leaf: net.kernel_init(key, leaf.shape, leaf.dtype),
+def _fresh(model: Model, parts: Sequence[str], key: PRNGKeyArray) -> dict[str, Array]:
+    """New weights by path, of one of `_layers`."""
+    if isinstance(model, NetModel):
+        return _redrawn(model, parts, key)
+    leaves = model.leaves
+    keys = {path: jax.random.fold_in(key, number) for number, path in enumerate(parts)}
+    return {path: _shuffled(jnp.asarray(leaves[path]), one) for path, one in keys.items()}
+
+
+def _shuffled(leaf: Array, key: PRNGKeyArray) -> Array:
+    """The array with its numbers in another order."""
+    return jax.random.permutation(key, leaf.ravel()).reshape(leaf.shape)
+
+
+def _redrawn(model: NetModel, names: Sequence[str], key: PRNGKeyArray) -> dict[str, Array]:
+    """New weights of the layers with these names."""
+    draw: dict[str, Callable[[PRNGKeyArray, Array], Array]] = {
+        "kernel": lambda key, leaf: model.net.kernel_init(key, leaf.shape, leaf.dtype),
         "bias": lambda _, leaf: jnp.zeros_like(leaf),
         "mean": lambda _, leaf: jnp.zeros_like(leaf),
         "scale": lambda _, leaf: jnp.ones_like(leaf),
         "var": lambda _, leaf: jnp.ones_like(leaf),
     }
     keys = {name: jax.random.fold_in(key, number) for number, name in enumerate(names)}
-
-    def layer(name: str, leaves: PyTree) -> PyTree:
-        return {part: fresh[part](keys[name], leaf) for part, leaf in leaves.items()} if name in keys else leaves
-
-    return {
-        collection: {name: layer(name, leaves) for name, leaves in layers.items()}
-        for collection, layers in variables.items()
-    }
+    fresh = {}
+    for path, leaf in model.leaves.items():
+        name, _, part = path.rpartition("/")
+        if name in keys:
+            fresh[path] = draw[part](keys[name], jnp.asarray(leaf))
+    return fresh

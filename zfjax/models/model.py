@@ -1,5 +1,6 @@
 """A model: a function of images with named places, whoever wrote it."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,6 +196,59 @@ class Model:
             Partial(_Head(self._program, full, _alone(self._example)), self._weights),
         )
 
+    @property
+    def leaves(self) -> Mapping[str, Array | np.ndarray]:
+        """The arrays of weights by path, such as block1/conv2/kernel; also those that the function holds itself."""
+        if self._program.takes_weights:
+            return dict(zip(named_weights.paths(self._weights), jax.tree.leaves(self._weights), strict=True))
+        closed, _ = self._program.trace((), self._example)
+        return self._program.held(closed)
+
+    @property
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """The paths of the arrays that each layer reads, by the name of its place; blocks have none of their own."""
+        spots = self._program.spots(self._weights, self._example)
+        return {name: tuple(spot.leaves) for name, spot in spots.items() if spot.kind != "block"}
+
+    def replaced(self, leaves: Mapping[str, Array | np.ndarray]) -> "Model":
+        """The same model with other weights.
+
+        Args:
+            leaves: the new arrays by path, as in `leaves`; the others stay.
+
+        Raises:
+            ValueError: the model has no such array.
+        """
+        if not self._program.takes_weights:
+            return self._opened._with(self.leaves).replaced(leaves)
+        paths = named_weights.paths(self._weights)
+        if unknown := leaves.keys() - {*paths}:
+            raise ValueError(f"leaves: expected some of the model's weights, got {sorted(unknown)[0]!r}")
+        old, tree = jax.tree.flatten(self._weights)
+        new = [leaves.get(path, leaf) for path, leaf in zip(paths, old, strict=True)]
+        return self._with(jax.tree.unflatten(tree, new))
+
+    def on(self, device: jax.Device) -> "Model":
+        """The same model with its weights on a device, except those that the function holds itself."""
+        return self._with(jax.device_put(self._weights, device))
+
+    def _with(self, weights: PyTree) -> "Model":
+        self.layers  # noqa: B018  (read once for all copies)
+        model = copy.copy(self)
+        model._weights = weights
+        return model
+
+    @functools.cached_property
+    def _opened(self) -> "Model":
+        """A model whose function holds its weights, as one whose function takes them by path."""
+        return Model(
+            _Opened(self._program),
+            self._example,
+            weights=self.leaves,
+            classes=self.classes,
+            preprocess=self._preprocess,
+        )
+
     def __str__(self) -> str:
         """The table of places."""
         return to_text(self.layers.values(), self.parameters)
@@ -206,14 +260,14 @@ class _Program:
     def __init__(self, fun: Callable, layout: str, takes_weights: bool):
         self.fun = fun
         self._layout = layout
-        self._takes_weights = takes_weights
+        self.takes_weights = takes_weights
         self._read: dict[Any, dict[str, Spot]] = {}
         self.cut: dict[jax.ShapeDtypeStruct, None] = {}  # the images that were cut, as if each were alone
 
     def __call__(self, weights: PyTree, images: Images) -> PyTree:
         _check_images(images)
         images = jnp.asarray(images)
-        fun = functools.partial(self.fun, weights) if self._takes_weights else self.fun
+        fun = functools.partial(self.fun, weights) if self.takes_weights else self.fun
         if self._layout[-3] == "C":
             images = images.transpose(0, 3, 1, 2)
         return fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
@@ -221,7 +275,7 @@ class _Program:
     def trace(self, weights: PyTree, images: Any) -> tuple[jex.ClosedJaxpr, Any]:
         """The jaxpr, whose last input is the images, and the structure of its result."""
         function = functions.live(self.fun)
-        program = _Program(function, self._layout, self._takes_weights)
+        program = _Program(function, self._layout, self.takes_weights)
         # A new function each time: JAX keeps its traces by identity.
         closed, out = jax.make_jaxpr(lambda *arguments: program(*arguments), return_shape=True)(weights, images)
         return closed, jax.tree.structure(out)
@@ -232,9 +286,27 @@ class _Program:
         key = tuple(images.shape), _signature(closed.jaxpr)
         if key not in self._read:
             names = named_weights.paths(weights)
-            held = {} if self._takes_weights else named_weights.held(self.fun)
+            held = {} if self.takes_weights else named_weights.held(self.fun)
             self._read[key] = reading.read(closed, names, held, (0, 1, 2))
         return self._read[key]
+
+    def held(self, closed: jex.ClosedJaxpr) -> dict[str, Array]:
+        """The constants of the jaxpr that are arrays which the function holds, by the name that they have there."""
+        names = named_weights.held(self.fun)
+        return {names[id(const)]: const for const in closed.consts if id(const) in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A function that holds its weights, as one that takes them."""
+
+    program: _Program
+
+    def __call__(self, leaves: Mapping[str, Array | np.ndarray], images: Images) -> PyTree:
+        closed, out = self.program.trace((), images)
+        names = {id(const): name for name, const in self.program.held(closed).items()}
+        consts = [leaves[names[id(const)]] if id(const) in names else const for const in closed.consts]
+        return jax.tree.unflatten(out, jaxprs.evaluate(closed.jaxpr, consts, [images]))
 
 
 @dataclasses.dataclass(frozen=True)

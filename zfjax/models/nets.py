@@ -49,7 +49,11 @@ class NetModel(Model):
         side = net.image_size
         super().__init__(_Logits(net), (1, side, side, 3), weights=variables, classes=classes, preprocess=preprocess)
         self.net = net
-        self.variables = variables
+
+    @property
+    def variables(self) -> PyTree:
+        """The net's variables."""
+        return self._weights
 
     @functools.cached_property
     def layers(self) -> Mapping[str, Place]:
