@@ -46,6 +46,7 @@ from zfjax.data.loose import picture_files
 from zfjax.data.shapes.masks import masks
 from zfjax.experiments import comparison
 from zfjax.experiments.gallery import gallery, some_maps
+from zfjax.models.nets import NetModel
 from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.gallery import plot_gallery
 from zfjax.runs import subject
@@ -303,7 +304,8 @@ fig2(zfnet_file, photographs) if zfnet_file else None
 # are.
 
 # %%
-case = comparison.case_of(loaded.net, loaded.variables, "stage4", images, target, jax.random.key(0))
+resnet = NetModel(loaded.net, loaded.variables)
+case = comparison.case_of(resnet, "stage4", images, target, jax.random.key(0))
 found = {lens.title: lens.of(case) for lens in lenses}
 columns = {title: np.asarray(one) if one.ndim == 4 else comparison.heat(case, one) for title, one in found.items()}
 plot_comparison(pictures, objects, columns, chosen.names)
