@@ -186,11 +186,18 @@ def test_a_lens_without_maps_is_named():
         sanity_check(lambda *_: TARGET, NetModel(net, trained(net)), IMAGES, TARGET, jax.random.key(0))
 
 
+def closure():
+    """A tiny net as a function that holds its weights."""
+    net, drawn = looked_at.own_net()
+    variables = jax.tree.map(jnp.asarray, drawn)
+    return zfjax.Model(lambda images: net.apply(variables, images)[0], (1, net.image_size, net.image_size, 3))
+
+
 CLASSIFIER, CONVOLUTIONS = ("fc8", "fc7", "fc6"), ("conv5", "conv4", "conv3", "conv2", "conv1")
 FOREIGN = {
     "a pytree": (looked_at.vit, ["head", "narrow", "wide", "out", "value", "key", "query", "patches"]),
     "a module": (looked_at.convnext, ["head", "narrow", "wide", "depthwise", "stem"]),
-    "a closure": (looked_at.foreign, [f"ConvNet/{name}" for name in (*CLASSIFIER, *CONVOLUTIONS)]),
+    "a closure": (closure, [f"ConvNet/{name}" for name in (*CLASSIFIER, *CONVOLUTIONS)]),
 }
 
 
