@@ -188,7 +188,7 @@ def _layers(model: Model) -> dict[str, list[str]]:
     if not layers:
         raise UserError(
             "the weights of this model cannot be replaced: expected Model(fun, images, weights=), or a function that"
-            " holds them in modules or arrays"
+            " holds them in modules or arrays of JAX"
         )
     layers[next(iter(layers))] += sorted(free)  # what no place reads, such as a class token
     names = np.array_split(list(layers), min(MOST, len(layers)))
