@@ -132,29 +132,27 @@ zfjax.show(found, labels=[name for name in names for _ in images])
 #
 # ## Deconvnet and Grad-CAM
 #
-# Two functions are enough for everything that follows: `features` from images to some maps, and `head` from these to
-# logits. For zfjax's own nets `zfjax.split` returns both. We ask Grad-CAM about the true class and then, in all four
-# images, about flowers.
+# From here on a model is a `zfjax.Model`: a function of images with named places. `model.split(name)` cuts it at one,
+# into a function from images to the maps there, and one from these to logits. We ask Grad-CAM about the true class and
+# then, in all four images, about flowers.
 
 
 # %%
-def look(features, head, images):
-    def fun(images):
-        return head(features(images))
-
+def look(model, name, images):
+    features, head = model.split(name)
     maps = features(images)
-    print("says", *[val.classes[i] for i in fun(images).argmax(axis=1)])
+    print("says", *[val.classes[i] for i in model(images).argmax(axis=1)])
     columns = {
         "strongest map": strongest(features, images),
-        "deconvnet, class": attribution.deconvolution(fun, images, target),
-        "gradient": attribution.gradient(fun, images, target),
+        "deconvnet, class": attribution.deconvolution(model, images, target),
+        "gradient": attribution.gradient(model, images, target),
         "Grad-CAM": attribution.upsample(zfjax.grad_cam(head, maps, target), images.shape[1:3]),
         "Grad-CAM, flower": attribution.upsample(zfjax.grad_cam(head, maps, val.label_of("flower")), images.shape[1:3]),
     }
     return plot_comparison(pictures, objects, {name: np.asarray(map) for name, map in columns.items()}, chosen.names)
 
 
-look(*zfjax.split(loaded.net, loaded.variables, "stage4"), images)
+look(NetModel(loaded.net, loaded.variables), "stage4", images)
 
 # %% [markdown]
 # From left to right: the strongest map's projection, the deconvnet from the class's logit, its gradient, and Grad-CAM.
@@ -165,8 +163,7 @@ look(*zfjax.split(loaded.net, loaded.variables, "stage4"), images)
 #
 # ## Flax NNX
 #
-# A small net with its two functions as methods. Any other module will do; `model.eval()` first if it has dropout or
-# batch norm.
+# A small net. Any other module will do; `net.eval()` first if it has dropout or batch norm.
 
 
 # %%
@@ -177,13 +174,10 @@ class NnxNet(nnx.Module):
         self.conv3 = nnx.Conv(32, 64, (3, 3), rngs=rngs)
         self.dense = nnx.Linear(64, classes, rngs=rngs)
 
-    def features(self, x):
+    def __call__(self, x):
         x = nnx.max_pool(nnx.relu(self.conv1(x / 64)), (2, 2), (2, 2))
         x = nnx.max_pool(nnx.relu(self.conv2(x)), (2, 2), (2, 2))
-        return nnx.relu(self.conv3(x))
-
-    def head(self, maps):
-        return self.dense(maps.mean(axis=(1, 2)))
+        return self.dense(nnx.relu(self.conv3(x)).mean(axis=(1, 2)))
 
 
 # %% [markdown]
@@ -203,7 +197,7 @@ def cross_entropy(logits, labels):
 
 @nnx.jit
 def nnx_step(net, optimizer, images, labels):
-    optimizer.update(net, nnx.grad(lambda net: cross_entropy(net.head(net.features(images)), labels))(net))
+    optimizer.update(net, nnx.grad(lambda net: cross_entropy(net(images), labels))(net))
 
 
 nnx_net = NnxNet(len(val.classes), nnx.Rngs(0))
@@ -212,10 +206,14 @@ for batch in batches():
     nnx_step(nnx_net, optimizer, *batch)
 
 # %% [markdown]
-# Its maps and answers for the same four images:
+# zfjax reads the names of its places from the weights that they use:
 
 # %%
-look(nnx_net.features, nnx_net.head, chosen.images)
+nnx_model = zfjax.Model(nnx_net, chosen.images)
+print(nnx_model)
+
+# %%
+look(nnx_model, "conv3/relu", chosen.images)
 
 # %% [markdown]
 # The last maps have 12 × 12 cells, so Grad-CAM is finer. Asked about flowers it points at round things, near the
@@ -224,8 +222,8 @@ look(nnx_net.features, nnx_net.head, chosen.images)
 #
 # ## Equinox
 #
-# The same net. Equinox works on one image [C, height, width] at a time; zfjax wants [N, height, width, C], so the axes
-# are moved on the way in and out.
+# The same net. Equinox works on one image [C, height, width] at a time, which is said once, in `zfjax.Model`; all that
+# looks at it takes and gives [N, height, width, C].
 
 
 # %%
@@ -242,11 +240,8 @@ class EqxNet(eqx.Module):
         self.below = eqx.nn.Sequential([conv1, relu, pool, conv2, relu, pool, conv3, relu])
         self.dense = eqx.nn.Linear(64, classes, key=keys[3])
 
-    def features(self, images):
-        return jnp.moveaxis(jax.vmap(self.below)(jnp.moveaxis(images / 64, -1, 1)), 1, -1)
-
-    def head(self, maps):
-        return jax.vmap(self.dense)(maps.mean(axis=(1, 2)))
+    def __call__(self, image):
+        return self.dense(self.below(image / 64).mean(axis=(1, 2)))
 
 
 # %%
@@ -255,7 +250,8 @@ adam = optax.adam(3e-3)
 
 @eqx.filter_jit
 def eqx_step(net, state, images, labels):
-    grads = eqx.filter_grad(lambda net: cross_entropy(net.head(net.features(images)), labels))(net)
+    images = jnp.moveaxis(images, -1, 1)
+    grads = eqx.filter_grad(lambda net: cross_entropy(jax.vmap(net)(images), labels))(net)
     updates, state = adam.update(grads, state)
     return eqx.apply_updates(net, updates), state
 
@@ -269,7 +265,9 @@ for batch in batches():
 # And again:
 
 # %%
-look(eqx_net.features, eqx_net.head, chosen.images)
+eqx_model = zfjax.Model(eqx_net, (3, recipe.image_size, recipe.image_size), layout="CHW")
+print(*eqx_model.layers)
+look(eqx_model, "layers/6/relu", chosen.images)
 
 # %% [markdown]
 # Different initial weights, a different library, much the same answers.
@@ -304,8 +302,7 @@ fig2(zfnet_file, photographs) if zfnet_file else None
 # are.
 
 # %%
-resnet = NetModel(loaded.net, loaded.variables)
-case = comparison.case_of(resnet, "stage4", images, target, jax.random.key(0))
+case = comparison.case_of(loaded.net, loaded.variables, "stage4", images, target, jax.random.key(0))
 found = {lens.title: lens.of(case) for lens in lenses}
 columns = {title: np.asarray(one) if one.ndim == 4 else comparison.heat(case, one) for title, one in found.items()}
 plot_comparison(pictures, objects, columns, chosen.names)

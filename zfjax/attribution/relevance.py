@@ -34,7 +34,7 @@ def lrp(
         fun: as in all lenses.
         images: as in all lenses.
         target: as in all lenses.
-        rules: a set of relevance rules, such as `zfjax.rules.EPSILON_PLUS_FLAT`, or one extended.
+        rules: a set of relevance rules, such as ``zfjax.rules.EPSILON_PLUS_FLAT``, or one extended.
 
     Raises:
         TypeError: rules is no set of rules, or as in all lenses.

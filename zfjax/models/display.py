@@ -31,9 +31,9 @@ class Display(NamedTuple):
 
     @property
     def cover(self) -> Float[np.ndarray, " channels"]:
-        """What hides a part of an image: zero if that is neither nearly black nor white; else gray."""
+        """What hides a part of an image: zero if that is neither black nor white; else gray."""
         nothing = np.zeros(self.black.shape[-1], np.float32)
-        if self.mixing is None or 32 <= self.image_mean.mean() <= 223:
+        if self.mixing is None or 1 <= self.image_mean.mean() <= 254:
             return nothing
         return (self.black.mean((0, 1)) + 128 * self.mixing.sum(0)).astype(np.float32)
 
