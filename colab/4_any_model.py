@@ -152,7 +152,8 @@ def look(model, name, images):
     return plot_comparison(pictures, objects, {name: np.asarray(map) for name, map in columns.items()}, chosen.names)
 
 
-look(NetModel(loaded.net, loaded.variables), "stage4", images)
+resnet = NetModel(loaded.net, loaded.variables)
+look(resnet, "stage4", images)
 
 # %% [markdown]
 # From left to right: the strongest map's projection, the deconvnet from the class's logit, its gradient, and Grad-CAM.
@@ -302,7 +303,7 @@ fig2(zfnet_file, photographs) if zfnet_file else None
 # are.
 
 # %%
-case = comparison.case_of(loaded.net, loaded.variables, "stage4", images, target, jax.random.key(0))
+case = comparison.case_of(resnet, "stage4", images, target, jax.random.key(0))
 found = {lens.title: lens.of(case) for lens in lenses}
 columns = {title: np.asarray(one) if one.ndim == 4 else comparison.heat(case, one) for title, one in found.items()}
 plot_comparison(pictures, objects, columns, chosen.names)
