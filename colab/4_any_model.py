@@ -212,8 +212,6 @@ for batch in batches():
 # %%
 nnx_model = zfjax.Model(nnx_net, chosen.images)
 print(nnx_model)
-
-# %%
 look(nnx_model, "conv3/relu", chosen.images)
 
 # %% [markdown]

@@ -270,6 +270,10 @@ ASKED = {
     "gradient": (lambda fun: lenses.gradient(fun, IMAGES, TARGET), slope),
     "saliency": (lambda fun: lenses.saliency(fun, IMAGES, TARGET), lambda w: jnp.abs(slope(w))),
     "gradient_times_input": (lambda fun: lenses.gradient_times_input(fun, IMAGES, TARGET), lambda w: IMAGES * slope(w)),
+    "lrp": (
+        lambda fun: lenses.lrp(fun, IMAGES, TARGET, rules=zfjax.rules.LRP_ZERO).attributions,
+        lambda w: IMAGES * slope(w),
+    ),
     "smooth_grad": (
         lambda fun: lenses.smooth_grad(fun, IMAGES, TARGET, KEY, n_samples=3, noise=0, batch_size=2),
         slope,
@@ -405,6 +409,7 @@ def test_no_function_that_takes_one_is_left_out():
     parts = {
         "asked",
         "by_platform",
+        "in_full",
         "live",
         "projected",
         "summed",

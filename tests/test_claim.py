@@ -85,8 +85,8 @@ def test_the_second_writer_is_refused_at_once_and_names_the_first(capsys, folder
 def test_other_writers_and_readers_of_a_run_do_not_mind_its_training(capsys, folder, tmp_path):
     workdir = begun(folder, tmp_path / "run")
     with holders.holding(workdir):
-        run = read_run(workdir)
-        with claim.writing(run, workdir / "figures", "zfjax figures"):
+        read_run(workdir)
+        with claim.writing(workdir / "figures", "zfjax figures", None):
             assert (workdir / "figures").exists()
     assert not (workdir / "figures").exists()
 
