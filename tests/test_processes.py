@@ -4,7 +4,9 @@ import contextlib
 import re
 import socket
 import threading
+import time
 
+import numpy as np
 import pytest
 import tiny_runs
 
@@ -208,6 +210,33 @@ def test_a_process_that_takes_its_leave_is_not_lost(ends, pairs, capsys):
         thread.join(10)
         assert not thread.is_alive()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("asking", [0, 1, 2])
+def test_processes_stop_after_the_same_step_soon_after_one_is_asked_to(ends, pairs, asking):
+    """However far each is, also if no step ends before all have begun it, as in training."""
+    (one, other), (two, third) = pairs
+    watches = [peers.Watch([one, two], first=True), *(peers.Watch([there], first=False) for there in (other, third))]
+    together, stopped = threading.Barrier(3), [0, 0, 0]
+
+    def train(number):
+        random = np.random.default_rng(number)
+        for step in range(1, 300):
+            time.sleep(random.uniform(0, 0.002))
+            if step % 3 == 0:  # a result that needs all
+                together.wait(20)
+            if watches[number].stop_together(step, wanted=number == asking and step >= 20):
+                stopped[number] = step
+                return
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert 20 <= stopped[0] == stopped[1] == stopped[2] <= 30
+    for watch in reversed(watches):
+        watch.leave()
 
 
 def test_a_relay_goes_quiet_when_the_other_side_closes():

@@ -30,6 +30,11 @@ class Watch:
         self._failing = self._mistaken = self._ended = self._leaving = False
         self._gone = {line.number: threading.Event() for line in lines}
         self._done = threading.Event()  # process 0 is
+        self._steps = threading.Condition()
+        self._step = -1  # the last one after which this process has asked whether to stop
+        self._asked = self._pausing = False
+        self._stop_at: int | None = None
+        self._far: dict[int, int] = {}  # which steps the others have reached, of those that have said so
         for line in lines:
             line.connection.settimeout(LOST)
             threading.Thread(target=self._listen, args=(line,), daemon=True).start()
@@ -60,6 +65,62 @@ class Watch:
         if not ended:
             self._tell({"ended": "stopped by a signal"})
 
+    def stop_together(self, step: int, wanted: bool) -> bool:
+        """Whether all processes stop after this step: the same one, soon after any of them wanted to.
+
+        Process 0 asks all how far they are. Who has said so begins no further step until process 0 has named one that
+        none has passed. Listening threads answer, so nobody waits for a step that waits for the others.
+
+        Args:
+            step: the number of the step that is done, higher each time or the same again.
+            wanted: whether a signal asked this process to stop.
+        """
+        if wanted and not self._asked:
+            self._asked = True
+            if self._first:
+                self._pause()
+            else:
+                self._tell({"stop": True})
+        with self._steps:
+            while self._pausing and self._stop_at is None:
+                self._steps.wait(BEAT)  # the loss of another process ends this one
+            self._step = step
+            return self._stop_at is not None and step >= self._stop_at
+
+    def _pause(self) -> None:
+        """Ask all how far they are; only process 0 does, and once."""
+        with self._steps:
+            if self._pausing:
+                return
+            self._pausing = True
+        self._tell({"pause": True})
+
+    def _note_step(self, number: int, step: int) -> None:
+        """Note how far another process is; tell all where to stop once all have said so."""
+        with self._steps:
+            self._far[number] = step
+            if len(self._far) < len(self._lines) or self._stop_at is not None:
+                return
+            self._stop_at = stop_at = max(self._step, *self._far.values()) + 1
+            self._steps.notify_all()
+        self._tell({"stop at": stop_at})
+
+    def _answer(self, line: Line, message: dict[str, Any]) -> None:
+        """Do what a message about stopping asks for."""
+        if "stop" in message:
+            self._pause()
+        elif "pause" in message:
+            with self._steps:
+                self._pausing, step = True, self._step
+            with contextlib.suppress(OSError):
+                line.send({"reached": step})
+        elif "reached" in message:
+            self._note_step(line.number, int(message["reached"]))
+        elif "stop at" in message:
+            with self._steps:
+                self._stop_at = int(message["stop at"])
+                self._steps.notify_all()
+
     def finish(self) -> None:
         """Wait, however long, until process 0 has finished its work: JAX's own wait at the end has a limit."""
         if self._first:
@@ -89,6 +150,8 @@ class Watch:
                 elif "bye" in message:
                     self._gone[line.number].set()
                     return
+                else:
+                    self._answer(line, message)
             why = "its connection was closed"
         except TimeoutError:
             why = f"it gave no sign of life for {LOST:.0f} s"

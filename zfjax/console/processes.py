@@ -97,6 +97,10 @@ def join(place: Place | None) -> None:
             )
         finally:
             late.cancel()
+        if _watching:
+            # JAX catches SIGTERM to tell the other processes. It would wait for their answer while it holds Python's
+            # lock, and so hold up the threads that pass the answer on: both processes would hang.
+            signals.listen_again()
     except UserError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:
@@ -151,6 +155,16 @@ def failed(line: str, *, mistake: bool) -> None:
     """Tell the other processes, if any, that this one ends with an error, unless one was lost: then end with that."""
     for watch in _watching:
         watch.failed(line, mistake=mistake)
+
+
+def are_watched() -> bool:
+    """Whether this process and others watch each other."""
+    return bool(_watching)
+
+
+def stop_together(step: int, wanted: bool) -> bool:
+    """Whether all processes that watch each other stop after this step; see `Watch.stop_together`."""
+    return any(watch.stop_together(step, wanted) for watch in _watching)
 
 
 def finish() -> None:

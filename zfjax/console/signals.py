@@ -90,7 +90,7 @@ class _State:
         self.holds = 0
         self.pending: int | None = None  # the signal waiting for the holds to end
         self.deferral: Deferral | None = None
-        self.deferred: int = signal.SIGTERM  # the last deferred signal; JAX's own service catches SIGTERM
+        self.deferred: int = signal.SIGTERM  # the last deferred signal; this one if another process had one
         self.where: list[str] = []
         self.actions: list[Callable[[], object]] = []
 

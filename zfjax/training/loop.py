@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from zfjax.console import processes
 from zfjax.console.errors import UserError
 from zfjax.console.hold import hold
 from zfjax.console.progress import Progress
@@ -231,6 +232,8 @@ class Trainer:
         wanted = self.stop.number is not None
         if jax.process_count() == 1:
             return wanted
+        if processes.are_watched():
+            return processes.stop_together(step, wanted)
         if wanted:  # Ctrl-C; JAX's service, which passes the request on to the others, knows only SIGTERM
             signal.raise_signal(signal.SIGTERM)
         return multihost_utils.reached_preemption_sync_point(step)
