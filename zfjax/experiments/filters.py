@@ -42,6 +42,7 @@ class FirstLayers(NamedTuple):
     projections: Float[np.ndarray, "k height width 3"]  # of each map's strongest activation, cropped to its field
     # Share of each projection's energy beyond the Nyquist limit of layer 1's stride.
     aliased_projections: Float[np.ndarray, " k"]
+    strides: Pair  # of layer 1, in pixels
 
 
 def filters(kernel: Float[np.ndarray, "kh kw c maps"], strides: Pair) -> Filters:
@@ -138,6 +139,7 @@ def first_layers(
         maps,
         projections,
         aliased_share(projections, found.strides),
+        found.strides,
     )
 
 

@@ -6,10 +6,9 @@ import numpy as np
 
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Cell, Table
-from zfjax.experiments.filters import FirstLayers, first_layers, first_two, pixel_filters
+from zfjax.experiments.filters import FirstLayers, first_layers, first_two
 from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, Opened, Request
-from zfjax.ops.windows import Pair
 from zfjax.plots.filters import plot_first_layers
 from zfjax.runs.given import Given
 
@@ -17,39 +16,38 @@ from zfjax.runs.given import Given
 def draw(request: Request) -> Iterator[Drawing]:
     """Yield one drawing of all runs, with a table of its counts."""
     opened = (Opened(request.given, request.splits), *request.compare)
-    found, strides = {}, []
+    found = {}
     for number, one in enumerate(opened, start=1):
         subject = one.splits.val
-        kernel, stride = pixel_filters(subject.model)
         with Progress(f"layers 1 and 2 of {one.given.name}", len(subject.pictures)) as progress:
             tops = strongest(subject, first_two(subject.model), 1, request.batch_size, request.parts, progress)
         layers = first_layers(subject.model, tops, subject.load, request.rng(6))
-        title = _title(one.given, kernel.shape[:2], stride)
+        title = _title(one.given, layers)
         # Numbered if there are several, since folders in different places may share a name.
         found[f"{number}. {title}" if len(opened) > 1 else title] = layers
-        strides.append(stride)
     arrays = {
         f"run{number}_{name}": value
         for number, layers in enumerate(found.values(), start=1)
         for name, value in {**layers._asdict(), **layers.filters._asdict()}.items()
         if name != "filters"
     }
-    yield Drawing("fig6", plot_first_layers(found), arrays, ("fig6", _table(found, strides)))
+    yield Drawing("fig6", plot_first_layers(found), arrays, ("fig6", _table(found)))
 
 
-def _title(given: Given, size: tuple[int, ...], strides: Pair) -> str:
+def _title(given: Given, layers: FirstLayers) -> str:
     """Such as `shapes: zfnet, 7×7 stride 2, RMS ≤ 0.1`."""
-    shape = f"{size[0]}×{size[1]} stride {strides[0]}"
+    height, width = layers.filters.kernel.shape[:2]
+    shape = f"{height}×{width} stride {layers.strides[0]}"
     if given.run is None:
         return f"{given.title}: {shape}"
     radius = given.run.config.filter_radius
     return f"{given.name}: {given.run.config.net}, {shape}, {f'RMS ≤ {radius:g}' if radius else 'RMS free'}"
 
 
-def _table(found: Mapping[str, FirstLayers], strides: list[Pair]) -> Table:
+def _table(found: Mapping[str, FirstLayers]) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for (title, layers), (down, across) in zip(found.items(), strides, strict=True):
-        rms = layers.filters.rms
+    for title, layers in found.items():
+        rms, (down, across) = layers.filters.rms, layers.strides
         rows.append(
             (
                 title,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from zfjax.console.text import shown_by_shape
 from zfjax.models.convnet import ConvNet
 from zfjax.models.cut import Layer
-from zfjax.models.model import Below
+from zfjax.models.program import Below
 from zfjax.models.specs import Dropout, Residual, Size
 from zfjax.models.table import layer_table
 from zfjax.ops.arguments import floats

@@ -1,34 +1,27 @@
 """A model: a function of images with named places, whoever wrote it."""
 
 import copy
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, PyTree, UInt8
 
 from zfjax.console.errors import UserError
 from zfjax.models import landmarks
 from zfjax.models.places import Place, place_of, to_text
+from zfjax.models.program import RESULT, Activations, Below, Features, Head, Images, Opened, Program, alone
 from zfjax.ops.arguments import described
-from zfjax.transform import functions, jaxprs
-from zfjax.transform.places import cutting, reading
 from zfjax.transform.places import weights as named_weights
-from zfjax.transform.places.cutting import Crossing
 from zfjax.transform.places.names import find
-from zfjax.transform.places.reading import Spot
 
-Images = Float[Array | np.ndarray, "n height width channels"]
 Squares = UInt8[Array | np.ndarray, "n height width 3"]
 Axes = Literal["NHWC", "NCHW", "HWC", "CHW"]
-RESULT = "<result>"  # no place has this name
 
 
 class Model:
@@ -84,7 +77,7 @@ class Model:
         if not callable(fun):
             raise TypeError(f"fun: expected a function of images, got {described(fun)}")
         example = images if hasattr(images, "shape") else jax.ShapeDtypeStruct(tuple(images), jnp.float32)
-        self._program = _Program(fun, layout, weights is not None)
+        self._program = Program(fun, layout, weights is not None)
         self._weights = () if weights is None else weights
         self._example = _channels_last_shape(example, layout)
         self.classes = None if classes is None else tuple(classes)
@@ -177,7 +170,7 @@ class Model:
         One of the names may be `model.result`, for what the whole function gives.
         """
         full = {name: RESULT if name == RESULT else find(name, self.layers) for name in names}
-        return Partial(_Activations(self._program, tuple(full.items())), self._weights)
+        return Partial(Activations(self._program, tuple(full.items())), self._weights)
 
     def split(self, name: str) -> tuple[Partial, Partial]:
         """Cut the model at a place.
@@ -192,8 +185,8 @@ class Model:
         """
         full = find(name, self.layers)
         return (
-            Partial(_Features(self._program, full), self._weights),
-            Partial(_Head(self._program, full, _alone(self._example)), self._weights),
+            Partial(Features(self._program, full), self._weights),
+            Partial(Head(self._program, full, alone(self._example)), self._weights),
         )
 
     @property
@@ -242,7 +235,7 @@ class Model:
     def _opened(self) -> "Model":
         """A model whose function holds its weights, as one whose function takes them by path."""
         return Model(
-            _Opened(self._program),
+            Opened(self._program),
             self._example,
             weights=self.leaves,
             classes=self.classes,
@@ -252,157 +245,6 @@ class Model:
     def __str__(self) -> str:
         """The table of places."""
         return to_text(self.layers.values(), self.parameters)
-
-
-class _Program:
-    """A function of (weights, images [N, H, W, C]), and what has been read of it."""
-
-    def __init__(self, fun: Callable, layout: str, takes_weights: bool):
-        self.fun = fun
-        self._layout = layout
-        self.takes_weights = takes_weights
-        self._read: dict[Any, dict[str, Spot]] = {}
-        self.cut: dict[jax.ShapeDtypeStruct, None] = {}  # the images that were cut, as if each were alone
-
-    def __call__(self, weights: PyTree, images: Images) -> PyTree:
-        _check_images(images)
-        images = jnp.asarray(images)
-        fun = functools.partial(self.fun, weights) if self.takes_weights else self.fun
-        if self._layout[-3] == "C":
-            images = images.transpose(0, 3, 1, 2)
-        return fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
-
-    def trace(self, weights: PyTree, images: Any) -> tuple[jex.ClosedJaxpr, Any]:
-        """The jaxpr, whose last input is the images, and the structure of its result."""
-        function = functions.live(self.fun)
-        program = _Program(function, self._layout, self.takes_weights)
-        # A new function each time: JAX keeps its traces by identity.
-        closed, out = jax.make_jaxpr(lambda *arguments: program(*arguments), return_shape=True)(weights, images)
-        return closed, jax.tree.structure(out)
-
-    def spots(self, weights: PyTree, images: Any, closed: jex.ClosedJaxpr | None = None) -> dict[str, Spot]:
-        """The places, by name."""
-        closed = closed or self.trace(weights, images)[0]
-        key = tuple(images.shape), _signature(closed.jaxpr)
-        if key not in self._read:
-            names = named_weights.paths(weights)
-            held = {} if self.takes_weights else named_weights.held(self.fun)
-            self._read[key] = reading.read(closed, names, held, (0, 1, 2))
-        return self._read[key]
-
-    def held(self, closed: jex.ClosedJaxpr) -> dict[str, Array]:
-        """The constants of the jaxpr that are arrays which the function holds, by the name that they have there."""
-        names = named_weights.held(self.fun)
-        return {names[id(const)]: const for const in closed.consts if id(const) in names}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-    """A function that holds its weights, as one that takes them."""
-
-    program: _Program
-
-    def __call__(self, leaves: Mapping[str, Array | np.ndarray], images: Images) -> PyTree:
-        closed, out = self.program.trace((), images)
-        names = {id(const): name for name, const in self.program.held(closed).items()}
-        consts = [leaves[names[id(const)]] if id(const) in names else const for const in closed.consts]
-        return jax.tree.unflatten(out, jaxprs.evaluate(closed.jaxpr, consts, [images]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Below:
-    """The `func` of the Partial that `Model.layer` returns; functions that are given only that read `place` from it."""
-
-    program: _Program
-    name: str
-    place: Place
-
-    def __call__(self, weights: PyTree, images: Images) -> Float[Array, "n ..."]:
-        """The activations at the place."""
-        return _Activations(self.program, ((self.name, self.name),))(weights, images)[self.name]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Activations:
-    """The `func` of the Partial that `Model.activations` returns."""
-
-    program: _Program
-    names: tuple[tuple[str, str], ...]
-
-    def __call__(self, weights: PyTree, images: Images) -> dict[str, Float[Array, "n ..."]]:
-        closed, _ = self.program.trace(weights, images)
-        below = [(name, full) for name, full in self.names if full != RESULT]
-        spots = [_found(self.program.spots(weights, images, closed), full) for _, full in below]
-        part = cutting.up_to(closed, [spot.site for spot in spots])
-        values = jaxprs.evaluate(part.jaxpr, part.consts, [*jax.tree.leaves(weights), images])
-        found = {name: spot.layout.forward(value) for (name, _), spot, value in zip(below, spots, values, strict=True)}
-        if len(below) < len(self.names):  # XLA computes what both have in common once
-            found[RESULT] = self.program(weights, images)
-        return found
-
-
-@dataclasses.dataclass(frozen=True)
-class _Features:
-    """The `func` of the first Partial that `Model.split` returns."""
-
-    program: _Program
-    name: str
-
-    def __call__(self, weights: PyTree, images: Images) -> Float[Array, "n ..."] | Crossing:
-        parts, spot, _ = _cut(self.program, self.name, weights, images)
-        self.program.cut[_alone(images)] = None
-        at, *beside = jaxprs.evaluate(parts.below.jaxpr, parts.below.consts, [*jax.tree.leaves(weights), images])
-        return Crossing(spot.layout.forward(at), tuple(beside)) if beside else spot.layout.forward(at)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Head:
-    """The `func` of the second Partial that `Model.split` returns."""
-
-    program: _Program
-    name: str
-    example: jax.ShapeDtypeStruct
-
-    def __call__(self, weights: PyTree, acts: Float[Array | np.ndarray, "n ..."] | Crossing) -> PyTree:
-        at, beside = acts if isinstance(acts, Crossing) else (jnp.asarray(acts), ())
-        got = [(tuple(value.shape), value.dtype) for value in (at, *beside)]
-        for one in dict.fromkeys((self.example, *reversed(self.program.cut))):
-            images = jax.ShapeDtypeStruct((len(at), *one.shape[1:]), one.dtype)
-            parts, spot, out = _cut(self.program, self.name, weights, images)
-            first, *others = parts.below.out_avals
-            if got == [(spot.shape, first.dtype), *((tuple(aval.shape), aval.dtype) for aval in others)]:
-                values = [*jax.tree.leaves(weights), spot.layout.back(at), *beside]
-                return jax.tree.unflatten(out, jaxprs.evaluate(parts.above.jaxpr, parts.above.consts, values))
-        raise ValueError(f"acts: expected what the first function of split({self.name!r}) returns, got {got}")
-
-
-def _alone(images: Any) -> jax.ShapeDtypeStruct:
-    """The shape and type of the first of some images."""
-    return jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-
-
-def _cut(program: _Program, name: str, weights: PyTree, images: Any) -> tuple[cutting.Cut, Spot, Any]:
-    closed, out = program.trace(weights, images)
-    spot = _found(program.spots(weights, images, closed), name)
-    return cutting.cut(closed, spot.site, len(jax.tree.leaves(weights))), spot, out
-
-
-def _found(spots: Mapping[str, Spot], name: str) -> Spot:
-    if name not in spots:
-        raise UserError(f"for images of this shape the model has no layer {name!r}")
-    return spots[name]
-
-
-def _signature(jaxpr: jex.Jaxpr) -> tuple:
-    """What tells programs with other places apart."""
-    return tuple(_kinds(jaxpr))
-
-
-def _kinds(jaxpr: jex.Jaxpr) -> Iterator[str]:
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        if equation.primitive.name in jaxprs.CALLS:
-            yield from _kinds(jaxprs.body(equation).jaxpr)
 
 
 def _channels_last_shape(example: Any, layout: str) -> jax.ShapeDtypeStruct:
@@ -420,10 +262,3 @@ def _channels_last_shape(example: Any, layout: str) -> jax.ShapeDtypeStruct:
             f' say layout="{other}" if that is what the function takes'
         )
     return jax.ShapeDtypeStruct(shape, example.dtype)
-
-
-def _check_images(images: Any) -> None:
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(f"images: expected floating-point numbers as the model takes them, got {images.dtype}")
-    if images.ndim != 4:
-        raise ValueError(f"images: expected [N, H, W, C], got {list(images.shape)}")

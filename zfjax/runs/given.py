@@ -140,9 +140,8 @@ class Given(NamedTuple):
         """
         if self.run is not None:
             return subject.of_run(self.run, self.checkpoint)
-        if not self.dataset:
-            raise UserError("--model needs pictures: expected --dataset=folder:PATH, or another dataset")
-        return looking.with_dataset(self.alone(), self.dataset, self.data_dir, train=train)
+        source = self.source()  # before the model is asked for anything
+        return looking.with_dataset(self.alone(), source, train=train)
 
     def with_images(self, paths: Sequence[str]) -> tuple[Splits, tuple[epath.Path, ...]]:
         """The model with image files, and files in folders, instead of a dataset; and those that can be read.

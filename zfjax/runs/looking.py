@@ -47,7 +47,7 @@ def look(model: Model, pictures: epath.PathLike | Sequence[epath.PathLike] | Squ
     if isinstance(pictures, np.ndarray | jax.Array):
         return _of_squares(bare, np.asarray(pictures))
     if isinstance(pictures, str) and _is_dataset(pictures):
-        return with_dataset(bare, pictures, data_dir)
+        return with_dataset(bare, open_source(pictures, data_dir=data_dir))
     paths = [pictures] if isinstance(pictures, str | os.PathLike) else pictures
     return subject.of_images(bare, loose.readable_pictures(loose.picture_files(paths), bare.side))
 
@@ -65,7 +65,7 @@ def alone(model: Model) -> Subject:
     return subject.of_model(model, square_size(height), display, model.classes or _numbers(model))
 
 
-def with_dataset(bare: Subject, dataset: str, data_dir: str = "", *, train: bool = True) -> Splits:
+def with_dataset(bare: Subject, source: Source, *, train: bool = True) -> Splits:
     """A model with the splits of a dataset.
 
     A label is the output of the same name. A model whose outputs have no names has those of the dataset if it has as
@@ -73,14 +73,12 @@ def with_dataset(bare: Subject, dataset: str, data_dir: str = "", *, train: bool
 
     Args:
         bare: from `alone`.
-        dataset: its name.
-        data_dir: where datasets of TFDS are.
+        source: the dataset.
         train: whether the training split is needed too; if not, both splits are the validation split.
 
     Raises:
-        UserError: there is no such dataset, or too many of its pictures are broken.
+        UserError: too many of its pictures are broken.
     """
-    source = open_source(dataset, data_dir=data_dir)
     if not train:
         source = dataclasses.replace(source, train=source.val)
     scanned = scan(source, bare.side, share=our_share())

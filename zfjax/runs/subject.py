@@ -161,7 +161,7 @@ class Subject(NamedTuple):
                 raise UserError(f"the split has no image of class {self.classes[label]!r}")
             drawn = rng.permutation(of_class)[:16]
             squares, _ = self.pictures.load(drawn)
-            right = self._said(squares) == label
+            right = self._said(self.images_of(squares)) == label
             numbers.append(drawn[np.argmax(right)])
         return Chosen(
             self.load(np.array(numbers)),
@@ -175,8 +175,10 @@ class Subject(NamedTuple):
         """The images with these numbers in the split, each with the class that the model says."""
         squares, _ = self.pictures.load(numbers)
         names = tuple(f"image {self.kept[number]}" for number in numbers)
-        labels = self._said(squares).astype(np.int32)
-        return Chosen(self.images_of(squares), labels, names, np.asarray(numbers), np.ones(len(numbers), bool))
+        images = self.images_of(squares)
+        return Chosen(
+            images, self._said(images).astype(np.int32), names, np.asarray(numbers), np.ones(len(numbers), bool)
+        )
 
     def of_files(self, paths: epath.PathLike | Sequence[epath.PathLike]) -> Chosen:
         """Load one image file or several. A file's class is its folder's name if the net knows it, else what it says.
@@ -189,23 +191,24 @@ class Subject(NamedTuple):
             raise UserError("images: expected one file or more")
         files = [user_path(path, "image") for path in paths]
         squares = np.stack([_square(file, self.side) for file in files])
-        said = self._said(squares)
+        images = self.images_of(squares)
+        said = self._said(images)
         folders = [readable(file.parent.name) for file in files]
         labels = [
             self.classes.index(folder) if folder in self.classes else int(first)
             for folder, first in zip(folders, said, strict=True)
         ]
         return Chosen(
-            self.images_of(squares),
+            images,
             np.array(labels, np.int32),
             tuple(readable(file.stem) for file in files),
             np.full(len(paths), -1),
             np.array([folder not in self.classes for folder in folders]),
         )
 
-    def _said(self, squares: np.ndarray) -> Int[np.ndarray, " n"]:
+    def _said(self, images: Float[Array, "n size size channels"]) -> Int[np.ndarray, " n"]:
         """The most probable class of each."""
-        return np.asarray(_most_probable(functions.live(self.model.function), self.images_of(squares)))
+        return np.asarray(_most_probable(functions.live(self.model.function), images))
 
 
 @shown_by_shape
