@@ -26,7 +26,7 @@ def draw(request: Request) -> Iterator[Drawing]:
         # Numbered if there are several, since folders in different places may share a name.
         found[f"{number}. {title}" if len(opened) > 1 else title] = layers
     arrays = {
-        f"run{number}_{name}": value
+        f"run{number}_{name}": np.asarray(value)
         for number, layers in enumerate(found.values(), start=1)
         for name, value in {**layers._asdict(), **layers.filters._asdict()}.items()
         if name != "filters"
