@@ -9,7 +9,8 @@
 # does not stop the others; the exit code is then 1. Variables:
 #
 #   PLATFORM=cuda|tpu|cpu   default what is found; cpu rehearses all parts in small, on a machine with neither
-#   VENV=FOLDER             the environment; default .venv-accelerator, made if it is not there, else used as it is
+#   VENV=FOLDER             the environment; default .venv-accelerator, made if it is not there, else used as it is, with
+#                           what PYTHONPATH adds
 #   IMAGENETTE=FOLDER       its pictures, with train/ and val/; default downloaded
 #   BATCH=256               images per step in the benchmark of the training step
 #   ONLY="NAME NAME…"       some of the parts, by the names below; default all
@@ -51,7 +52,7 @@ if [ ! -x "$python" ]; then
   python3 -m venv "$environment"
   "$python" -m pip install -q -e '.[test]' "$jax" || { rm -rf "$environment"; echo "could not install zfjax and $jax"; exit 2; }
 fi
-export PYTHONPATH=$PWD
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export JAX_PLATFORMS=$platform
 [ "$platform" = cpu ] || JAX_PLATFORMS+=,cpu
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.5}  # the rest of a GPU's memory is for PyTorch

@@ -1,12 +1,12 @@
-"""The forms that zfjax computes with on a CPU, beside plain JAX and the machine's own matrix product.
+"""The forms that zfjax computes with on this device, beside plain JAX and the machine's own matrix product.
 
     python benchmarks/forms.py --repeats 15
 
 One row for each operation on a layer of Fig. 3's net or of ResNet-18, batch 16 at 224 px, and each of its forms.
 `zfjax` is what the library chooses with this version of JAX; `plain` is `lax.conv_general_dilated`, `lax.reduce_window`
 or what Flax's users write, with JAX's own derivatives; `product` is a matrix product of as many multiplications. The
-forms take turns. `ms` is the median; `CPU ms` is the least processor time, which other work on the machine disturbs
-least; `plain / form` is by processor time.
+forms take turns. `ms` is the median; on a CPU, `CPU ms` is the least processor time, which other work on the machine
+disturbs least, and `plain / form` is by processor time.
 """
 
 import argparse
@@ -65,15 +65,15 @@ def _run(fun: Callable, *args: jax.Array) -> Action:
     return lambda: jax.block_until_ready(jitted(*args))
 
 
-def convolutions(batch: int, layer: Convolution) -> Iterator[Row]:
+def convolutions(batch: int, layer: Convolution, dtype: jnp.dtype) -> Iterator[Row]:
     """The convolution and its derivatives in the images and in the kernel."""
-    x = jax.random.normal(jax.random.key(0), (batch, layer.size, layer.size, layer.maps))
-    kernel = jax.random.normal(jax.random.key(1), (layer.kernel, layer.kernel, layer.maps, layer.filters))
+    x = jax.random.normal(jax.random.key(0), (batch, layer.size, layer.size, layer.maps), dtype)
+    kernel = jax.random.normal(jax.random.key(1), (layer.kernel, layer.kernel, layer.maps, layer.filters), dtype)
     strides, padding = (layer.stride,) * 2, ((layer.pad,) * 2,) * 2
     form = functools.partial(functools.partial, strides=strides, padding=padding)
     plain, ours = form(convolution._plain_conv, groups=1), form(ops.conv)
     y = plain(x, kernel)
-    cells = jax.random.normal(jax.random.key(2), (y[..., 0].size, kernel[..., 0].size))
+    cells = jax.random.normal(jax.random.key(2), (y[..., 0].size, kernel[..., 0].size), dtype)
     product = {"product": _run(jnp.matmul, cells, kernel.reshape(-1, layer.filters))}
 
     ups = {"plain": plain, "zfjax": ours, "patches": form(convolution._by_patches)}
@@ -101,12 +101,12 @@ def convolutions(batch: int, layer: Convolution) -> Iterator[Row]:
     yield "in kernel", layer.name, {name: in_kernels(up) for name, up in ways.items()} | product
 
 
-def pools(batch: int, name: str) -> Iterator[Row]:
+def pools(batch: int, name: str, dtype: jnp.dtype) -> Iterator[Row]:
     """Max-pooling with switches, its gradient, and unpooling."""
     size, maps, pad = POOLS[name]
     geometry = {"window": (3, 3), "strides": (2, 2), "padding": (pad, pad)}
     windows = Windows.over_maps(*geometry.values())
-    x = jax.random.normal(jax.random.key(0), (batch, size, size, maps))
+    x = jax.random.normal(jax.random.key(0), (batch, size, size, maps), dtype)
     maxima = functools.partial(unpooling.maxima, windows=windows)
     signal, switches = unpooling.by_slices(x, windows)
     ways = {"plain": unpooling.by_reduce_window, "zfjax": unpooling.pool, "slices": unpooling.by_slices}
@@ -120,11 +120,11 @@ def pools(batch: int, name: str) -> Iterator[Row]:
     yield "gradient", name, {"plain": gradient(maxima), "zfjax": ours, "unpooling": _run(down, signal, switches)}
 
 
-def norms(batch: int, name: str) -> Iterator[Row]:
+def norms(batch: int, name: str, dtype: jnp.dtype) -> Iterator[Row]:
     """Contrast normalization and its gradient."""
     size, maps = NORMS[name]
-    x = 60 * jax.random.normal(jax.random.key(0), (batch, size, size, maps))
-    signal = jax.random.normal(jax.random.key(1), x.shape)
+    x = 60 * jax.random.normal(jax.random.key(0), (batch, size, size, maps), dtype)
+    signal = jax.random.normal(jax.random.key(1), x.shape, dtype)
     ways = {"plain": _lrn, "zfjax": ops.local_response_norm}
     for way, total in (("windows", normalization._by_windows), ("band", normalization._by_band)):
         ways[way] = functools.partial(_normalized_by, total)
@@ -154,14 +154,14 @@ def measure(forms: dict[str, Action], repeats: int) -> dict[str, tuple[float, fl
     return {name: (statistics.median(walls[name]), min(busy[name])) for name in forms}
 
 
-def rows(batch: int) -> Iterator[tuple[str, Iterator[Row]]]:
+def rows(batch: int, dtype: jnp.dtype) -> Iterator[tuple[str, Iterator[Row]]]:
     """The rows of each layer, by its name."""
     for layer in CONVOLUTIONS:
-        yield layer.name, convolutions(batch, layer)
+        yield layer.name, convolutions(batch, layer, dtype)
     for name in POOLS:
-        yield name, pools(batch, name)
+        yield name, pools(batch, name, dtype)
     for name in NORMS:
-        yield name, norms(batch, name)
+        yield name, norms(batch, name, dtype)
 
 
 def main() -> None:
@@ -169,17 +169,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="timed runs of each form")
     parser.add_argument("--batch", type=int, default=16, help="images")
     parser.add_argument("--layers", nargs="*", help="layers to run, by name")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of images and kernels")
     args = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {args.batch}\n")
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {args.batch}, {args.dtype}\n")
+    by = 1 if jax.default_backend() == "cpu" else 0  # which of the two times is compared
     print(f"{'operation':<15}{'layer':<15}{'form':<14}{'ms':>8}{'CPU ms':>9}{'plain / form':>14}")
-    for name, found in rows(args.batch):
+    for name, found in rows(args.batch, jnp.dtype(args.dtype)):
         if args.layers and name not in args.layers:
             continue
         for operation, layer, forms in found:
             times = measure(forms, args.repeats)
             for form, (wall, busy) in times.items():
-                ratio = times["plain"][1] / busy
-                print(f"{operation:<15}{layer:<15}{form:<14}{wall:>8.1f}{busy:>9.1f}{ratio:>14.2f}", flush=True)
+                ratio = times["plain"][by] / times[form][by]
+                print(f"{operation:<15}{layer:<15}{form:<14}{wall:>8.2f}{busy:>9.2f}{ratio:>14.2f}", flush=True)
 
 
 if __name__ == "__main__":
