@@ -99,8 +99,9 @@ def is_one_of(name: str, patterns: str) -> bool:
 
 
 def pytest_ignore_collect(collection_path, config):
-    """With what CI asks for, modules that have none of it are not imported, which would take half of the start."""
-    asked = {"versions": VERSIONED, "versions or colab": f"{VERSIONED} notebooks"}.get(config.option.markexpr)
+    """Modules that have none of the marks asked for are not imported, which would take half of the start."""
+    known = {"versions": VERSIONED, "versions or colab": f"{VERSIONED} notebooks", "accelerator": ACCELERATED}
+    asked = known.get(config.option.markexpr)
     if asked and collection_path.match("test_*.py") and not is_one_of(name_of(collection_path), asked):
         return True
 
