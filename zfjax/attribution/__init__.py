@@ -1,4 +1,4 @@
-"""Lenses: which pixels, or which cells of a layer, a function's score for a class depends on.
+"""Lenses: which pixels, or which cells of a layer, a function's score for a class, or another number, depends on.
 
 All share one signature, and document only what they add to it:
 
@@ -11,7 +11,10 @@ Args:
         both functions of `zfjax.split` skip the tracing.
     inputs: one array: images [n, H, W, C], floating-point with the mean already subtracted; or, for `grad_cam`,
         `grad_cam_plus_plus` and `layer_cam`, a layer's maps [n, h, w, k], and `fun` is the head above that layer.
-    target: the class asked about: one for all inputs, or one per input [n].
+    target: the class asked about: one for all inputs, or one per input [n]. Or any function from what `fun` returns,
+        then an array or a pytree of any kind, to one number per input [n]: class A less class B, a unit at a place of
+        maps, the mean over a box or a mask. It is part of the function: rules act in it too. Copies, steps and chunks
+        pass through it, so it must take any number of inputs and treat them independently.
     batch_size: images that go through the net at once, counting copies, steps and masked images; taken by some lenses.
         It bounds memory and does not change the result.
 
@@ -23,7 +26,8 @@ Returns:
 Raises:
     TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
     ValueError: a class out of range, not one target per input, fun does not return [n, classes], or maps without
-        positions. A traced target cannot be checked: if it is out of range, the attributions are NaN.
+        positions. A traced target cannot be checked: if it is out of range, the attributions are NaN. Or a function as
+        target that does not return [n] floating-point numbers, or where the lens takes gradients has none.
 
 Lenses are pure, work under `jit` and `vmap`, and treat inputs independently: a batch gives the same as its inputs one
 by one. Called with arrays, they compile their work, and long ones show progress.

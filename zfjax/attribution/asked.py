@@ -1,4 +1,4 @@
-"""The question that every lens answers: a class's score as a function of the inputs."""
+"""The question that every lens answers: the score of a class, or any other number, as a function of the inputs."""
 
 import reprlib
 from collections.abc import Callable, Sequence
@@ -7,45 +7,60 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from zfjax.attribution.targets import Number, as_one_class
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import described, floats
 from zfjax.transform import functions
 
-Fun = Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]
-Target = int | np.integer | Sequence[int] | Int[Array | np.ndarray, ""] | Int[Array | np.ndarray, " n"]
+Fun = Callable[[Float[Array, "n ..."]], PyTree[Array]]
+Class = int | np.integer | Sequence[int] | Int[Array | np.ndarray, ""] | Int[Array | np.ndarray, " n"]
+Target = Class | Number
 
 
 @shown_by_shape
 class Asked(NamedTuple):
     """A lens's arguments, checked. A pytree, so that jitted functions take it whole."""
 
-    fun: Fun  # from `functions.live`
+    fun: Callable[[Float[Array, "n ..."]], Float[Array, "n classes"]]  # from `functions.live`
     inputs: Float[Array, "n ..."]
     target: Int[Array, " n"]
 
 
-def asked(fun: Fun, inputs: Float[Array | np.ndarray, "n ..."], target: Target, *, name: str = "images") -> Asked:
+def asked(
+    fun: Fun,
+    inputs: Float[Array | np.ndarray, "n ..."],
+    target: Target,
+    *,
+    name: str = "images",
+    has_slope: bool = True,
+) -> Asked:
     """Check the arguments that all lenses have in common.
 
     Args:
-        fun: from inputs to logits [n, classes] before softmax.
+        fun: from inputs to logits [n, classes] before softmax, or to whatever `target` takes.
         inputs: what it takes.
-        target: a class: one for all inputs, or one per input.
+        target: a class, one for all inputs or one per input; or a function from what `fun` returns to [n]. The answer
+            then has a function with one class, this number.
         name: what to call the inputs in messages.
+        has_slope: whether the lens needs the gradient of the number.
 
     Raises:
         TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
-        ValueError: fun does not return logits [n, classes], or a class is out of range (checked only if `target` is
-            not traced).
+        ValueError: fun does not return logits [n, classes], a class is out of range (checked only if `target` is
+            not traced), or a function does not return [n] or has no gradient.
     """
     inputs, fun = floats(name, inputs), functions.live(fun)
+    _check_batch(inputs, name)
+    if callable(target):
+        one_class = as_one_class(fun, inputs, target, name, has_slope)
+        return Asked(one_class, inputs, jnp.zeros(len(inputs), jnp.int32))
     n, classes = _logits(fun, inputs, name)
     numbers = target if isinstance(target, jax.Array) else np.asarray(target)
     if not jnp.issubdtype(numbers.dtype, jnp.integer) or numbers.shape not in ((), (n,)):
         got = f"{numbers.dtype}{list(numbers.shape)}"
-        raise ValueError(f"target: expected a class, or one for each of the {n} {name}; got {got}")
+        raise ValueError(f"target: expected a class, or one for each of the {n} {name}, or a function; got {got}")
     if not isinstance(numbers, jax.core.Tracer):
         numbers = np.asarray(numbers)
         wrong = numbers[(numbers < 0) | (numbers >= classes)]
@@ -55,12 +70,12 @@ def asked(fun: Fun, inputs: Float[Array | np.ndarray, "n ..."], target: Target, 
 
 
 def scores(asked: Asked) -> Float[Array, " n"]:
-    """The target's logit of each input."""
+    """The target's logit, or number, of each input."""
     return _picked(asked.fun(asked.inputs), asked.target)
 
 
 def scores_and_gradients(asked: Asked) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
-    """The target's logit of each input, and its gradient, from one pass.
+    """The target's logit, or number, of each input, and its gradient, from one pass.
 
     This is the gradient of the sum over inputs. Since the function treats inputs independently, each gets its own.
     """
@@ -112,13 +127,19 @@ def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> A
     return target[:, None] == jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
 
 
-def _logits(fun: Fun, inputs: Array, name: str) -> tuple[int, int]:
-    """The shape of `fun`'s logits, checked."""
+def _check_batch(inputs: Array, name: str) -> None:
     if inputs.ndim < 2 or not inputs.size:
         raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
+
+
+def _logits(fun: Fun, inputs: Array, name: str) -> tuple[int, int]:
+    """The shape of `fun`'s logits, checked."""
     logits = functions.output_of(fun, inputs)
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(inputs):
         got = type(logits).__name__ if shape is None else list(shape)
-        raise ValueError(f"fun: expected logits [{len(inputs)}, classes] of {len(inputs)} {name}, got {got}")
+        raise ValueError(
+            f"fun: expected logits [{len(inputs)}, classes] of {len(inputs)} {name}, got {got}; of other outputs, make"
+            " target a function, such as lambda outputs: outputs[:, 3, 5, 7]"
+        )
     return shape[0], shape[1]

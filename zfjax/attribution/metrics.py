@@ -187,9 +187,10 @@ def insertion(
     uncovers the image from the top.
 
     Args:
-        fun: from images [n, H, W, C] to logits [n, classes] before softmax, as in all lenses.
+        fun: from images [n, H, W, C] to logits [n, classes] before softmax, or to what `target` takes.
         images: as `fun` takes them, with the mean already subtracted.
-        target: one class for all images, or one per image.
+        target: one class for all images, or one per image; or a function, as in all lenses, whose number then takes
+            the place of the probability.
         maps: one number per pixel, with the images' height and width.
         n_steps: points of the curve besides the first.
         fill: replaces pixels that are not shown: a number, a color [C], a picture [H, W, C], or one picture per image,
@@ -245,7 +246,7 @@ def _curves(
     if not 1 <= n_steps <= height * width:
         raise ValueError(f"n_steps: expected 1 to the {height * width} pixels of an image, got {n_steps}")
     at_least_one(batch_size=batch_size)
-    question = asked(fun, first, target)
+    question = asked(fun, first, target, has_slope=False)
     ranks = jnp.asarray(_ranks(maps))
     counts = np.round(np.arange(n_steps + 1) * (height * width / n_steps)).astype(np.int32)
 
@@ -256,7 +257,8 @@ def _curves(
         # The last batch repeats its last picture, so that one program serves all.
         numbers = np.minimum(np.arange(start, start + batch_size), total - 1)
         rows, step = np.divmod(numbers, n_steps + 1)
-        found.append(_probabilities(question, last, ranks, rows.astype(np.int32), counts[step]))
+        rows = rows.astype(np.int32)
+        found.append(_said(question, last, ranks, rows, counts[step], is_class=not callable(target)))
         if len(found) > 1:  # at most two batches are in flight
             jax.block_until_ready(found[-2])
     curve = np.concatenate(jax.device_get(found))[:total].reshape(n, n_steps + 1)
@@ -264,16 +266,21 @@ def _curves(
 
 
 @functions.jit
-def _probabilities(
+def _said(
     question: Asked,
     last: Float[Array, "n h w c"],
     ranks: Int[Array, "n h w"],
     rows: Int[Array, " batch"],
     counts: Int[Array, " batch"],
+    *,
+    is_class: bool,
 ) -> Float[Array, " batch"]:
+    """The probability of the class, or the number that is asked for, of pictures with so many pixels changed."""
     changed = ranks[rows] < counts.reshape(-1, 1, 1)
     pictures = jnp.where(changed[..., None], last[rows], question.inputs[rows])
-    said = jax.nn.softmax(question.fun(pictures).astype(jnp.float32), axis=1)
+    said = question.fun(pictures).astype(jnp.float32)
+    if is_class:
+        said = jax.nn.softmax(said, axis=1)
     return jnp.take_along_axis(said, question.target[rows][:, None], axis=1)[:, 0]
 
 

@@ -43,7 +43,7 @@ def score_cam(
     """
     at_least_one(batch_size=batch_size)
     check_maps("maps", maps)
-    question = asked(fun, images, target)
+    question = asked(fun, images, target, has_slope=False)
     if question.inputs.ndim != 4 or len(maps) != len(question.inputs):
         raise ValueError(
             f"maps: expected those of the images [n, height, width, channels], got {list(maps.shape)} for"
