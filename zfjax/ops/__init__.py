@@ -12,8 +12,12 @@ from zfjax.ops.pooling import (
     max_unpool,
     max_unpool_overwriting,
 )
+from zfjax.ops.pooling3d import abs_max_pool, abs_max_unpool, at_switches
 
 __all__ = [
+    "abs_max_pool",
+    "abs_max_unpool",
+    "at_switches",
     "center_switches",
     "conv",
     "conv_transpose",
