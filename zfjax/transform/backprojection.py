@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
-from zfjax.transform import curves, functions, jaxprs, parts, rectifiers, tape
+from zfjax.transform import curves, functions, jaxprs, loops, parts, rectifiers, tape
 from zfjax.transform.equations import Input, in_full
 from zfjax.transform.rules import DECONVNET
 from zfjax.transform.selection import Choice, Chosen, Rules, Where, equation_of
@@ -83,7 +83,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a loop; or an activation such as
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a while loop; or an activation such as
             GELU was found, for which the papers have no rule. It is given each time `fun` is traced; in a compiled
             function, when it is compiled.
     """
@@ -110,16 +110,10 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
     choice = Choice(rules.named)
     view = _viewed(closed, leaves, choice)
     _warn(view, rules)
-    ascent = _Ascent(choice)
-    inputs = [_Wire(tape.as_array(leaf), ascent.new_slot(leaf) if _is_float(leaf) else None) for leaf in leaves]
-    climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
-    outputs, out = [wire for wire in climbed if wire], jax.tree.structure(out)
-    y = [wire.value for wire in outputs]
-    return jax.tree.unflatten(out, y), Projection(
-        tuple(ascent.steps),
-        tape.End(out, tuple(map(tape.shape_of, y)), tuple(wire.slot for wire in outputs)),
-        tape.End(tree, tuple(map(tape.shape_of, leaves)), tuple(wire.slot for wire in inputs)),
-    )
+    y, project = _walked(choice, view, *map(tape.as_array, leaves))
+    out = jax.tree.structure(out)
+    ends = project.above._replace(tree=out), project.below._replace(tree=tree)
+    return jax.tree.unflatten(out, y), Projection(project.steps, *ends)
 
 
 def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> None:
@@ -160,6 +154,26 @@ def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any], choice: Choice) -> jaxpr
     rectifiers.recognize(view)
     parts.recognize(view, choice.by_layer)
     return view
+
+
+def _walked(choice: Choice, view: jaxprs.View, *values: Any) -> tuple[list[Any], Projection]:
+    """Evaluate a whole jaxpr; the results, and the way down from these as a list to the list of values."""
+    ascent = _Ascent(choice)
+    inputs = [
+        _Wire(value, ascent.new_slot(value) if v in view.active else None)
+        for v, value in zip(view.jaxpr.invars, values, strict=True)
+    ]
+    climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
+    outputs = [wire for wire in climbed if wire]
+    ends = (
+        tape.End(
+            jax.tree.structure([0] * len(wires)),
+            tuple(tape.shape_of(wire.value) for wire in wires),
+            tuple(wire.slot for wire in wires),
+        )
+        for wires in (outputs, inputs)
+    )
+    return [wire.value for wire in outputs], Projection(tuple(ascent.steps), *ends)
 
 
 class _Wire(NamedTuple):
@@ -225,8 +239,9 @@ class _Ascent:
             return self._differentiate
         if unit.rule is not None:
             return functools.partial(self._apply_rule, unit)
-        entered = any(loop is None for _, _, loop in self._choice.acting_inside(view, end))
-        return self._enter if entered else self._differentiate
+        if all(loop for _, _, loop in self._choice.acting_inside(view, end)):
+            return self._differentiate
+        return self._enter if view.is_call(end) else self._enter_loop
 
     def _apply_rule(self, unit: Chosen, level: _Level, source: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Keep the forward value; take the way down from the rule. Only here does the walk differ from autodiff."""
@@ -264,6 +279,53 @@ class _Ascent:
         inputs = [_read(level, atom) for atom in equation.invars]
         outputs = self.climb(view, inputs, [v in needed for v in equation.outvars])
         level.env.update((v, wire) for v, wire in zip(equation.outvars, outputs, strict=True) if wire)
+
+    def _enter_loop(self, level: _Level, equations: list[jaxprs.Equation], needed: set[Any]) -> None:
+        """Evaluate a scan or the branches of a cond as they are, each with a tape of its own."""
+        (equation,) = equations
+        views = self._choice.inside(level.view, equation)
+        wires = [_read(level, atom) for atom in equation.invars]
+        if equation.primitive.name == "scan" and len(views) > 1:
+            level.env.update(zip(equation.outvars, self._unroll(equation, views, wires), strict=True))
+            return
+        runs = [functools.partial(_walked, self._choice, view) for view in views]
+        ends = loops.Ends(
+            tuple(v in level.view.active for v in equation.outvars), tuple(wire.slot is not None for wire in wires)
+        )
+        values, pull = loops.evaluate(equation, runs, [wire.value for wire in wires], ends)
+        slots = [self.new_slot(value) if active else None for value, active in zip(values, ends.above, strict=True)]
+        below = tuple(wire.slot for wire in wires if wire.slot)
+        self.steps.append(tape.Step(pull, tuple(slot for slot in slots if slot), below))
+        level.env.update(zip(equation.outvars, map(_Wire, values, slots), strict=True))
+
+    def _unroll(self, equation: jaxprs.Equation, views: list[jaxprs.View], wires: list[_Wire]) -> list[_Wire]:
+        """Evaluate a scan iteration by iteration, since a rule is for some of these alone."""
+        fixed, carried = jaxprs.scanned(equation)
+        constants, carry, cut = wires[:fixed], wires[fixed : fixed + carried], wires[fixed + carried :]
+        pieces = [self._through(lambda x: [x[i] for i in range(len(views))], [wire]) for wire in cut]
+        piles: list[list[_Wire]] = []
+        order = range(len(views))
+        for i in reversed(order) if equation.params["reverse"] else order:
+            inputs = [*constants, *carry, *(piece[i] for piece in pieces)]
+            made = [wire for wire in self.climb(views[i], inputs, [True] * len(equation.outvars)) if wire]
+            carry, piled = made[:carried], made[carried:]
+            piles = [*piles, piled] if not equation.params["reverse"] else [piled, *piles]
+        return [*carry, *(self._through(lambda *ys: [jnp.stack(ys)], pile)[0] for pile in zip(*piles, strict=True))]
+
+    def _through(self, fun: Callable[..., list[jax.Array]], wires: Sequence[_Wire]) -> list[_Wire]:
+        """Evaluate a linear function of values on the way up, and its transpose on the way down."""
+        moving = [wire.value for wire in wires if wire.slot]
+
+        def of_moving(*values: Any) -> list[jax.Array]:
+            rest = iter(values)
+            return fun(*(next(rest) if wire.slot else wire.value for wire in wires))
+
+        if not moving:
+            return list(map(_Wire, of_moving()))
+        values, pull = jax.vjp(of_moving, *moving)
+        slots = list(map(self.new_slot, values))
+        self.steps.append(tape.Step(pull, tuple(slots), tuple(wire.slot for wire in wires if wire.slot)))
+        return list(map(_Wire, values, slots))
 
     def _differentiate(self, level: _Level, equations: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Differentiate everything between two rules with its own `jax.vjp`."""
@@ -352,6 +414,5 @@ def _idle_text(names: Iterable[str]) -> str:
 
 
 def _loop_text(name: str, kind: str) -> str:
-    python = kind in ("scan", "while", "cond")
-    remedy = "write it as a Python loop or branch" if python else f"use deconvnet inside the {kind}"
+    remedy = "write it as a Python loop, or as lax.scan" if kind == "while" else f"use deconvnet inside the {kind}"
     return f"{name} inside {kind}: this is not entered, so there the signal is the plain gradient; {remedy}"

@@ -1,8 +1,9 @@
 """A program as one graph: the equations of a jaxpr and of all that it calls, with values shared across calls."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax.extend.core as jex
@@ -45,8 +46,8 @@ class Graph:
         constants: values that are known.
     """
 
-    def __init__(self, view: jaxprs.View):
-        """Read a program; the view says which of its inputs are active."""
+    def __init__(self, view: jaxprs.View, known: Mapping[int, Any] = MappingProxyType({})):
+        """Read a program; the view says which of its inputs are active, `known` what some of them are, by number."""
         self.nodes: list[Node] = []
         self.makers: dict[Value, Node] = {}
         self.users: defaultdict[Value, list[Node]] = defaultdict(list)
@@ -55,6 +56,7 @@ class Graph:
         self.sites: dict[Value, tuple[Path, int]] = {}
         self.constants: dict[Value, Any] = {}
         self.inputs = [self._new(v) for v in view.jaxpr.invars]
+        self.constants.update((self.inputs[number], constant) for number, constant in known.items())
         self.outputs = self._add(view, self.inputs, ())
 
     def _new(self, atom: jaxprs.Atom) -> Value:

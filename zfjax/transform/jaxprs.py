@@ -1,5 +1,7 @@
 """Reading jaxprs: what equations are called, what they call, what depends on the input."""
 
+import copy
+from itertools import zip_longest
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ _CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call"))
 # Equations that only call a jaxpr, with inputs one to one, so that they can be evaluated in place. A clamp counts as a
 # call of a maximum and a minimum, and a choice by platform as one of its default form.
 CALLS = _JITS | _CUSTOM | {"by_platform", "clamp", "closed_call", "core_call", "checkpoint", "eval_jaxpr", "remat2"}
+_LOOPS = frozenset(("cond", "scan"))
 
 
 class Part(NamedTuple):
@@ -37,6 +40,10 @@ class Part(NamedTuple):
     layer: tuple[int, int] | None = None
     nonnegative: bool = False
 
+    def numbered(self, more: int) -> "Part":
+        """The same with another number, if it is a layer."""
+        return self._replace(layer=(self.layer[0] + more, self.layer[1])) if self.layer else self
+
 
 class View:
     """What is known about a jaxpr before it is evaluated; it holds the views of all jaxprs inside.
@@ -50,6 +57,7 @@ class View:
         roles: what `rectifiers.recognize` found equations to be, by their id.
         parts: what `parts.recognize` found several to be together, by the id of the last; the largest first.
         scopes: of `jax.named_scope` around the call of this jaxpr, outermost first.
+        layers: of the body of a loop: the number of its first linear layer, how many it has, and how many there are in all.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class View:
         self.inner: dict[int, list[View]] = {}
         self.roles: dict[int, str] = {}
         self.parts: dict[int, list[Part]] = {}
+        self.layers = (0, 0, 0)
         outputs = (atom for atom, is_wanted in zip(self.jaxpr.outvars, wanted, strict=True) if is_wanted)
         reaching = set(variables(outputs))
         for equation in reversed(self.jaxpr.eqns):
@@ -88,12 +97,31 @@ class View:
         return not isinstance(atom, jex.Literal) and atom in self.active
 
     def inside(self, equation: Equation) -> "list[View]":
-        """Views of the jaxprs that an equation holds; unless it is in `CALLS`, all inputs count as active."""
+        """Views of the jaxprs that an equation holds; unless it is entered, all inputs count as active."""
         return self.inner.get(id(equation), [])
 
     def is_call(self, equation: Equation) -> bool:
         """Whether it only calls a jaxpr, so that it can be evaluated in place."""
         return equation.primitive.name in CALLS
+
+    def is_entered(self, equation: Equation) -> bool:
+        """Whether rules inside can act: of calls, of scans and of the branches of a cond."""
+        return self.is_call(equation) or (
+            equation.primitive.name in _LOOPS
+            and equation.params.get("length", 1) > 0
+            and not _uses_reference(equation)
+        )
+
+    def later(self, iterations: int) -> "View":
+        """The body of a loop as of another iteration: its layers have other numbers."""
+        return self._numbered(iterations * self.layers[1])
+
+    def _numbered(self, more: int) -> "View":
+        view = copy.copy(self)
+        view.layers = (self.layers[0] + more, *self.layers[1:])
+        view.parts = {end: [part.numbered(more) for part in parts] for end, parts in self.parts.items()}
+        view.inner = {of: [inner._numbered(more) for inner in views] for of, views in self.inner.items()}
+        return view
 
     def reads(self, equations: Sequence[Equation]) -> list[Variable]:
         """The variables that equations read and none of them makes, each once."""
@@ -134,17 +162,30 @@ class View:
         return len({v for v in equation.invars if self.carries(v)}) == len(equation.outvars) == 1
 
     def _open(self, equation: Equation, reaching: set[Variable]) -> "list[View]":
+        scopes = self.scopes_of(equation)
         if equation.primitive.name in CALLS:
             wanted = [v in reaching for v in equation.outvars]
-            return [View(body(equation), map(self.carries, equation.invars), wanted, self.scopes_of(equation))]
-        views = []
-        for param in equation.params.values():
-            for value in param if isinstance(param, tuple | list) else (param,):
-                if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
-                    inner = value if isinstance(value, jex.ClosedJaxpr) else jex.ClosedJaxpr(value, ())
-                    floats = map(_is_float, inner.jaxpr.invars)
-                    views.append(View(inner, floats, [True] * len(inner.jaxpr.outvars), self.scopes_of(equation)))
-        return views
+            return [View(body(equation), map(self.carries, equation.invars), wanted, scopes)]
+        if not self.is_entered(equation):
+            return [
+                View(inner, map(_is_float, inner.jaxpr.invars), [True] * len(inner.jaxpr.outvars), scopes)
+                for inner in bodies(equation)
+            ]
+        if equation.primitive.name == "scan":
+            return [self._scanned(equation)]
+        active, wanted = list(map(self.carries, equation.invars[1:])), [True] * len(equation.outvars)
+        return [View(branch, active, wanted, scopes) for branch in bodies(equation)]
+
+    def _scanned(self, equation: Equation) -> "View":
+        """The body of a scan; what is carried from one iteration to the next is active if it is in any of them."""
+        fixed, carried = scanned(equation)
+        (inner,), scopes = bodies(equation), self.scopes_of(equation)
+        before, active = [], list(map(self.carries, equation.invars))
+        while active != before:
+            view = View(inner, active, [True] * len(equation.outvars), scopes)
+            made = [False] * fixed + [view.carries(atom) for atom in inner.jaxpr.outvars[:carried]]
+            before, active = active, [is_active or after for is_active, after in zip_longest(active, made)]
+        return view
 
 
 def is_custom(equation: Equation) -> bool:
@@ -172,6 +213,27 @@ def body(equation: Equation) -> jex.ClosedJaxpr:
         return default_form(equation.params)
     inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return inner if isinstance(inner, jex.ClosedJaxpr) else jex.ClosedJaxpr(inner, ())
+
+
+def bodies(equation: Equation) -> list[jex.ClosedJaxpr]:
+    """The jaxprs that an equation holds, in order."""
+    params = (param if isinstance(param, tuple | list) else (param,) for param in equation.params.values())
+    held = (value for values in params for value in values if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr))
+    return [value if isinstance(value, jex.ClosedJaxpr) else jex.ClosedJaxpr(value, ()) for value in held]
+
+
+def scanned(equation: Equation) -> tuple[int, int]:
+    """How many inputs of a scan are the same in all iterations, and how many are carried from one to the next.
+
+    The rest is cut up. Parameters have other names with every version of JAX; what is cut has one axis less inside.
+    """
+    (inner,) = bodies(equation)
+    cut, piled = (
+        sum(len(outer.aval.shape) > len(inner.aval.shape) for outer, inner in zip(*pairs, strict=True))
+        for pairs in ((equation.invars, inner.jaxpr.invars), (equation.outvars, inner.jaxpr.outvars))
+    )
+    carried = len(equation.outvars) - piled
+    return len(equation.invars) - cut - carried, carried
 
 
 def variables(atoms: Iterable[Atom]) -> Iterator[Variable]:

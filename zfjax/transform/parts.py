@@ -1,6 +1,7 @@
 """Mark which equations of a program together have a name that rules may call them by."""
 
 import bisect
+import dataclasses
 
 from zfjax.transform import activations, attention, jaxprs, linear, norms
 from zfjax.transform.graph import Graph, Node, Path
@@ -11,21 +12,83 @@ def recognize(view: jaxprs.View, by_layer: bool) -> None:
 
     `rectifiers.recognize` must have read it.
     """
-    graph = Graph(view)
+    read = _read(view, Graph(view), by_layer)
+    _number(read, 0, read.count)
+
+
+@dataclasses.dataclass
+class _Read:
+    """A view and those inside of its loops, while its layers have no numbers yet.
+
+    Attributes:
+        view: a function, or the body of a loop.
+        graph: its equations.
+        layers: those of its own.
+        loops: the equations that hold views, with these and how often they run.
+        count: the layers in all.
+    """
+
+    view: jaxprs.View
+    graph: Graph
+    layers: list[linear.Layer]
+    loops: list[tuple[Node, list["_Read"], int]]
+
+    @property
+    def count(self) -> int:
+        """How many layers one run of it has; of branches, those of the longest."""
+        return len(self.layers) + sum(_most(inner) * times for _, inner, times in self.loops)
+
+
+def _most(branches: list[_Read]) -> int:
+    return max((branch.count for branch in branches), default=0)
+
+
+def _read(view: jaxprs.View, graph: Graph, by_layer: bool) -> _Read:
+    """Find all parts, and mark all but the layers."""
     paths = [node.path for node in graph.nodes]  # in order
     steps = attention.find(graph)
     marked = [*activations.find(graph).values(), *attention.softmaxes(graph, steps), *steps, *norms.find(graph)]
     for known in marked:
         _mark(view, graph, paths, jaxprs.Part(known.name, []), known.nodes)
     layers = linear.find(graph, {node for known in marked for node in known.nodes}) if by_layer else []
-    for number, layer in enumerate(layers):
-        part = jaxprs.Part(layer.name, [], (number, len(layers)), layer.nonnegative)
-        # Its last equations may lie in a call, together with others; then it ends before that.
-        ends = range(len(layer.nodes), 0, -1)
-        next((end for end in ends if _mark(view, graph, paths, part, layer.nodes[:end])), None)
+    loops = []
     for node in graph.nodes:
-        for inner in node.view.inside(node.equation):
-            recognize(inner, by_layer)
+        if views := node.view.inside(node.equation):
+            inner = [_read(inner, Graph(inner, _constants(graph, node)), by_layer) for inner in views]
+            loops.append((node, inner, node.equation.params.get("length", 1) if node.kind == "scan" else 1))
+    return _Read(view, graph, layers, loops)
+
+
+def _constants(graph: Graph, node: Node) -> dict[int, object]:
+    """The inputs of a loop's body that are constants, by number."""
+    inputs = node.inputs[1:] if node.kind == "cond" else ()
+    if node.kind == "scan":
+        fixed, _ = jaxprs.scanned(node.equation)
+        inputs = node.inputs[:fixed]
+    return {number: graph.constants[value] for number, value in enumerate(inputs) if value in graph.constants}
+
+
+def _number(read: _Read, first: int, total: int) -> None:
+    """Mark the layers, in order; in a loop as in its first iteration, in branches from the same number on."""
+    view, graph = read.view, read.graph
+    view.layers = first, read.count, total
+    paths = [node.path for node in graph.nodes]
+    found: list[tuple[Path, linear.Layer | tuple[list[_Read], int]]] = [
+        *((layer.nodes[0].path, layer) for layer in read.layers),
+        *((node.path, (inner, times)) for node, inner, times in read.loops),
+    ]
+    for _, item in sorted(found, key=lambda pair: pair[0]):
+        if isinstance(item, linear.Layer):
+            part = jaxprs.Part(item.name, [], (first, total), item.nonnegative)
+            # Its last equations may lie in a call, together with others; then it ends before that.
+            ends = range(len(item.nodes), 0, -1)
+            next((end for end in ends if _mark(view, graph, paths, part, item.nodes[:end])), None)
+            first += 1
+        else:
+            inner, times = item
+            for branch in inner:
+                _number(branch, first, total)
+            first += _most(inner) * times
 
 
 def _mark(view: jaxprs.View, graph: Graph, paths: list[Path], part: jaxprs.Part, nodes: tuple[Node, ...]) -> bool:

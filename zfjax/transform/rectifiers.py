@@ -81,7 +81,8 @@ class _Program:
         self.nodes: list[_Node] = []
         self.makers: dict[Place, _Node] = {}
         self.users: defaultdict[Place, list[_Node]] = defaultdict(list)
-        self.outside: dict[Place, Place] = {}  # of a loop's outputs, by what its body returns
+        # A loop's outputs, and what the next iteration reads, by what its body returns.
+        self.outside: defaultdict[Place, list[Place]] = defaultdict(list)
         self.active: set[Place] = set()
         self.constants: dict[Place, Any] = {}
         self._places = itertools.count()
@@ -120,12 +121,18 @@ class _Program:
         for inner in node.view.inside(node.equation):
             skipped = len(node.inputs) - len(inner.jaxpr.invars)
             read = [next(self._places) for _ in inner.jaxpr.invars]
+            fixed, carried = jaxprs.scanned(node.equation) if node.kind == "scan" else (0, 0)
+            fixed = len(node.inputs) if node.kind == "cond" else fixed
             if one_to_one:
-                atoms = zip(node.equation.invars[skipped:], node.inputs[skipped:], read, strict=True)
-                read = [outer if node.view.carries(atom) else fresh for atom, outer, fresh in atoms]
+                atoms = zip(node.equation.invars[skipped:], node.inputs[skipped:], strict=True)
+                for number, (atom, outer) in enumerate(atoms):
+                    if number < fixed or node.view.carries(atom):
+                        read[number] = outer
             made = self._add(inner, read)
             if len(made) == len(node.outputs):  # not what tells whether a loop goes on
-                self.outside.update(zip(made, node.outputs, strict=True))
+                again = read[fixed : fixed + carried]
+                for place, after in [*zip(made, node.outputs, strict=True), *zip(made[:carried], again, strict=True)]:
+                    self.outside[place].append(after)
 
     def _constant(self, value: Any) -> Place:
         place = next(self._places)
@@ -241,7 +248,7 @@ class _Program:
         seen, upwards = {start}, [start]
         while upwards:
             place, summed = upwards.pop()
-            left = {(self.outside[place], summed)} - seen if place in self.outside else set()
+            left = {(other, summed) for other in self.outside.get(place, [])} - seen
             seen |= left
             upwards.extend(left)
             for node in self.users[place]:

@@ -17,7 +17,8 @@ class Where:
         name: of a primitive, a jitted function or a part, as in `Rules`.
         scope: a pattern with `*` and `?` for the scopes around an equation, joined by `/`, such as `*/stage4`; it takes
             what is in scopes below, too.
-        layer: the number of a convolution or dense layer, counted from the input, or with -1 from the output.
+        layer: the number of a convolution or dense layer, counted from the input, or with -1 from the output. Those in
+            a scan count anew in each iteration, as if it were written out.
         when: any function of an `Equation` that says whether.
     """
 
@@ -131,6 +132,19 @@ class Choice:
         names = {*self._names, *(where.name for _, where, _ in self._wheres)}
         by_layer = any(where.layer is not None or where.when is not None for _, where, _ in self._wheres)
         self.by_layer = by_layer or not names.isdisjoint(("convolution", "dense"))
+        self._numbers = {where.layer for _, where, _ in self._wheres if where.layer is not None}
+
+    def inside(self, view: View, equation: Any) -> list[View]:
+        """The views inside of an equation; one for each iteration of a scan if a rule is for some of them alone."""
+        views = view.inside(equation)
+        if not self._numbers or equation.primitive.name != "scan" or not view.is_entered(equation):
+            return views
+        (body,), length = views, equation.params["length"]
+        first, each, total = body.layers
+        numbers = {number if number >= 0 else total + number for number in self._numbers}
+        if numbers.isdisjoint(range(first, first + each * length)):
+            return views
+        return [body.later(iteration) for iteration in range(length)]
 
     def units(self, view: View, source: Iterable[Any]) -> list[Chosen]:
         """What a walk sees of equations of a view: parts with a rule as one, all else one by one."""
@@ -164,7 +178,7 @@ class Choice:
         return rule
 
     def acting(self, view: View, loop: str | None = None) -> set[tuple[Any, str, str | None]]:
-        """Where rules act: each with the equation's name and the outermost loop around it, which is not entered."""
+        """Where rules act: each with the equation's name and the outermost equation around it that is not entered."""
         found: set[tuple[Any, str, str | None]] = set()
         for rule, name, source in self.units(view, view.jaxpr.eqns):
             if view.is_active(source[-1]):
@@ -174,8 +188,8 @@ class Choice:
 
     def acting_inside(self, view: View, equation: Any, loop: str | None = None) -> set[tuple[Any, str, str | None]]:
         """Like `acting`, inside one equation."""
-        around = loop if view.is_call(equation) else loop or equation.primitive.name
-        return set().union(*(self.acting(inner, around) for inner in view.inside(equation)))
+        around = loop if view.is_entered(equation) else loop or equation.primitive.name
+        return set().union(*(self.acting(inner, around) for inner in self.inside(view, equation)))
 
 
 def equation_of(view: View, name: str, source: list[Any]) -> Equation:

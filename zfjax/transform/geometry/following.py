@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from zfjax.transform import jaxprs
 from zfjax.transform.geometry.along import NOTHING, WHOLE, Along, union
 from zfjax.transform.geometry.known import Known
 from zfjax.transform.geometry.moves import Shape, Step, moved
@@ -59,15 +60,10 @@ def _scanned(node: Node, inputs: Sequence[Along]) -> list[Along] | None:
     """The outputs of a scan, iteration by iteration; None if there are too many of these."""
     (view,) = node.view.inside(node.equation)
     known = Known(Graph(view))
-    # Their numbers have other names with every version of JAX. What is cut or piled up has one axis less inside.
-    cut, piled = (
-        sum(len(outer.aval.shape) > len(inner.aval.shape) for outer, inner in zip(*pairs, strict=True))
-        for pairs in ((node.equation.invars, view.jaxpr.invars), (node.equation.outvars, view.jaxpr.outvars))
-    )
-    pieces = [_moved_by(along, -1) for along in inputs[len(inputs) - cut :]]
-    carried = len(node.outputs) - piled
-    fixed, carry = inputs[: len(inputs) - cut - carried], inputs[len(inputs) - cut - carried : len(inputs) - cut]
-    piles = [NOTHING] * piled
+    whole, carried = jaxprs.scanned(node.equation)
+    fixed, carry = inputs[:whole], inputs[whole : whole + carried]
+    pieces = [_moved_by(along, -1) for along in inputs[whole + carried :]]
+    piles = [NOTHING] * (len(node.outputs) - carried)
     for _ in range(min(node.equation.params["length"], _MOST)):
         before = carry
         made = _inside(known, [*fixed, *carry, *pieces])
