@@ -122,12 +122,15 @@ TOP = Top(np.ones((3, 1), np.float32), np.array([[0], [1], [0]]), np.zeros((3, 1
 
 @pytest.mark.filterwarnings("default")  # Python's own, by which a line's warning is shown once
 @pytest.mark.parametrize("name", WARNS_EACH_TIME)
-@pytest.mark.parametrize("text", ["no relu found", "relu inside scan"])
+@pytest.mark.parametrize("text", ["no relu found", "relu inside shard_map"])
 def test_each_model_and_each_call_warns(name, text):
     def model(number):
         if text == "no relu found":
             return lambda x: number * jnp.sin(x) @ HEAD
-        return lambda x: lax.scan(lambda x, k: (jax.nn.relu(number * x), None), x, jnp.arange(2))[0] @ HEAD
+        mesh = jax.make_mesh((1,), ("all",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+        whole = jax.sharding.PartitionSpec()
+        inside = jax.shard_map(lambda x: jax.nn.relu(number * x), mesh=mesh, in_specs=whole, out_specs=whole)
+        return lambda x: inside(x) @ HEAD
 
     models = model(1.0), model(2.0)
     with warnings.catch_warnings(record=True) as caught:
@@ -312,23 +315,62 @@ def scanned(x):
     return lax.scan(lambda x, k: (jax.nn.relu(x * k) - 0.1, None), x, jnp.array([1.0, -1.0, 2.0]))[0]
 
 
+def written_out(x):
+    for k in (1.0, -1.0, 2.0):
+        x = jax.nn.relu(x * k) - 0.1
+    return x
+
+
 LOOPS = {
-    "scan": scanned,
-    "scan ": jax.jit(lambda x: jax.checkpoint(scanned)(x)),  # in calls
-    "scan  ": lambda x: lax.fori_loop(0, 2, lambda i, x: jnp.maximum(x, 0) - 0.5, x),
-    "cond": lambda x: lax.cond(x.sum() > 0, jax.nn.relu, lambda x: 2 * jax.nn.relu(-x), x),
-    "cond ": lambda x: lax.switch(jnp.int32(1), [jnp.sin, jax.jit(jax.nn.relu)], x),
+    "scan": (scanned, written_out),
+    "in calls": (jax.jit(lambda x: jax.checkpoint(scanned)(x)), written_out),
+    "fori": (
+        lambda x: lax.fori_loop(0, 2, lambda i, x: jnp.maximum(x, 0) - 0.5, x),
+        lambda x: jnp.maximum(jnp.maximum(x, 0) - 0.5, 0) - 0.5,
+    ),
+    "map": (lambda x: lax.map(jax.nn.relu, x), jax.nn.relu),
+    "cond": (
+        lambda x: lax.cond(x.sum() > 0, jax.nn.relu, lambda x: 2 * jax.nn.relu(-x), x),
+        jax.nn.relu if X.sum() > 0 else lambda x: 2 * jax.nn.relu(-x),
+    ),
+    "switch": (lambda x: lax.switch(jnp.int32(1), [jnp.sin, jax.jit(jax.nn.relu)], x), jax.nn.relu),
+    "no iteration": (
+        lambda x: lax.fori_loop(0, 0, lambda i, x: jax.nn.relu(x), x) + jax.nn.relu(x),
+        lambda x: x + jax.nn.relu(x),
+    ),
 }
 
 
+@pytest.mark.filterwarnings("ignore:relu inside scan")  # of no iteration
 @pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize("chosen", [zfjax.DECONVNET, zfjax.GUIDED], ids=["deconvnet", "guided"])
-def test_a_relu_in_a_loop_warns_and_passes_the_gradient(name, chosen):
-    with pytest.warns(zfjax.RuleWarning, match=f"^relu inside {name.strip()}: this is not entered") as caught:
-        y, project = zfjax.backproject(LOOPS[name], X, chosen)
-    assert len(caught) == 1  # and not also that there is no ReLU
-    np.testing.assert_allclose(y, LOOPS[name](X), rtol=tolerance(1e-6))
-    np.testing.assert_allclose(project(SEED), gradient(LOOPS[name]), rtol=tolerance(1e-6))
+def test_relus_in_loops_and_branches_are_found(name, chosen):
+    looped, flat = LOOPS[name]
+    y, project = zfjax.backproject(looped, X, chosen)
+    z, expected = zfjax.backproject(flat, X, chosen)
+    np.testing.assert_allclose(y, z, rtol=tolerance(1e-6))
+    np.testing.assert_allclose(project(SEED), expected(SEED), rtol=tolerance(1e-6))
+
+
+def test_a_guard_in_the_next_iteration_is_a_guard():
+    """What a body returns is followed into its next run."""
+
+    def fun(x):
+        def body(state, k):
+            mean, variance = state
+            mean = (x * k - mean) / jnp.sqrt(variance + 0.1)
+            return (mean, jnp.maximum((mean**2).mean() - 1e-3, 0)), None
+
+        return jax.nn.relu(lax.scan(body, (x, jnp.float32(1)), jnp.arange(1.0, 4.0))[0][0])
+
+    with jax.numpy_rank_promotion("allow"):
+        _, project = zfjax.backproject(fun, X, zfjax.DECONVNET)
+        _, expected = zfjax.backproject(fun, X, zfjax.GRADIENT.where(zfjax.rules.rectify, name="relu", when=at_the_end))
+    np.testing.assert_allclose(project(SEED), expected(SEED), rtol=tolerance(1e-5))
+
+
+def at_the_end(equation):
+    return equation.source[-1].outvars[0].aval.shape == X.shape
 
 
 def test_loops_without_a_relu_are_the_gradient():

@@ -41,7 +41,7 @@ def lrp(
         ValueError: a rule that takes weights is for an equation without any, or as in all lenses.
 
     Warns:
-        RuleWarning: the function has no convolution and no matrix product with weights outside of loops.
+        RuleWarning: the function has no convolution and no matrix product with weights.
 
     Paper: Bach et al. 2015, "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
     Propagation"; Montavon et al. 2019, "Layer-Wise Relevance Propagation: An Overview", for the choice of rules.

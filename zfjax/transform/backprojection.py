@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +18,14 @@ import jax.numpy as jnp
 from jax.tree_util import Partial, keystr
 from jaxtyping import PyTree
 
-from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
-from zfjax.transform import curves, functions, jaxprs, loops, parts, rectifiers, tape
+from zfjax.transform import functions, jaxprs, loops, parts, rectifiers, tape
 from zfjax.transform.equations import Input, in_full
+from zfjax.transform.idle import RuleWarning as RuleWarning
+from zfjax.transform.idle import warn_of
 from zfjax.transform.rules import DECONVNET
-from zfjax.transform.selection import Choice, Chosen, Rules, Where, equation_of
+from zfjax.transform.selection import Choice, Chosen, Rules, equation_of
 from zfjax.transform.tape import Projection
-
-
-class RuleWarning(UserWarning):
-    """A rule found nothing to act on, cannot act where it should, or acts where the papers say nothing."""
 
 
 def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[PyTree, Projection]:
@@ -83,8 +80,8 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only inside a while loop; or an activation such as
-            GELU was found, for which the papers have no rule. It is given each time `fun` is traced; in a compiled
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only where it is not entered, as in a while loop; or an
+            activation such as GELU was found, for which the papers have no rule. It is given each time `fun` is traced; in a compiled
             function, when it is compiled.
     """
     if not callable(fun):
@@ -109,7 +106,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
     closed = jex.ClosedJaxpr(closed.jaxpr, list(map(kept, closed.consts)))  # `project` will read them later
     choice = Choice(rules.named)
     view = _viewed(closed, leaves, choice)
-    _warn(view, rules)
+    warn_of(view, rules)
     y, project = _walked(choice, view, *map(tape.as_array, leaves))
     out = jax.tree.structure(out)
     ends = project.above._replace(tree=out), project.below._replace(tree=tree)
@@ -126,7 +123,7 @@ def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules)
     Takes the arguments, and gives the warnings, of `backproject`.
     """
     closed = functions.jaxpr_of(functions.live(fun), x)
-    _warn(_viewed(closed, jax.tree.leaves(x), Choice(rules.named)), rules)
+    warn_of(_viewed(closed, jax.tree.leaves(x), Choice(rules.named)), rules)
 
 
 def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
@@ -304,13 +301,14 @@ class _Ascent:
         constants, carry, cut = wires[:fixed], wires[fixed : fixed + carried], wires[fixed + carried :]
         pieces = [self._through(lambda x: [x[i] for i in range(len(views))], [wire]) for wire in cut]
         piles: list[list[_Wire]] = []
-        order = range(len(views))
-        for i in reversed(order) if equation.params["reverse"] else order:
+        order = slice(None, None, -1 if equation.params["reverse"] else 1)
+        for i, view in zip(range(len(views))[order], views, strict=True):
             inputs = [*constants, *carry, *(piece[i] for piece in pieces)]
-            made = [wire for wire in self.climb(views[i], inputs, [True] * len(equation.outvars)) if wire]
-            carry, piled = made[:carried], made[carried:]
-            piles = [*piles, piled] if not equation.params["reverse"] else [piled, *piles]
-        return [*carry, *(self._through(lambda *ys: [jnp.stack(ys)], pile)[0] for pile in zip(*piles, strict=True))]
+            made = [wire for wire in self.climb(view, inputs, [True] * len(equation.outvars)) if wire]
+            carry = made[:carried]
+            piles.append(made[carried:])
+        piled = zip(*piles[order], strict=True)
+        return [*carry, *(self._through(lambda *ys: [jnp.stack(ys)], pile)[0] for pile in piled)]
 
     def _through(self, fun: Callable[..., list[jax.Array]], wires: Sequence[_Wire]) -> list[_Wire]:
         """Evaluate a linear function of values on the way up, and its transpose on the way down."""
@@ -368,51 +366,3 @@ def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any
 
 def _is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype if hasattr(value, "dtype") else jnp.result_type(value), jnp.inexact)
-
-
-def _warn(view: jaxprs.View, rules: Rules) -> None:
-    """Warn of expected rules that find nothing, and of those that no paper gives.
-
-    Others need no warning: a maximum's own derivative is its unpooling.
-    """
-    keys = rules.expected | rules.beyond
-    wheres = sorted((key for key in keys if isinstance(key, Where)), key=repr)
-    choices = [Choice([(key, key) for key in keys if isinstance(key, str)]), *(Choice([(key, key)]) for key in wheres)]
-    acting = set().union(*(choice.acting(view) for choice in choices))
-    for name, loop in sorted({(name, loop) for _, name, loop in acting if loop}):
-        warn(_loop_text(name, loop), RuleWarning)
-    beyond = {name for key, name, loop in acting if key in rules.beyond and not loop}
-    if beyond:
-        warn(_beyond_text(beyond), RuleWarning)
-    found = {key for key, _, _ in acting}
-    idle = rules.expected - found - ({"relu"} if found & curves.NAMES else set())
-    if names := {key for key in idle if isinstance(key, str)}:
-        warn(_idle_text(names), RuleWarning)
-    for where in wheres:
-        if where in idle:
-            warn(f"no equation with {where!r} in the function: its rule does nothing", RuleWarning)
-
-
-def _beyond_text(names: Collection[str]) -> str:
-    return (
-        f"{' and '.join(sorted(names))} in the function: the papers give a rule for ReLU alone, and the one taken here"
-        ' is ours (see "Other activations, attention, norms" in Your own model);'
-        f" rules.extend({min(names)}=…) takes another"
-    )
-
-
-def _idle_text(names: Iterable[str]) -> str:
-    known = (
-        "A ReLU is recognized as jax.nn.relu, jnp.maximum(x, 0), jnp.clip(x, 0) or jnp.where(x > 0, x, 0), unless it"
-        " guards a square root or a division, or is a part of another activation"
-    )
-    return (
-        f"no {' and no '.join(sorted(names))} found in the function: the rule does nothing, and what it was meant for"
-        f" passes its plain gradient. {known}; another function f by its name under jax.jit, with"
-        " rules.extend(f=zfjax.rules.rectify)"
-    )
-
-
-def _loop_text(name: str, kind: str) -> str:
-    remedy = "write it as a Python loop, or as lax.scan" if kind == "while" else f"use deconvnet inside the {kind}"
-    return f"{name} inside {kind}: this is not entered, so there the signal is the plain gradient; {remedy}"

@@ -1,8 +1,8 @@
 """Reading jaxprs: what equations are called, what they call, what depends on the input."""
 
 import copy
-from itertools import zip_longest
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +57,8 @@ class View:
         roles: what `rectifiers.recognize` found equations to be, by their id.
         parts: what `parts.recognize` found several to be together, by the id of the last; the largest first.
         scopes: of `jax.named_scope` around the call of this jaxpr, outermost first.
-        layers: of the body of a loop: the number of its first linear layer, how many it has, and how many there are in all.
+        layers: of the body of a loop the number of its first linear layer, how many it has, and how many there are in
+            all.
     """
 
     def __init__(
@@ -107,9 +108,7 @@ class View:
     def is_entered(self, equation: Equation) -> bool:
         """Whether rules inside can act: of calls, of scans and of the branches of a cond."""
         return self.is_call(equation) or (
-            equation.primitive.name in _LOOPS
-            and equation.params.get("length", 1) > 0
-            and not _uses_reference(equation)
+            equation.primitive.name in _LOOPS and equation.params.get("length", 1) > 0 and not _uses_reference(equation)
         )
 
     def later(self, iterations: int) -> "View":
@@ -180,7 +179,7 @@ class View:
         """The body of a scan; what is carried from one iteration to the next is active if it is in any of them."""
         fixed, carried = scanned(equation)
         (inner,), scopes = bodies(equation), self.scopes_of(equation)
-        before, active = [], list(map(self.carries, equation.invars))
+        before, active = list[bool](), list(map(self.carries, equation.invars))
         while active != before:
             view = View(inner, active, [True] * len(equation.outvars), scopes)
             made = [False] * fixed + [view.carries(atom) for atom in inner.jaxpr.outvars[:carried]]

@@ -51,12 +51,12 @@ class _Body(NamedTuple):
 
     Attributes:
         closed: the jaxpr.
-        count: of its own results.
+        size: the number of its own results.
         tree: of the `Projection` of which the rest are the leaves.
     """
 
     closed: jex.ClosedJaxpr
-    count: int
+    size: int
     tree: jax.tree_util.PyTreeDef
 
     @classmethod
@@ -66,7 +66,7 @@ class _Body(NamedTuple):
 
     @property
     def kept(self) -> list[Any]:
-        return list(self.closed.jaxpr.outvars[self.count :])
+        return list(self.closed.jaxpr.outvars[self.size :])
 
 
 def _scan(equation: jaxprs.Equation, body: _Body, values: list[Any], ends: Ends) -> tuple[list[Any], Pull]:
@@ -75,7 +75,7 @@ def _scan(equation: jaxprs.Equation, body: _Body, values: list[Any], ends: Ends)
     once, inside = _once(body, values[:fixed])
     pieces = dict(zip(jaxpr.invars[fixed + carried :], values[fixed + carried :], strict=True))
     new = [v for v in dict.fromkeys(jaxprs.variables(body.kept)) if v not in once and v not in pieces]
-    outputs = [*jaxpr.outvars[: body.count], *new]
+    outputs = [*jaxpr.outvars[: body.size], *new]
     piece = jaxprs.piece(jaxpr, inside, [*once, *jaxpr.invars[fixed:]], outputs)
 
     def step(carry: list[Any], pieces: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -83,7 +83,7 @@ def _scan(equation: jaxprs.Equation, body: _Body, values: list[Any], ends: Ends)
         return made[:carried], made[carried:]
 
     carry, piles = lax.scan(step, values[fixed : fixed + carried], list(pieces.values()), **steps)
-    piled, rest = piles[: body.count - carried], piles[body.count - carried :]
+    piled, rest = piles[: body.size - carried], piles[body.size - carried :]
     each = pieces | dict(zip(new, rest, strict=True))
     is_each = [_is_in(each, atom) for atom in body.kept]
     kept = [each[atom] if cut else _value(once, atom) for atom, cut in zip(body.kept, is_each, strict=True)]
@@ -134,7 +134,7 @@ class _DownScan(NamedTuple):
         )
         given = _by_number(self.ends.above, signals)
 
-        def zeros(numbers: list[int]) -> dict[int, jax.Array]:
+        def zeros(numbers: list[int]) -> dict[int, Signal]:
             return {i: jnp.zeros(shapes.leaves[i].shape, shapes.leaves[i].dtype) for i in numbers}
 
         def step(carry: Any, now: Any) -> Any:
@@ -169,9 +169,9 @@ def _cond(bodies: list[_Body], values: list[Any], ends: Ends) -> tuple[list[Any]
 
     def branch(body: _Body, places: list[int | None], *operands: Any) -> tuple[list[Any], list[Any]]:
         made = jaxprs.evaluate(body.closed.jaxpr, body.closed.consts, operands)
-        kept = dict(zip(places, made[body.count :], strict=True))
+        kept = dict(zip(places, made[body.size :], strict=True))
         zeros = (jnp.zeros(aval.shape, aval.dtype) for aval in pool)
-        return made[: body.count], [kept.get(place, zero) for place, zero in enumerate(zeros)]
+        return made[: body.size], [kept.get(place, zero) for place, zero in enumerate(zeros)]
 
     ups = [functools.partial(branch, body, places) for body, places in zip(bodies, places, strict=True)]
     outputs, kept = lax.switch(index, ups, *operands)
@@ -189,7 +189,9 @@ def _placed(body: _Body, pool: list[Any]) -> list[int | None]:
         if _is_in(body.closed.jaxpr.invars, atom):
             places.append(None)
             continue
-        fitting = next((pair for pair in free if (pair[1].shape, pair[1].dtype) == (atom.aval.shape, atom.aval.dtype)), None)
+        fitting = next(
+            (pair for pair in free if (pair[1].shape, pair[1].dtype) == (atom.aval.shape, atom.aval.dtype)), None
+        )
         if fitting is None:
             fitting = len(pool), atom.aval
             pool.append(atom.aval)
@@ -236,4 +238,7 @@ def _is_in(env: Any, atom: Any) -> bool:
 
 
 def _value(env: dict[Any, Any], atom: Any) -> Any:
-    return jnp.asarray(atom.val, atom.aval.dtype) if isinstance(atom, jex.Literal) else env[atom]
+    if isinstance(atom, jex.Literal):
+        aval: Any = atom.aval
+        return jnp.asarray(atom.val, aval.dtype)
+    return env[atom]

@@ -1,0 +1,232 @@
+"""Rules inside of scans and branches: the same as if these were written out."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from lens_nets import assert_close
+from small_models import normal
+
+import zfjax
+from zfjax import attribution, rules
+from zfjax.transform.relevance import Epsilon, Flat
+
+pytestmark = pytest.mark.filterwarnings("ignore:gelu")  # the papers have no rule for it, nor for attention
+SETS = ("DECONVNET", "GUIDED", "LRP_ZERO", "EPSILON_PLUS", "EPSILON_GAMMA_BOX", "EPSILON_ALPHA2_BETA1_FLAT")
+X = normal((2, 6, 6, 4), 9)
+KERNELS, BIASES = normal((3, 3, 3, 4, 4), 1, 0.3), normal((3, 1, 1, 1, 4), 2, 0.1)
+HEAD, STEM = normal((4, 3), 4), normal((3, 3, 4, 4), 5, 0.3)
+
+
+def conv(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def residual(x, kernel, bias):
+    return x + jax.nn.relu(conv(x, kernel) + bias)
+
+
+def written_out(block, x, *weights, reverse=False):
+    steps, out = range(len(weights[0])), []
+    for i in reversed(steps) if reverse else steps:
+        x, y = block(x, *(weight[i] for weight in weights))
+        out.append(y)
+    return x, jnp.stack(out[::-1] if reverse else out)
+
+
+def scanned(block, x, *weights, reverse=False):
+    return lax.scan(lambda x, weights: block(x, *weights), x, weights, reverse=reverse)
+
+
+def plain(loop, x):
+    """No layer is outside but the head."""
+    x, _ = loop(lambda x, *weights: (residual(x, *weights), 0.0), x, KERNELS, BIASES)
+    return x.mean((1, 2)) @ HEAD
+
+
+def stemmed(loop, x):
+    return plain(loop, jax.nn.relu(conv(x, STEM)))
+
+
+def gathered(loop, x, start=lambda x: x / 2):
+    """What each block gives counts too; one kernel is shared by all; from the last to the first."""
+    images = jnp.stack([x, jnp.roll(x, 1, 1), -x])
+
+    def block(state, kernel, image):
+        state = jax.nn.relu(conv(state, STEM) + conv(image, kernel))
+        return state, jax.nn.gelu(state.mean((1, 2)))
+
+    state, each = loop(block, start(x), KERNELS, images, reverse=True)
+    return (each.sum(0) + jnp.max(state, axis=(1, 2))) @ HEAD
+
+
+def transformer(loop, x):
+    def norm(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x * lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+    def block(x, query, key, value, up):
+        y = norm(x)
+        weights = jax.nn.softmax((y @ query) @ (y @ key).mT / 2)
+        x = x + weights @ (y @ value)
+        return x + jax.nn.gelu(norm(x) @ up), x.mean()
+
+    x, means = loop(block, x.reshape(2, 36, 4)[:, :5] @ STEM[0, 0], *(normal((2, 4, 4), i, 0.5) for i in range(4)))
+    return x.mean(1) @ HEAD + means.sum()
+
+
+def nested(loop, x):
+    def outer(x, kernels, biases):
+        return loop(lambda x, *weights: (residual(x, *weights), 0.0), x, kernels, biases)[0], 0.0
+
+    twice = jnp.stack([KERNELS[:2], KERNELS[1:]]), jnp.stack([BIASES[:2], BIASES[1:]])
+    return loop(outer, jax.nn.relu(conv(x, STEM)), *twice)[0].mean((1, 2)) @ HEAD
+
+
+NETS = {net.__name__: net for net in (plain, stemmed, gathered, transformer, nested)}
+
+
+def both(net, chosen):
+    """Value, signal from one scan and one net written out."""
+    seed = normal((2, 3), 7)
+    for loop in (scanned, written_out):
+        y, project = jax.jit(functools.partial(zfjax.backproject, functools.partial(net, loop), rules=chosen))(X)
+        yield y, project(seed)
+
+
+@pytest.mark.filterwarnings("ignore:attention")
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("net", NETS)
+def test_a_scan_is_what_it_would_be_written_out(net, name):
+    (y, found), (z, expected) = both(NETS[net], getattr(rules, name))
+    np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected).max() > 1e-3
+    assert_close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["DECONVNET", "GUIDED", "LRP_ZERO"])
+def test_a_carry_may_start_without_a_signal(name):
+    (_, found), (_, expected) = both(functools.partial(gathered, start=jnp.zeros_like), getattr(rules, name))
+    assert_close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3, -1, -2, -4])
+def test_layers_count_anew_in_each_iteration(layer):
+    chosen = rules.LRP_ZERO.where(Epsilon(0.5), layer=layer)
+    (_, found), (_, expected) = both(plain, chosen)
+    assert_close(found, expected, 1e-5)
+    (_, plainly), _ = both(plain, rules.LRP_ZERO)
+    assert np.abs(found - plainly).max() > 1e-3 * np.abs(plainly).max()
+
+
+def test_a_number_beyond_the_last_iteration_is_warned_of():
+    with pytest.warns(zfjax.RuleWarning, match="no equation with layer 4 in the function"):
+        zfjax.backproject(functools.partial(plain, scanned), X, rules.LRP_ZERO.where(Flat(), layer=4))
+
+
+BRANCHES = (
+    lambda x: jax.nn.relu(conv(x, STEM)),
+    lambda x: jax.nn.relu(conv(jax.nn.relu(conv(x, KERNELS[0]) + 1), KERNELS[1])),
+    lambda x: 2 * x,
+)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("number", range(3))
+def test_a_cond_is_the_branch_that_it_takes(name, number):
+    def fun(branch, x):
+        return branch(conv(x, STEM)).mean((1, 2)) @ HEAD
+
+    chosen, seed = getattr(rules, name), normal((2, 3), 7)
+    chosen = rules.Rules(chosen.named)  # the last branch has no ReLU
+    switched = functools.partial(lax.switch, jnp.int32(number), BRANCHES)
+    y, project = zfjax.backproject(functools.partial(fun, switched), X, chosen)
+    z, expected = zfjax.backproject(functools.partial(fun, BRANCHES[number]), X, chosen)
+    np.testing.assert_allclose(y, z, rtol=1e-5)
+    assert_close(project(seed), expected(seed), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["GUIDED", "EPSILON_PLUS"])
+def test_loops_under_transformations(name):
+    """Under vmap, also over a branch's number; and derivatives of the signal."""
+    chosen, seed = getattr(rules, name), normal((2, 3), 7)
+
+    def fun(loop, number, x):
+        branches = [lambda x: jax.nn.relu(conv(x, STEM)), lambda x: jax.nn.relu(-conv(x, STEM))]
+        x = lax.switch(number, branches, x) if loop is scanned else jnp.where(number, branches[1](x), branches[0](x))
+        return stemmed(loop, x)
+
+    def down(loop, number, x):
+        return zfjax.backproject(functools.partial(fun, loop, number), x, chosen)[1](seed)
+
+    numbers, many = jnp.arange(2), jnp.stack([X, X[:, ::-1]])
+    mapped = jax.jit(jax.vmap(functools.partial(down, scanned)))(numbers, many)
+    for i in range(2):
+        assert_close(mapped[i], down(scanned, numbers[i], many[i]), 1e-4)
+
+    def loss(loop, x):
+        y, project = zfjax.backproject(functools.partial(stemmed, loop), x, chosen)
+        return (project(seed + y**2) ** 2).sum()
+
+    assert_close(jax.grad(functools.partial(loss, scanned))(X), jax.grad(functools.partial(loss, written_out))(X), 1e-4)
+
+
+def test_what_all_iterations_share_is_kept_once():
+    """A tape of a hundred iterations holds one copy of their kernel, and no copy of kernels that are cut up."""
+
+    def fun(kernel, kernels, x):
+        return lax.scan(lambda x, each: (jax.nn.relu(x @ kernel) @ each, None), x, kernels)[0]
+
+    kernel, kernels, x = normal((50, 50)), normal((100, 50, 50)), normal((1, 50))
+    _, project = jax.eval_shape(
+        lambda *args: zfjax.backproject(functools.partial(fun, *args[:2]), args[2], rules.LRP_ZERO), kernel, kernels, x
+    )
+    sizes = [leaf.size for leaf in jax.tree.leaves(project)]
+    assert max(sizes) == kernels.size
+    assert sum(sizes) < 2.5 * kernels.size
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return x + nn.relu(nn.Dense(4)(nn.relu(nn.Dense(8)(x)))), None
+
+
+class Stacked(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4)(x.mean((1, 2)))
+        blocks = nn.scan(nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        return nn.Dense(3)(blocks()(x, None)[0])
+
+
+@pytest.mark.parametrize("name", ["DECONVNET", "EPSILON_PLUS"])
+def test_nn_scan_is_entered(name):
+    variables = Stacked().init(jax.random.key(0), X)
+    params = variables["params"]
+    (scope,) = set(params) - {"Dense_0", "Dense_1"}
+
+    def apart(x):
+        x = nn.Dense(4).apply({"params": params["Dense_0"]}, x.mean((1, 2)))
+        for i in range(3):
+            x = Block().apply({"params": jax.tree.map(lambda leaf, i=i: leaf[i], params[scope])}, x, None)[0]
+        return nn.Dense(3).apply({"params": params["Dense_1"]}, x)
+
+    found, expected = (
+        zfjax.backproject(fun, X, getattr(rules, name))[1](jnp.ones((2, 3)))
+        for fun in (functools.partial(Stacked().apply, variables), apart)
+    )
+    assert_close(found, expected, 1e-5)
+
+
+def test_relevance_is_conserved_through_a_scan():
+    def fun(x):
+        x = lax.scan(lambda x, kernel: (residual(x, kernel, 0.0), None), x, KERNELS)[0]
+        return x.mean((1, 2)) @ HEAD
+
+    found = attribution.lrp(fun, X, [0, 2], rules=rules.EPSILON_PLUS)
+    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(fun(X)[jnp.arange(2), jnp.array([0, 2])]))
