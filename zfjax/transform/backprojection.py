@@ -80,9 +80,9 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
-        RuleWarning: a rule of `rules.expected` found nothing to act on, or only where it is not entered, as in a while loop; or an
-            activation such as GELU was found, for which the papers have no rule. It is given each time `fun` is traced; in a compiled
-            function, when it is compiled.
+        RuleWarning: a rule of `rules.expected` found nothing to act on, or only where it is not entered, as in a while
+            loop; or an activation such as GELU was found, for which the papers have no rule. It is given each time
+            `fun` is traced; in a compiled function, when it is compiled.
     """
     if not callable(fun):
         raise TypeError(f"fun: expected a function of x, got {type(fun).__name__}")
