@@ -150,9 +150,18 @@ def test_files_are_enough_for_any_model(capsys, pictures, tmp_path):
 @pytest.mark.filterwarnings("ignore::zfjax.RuleWarning")
 def test_a_file_of_onnx_takes_what_the_flags_say(capsys, pictures, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(given_of, "from_onnx", lambda file, preprocess: seen.append(preprocess) or looked_at.vit())
+
+    def from_onnx(file, classes, preprocess):
+        seen.append(preprocess)
+        return zfjax.Model(
+            looked_at.vit().function, (1, *looked_at.vit().image_shape), classes=classes, preprocess=preprocess
+        )
+
+    monkeypatch.setattr(given_of, "from_onnx", from_onnx)
+    (tmp_path / "names.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
     file = f"--images={next(pictures.rglob('*.png'))}"
     words = "--model=net.onnx", file, f"--out={tmp_path / 'out'}", "--only=fig5", "--bgr", "--mean=1,2,3"
+    words = *words, f"--class_names={tmp_path / 'names.txt'}"
     assert run(capsys, figures.main, *words)[0] == 0
     np.testing.assert_allclose(
         seen[0](np.zeros((1, 2, 2, 3), np.uint8))[0, 0, 0], -np.array([1, 2, 3]) / [0.229, 0.224, 0.225]
@@ -163,6 +172,7 @@ def test_a_file_of_onnx_takes_what_the_flags_say(capsys, pictures, tmp_path, mon
     ("words", "line"),
     [
         (["--out=o", "--bgr"], "--bgr has no meaning with a model from a Python file"),
+        (["--out=o", "--class_names=x"], "--class_names has no meaning with a model from a Python file"),
         (["--dataset=shapes"], "--model needs a folder for what is written: expected --out=FOLDER"),
         (["--out=o"], "--model needs pictures: expected --dataset=folder:PATH"),
         (["--out=o", "--workdir=run"], "--workdir has no meaning with --model"),
@@ -196,6 +206,8 @@ def test_labels_are_outputs_of_the_same_name(pictures):
     expected = {"circles": 2, "noise": -1, "stripes": 0}
     assert named.labels.tolist() == [expected[tiny_runs.CLASSES[label]] for label in val.labels]
     assert set(zfjax.look(model(outputs=4), spec).val.labels) == {-1}
+    cranes = zfjax.look(model(["crane", "noise", "crane"]), np.zeros((1, 32, 32, 3), np.uint8)).val
+    assert cranes.classes == ("crane (0)", "noise", "crane (2)")
 
 
 def test_models_that_cannot_be_looked_at_are_refused():
@@ -204,6 +216,11 @@ def test_models_that_cannot_be_looked_at_are_refused():
         zfjax.look(wide, np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(UserError, match="does not know what to make of a picture"):
         zfjax.look(zfjax.Model(lambda images: images, (1, 32, 32, 3)), np.zeros((1, 32, 32, 3), np.uint8))
+    three = zfjax.Model(
+        lambda images: images.mean((1, 2)), (1, 32, 32, 3), classes=["a"], preprocess=looked_at.PREPROCESSING
+    )
+    with pytest.raises(UserError, match="1 classes are named, but the model has 3 outputs; expected one name for each"):
+        zfjax.look(three, np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(UserError, match="at least the 24 px of the model's images, got 16"):
         zfjax.look(looked_at.vit(), np.zeros((1, 16, 16, 3), np.uint8))
 
@@ -252,6 +269,14 @@ def test_the_layers_to_look_at():
     assert feature_layers([*chain, _place("relu6", "relu", 64)]) == ("relu1", "relu2", "relu3", "relu4", "relu5")
     blocks = [_place(f"block{number}", "block", 16 >> number // 2, 16 >> number // 2, 8) for number in range(8)]
     assert feature_layers(blocks) == ("block1", "block3", "block5", "block7")
+    kinds = {"block": ("dense", "gelu", "add"), "linear": ("dense", "shift")}  # a matrix product and its bias, in ONNX
+    nested = [
+        _place(name, kind, 16, 16, 8)
+        for number in range(4)
+        for outer, inner in kinds.items()
+        for name, kind in [(f"{outer}{number}", "block"), *((f"{outer}{number}/{kind}", kind) for kind in inner)]
+    ]
+    assert feature_layers(nested) == ("block0", "block1", "block2", "block3")
     vit = [_place("patches", "conv", 4, 4, 8), *(_place(f"add{number}", "add", 17, 8) for number in range(1, 13))]
     assert feature_layers(vit) == ("add3", "add6", "add9", "add12")
     with pytest.raises(UserError, match="no maps to show"):

@@ -421,6 +421,41 @@ def test_places_without_any_names_are_counted_by_kind():
     assert [place.parameters for place in model.layers.values()] == [108, 0, 144, 0, 0, 8]
 
 
+def test_arrays_of_numpy_that_a_function_holds_have_their_names():
+    kernel = np.random.default_rng(0).normal(size=(2, 3, 3, 3, 4)).astype(np.float32)
+    weights = {"conv": {"kernel": kernel[1], "bias": np.ones(4, np.float32)}, "middle": {"kernel": np.eye(4)}}
+    head = np.random.default_rng(1).normal(size=(4, 2))  # float64
+
+    def fun(x):
+        dims = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, weights["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=dims)
+        x = jax.nn.relu(x + weights["conv"]["bias"].reshape(1, 1, 1, -1))
+        return x.mean((1, 2)) @ jnp.asarray(weights["middle"]["kernel"], jnp.float32) @ jnp.asarray(head)
+
+    model = zfjax.Model(fun, IMAGES)
+    assert list(model.layers) == ["conv", "conv/relu", "conv/mean", "middle", "head"]
+    assert model.leaves.keys() == {"conv/kernel", "conv/bias", "middle/kernel", "head"}
+    assert model.reads["conv"] == ("conv/kernel", "conv/bias")
+    twice = model.replaced({"head": 2 * model.leaves["head"]})
+    np.testing.assert_allclose(twice(IMAGES), 2 * model(IMAGES), rtol=1e-6)
+
+
+def test_values_of_classes_on_more_axes_are_logits():
+    net, weights = zoo.build("jnp", "chain", IMAGES)
+    model = zfjax.Model(net, IMAGES, weights=weights)
+    for axes in ((1, 1, -1), (-1, 1, 1)):
+        more = zfjax.Model(
+            lambda weights, x, axes=axes: net(weights, x).reshape(len(x), *axes), IMAGES, weights=weights
+        )
+        assert list(more.logits.layers) == list(model.layers)
+        np.testing.assert_array_equal(more.logits(IMAGES), model(IMAGES))
+        features, head = more.logits.split("conv1/relu")
+        np.testing.assert_allclose(head(features(IMAGES)), model(IMAGES), rtol=1e-5, atol=1e-6)
+    assert model.logits is model
+    maps = zfjax.Model(lambda x: x, IMAGES)
+    assert maps.logits is maps
+
+
 def test_the_table_says_what_there_is(linen):
     lines = str(linen).splitlines()
     assert lines[0].split() == [
@@ -527,6 +562,15 @@ def test_summary_shows_the_model_of_a_function_in_a_file(tmp_path, capsys):
     ("words", "line"),
     [
         (["--model=nets.py"], "--model=nets.py: expected FILE.py:NAME, where NAME is a function that returns"),
+        (["--model=run"], "--model=run: it is a run; expected --workdir=run"),
+        (
+            ["--model=net.pth"],
+            "--model=net.pth: a file of weights is no model; zfjax import-weights net.pth --model=MODEL",
+        ),
+        (
+            ["--model=resnet18"],
+            "--model=resnet18: it is a net without weights; zfjax import-weights FILE --model=resnet18",
+        ),
         (["--model=none.py:mine"], "--model: no such file: 'none.py'; expected a path like nets.py:NAME"),
         (["--model={}:mime"], "--model: no function 'mime' in {}; did you mean mine?"),
         (["--model={}:nothing"], "--model: nothing() of {} returned int; expected a zfjax.Model"),
@@ -534,9 +578,13 @@ def test_summary_shows_the_model_of_a_function_in_a_file(tmp_path, capsys):
         (["--model={}:mine", "--net=alexnet"], "--net has no meaning with --model, which is shown: leave it out"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_one_line(tmp_path, capsys, words, line):
+def test_a_model_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "nets.py"
     file.write_text(NETS)
+    (tmp_path / "run").mkdir()
+    for name in ("run/config.json", "net.pth"):
+        (tmp_path / name).touch()
     assert command.run(summary.main, ["summary", *(word.format(file) for word in words)]) == 2
     lines = [text for text in capsys.readouterr().err.splitlines() if text.startswith("zfjax: ")]
     assert len(lines) == 1

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     rest = command.parse(argv, __doc__ or "", values, required={"workdir": "RUN[,RUN…]"})
     command.reject_arguments(rest, "evaluate")
     if not values.model:
-        command.reject_unused(values, ("data_dir", *options.PIXELS), "without --model; a run knows its own")
+        command.reject_unused(values, ("data_dir", *options.OF_ONNX), "without --model; a run knows its own")
         command.reject_unused(values, ("out",), "without --model; the table of runs is only printed")
 
     place = processes.place_of(values)

@@ -124,6 +124,12 @@ def model_flags(values: flags.FlagValues, out: str) -> None:
     flags.DEFINE_string("model", "", MODEL, flag_values=values)
     options.preprocessing(values)
     flags.DEFINE_string(
+        "class_names",
+        "",
+        "With --model=NAME.onnx: file with the names of its outputs, one per line, in order; default their numbers.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "data_dir", "", "With --model: folder of TFDS datasets; default TFDS's own.", flag_values=values
     )
     flags.DEFINE_string("out", "", out, flag_values=values)

@@ -11,7 +11,7 @@ from zfjax.console.text import whole_number as parsed
 
 MOST = 2**31 - 1  # of anything that is counted, since JAX counts in 32 bits
 
-PIXELS = ("mean", "std", "pixel_max", "bgr")  # flags that say what an ONNX file takes
+OF_ONNX = ("mean", "std", "pixel_max", "bgr", "class_names")  # flags for what an ONNX file does not say
 
 
 def whole_number(

@@ -23,6 +23,7 @@ def feature_layers(places: Iterable[Place]) -> tuple[str, ...]:
     Raises:
         UserError: there are no such places.
     """
+    places = tuple(places)
     maps = [place for place in places if len(place.shape) in (2, 3) and math.prod(place.shape[:-1]) > 1]
     rectified = _in_grids(place for place in maps if place.kind in RECTIFIED)
     joined = _in_grids(place for place in maps if place.kind in _JOINED)
@@ -34,7 +35,7 @@ def feature_layers(places: Iterable[Place]) -> tuple[str, ...]:
         raise UserError("the model has no maps to show: expected activations of [height, width, maps]")
     chosen = list({place.shape[:-1]: place for place in candidates}.values())  # the last of each size
     if len(chosen) < FEWEST:
-        blocks = [place for place in joined if place.kind == "block"]
+        blocks = [place for place in joined if place.kind == "block" and not _is_linear(place.name, places)]
         chosen = _spread(next((some for some in (blocks, joined) if len(some) >= FEWEST), candidates))
     return tuple(place.name for place in chosen)
 
@@ -56,6 +57,12 @@ def _spread(places: Sequence[Place]) -> list[Place]:
     """A few of the places, spread evenly up to the last one."""
     count = min(FEWEST, len(places))
     return [places[(number + 1) * len(places) // count - 1] for number in range(count)]
+
+
+def _is_linear(block: str, places: Iterable[Place]) -> bool:
+    """Whether all layers in a block are linear maps or norms, such as a matrix product and its bias in ONNX."""
+    inside = [place.kind for place in places if place.name.startswith(f"{block}/")]
+    return bool(inside) and not any(kind in RECTIFIED | _JOINED for kind in inside)
 
 
 def _in_grids(places: Iterable[Place]) -> list[Place]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -131,6 +132,24 @@ class Model:
         return Partial(self._program, self._weights)
 
     @property
+    def output(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of the function's result for the example."""
+        return jax.eval_shape(lambda images: self(images), self._example)
+
+    @property
+    def logits(self) -> "Model":
+        """The same model with logits [N, classes] where it gives [N, classes, 1, 1], as a SqueezeNet does.
+
+        A model with any other result is returned as it is.
+        """
+        shape = getattr(self.output, "shape", ())
+        if len(shape) < 3 or max(shape[1:]) < math.prod(shape[1:]):
+            return self
+        model = copy.copy(self)
+        model._program = self._program.flattened()
+        return model
+
+    @property
     def preprocess(self) -> Callable[[Squares], Images]:
         """The function that makes images, as the model takes them, of RGB uint8 pictures [N, H, W, 3].
 
@@ -195,7 +214,8 @@ class Model:
         if self._program.takes_weights:
             return dict(zip(named_weights.paths(self._weights), jax.tree.leaves(self._weights), strict=True))
         closed, _ = self._program.trace((), self._example)
-        return self._program.held(closed)
+        named = zip(self._program.names(closed), closed.consts, strict=True)
+        return {name: const if isinstance(const, jax.Array) else np.asarray(const) for name, const in named if name}
 
     @property
     def reads(self) -> dict[str, tuple[str, ...]]:

@@ -26,10 +26,12 @@ RESULT = "<result>"  # no place has this name
 class Program:
     """A function of (weights, images [N, H, W, C]), and what has been read of it."""
 
-    def __init__(self, fun: Callable, layout: str, takes_weights: bool):
+    def __init__(self, fun: Callable, layout: str, takes_weights: bool, *, flat: bool = False):
+        """`flat`: the result [N, classes, 1, 1] becomes [N, classes]."""
         self.fun = fun
         self._layout = layout
         self.takes_weights = takes_weights
+        self._flat = flat
         self._read: dict[Any, dict[str, Spot]] = {}
         self.cut: dict[jax.ShapeDtypeStruct, None] = {}  # the images that were cut, as if each were alone
 
@@ -40,12 +42,17 @@ class Program:
         fun = functools.partial(self.fun, weights) if self.takes_weights else self.fun
         if self._layout[-3] == "C":
             images = images.transpose(0, 3, 1, 2)
-        return fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
+        result = fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
+        return result.reshape(len(images), -1) if self._flat else result
+
+    def flattened(self) -> "Program":
+        """The same function with a result [N, classes] instead of [N, classes, 1, 1]."""
+        return Program(self.fun, self._layout, self.takes_weights, flat=True)
 
     def trace(self, weights: PyTree, images: Any) -> tuple[jex.ClosedJaxpr, Any]:
         """The jaxpr, whose last input is the images, and the structure of its result."""
         function = functions.live(self.fun)
-        program = Program(function, self._layout, self.takes_weights)
+        program = Program(function, self._layout, self.takes_weights, flat=self._flat)
         # A new function each time: JAX keeps its traces by identity.
         closed, out = jax.make_jaxpr(lambda *arguments: program(*arguments), return_shape=True)(weights, images)
         return closed, jax.tree.structure(out)
@@ -56,14 +63,14 @@ class Program:
         key = tuple(images.shape), _signature(closed.jaxpr)
         if key not in self._read:
             names = named_weights.paths(weights)
-            held = {} if self.takes_weights else named_weights.held(self.fun)
+            held = None if self.takes_weights else named_weights.Held(self.fun)
             self._read[key] = reading.read(closed, names, held, (0, 1, 2))
         return self._read[key]
 
-    def held(self, closed: jex.ClosedJaxpr) -> dict[str, Array]:
-        """The constants of the jaxpr that are arrays which the function holds, by the name that they have there."""
-        names = named_weights.held(self.fun)
-        return {names[id(const)]: const for const in closed.consts if id(const) in names}
+    def names(self, closed: jex.ClosedJaxpr) -> list[str | None]:
+        """Of the jaxpr's constants that are arrays which the function holds; None for others."""
+        held = named_weights.Held(self.fun)
+        return [held.name_of(const) if np.ndim(const) else None for const in closed.consts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +82,8 @@ class Opened:
     def __call__(self, leaves: Mapping[str, Array | np.ndarray], images: Images) -> PyTree:
         """The function's result with arrays of these paths."""
         closed, out = self.program.trace((), images)
-        names = {id(const): name for name, const in self.program.held(closed).items()}
-        consts = [leaves[names[id(const)]] if id(const) in names else const for const in closed.consts]
+        names = self.program.names(closed)
+        consts = [const if name is None else leaves[name] for name, const in zip(names, closed.consts, strict=True)]
         return jax.tree.unflatten(out, jaxprs.evaluate(closed.jaxpr, consts, [images]))
 
 

@@ -12,7 +12,7 @@ from etils import epath
 from zfjax.console import command, options, scripts
 from zfjax.console.errors import UserError
 from zfjax.console.paths import absolute_path
-from zfjax.console.text import did_you_mean, first_line
+from zfjax.console.text import did_you_mean, first_line, say
 from zfjax.data.loose import picture_files, readable_pictures
 from zfjax.data.opening import open_source
 from zfjax.data.outside import root_of
@@ -24,12 +24,13 @@ from zfjax.runs import claim, looking, subject
 from zfjax.runs.first import our_share
 from zfjax.runs.folder import RunInfo, load_model, open_own, read_run, scan_for
 from zfjax.runs.subject import Splits, Subject
+from zfjax.runs.written import CONFIG
 from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import AnyModel, Scored
+from zfjax.weights import layouts
 from zfjax.weights.onnx import from_onnx
+from zfjax.weights.outputs import read_names
 from zfjax.weights.preprocessing import TORCHVISION, asked_for
-
-EXPECTED = "expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
 
 
 class Given(NamedTuple):
@@ -185,7 +186,7 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
     """
     out = absolute_path(values.out, "--out", local=local) if values.out else None
     if not values.model:
-        command.reject_unused(values, ("data_dir", *options.PIXELS), "without --model; a run knows its own")
+        command.reject_unused(values, ("data_dir", *options.OF_ONNX), "without --model; a run knows its own")
         run = read_run(values.workdir, "" if other else values.dataset)
         found = of_run(run, folder, out, values.checkpoint)
         return found._replace(dataset=values.dataset) if other else found
@@ -195,9 +196,10 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
         raise UserError("--model needs a folder for what is written: expected --out=FOLDER")
     name = Path(values.model.rpartition(":")[2] or values.model).stem
     if values.model.lower().endswith(".onnx"):
-        model = from_onnx(values.model, preprocess=asked_for(values, TORCHVISION).__call__)
+        classes = _class_names(values.class_names) if values.class_names else None
+        model = from_onnx(values.model, classes=classes, preprocess=asked_for(values, TORCHVISION).__call__)
     else:
-        command.reject_unused(values, options.PIXELS, "with a model from a Python file, which says what it takes")
+        command.reject_unused(values, options.OF_ONNX, "with a model from a Python file, which says what it takes")
         model = model_given(values.model)
     return Given(name, out, values.dataset, values.data_dir, None, model, "latest")
 
@@ -215,7 +217,7 @@ def model_given(words: str) -> Model:
         return from_onnx(words)
     parts = re.fullmatch(r"(.*\.py):(\w+)", words, re.DOTALL)
     if not parts:
-        raise UserError(f"--model={words}: {EXPECTED}")
+        raise _no_model(words)
     file, name = parts.groups()
     made = _function(file, name)
     try:
@@ -227,6 +229,30 @@ def model_given(words: str) -> Model:
     if not isinstance(model, Model):
         raise UserError(f"--model: {name}() of {file} returned {type(model).__name__}; expected a zfjax.Model")
     return model
+
+
+def _no_model(words: str) -> UserError:
+    """What to do with a run, weights, the name of a net, or anything else that is no model."""
+    path = Path(words).expanduser()
+    if (path / CONFIG).is_file():
+        return UserError(f"--model={words}: it is a run; expected --workdir={words}")
+    if path.suffix != ".py" and path.is_file():
+        run = f"zfjax import-weights {words} --model=MODEL --workdir=RUN makes a run"
+        return UserError(f"--model={words}: a file of weights is no model; {run}")
+    if words in layouts.MODELS:
+        run = f"zfjax import-weights FILE --model={words} --workdir=RUN makes a run"
+        return UserError(f"--model={words}: it is a net without weights; {run}")
+    return UserError(
+        f"--model={words}: expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
+    )
+
+
+def _class_names(path: str) -> tuple[str, ...]:
+    """The names in a file, as in `read_names`, with what was unusual about it said."""
+    found = read_names(path, "--class_names")
+    for note in found.notes:
+        say(note)
+    return found.names
 
 
 def _function(file: str, name: str) -> Callable[[], object]:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Int, UInt8
@@ -24,6 +23,7 @@ from zfjax.runs.first import our_share
 from zfjax.runs.subject import Splits, Subject
 from zfjax.training.config import square_size
 from zfjax.training.loop import RunData
+from zfjax.weights.outputs import distinct
 
 Squares = UInt8[Array | np.ndarray, "n side side 3"]
 
@@ -56,13 +56,15 @@ def alone(model: Model) -> Subject:
     """A model without pictures, for `Subject.of_files`.
 
     Raises:
-        UserError: its images are not square, or it does not know what to make of pictures.
+        UserError: its images are not square, it does not know what to make of pictures, or its classes are not as many
+            as its outputs.
     """
+    model = model.logits
     height, width, _ = model.image_shape
     if height != width:
         raise UserError(f"the model takes images of {height}×{width} px; expected as many rows as columns")
     display = display_of(model.preprocess, (height, width))
-    return subject.of_model(model, square_size(height), display, model.classes or _numbers(model))
+    return subject.of_model(model, square_size(height), display, _names(model))
 
 
 def with_dataset(bare: Subject, source: Source, *, train: bool = True) -> Splits:
@@ -100,13 +102,18 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").strip().casefold()
 
 
-def _numbers(model: Model) -> tuple[str, ...]:
-    """Names for outputs that have none; no names if the model does not give logits."""
-    example = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
-    result = jax.eval_shape(lambda images: model(images), example)
-    if not isinstance(result, jax.ShapeDtypeStruct) or len(result.shape) != 2:
+def _names(model: Model) -> tuple[str, ...]:
+    """One name for each output, its number where it has none; no names if the model does not give logits."""
+    shape = np.shape(model.output) if isinstance(model.output, jax.ShapeDtypeStruct) else ()
+    if len(shape) != 2:
         return ()
-    return tuple(f"output {number}" for number in range(result.shape[1]))
+    if model.classes is None:
+        return tuple(f"output {number}" for number in range(shape[1]))
+    if len(model.classes) != shape[1]:
+        raise UserError(
+            f"{len(model.classes)} classes are named, but the model has {shape[1]} outputs; expected one name for each"
+        )
+    return distinct(model.classes)
 
 
 def _is_dataset(text: str) -> bool:

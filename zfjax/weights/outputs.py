@@ -38,18 +38,22 @@ class Names(NamedTuple):
     notes: tuple[str, ...] = ()  # what was unusual about their file, one sentence each
 
 
-def read_names(path: str | os.PathLike[str]) -> Names:
+def read_names(path: str | os.PathLike[str], flag: str = "--classes") -> Names:
     """Read class names, one per line, stripped of surrounding spaces; empty lines at the start and end are skipped.
 
     The file is UTF-8, or begins with the byte-order mark of another encoding; otherwise it is read as Windows-1252,
     with a note. It may also be a list or dictionary in JSON or Python, as ImageNet's names are passed around: of names,
     or of lists that end in one, in order or by the outputs' numbers (`{"0": ["n01440764", "tench"], …}`).
 
+    Args:
+        path: the file.
+        flag: which named it, for errors.
+
     Raises:
         UserError: the file cannot be read, is not text, has no names, or has an empty line between them.
     """
     try:
-        content = read_whole(user_path(path, "--classes"))
+        content = read_whole(user_path(path, flag))
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {reason(error)}") from error
     text, note = _decoded(path, content)

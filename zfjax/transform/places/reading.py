@@ -1,7 +1,7 @@
 """A program's places as data: where each is in its jaxpr, how its result is laid out, what it sees and costs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.extend.core as jex
@@ -15,6 +15,7 @@ from zfjax.transform.graph import Graph, Node, Value
 from zfjax.transform.places.cutting import Site
 from zfjax.transform.places.names import places
 from zfjax.transform.places.units import Unit
+from zfjax.transform.places.weights import Held
 
 
 class Layout(NamedTuple):
@@ -69,14 +70,14 @@ class Spot(NamedTuple):
 
 
 def read(
-    closed: jex.ClosedJaxpr, names: Sequence[str], held: Mapping[int, str], axes: tuple[int, int, int]
+    closed: jex.ClosedJaxpr, names: Sequence[str], held: Held | None, axes: tuple[int, int, int]
 ) -> dict[str, Spot]:
     """The places of a program, bottom first.
 
     Args:
         closed: the program, whose last input is the images.
         names: of its other inputs, the weights.
-        held: names of its constants, by the id of the array.
+        held: names its constants; None: they have no names.
         axes: batch, height and width of the images.
     """
     jaxpr = closed.jaxpr
@@ -86,7 +87,8 @@ def read(
     weights = dict(zip(graph.inputs, names, strict=False))
     arrays = [(value, constant) for value, constant in graph.constants.items() if getattr(constant, "ndim", 0)]
     # Arrays without a name are numbered, so that they count as weights.
-    weights |= {value: held.get(id(constant), str(number)) for number, (value, constant) in enumerate(arrays)}
+    for number, (value, constant) in enumerate(arrays):
+        weights[value] = (held and held.name_of(constant)) or str(number)
     where = geometry(graph, graph.inputs[-1], axes)
     extents = tuple(graph.avals[graph.inputs[-1]].shape[axis] for axis in axes)
     return {

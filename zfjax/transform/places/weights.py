@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.tree_util import KeyPath, keystr
 from jaxtyping import PyTree
 
@@ -23,17 +24,39 @@ def paths(weights: PyTree) -> list[str]:
     return [_path(keys) for keys, _ in keyed]
 
 
-def held(fun: Callable) -> dict[int, str]:
-    """The names of the arrays that a function holds, by the id of the array.
+class Held:
+    """The arrays that a function holds, and the names that say where.
 
-    It is searched as Python would find them: a module's own, those in what a function closes over, is bound to, has as
-    arguments already, or reads from its own module.
+    They are searched as Python would find them: a module's own, those in what a function closes over, is bound to, has
+    as arguments already, or reads from its own module.
     """
-    found: dict[int, str] = {}
-    for name, value in _within(fun, set()):
-        for path, leaf in _leaves(value):
-            found.setdefault(id(leaf), path or name)
-    return found
+
+    def __init__(self, fun: Callable):
+        self._names: dict[tuple, str] = {}
+        self._numpy: list[tuple[str, np.ndarray]] = []
+        for name, value in _within(fun, set()):
+            for path, leaf in _leaves(value):
+                self._names.setdefault(_identity(leaf), path or name)
+                if isinstance(leaf, np.ndarray):
+                    self._numpy.append((path or name, leaf))
+
+    def name_of(self, constant: Any) -> str | None:
+        """The name of a constant of the function's jaxpr; None for what the function makes itself."""
+        if name := self._names.get(_identity(constant)):
+            return name
+        if isinstance(constant, jax.Array):
+            return None
+        here = np.asarray(constant)  # JAX has narrowed an array of 64 bits
+        wider = ((name, one) for name, one in self._numpy if one.shape == here.shape and one.dtype != here.dtype)
+        return next((name for name, one in wider if np.array_equal(one.astype(here.dtype), here)), None)
+
+
+def _identity(array: Any) -> tuple:
+    """What is equal for the same array. JAX wraps those of NumPy anew each time; a function may have reshaped them."""
+    if isinstance(array, jax.Array) or not hasattr(array, "__array__"):
+        return (id(array),)
+    inside = np.asarray(array)
+    return inside.__array_interface__["data"][0], inside.size, inside.dtype
 
 
 def _within(fun: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
