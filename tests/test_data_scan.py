@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import make_folder
 
 from zfjax.console import paths
 from zfjax.console.errors import UserError
@@ -136,16 +137,36 @@ def test_processes_together_are_told_alike_what_is_wrong(tmp_path):
         source.train.labels[39] = 7
     assert told(wrong) == "picture 39: expected a label in 0..1, found 7"
     assert "one readable image or more in its val split" in told([memory_source(val=0) for _ in range(3)])
-    lines = by_three(lambda number, share: scan(memory_source(train=40 + number), SIZE, share=share))
-    assert lines[0] == (
-        "memory: expected the same pictures on all hosts; process 0 finds 40 train images, process 1 finds 41"
-    )
     records.write(scan(memory_source(), SIZE).record, tmp_path)
     folders = [tmp_path, None, tmp_path]  # where no run was begun, there is none
     lines = by_three(lambda number, share: scan_once(folders[number], memory_source(), SIZE, share=share))
     assert (
         lines == ["only some of the processes find scan.npz in the run's folder; expected one that all hosts share"] * 3
     )
+
+
+@pytest.mark.parametrize("caches", [["", "", ""], ["", "{}/cache", ""]])
+def test_a_process_with_other_pictures_than_most_is_named_by_all(tmp_path, caches):
+    def told(*sources):
+        folders = [cache.format(tmp_path) for cache in caches]
+        lines = by_three(lambda i, share: scan(sources[i], SIZE, cache_dir=folders[i], share=share))
+        (line,) = {line.partition(": expected the same pictures on all hosts; ")[2] for line in lines}
+        return line
+
+    fewer = told(memory_source(train=39), memory_source(), memory_source())
+    assert fewer == "process 0 finds 39 train images, process 1 finds 40"
+    for host in "abc":
+        make_folder(tmp_path / host / "set", per_class=10)
+    first = next((tmp_path / "c" / "set").rglob("*.png"))
+    content = first.read_bytes()
+    first.write_bytes(content + b"\0")
+    sources = [open_source(f"folder:{tmp_path / host / 'set'}") for host in "abc"]
+    split = "val" if f"{first.parent.name}/{first.name}" in sources[2].val.names else "train"
+    assert told(*sources) == f"process 2 finds {split} images of other names or sizes than process 0"
+    first.rename(first.with_stem("other"))
+    first.with_stem("other").write_bytes(content)
+    sources[2] = open_source(f"folder:{tmp_path / 'c' / 'set'}")
+    assert "process 2 finds" in told(*sources)
 
 
 def test_processes_that_do_not_share_a_folder_are_told_alike(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threa
 from zfjax.data.prints import DIGEST, SIZE, STAMP, digest_of, first_changed
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
-from zfjax.data.together import ALONE, Seen, Share, looked
+from zfjax.data.together import ALONE, Seen, Share, looked, require_same_pictures
 
 _CHUNK = 16  # pictures per task; small, since two tasks per thread are in memory at once
 _log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ def scan(
 
 
 def _scan(source: Source, size: int, max_broken: float, cache_dir: str, threads: int, share: Share) -> Scanned:
+    require_same_pictures(share, source)
     share = share if all(share.all_say(not cache_dir)) else ALONE
     job = _Job(source, size, max_broken, threads_or_cores(threads), share)
     if not cache_dir:
@@ -220,7 +221,6 @@ def _look_at_all(job: _Job, draft: pathlib.Path | None) -> Record:
         with Progress(f"reading {source.name}", sum(map(len, shares.values()))) as progress:
             return [_look_at(job, split, shares[split], draft, note, progress) for split in splits]
 
-    _require_same_number(job)
     train, val = seen = looked(job.share, look)
     for split, of_split in zip(splits, seen, strict=True):
         if len(of_split.broken) == len(of_split.labels):
@@ -242,18 +242,6 @@ def _look_at_all(job: _Job, draft: pathlib.Path | None) -> Record:
         train_prints=train.prints,
         val_prints=val.prints,
     )
-
-
-def _require_same_number(job: _Job) -> None:
-    """Raise a UserError if other processes see more pictures, or fewer."""
-    mine = {split: np.array(len(getattr(job.source, split))) for split in ("train", "val")}
-    for number, other in enumerate(job.share.gather(mine)):
-        for split, count in mine.items():
-            if other[split] != count:
-                raise UserError(
-                    f"{job.source.name}: expected the same pictures on all hosts; process {job.share.process} finds"
-                    f" {count} {split} images, process {number} finds {other[split]}"
-                )
 
 
 def _look_at(

@@ -11,6 +11,8 @@ from jaxtyping import Int32, Int64, UInt64
 from zfjax.console import hold
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
+from zfjax.data.prints import SIZE, digest_of
+from zfjax.data.source import Examples, Source
 
 Arrays = Mapping[str, np.ndarray]
 SEEN_AFTER = 60.0  # seconds within which a network disk shows a new file to all hosts
@@ -73,6 +75,33 @@ def looked(share: Share, look: Callable[[], Sequence[Seen]]) -> list[Seen]:
 
 def _put_together(name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.add.reduce(np.stack(parts)) if name == "total" else np.concatenate(parts)
+
+
+def require_same_pictures(share: Share, source: Source) -> None:
+    """Raise a UserError in all processes if one finds more pictures than most do, fewer, or others.
+
+    Pictures are compared by their names, where they have any, and their sizes in bytes.
+    """
+    splits = ("train", "val")
+    every = share.gather({split: _listed(getattr(source, split)) for split in splits})
+    for split in splits:
+        found = [one[split].tolist() for one in every]
+        usual = max(found, key=found.count)  # of as many, the first
+        other = next((number for number, one in enumerate(found) if one != usual), None)
+        if other is None:
+            continue
+        like = found.index(usual)
+        if found[other][0] != usual[0]:
+            what = f"process {other} finds {found[other][0]} {split} images, process {like} finds {usual[0]}"
+        else:
+            what = f"process {other} finds {split} images of other names or sizes than process {like}"
+        raise UserError(f"{source.name}: expected the same pictures on all hosts; {what}")
+
+
+def _listed(examples: Examples) -> Int64[np.ndarray, "2"]:
+    """How many pictures there are, and a digest of their names and sizes."""
+    names = "\0".join(getattr(examples, "names", ()))
+    return np.array([len(examples), digest_of(names.encode() + examples.stamps[:, SIZE].tobytes())], np.int64)
 
 
 def require_shared(share: Share, folder: os.PathLike[str]) -> None:
