@@ -12,7 +12,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from zfjax.ops.platforms import by_platform
+from zfjax.ops.platforms import Form, by_platform
 from zfjax.ops.windows import Padding, Pair, require_pairs, window_count
 
 # XLA:CPU changes with versions of JAX, and so do the forms that it computes fastest (benchmarks/forms.py).
@@ -50,7 +50,7 @@ def conv(
     _output_shape(x.shape, kernel.shape, strides, padding, groups)
     if _has_forms(x, kernel, groups):
         return _conv(x, kernel, strides, padding)
-    return _plain_conv(x, kernel, strides, padding, groups)
+    return _by_device(x, kernel, strides, padding, groups)
 
 
 @functools.partial(jax.jit, static_argnames=("strides", "padding", "input_shape", "groups"))
@@ -96,7 +96,7 @@ def conv_transpose(
     if _has_forms(y, kernel, groups):
         form = functools.partial(_of_images, strides=strides, padding=padding)
     else:
-        form = functools.partial(_plain_conv, strides=strides, padding=padding, groups=groups)
+        form = functools.partial(_by_device, strides=strides, padding=padding, groups=groups)
     (down,) = jax.linear_transpose(lambda x: form(x, kernel), x)(y)
     return down
 
@@ -112,6 +112,16 @@ def _plain_conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding
     )
 
 
+def _by_device(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, groups: int = 1, **forms: Form
+) -> jax.Array:
+    """The convolution by a platform's form; by default as XLA has it, but for pixels on a GPU."""
+    plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=groups)
+    if groups == 1 and strides != (1, 1) and x.shape[3] <= 4 and max(strides) <= 4:
+        forms = forms | {"cuda": functools.partial(_space_to_depth, strides=strides, padding=padding)}
+    return by_platform(x, kernel, default=plain, **forms) if forms else plain(x, kernel)
+
+
 def _has_forms(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
     """Whether there are forms for CPUs; which form a program has is chosen when it is lowered for a platform."""
     # Half precision keeps XLA's own derivatives: a sum over images must not be rounded to 8 bits at every step.
@@ -121,12 +131,8 @@ def _has_forms(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution, with derivatives in other forms."""
-    return by_platform(
-        x,
-        kernel,
-        cpu=functools.partial(_upward, strides=strides, padding=padding),
-        default=lambda x, kernel: _plain_conv(x, kernel, strides, padding, 1),
-    )
+    upward = functools.partial(_upward, strides=strides, padding=padding)
+    return _by_device(x, kernel, strides, padding, cpu=upward)
 
 
 @functools.partial(_conv.defjvp, symbolic_zeros=True)
@@ -156,27 +162,25 @@ def _upward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) ->
 
 def _of_images(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution in forms that transpose well in the images."""
-    plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=1)
     *taps, channels, filters = kernel.shape
     if strides != (1, 1):
         form = _unstrided
     elif _is_product(_output_shape(x.shape, kernel.shape, strides, padding, 1), taps, filters, channels):
         form = _by_patches
     else:
-        return plain(x, kernel)
-    return by_platform(x, kernel, cpu=functools.partial(form, strides=strides, padding=padding), default=plain)
+        return _by_device(x, kernel, strides, padding)
+    return _by_device(x, kernel, strides, padding, cpu=functools.partial(form, strides=strides, padding=padding))
 
 
 def _of_kernels(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
     """The convolution in forms that transpose well in the kernel."""
-    plain = functools.partial(_plain_conv, strides=strides, padding=padding, groups=1)
     _, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
     # XLA:CPU's own became slow with jax 0.9 for large maps (conv2: 317 ms against 102, batch 16, jax 0.10.2), and with
     # 0.12 for small ones too (conv3 to conv5: 59, 91 and 53 ms against 22, 30 and 24). 0.7 and 0.8 are as fast.
     if not ((FROM_0_9 and ho * wo >= 256) or (FROM_0_12 and math.prod(kernel.shape[:3]) >= 256)):
-        return plain(x, kernel)
+        return _by_device(x, kernel, strides, padding)
     by_blocks = functools.partial(_by_blocks, strides=strides, padding=padding)
-    return by_platform(x, kernel, cpu=by_blocks, default=plain)
+    return _by_device(x, kernel, strides, padding, cpu=by_blocks)
 
 
 def _is_product(y: tuple[int, ...], taps: Sequence[int], summed: int, written: int) -> bool:
@@ -266,6 +270,28 @@ def _unstrided(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding)
         views, parts = [jnp.concatenate(views, axis=3)], [jnp.concatenate(parts, axis=2)]
     sums = [_plain_conv(view, part, (1, 1), ((0, 0), (0, 0)), 1) for view, part in zip(views, parts, strict=True)]
     return sum(sums[1:], sums[0])
+
+
+def _space_to_depth(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """A strided convolution of few channels as one without stride, whose channels are the pixels of a stride's step.
+
+    cuDNN's kernels for three channels leave most of an H100 idle: conv1 took 3.3 ms of a forward pass's 5.6 (256
+    images, bfloat16). Channels are filled up to a multiple of eight, which it would otherwise do in passes of its own.
+    """
+    _, ho, wo, filters = _output_shape(x.shape, kernel.shape, strides, padding, 1)
+    (kh, kw, channels), (down, right) = kernel.shape[:3], strides
+    rows, columns = -(-kh // down), -(-kw // right)
+    # What no kernel position reads is cut off; what only padded kernels read is added.
+    bottom = down * (ho + rows - 1) - x.shape[1] - padding[0][0]
+    side = right * (wo + columns - 1) - x.shape[2] - padding[1][0]
+    x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), (padding[0][0], bottom, 0), (padding[1][0], side, 0), (0, 0, 0)))
+    kernel = jnp.pad(kernel, ((0, rows * down - kh), (0, columns * right - kw), (0, 0), (0, 0)))
+    x = x.reshape(len(x), ho + rows - 1, down, wo + columns - 1, right, channels).swapaxes(2, 3)
+    kernel = kernel.reshape(rows, down, columns, right, channels, filters).swapaxes(1, 2)
+    x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(rows, columns, -1, filters)
+    fill = (0, -x.shape[3] % 8)
+    x, kernel = jnp.pad(x, ((0, 0), (0, 0), (0, 0), fill)), jnp.pad(kernel, ((0, 0), (0, 0), fill, (0, 0)))
+    return _plain_conv(x, kernel, (1, 1), ((0, 0), (0, 0)), 1)
 
 
 def _with_slack(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding) -> Padding:
