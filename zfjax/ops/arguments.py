@@ -55,7 +55,9 @@ def kept(value: Any) -> Any:
     JAX may share a NumPy array's memory, and works on it after it has returned; even `jnp.array` copies later. It takes
     numbers in this machine's byte order only.
     """
-    if isinstance(value, jax.Array | np.ma.MaskedArray) or hasattr(value, "__jax_array__"):
+    if isinstance(value, jax.Array):
+        return value
+    if isinstance(value, np.ma.MaskedArray) or hasattr(value, "__jax_array__"):
         return jnp.asarray(value)  # refuses masks
     if not hasattr(value, "__array__"):
         return value

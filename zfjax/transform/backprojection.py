@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial, keystr
 from jaxtyping import PyTree
 
+from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
 from zfjax.transform import functions, jaxprs, loops, parts, rectifiers, tape
 from zfjax.transform.equations import Input, in_full
 from zfjax.transform.idle import RuleWarning as RuleWarning
-from zfjax.transform.idle import warn_of
+from zfjax.transform.idle import warnings_of
 from zfjax.transform.rules import DECONVNET
 from zfjax.transform.selection import Choice, Chosen, Rules, equation_of
 from zfjax.transform.tape import Projection
@@ -105,8 +107,9 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
     closed, out = jax.make_jaxpr(traced, return_shape=True)(x)
     closed = jex.ClosedJaxpr(closed.jaxpr, list(map(kept, closed.consts)))  # `project` will read them later
     choice = Choice(rules.named)
-    view = _viewed(closed, leaves, choice)
-    warn_of(view, rules)
+    view = _viewed(closed, list(map(_is_float, leaves)), choice)
+    for text in warnings_of(view, rules):
+        warn(text, RuleWarning)
     y, project = _walked(choice, view, *map(tape.as_array, leaves))
     out = jax.tree.structure(out)
     ends = project.above._replace(tree=out), project.below._replace(tree=tree)
@@ -123,7 +126,12 @@ def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules)
     Takes the arguments, and gives the warnings, of `backproject`.
     """
     closed = functions.jaxpr_of(functions.live(fun), x)
-    warn_of(_viewed(closed, jax.tree.leaves(x), Choice(rules.named)), rules)
+    floats = tuple(map(_is_float, jax.tree.leaves(x)))
+    said = _SAID.setdefault(closed.jaxpr, {})
+    if (rules, floats) not in said:
+        said[rules, floats] = warnings_of(_viewed(closed, floats, Choice(rules.named)), rules)
+    for text in said[rules, floats]:
+        warn(text, RuleWarning)
 
 
 def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
@@ -143,10 +151,20 @@ def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
             raise TypeError(f"fun: expected a function of x alone, such as lambda x: fun(x, more); {error}") from error
 
 
-def _viewed(closed: jex.ClosedJaxpr, leaves: list[Any], choice: Choice) -> jaxprs.View:
-    """Analyze a function before it is evaluated, as far as rules need it; x's leaves are its last inputs."""
+# What there was to warn of, by jaxpr: the same function of zfjax has the same one at each call.
+_SAID: weakref.WeakKeyDictionary[jex.Jaxpr, dict[tuple, list[str]]] = weakref.WeakKeyDictionary()
+
+
+def _viewed(closed: jex.ClosedJaxpr, floats: Sequence[bool], choice: Choice) -> jaxprs.View:
+    """Analyze a function before it is evaluated, as far as rules need it.
+
+    Args:
+        closed: whose last inputs are x's leaves.
+        floats: which of these are floating-point.
+        choice: of rules.
+    """
     jaxpr = closed.jaxpr
-    active = [False] * (len(jaxpr.invars) - len(leaves)) + list(map(_is_float, leaves))
+    active = [False] * (len(jaxpr.invars) - len(floats)) + list(floats)
     view = jaxprs.View(closed, active, [True] * len(jaxpr.outvars))
     rectifiers.recognize(view)
     parts.recognize(view, choice.by_layer)

@@ -1,8 +1,7 @@
-"""Warnings of rules that find nothing to act on, or act where no paper gives one."""
+"""What to warn of: rules that that find nothing to act on, or act where no paper gives one."""
 
 from collections.abc import Collection, Iterable
 
-from zfjax.console.warning import warn
 from zfjax.transform import curves, jaxprs
 from zfjax.transform.selection import Choice, Rules, Where
 
@@ -11,8 +10,8 @@ class RuleWarning(UserWarning):
     """A rule found nothing to act on, cannot act where it should, or acts where the papers say nothing."""
 
 
-def warn_of(view: jaxprs.View, rules: Rules) -> None:
-    """Warn of expected rules that find nothing, and of those that no paper gives.
+def warnings_of(view: jaxprs.View, rules: Rules) -> list[str]:
+    """What to say of expected rules that find nothing, and of those that no paper gives.
 
     Others need no warning: a maximum's own derivative is its unpooling.
     """
@@ -20,18 +19,16 @@ def warn_of(view: jaxprs.View, rules: Rules) -> None:
     wheres = sorted((key for key in keys if isinstance(key, Where)), key=repr)
     choices = [Choice([(key, key) for key in keys if isinstance(key, str)]), *(Choice([(key, key)]) for key in wheres)]
     acting = set().union(*(choice.acting(view) for choice in choices))
-    for name, loop in sorted({(name, loop) for _, name, loop in acting if loop}):
-        warn(_loop_text(name, loop), RuleWarning)
+    said = [_loop_text(name, loop) for name, loop in sorted({(name, loop) for _, name, loop in acting if loop})]
     beyond = {name for key, name, loop in acting if key in rules.beyond and not loop}
     if beyond:
-        warn(_beyond_text(beyond), RuleWarning)
+        said.append(_beyond_text(beyond))
     found = {key for key, _, _ in acting}
     idle = rules.expected - found - ({"relu"} if found & curves.NAMES else set())
     if names := {key for key in idle if isinstance(key, str)}:
-        warn(_idle_text(names), RuleWarning)
-    for where in wheres:
-        if where in idle:
-            warn(f"no equation with {where!r} in the function: its rule does nothing", RuleWarning)
+        said.append(_idle_text(names))
+    nowhere = "no equation with {!r} in the function: its rule does nothing"
+    return said + [nowhere.format(where) for where in wheres if where in idle]
 
 
 def _beyond_text(names: Collection[str]) -> str:
