@@ -141,15 +141,14 @@ class _Recomputed:
         self.only = None if isinstance(cut, Layers) else cut.name
         names = cut.names if isinstance(cut, Layers) else (cut.name,)
         self.plan, changed = incremental.plan(cut.net, names, Size(*size), chunks)
-        self.changed = jax.tree.map(lambda *parts: np.stack(parts), *changed)
+        self.changed = _on_devices(changed, mesh)
         self.variables, self.cover, self.mesh = variables, cover.astype(cut.net.dtype), mesh
 
     def begun(self, images: Array) -> list[Array]:
         return _clean(self.variables, images, plan=self.plan, mesh=self.mesh)
 
     def outputs(self, clean: list[Array], then: Callable, chunks: np.ndarray) -> PyTree:
-        changed = sharding.place(jax.tree.map(lambda part: part[chunks], self.changed), self.mesh)
-        reads = _reads(changed, plan=self.plan, mesh=self.mesh)
+        reads = _reads(self.changed, sharding.place(chunks, self.mesh), plan=self.plan, mesh=self.mesh)
         params = self.variables["params"]
         found = _recomputed(params, self.cover, clean, reads, plan=self.plan, mesh=self.mesh)
         return _call(then, found if self.only is None else found[self.only], mesh=self.mesh)
@@ -162,14 +161,20 @@ class _Plain:
         self, fun: Callable, cover: Array, size: tuple[int, ...], chunks: list[Rectangles], mesh: Mesh | None
     ) -> None:
         self.fun, self.cover, self.mesh = fun, cover, mesh
-        self.chunks = jax.tree.map(lambda *parts: np.stack(parts), *chunks)
+        self.chunks = _on_devices(chunks, mesh)
 
     def begun(self, images: Array) -> Array:
         return images
 
     def outputs(self, images: Array, then: Callable, chunks: np.ndarray) -> PyTree:
-        windows = sharding.place(jax.tree.map(lambda part: part[chunks], self.chunks), self.mesh)
-        return _covered(self.fun, self.cover, images, then, windows, mesh=self.mesh)
+        return _covered(
+            self.fun, self.cover, self.chunks, images, then, sharding.place(chunks, self.mesh), mesh=self.mesh
+        )
+
+
+def _on_devices(chunks: Sequence[PyTree[np.ndarray]], mesh: Mesh | None) -> PyTree[Array]:
+    """All chunks [chunks, …], sent once: many small arrays take a GPU longer to receive than to work on."""
+    return sharding.replicate(jax.device_put(jax.tree.map(lambda *parts: np.stack(parts), *chunks)), mesh)
 
 
 # Programs, each for one image or one chunk on each device.
@@ -198,8 +203,13 @@ def _clean(variables: PyTree, images: Array, *, plan: incremental.Plan, mesh: Me
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "mesh"))
-def _reads(changed: tuple[Rectangles, ...], *, plan: incremental.Plan, mesh: Mesh | None) -> incremental.Reads:
-    return sharding.one_on_each(lambda *one: incremental.reads(plan, one), mesh, whole=0)(*changed)
+def _reads(
+    changed: tuple[Rectangles, ...], chunks: Array, *, plan: incremental.Plan, mesh: Mesh | None
+) -> incremental.Reads:
+    def of_one(changed: tuple[Rectangles, ...], chunk: Array) -> incremental.Reads:
+        return incremental.reads(plan, jax.tree.map(lambda part: part[chunk], changed))
+
+    return sharding.one_on_each(of_one, mesh, whole=1)(changed, chunks)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "mesh"))
@@ -225,12 +235,13 @@ def _call(then: Callable, outputs: PyTree, *, mesh: Mesh | None) -> PyTree:
 
 @functions.jit
 def _covered(
-    fun: Callable, cover: Array, images: Array, then: Callable, windows: Rectangles, *, mesh: Mesh | None
+    fun: Callable, cover: Array, windows: Rectangles, images: Array, then: Callable, chunks: Array, *, mesh: Mesh | None
 ) -> PyTree:
-    def of_one(fun: Callable, cover: Array, image: Array, then: Callable, windows: Rectangles) -> PyTree:
-        return then(fun(jnp.where(_inside(windows, image), cover[None], image[None])))
+    def of_one(fun: Callable, cover: Array, windows: Rectangles, image: Array, then: Callable, chunk: Array) -> PyTree:
+        inside = _inside(jax.tree.map(lambda part: part[chunk], windows), image)
+        return then(fun(jnp.where(inside, cover[None], image[None])))
 
-    return sharding.one_on_each(of_one, mesh, whole=2)(fun, cover, images, then, windows)
+    return sharding.one_on_each(of_one, mesh, whole=3)(fun, cover, windows, images, then, chunks)
 
 
 def _inside(windows: Rectangles, image: Array) -> Array:
