@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from zfjax.models.edits import pooled_early
 from zfjax.models.presets import zfnet
 from zfjax.ops import renormalize_filters
 
@@ -65,9 +66,15 @@ class FlaxZFNet(nn.Module):
 
 
 def jax_contender(
-    name: str, net: nn.Module, logits_of: Callable[[Any], jax.Array], images: np.ndarray, labels: np.ndarray
+    name: str,
+    net: nn.Module,
+    logits_of: Callable[[Any], jax.Array],
+    images: np.ndarray,
+    labels: np.ndarray,
+    trained: nn.Module | None = None,
 ) -> Contender:
-    """A Linen module under one jitted forward pass and one jitted training step."""
+    """A Linen module under one jitted forward pass and one jitted training step, there perhaps in another form."""
+    trained = trained or net
     x, y = jnp.asarray(images), jnp.asarray(labels)
     tx = optax.chain(optax.sgd(LR, momentum=MOMENTUM), renormalize_filters(RADIUS))
     params = jax.jit(net.init)(jax.random.key(0), x[:1])["params"]
@@ -81,7 +88,7 @@ def jax_contender(
         key, dropout = jax.random.split(key)
 
         def loss(params: Any) -> jax.Array:
-            logits = logits_of(net.apply({"params": params}, x, train=True, rngs={"dropout": dropout}))
+            logits = logits_of(trained.apply({"params": params}, x, train=True, rngs={"dropout": dropout}))
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
         updates, state = tx.update(jax.grad(loss)(params), state, params)
@@ -225,7 +232,7 @@ def main() -> None:
 
     ours = zfnet(CLASSES, width=args.width, image_size=args.image_size).clone(dtype=dtype)
     contenders = [
-        jax_contender("zfjax", ours, lambda out: out[0], images, labels),
+        jax_contender("zfjax", ours, lambda out: out[0], images, labels, pooled_early(ours)),  # as `train_step` does
         jax_contender("Flax", FlaxZFNet(args.width, dtype), lambda out: out, images, labels),
     ]
     try:
