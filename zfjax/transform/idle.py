@@ -27,8 +27,8 @@ def warnings_of(view: jaxprs.View, rules: Rules) -> list[str]:
     idle = rules.expected - found - ({"relu"} if found & curves.NAMES else set())
     if names := {key for key in idle if isinstance(key, str)}:
         said.append(_idle_text(names))
-    nowhere = "no equation with {!r} in the function: its rule does nothing"
-    return said + [nowhere.format(where) for where in wheres if where in idle]
+    said += [f"no equation with {where!r} in the function: its rule does nothing" for where in wheres if where in idle]
+    return said
 
 
 def _beyond_text(names: Collection[str]) -> str:
