@@ -71,7 +71,7 @@ def our_lenses(net: zfjax.ConvNet, variables: Any, images: jax.Array, work: Work
         "Grad-CAM++": lambda: attribution.grad_cam_plus_plus(head, jitted(features, images), TARGET),
         "Layer-CAM": lambda: attribution.layer_cam(head, jitted(features, images), TARGET),
         "Score-CAM": scored,
-        "Guided Grad-CAM": lambda: attribution.guided_grad_cam(features, head, images, TARGET),
+        "Guided Grad-CAM": lambda: attribution.guided_grad_cam((features, head), images, TARGET),
     }
 
 

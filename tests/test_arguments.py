@@ -36,7 +36,7 @@ def named(x):
 IMAGES_TAKEN = {
     "gradient": ("images", lambda x: lenses.gradient(fun, x, 1)),
     "smooth_grad": ("images", lambda x: lenses.smooth_grad(fun, x, 1, KEY)),
-    "guided_grad_cam": ("images", lambda x: lenses.guided_grad_cam(lambda x: x, fun, x, 1)),
+    "guided_grad_cam": ("images", lambda x: lenses.guided_grad_cam((lambda x: x, fun), x, 1)),
     "grad_cam": ("features", lambda x: lenses.grad_cam(fun, x, 1)),
     "insertion": ("images", lambda x: metrics.insertion(fun, x, 1, MAPS)),
     "occlusion": ("image", lambda x: zfjax.occlusion(fun, x, 2, 2)),

@@ -138,7 +138,7 @@ def test_guided_grad_cam_is_the_product():
     cam = lenses.grad_cam(HEAD, MAPS, TARGETS)
     wide = np.stack([bilinear(np.asarray(one), (8, 10)) for one in cam])
     guided = lenses.guided_backprop(NET, IMAGES, TARGETS)
-    assert_close(lenses.guided_grad_cam(FEATURES, HEAD, IMAGES, TARGETS), wide[..., None] * np.asarray(guided))
+    assert_close(lenses.guided_grad_cam((FEATURES, HEAD), IMAGES, TARGETS), wide[..., None] * np.asarray(guided))
 
 
 @pytest.mark.parametrize("size", [(8, 10), (9, 21), (4, 5), (2, 7)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compiles import compiles
 from jax.tree_util import Partial
-from lens_nets import CLASSES, FEATURES, HEAD, IMAGES, NET, TARGETS, assert_close, logits_of
+from lens_nets import CLASSES, FEATURES, HEAD, IMAGES, NET, TARGETS, assert_close, head_of, logits_of
 
 from zfjax import attribution as lenses
 from zfjax.attribution import chunks
@@ -28,11 +28,19 @@ def scored(x, target, **options):
 
 
 def guided_cam(x, target):
-    return lenses.guided_grad_cam(FEATURES, HEAD, x, target)
+    return lenses.guided_grad_cam((FEATURES, HEAD), x, target)
 
 
 def of_net(lens):
     return lambda x, target: lens(NET, x, target)
+
+
+def of_split(lens):
+    return lambda x, target: lens((FEATURES, HEAD), x, target)
+
+
+def without_each(x, target, **options):
+    return lenses.ablation_cam((FEATURES, HEAD), x, target, **options)
 
 
 def of_head(lens):
@@ -52,8 +60,12 @@ LENSES = {
     "integrated_gradients": path,
     "score_cam": scored,
     "guided_grad_cam": guided_cam,
+    "hires_cam": of_split(lenses.hires_cam),
+    "xgrad_cam": of_split(lenses.xgrad_cam),
+    "ablation_cam": without_each,
+    "eigen_grad_cam": of_split(lenses.eigen_grad_cam),
 }
-LONG = {"smooth_grad": noisy, "integrated_gradients": path, "score_cam": scored}
+LONG = {"smooth_grad": noisy, "integrated_gradients": path, "score_cam": scored, "ablation_cam": without_each}
 
 
 @pytest.mark.parametrize("name", LENSES)
@@ -107,7 +119,12 @@ def test_batch_size_is_honoured(name, monkeypatch):
         seen.append(len(x))
         return logits_of(weights, x)
 
+    def watched_head(weights, maps):
+        seen.append(len(maps))
+        return head_of(weights, maps)
+
     monkeypatch.setitem(globals(), "NET", Partial(watched, *NET.args))
+    monkeypatch.setitem(globals(), "HEAD", Partial(watched_head, *HEAD.args))
     few, target = IMAGES[:2], TARGETS[:2]
     LONG[name](few, target, batch_size=4)
     # Once to learn the shape of what it gives; then by itself, and in the loop of a jitted function.

@@ -142,7 +142,7 @@ def test_guided_grad_cam_of_captum():
             there(), TARGETS, interpolate_mode="bilinear"
         )
     _, features, head = ours()
-    assert_close(lenses.guided_grad_cam(features, head, IMAGES, TARGETS), nhwc(expected), 1e-4)
+    assert_close(lenses.guided_grad_cam((features, head), IMAGES, TARGETS), nhwc(expected), 1e-4)
 
 
 def test_cams_by_their_formulas():

@@ -108,7 +108,7 @@ WARNS_EACH_TIME = {
     "guided_backprop": lambda fun: attribution.guided_backprop(fun, X, 0),
     "deconvolution": lambda fun: attribution.deconvolution(fun, X, 0),
     "guided_grad_cam": lambda fun: attribution.guided_grad_cam(
-        lambda images: 2 * images, lambda maps: fun(maps[:, 0, 0]), X[:, None, None], 0
+        (lambda images: 2 * images, lambda maps: fun(maps[:, 0, 0])), X[:, None, None], 0
     ),
     "project_units": lambda fun: project_units(lambda x: fun(x[:, 0, 0]), X[:, None, None], *UNITS),
     "project_fields": lambda fun: project_fields(lambda x: fun(x[:, 0, 0]), X[:, None, None], *UNITS),

@@ -291,11 +291,11 @@ ASKED = {
         lambda w: np.maximum((np.maximum(slope(w), 0) * IMAGES).sum(axis=-1), 0),
     ),
     "guided_grad_cam": (
-        lambda fun: lenses.guided_grad_cam(lambda x: x, fun, IMAGES, TARGET),
+        lambda fun: lenses.guided_grad_cam((lambda x: x, fun), IMAGES, TARGET),
         lambda w: grad_cam(w)[..., None] * slope(w, guided_relu),
     ),
     "guided_grad_cam, features": (
-        lambda fun: lenses.guided_grad_cam(fun, lambda maps: maps.mean(axis=(1, 2)), IMAGES, TARGET),
+        lambda fun: lenses.guided_grad_cam((fun, lambda maps: maps.mean(axis=(1, 2))), IMAGES, TARGET),
         None,
     ),
     "score_cam": (lambda fun: lenses.score_cam(fun, IMAGES, TARGET, IMAGES, batch_size=4), score_cam),
@@ -352,6 +352,18 @@ OF_NAMED = {
     ),
 }
 
+# These differ from the others only in their formulas, so one kind of function tells.
+MORE = {
+    "hires_cam": (
+        lambda fun: lenses.hires_cam(fun, IMAGES, TARGET),
+        lambda w: np.maximum((slope(w) * IMAGES).sum(axis=-1), 0),
+    ),
+    "xgrad_cam": (lambda fun: lenses.xgrad_cam(fun, IMAGES, TARGET), None),
+    "ablation_cam": (lambda fun: lenses.ablation_cam(fun, IMAGES, TARGET, batch_size=3), None),
+    "finer_cam": (lambda fun: lenses.finer_cam(fun, IMAGES, TARGET), None),
+    "eigen_grad_cam": (lambda fun: lenses.eigen_grad_cam(fun, IMAGES, TARGET), None),
+    "eigen_cam": (lambda fun: lenses.eigen_cam((fun, lambda maps: maps.mean(axis=(1, 2))), IMAGES), None),
+}
 # The same nets as targets, functions from what another function gives to one number for each picture.
 AS_TARGET = {
     "gradient of a target": (lambda target: lenses.gradient(lambda x: {"x": x}, IMAGES, target), slope),
@@ -372,8 +384,8 @@ def _down(found):
 
 
 def look_change_and_look_again(name, kind):
-    ask, expected = (ASKED | OF_NAMED | AS_TARGET)[name]
-    apply = maps if name == "guided_grad_cam, features" else named if name in OF_NAMED else net
+    ask, expected = (ASKED | OF_NAMED | MORE | AS_TARGET)[name]
+    apply = maps if name in ("guided_grad_cam, features", "eigen_cam") else named if name in OF_NAMED else net
     apply = number_of_named if name in AS_TARGET else apply
     give, change = kind(apply)
     first = np.asarray(ask(give()))
@@ -392,6 +404,11 @@ def look_change_and_look_again(name, kind):
 @pytest.mark.parametrize("name", [*ASKED, *OF_NAMED, *AS_TARGET])
 def test_looking_again_sees_the_change_and_compiles_nothing(name, kind):
     look_change_and_look_again(name, kind)
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_looking_again_with_the_other_cams(name):
+    look_change_and_look_again(name, closure_defined_anew)
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
@@ -431,4 +448,4 @@ def test_no_function_that_takes_one_is_left_out():
         "warn_of_idle_rules",
     }  # of those that are tested
     assert taken >= {"gradient", "deconvnet", "project_units", "top_activations"}
-    assert taken - on_host - made_by_layer - parts <= {*ASKED, *OF_NAMED}
+    assert taken - on_host - made_by_layer - parts <= {*ASKED, *OF_NAMED, *MORE}

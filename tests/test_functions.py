@@ -26,7 +26,7 @@ ASKS = {
     "gradient": lambda fun: lenses.gradient(fun, IMAGES, TARGETS),
     "guided_backprop": lambda fun: lenses.guided_backprop(fun, IMAGES, TARGETS),
     "score_cam": lambda fun: lenses.score_cam(fun, IMAGES, TARGETS, IMAGES[:, ::2, ::2]),
-    "guided_grad_cam": lambda fun: lenses.guided_grad_cam(lambda x: x, fun, IMAGES, TARGETS),
+    "guided_grad_cam": lambda fun: lenses.guided_grad_cam((lambda x: x, fun), IMAGES, TARGETS),
     "maximize": lambda fun: lenses.maximize(fun, 0, KEY, size=(8, 10), n_steps=2),
     "occlusion": lambda fun: zfjax.occlusion(fun, IMAGES[0], 4, 4),
     "top_activations": lambda fun: top_activations(fun, [IMAGES], 1),
@@ -421,7 +421,7 @@ def test_what_cannot_be_called(unchecked):
     with pytest.raises(TypeError, match="then: expected a function, got int"):
         zfjax.occlusion(NET, IMAGES[0], 4, 4, then=3)
     with pytest.raises(TypeError, match="head: expected a function, got int"):
-        lenses.guided_grad_cam(NET, 3, IMAGES, 1)
+        lenses.guided_grad_cam((NET, 3), IMAGES, 1)
 
 
 def test_other_sizes_of_batches():

@@ -56,7 +56,7 @@ def test_score_cam_and_products_in_float16():
     images = jnp.asarray(200 * np.abs(IMAGES), jnp.float16)
     steep = lambda x: (500 * x).mean(axis=(1, 2))  # noqa: E731
     assert np.isfinite(lenses.gradient_times_input(lambda x: 20 * steep(x), images, 1)).all()
-    for lens in (lenses.score_cam, lambda *args: lenses.guided_grad_cam(jax.nn.relu, steep, *args[1:3])):
+    for lens in (lenses.score_cam, lambda *args: lenses.guided_grad_cam((jax.nn.relu, steep), *args[1:3])):
         found = lens(lambda x: jax.nn.relu(x).mean(axis=(1, 2)), images, 1, images)
         assert np.isfinite(found).all()
         assert np.any(found)

@@ -8,9 +8,10 @@ Args:
     fun: any function from inputs [n, …] to logits [n, classes] before softmax that treats inputs independently: a
         closure, a Flax or Equinox module or a method of one, or any other callable. It is traced at each call, so new
         weights count at once, and one compiled program serves all weights. `zfjax.layer(net, variables, "fc8")` and
-        both functions of `zfjax.split` skip the tracing.
-    inputs: one array: images [n, H, W, C], floating-point with the mean already subtracted; or, for `grad_cam`,
-        `grad_cam_plus_plus` and `layer_cam`, a layer's maps [n, h, w, k], and `fun` is the head above that layer.
+        both functions of `zfjax.split` skip the tracing. Class activation maps (CAMs) take (features, head), as
+        `zfjax.split` and `model.split` return them.
+    inputs: one array: images [n, H, W, C], floating-point with the mean already subtracted. For CAMs also a layer's
+        maps [n, h, w, k]; `fun` is then the head above that layer alone.
     target: the class asked about: one for all inputs, or one per input [n]. Or any function from what `fun` returns,
         then an array or a pytree of any kind, to one number per input [n]: class A less class B, a unit at a place of
         maps, the mean over a box or a mask. It is part of the function: rules act in it too. Copies, steps and chunks
@@ -37,15 +38,24 @@ by one. Called with arrays, they compile their work, and long ones show progress
 >>> variables = net.init(jax.random.key(1), images)
 >>> zfjax.attribution.saliency(zfjax.layer(net, variables, "fc8"), images, target=[3, 7]).shape
 (2, 64, 64, 3)
->>> features, head = zfjax.split(net, variables, "relu5")
->>> cam = zfjax.attribution.grad_cam(head, features(images), target=3)
+>>> cam = zfjax.attribution.grad_cam(zfjax.split(net, variables, "relu5"), images, target=3)
 >>> zfjax.attribution.upsample(cam, (64, 64)).shape
 (2, 64, 64)
 """
 
+from zfjax.attribution.ablation import ablation_cam
 from zfjax.attribution.backward import deconvolution, guided_backprop
 from zfjax.attribution.bases import FOURIER, PIXELS, Basis, Fourier, Pixels
-from zfjax.attribution.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam, upsample
+from zfjax.attribution.cam import (
+    finer_cam,
+    grad_cam,
+    grad_cam_plus_plus,
+    guided_grad_cam,
+    hires_cam,
+    layer_cam,
+    xgrad_cam,
+)
+from zfjax.attribution.eigen import eigen_cam, eigen_grad_cam
 from zfjax.attribution.gradients import (
     IntegratedGradients,
     gradient,
@@ -55,6 +65,7 @@ from zfjax.attribution.gradients import (
     saliency,
     smooth_grad,
 )
+from zfjax.attribution.maps import upsample
 from zfjax.attribution.maximization import maximize
 from zfjax.attribution.relevance import Relevance, lrp
 from zfjax.attribution.score_cam import score_cam
@@ -68,13 +79,18 @@ __all__ = [
     "IntegratedGradients",
     "Pixels",
     "Relevance",
+    "ablation_cam",
     "deconvolution",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "finer_cam",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
     "gradient_times_input",
     "guided_backprop",
     "guided_grad_cam",
+    "hires_cam",
     "integrated_gradients",
     "layer_cam",
     "lrp",
@@ -84,6 +100,7 @@ __all__ = [
     "score_cam",
     "smooth_grad",
     "upsample",
+    "xgrad_cam",
 ]
 
 __getattr__ = renamed(__name__, maximise="maximize")

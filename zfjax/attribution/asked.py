@@ -52,7 +52,7 @@ def asked(
             not traced), or a function does not return [n] or has no gradient.
     """
     inputs, fun = floats(name, inputs), functions.live(fun)
-    _check_batch(inputs, name)
+    check_batch(inputs, name)
     if callable(target):
         one_class = as_one_class(fun, inputs, target, name, has_slope)
         return Asked(one_class, inputs, jnp.zeros(len(inputs), jnp.int32))
@@ -71,7 +71,7 @@ def asked(
 
 def scores(asked: Asked) -> Float[Array, " n"]:
     """The target's logit, or number, of each input."""
-    return _picked(asked.fun(asked.inputs), asked.target)
+    return picked(asked.fun(asked.inputs), asked.target)
 
 
 def scores_and_gradients(asked: Asked) -> tuple[Float[Array, " n"], Float[Array, "n ..."]]:
@@ -81,7 +81,7 @@ def scores_and_gradients(asked: Asked) -> tuple[Float[Array, " n"], Float[Array,
     """
     logits, pull = jax.vjp(asked.fun, asked.inputs)
     (gradients,) = pull(one_hot(logits, asked.target))
-    return _picked(logits, asked.target), gradients
+    return picked(logits, asked.target), gradients
 
 
 def one_hot(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, "n classes"]:
@@ -89,6 +89,19 @@ def one_hot(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Floa
     hot = _is_target(logits, target)
     found = jnp.where(hot, jnp.ones((), logits.dtype), jnp.zeros((), logits.dtype))
     return jnp.where(hot.any(axis=1, keepdims=True), found, jnp.full((), jnp.nan, logits.dtype))
+
+
+def picked(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, " n"]:
+    """The target's logit of each input; NaN if a traced target is out of range."""
+    hot = _is_target(logits, target)
+    found = jnp.where(hot, logits, jnp.zeros((), logits.dtype)).sum(axis=1)
+    return jnp.where(hot.any(axis=1), found, jnp.full((), jnp.nan, logits.dtype))
+
+
+def check_batch(inputs: Array, name: str) -> None:
+    """Raise a ValueError for anything but one or more inputs [n, …]."""
+    if inputs.ndim < 2 or not inputs.size:
+        raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
 
 
 def at_least_one(**numbers: int) -> None:
@@ -117,19 +130,8 @@ def require_key(key: PRNGKeyArray) -> None:
         raise TypeError(f"key: expected one key, such as jax.random.key(0), got {described(key)}") from error
 
 
-def _picked(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Float[Array, " n"]:
-    hot = _is_target(logits, target)
-    found = jnp.where(hot, logits, jnp.zeros((), logits.dtype)).sum(axis=1)
-    return jnp.where(hot.any(axis=1), found, jnp.full((), jnp.nan, logits.dtype))
-
-
 def _is_target(logits: Float[Array, "n classes"], target: Int[Array, " n"]) -> Array:
     return target[:, None] == jnp.arange(logits.shape[1], dtype=jnp.int32)[None]
-
-
-def _check_batch(inputs: Array, name: str) -> None:
-    if inputs.ndim < 2 or not inputs.size:
-        raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
 
 
 def _logits(fun: Fun, inputs: Array, name: str) -> tuple[int, int]:

@@ -1,44 +1,67 @@
-"""Class activation maps: a layer's maps, weighted by how much they matter to a class."""
+"""Class activation maps by gradients: a layer's maps, weighted by how much they matter to a class.
 
-import dataclasses
-from collections.abc import Callable
+CAMs take both functions of a split and images, `grad_cam(model.split("relu5"), images, target)`; or the second of them
+alone and what the first made of the images, `grad_cam(head, features(images), target)`. Either way they are as large
+as the maps, since where a cell looks is known only to the net: `upsample` stretches them over the images.
+"""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from zfjax.attribution.asked import Asked, Fun, Target, asked, scores_and_gradients
+from zfjax.attribution.asked import (
+    Asked,
+    Fun,
+    Target,
+    at_least_one,
+    at_least_zero,
+    one_hot,
+    picked,
+    scores_and_gradients,
+)
 from zfjax.attribution.backward import guided_backprop
+from zfjax.attribution.maps import (
+    Cam,
+    Images,
+    Split,
+    asked_of_maps,
+    features_of,
+    in_two,
+    joined,
+    upsample,
+    weighed,
+)
+from zfjax.console.deprecation import grouped_arguments, renamed_arguments
 from zfjax.ops import rectify
 from zfjax.ops.arguments import array
 from zfjax.ops.precision import widened
-from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
 from zfjax.transform.places.cutting import Crossing
 
-Features = Float[Array | np.ndarray, "n height width maps"]
-Cam = Float[Array, "n height width"]
 
-
-def grad_cam(head: Fun, features: Features | Crossing, target: Target) -> Cam:
+@renamed_arguments(head="fun", features="inputs")
+def grad_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target) -> Cam:
     """ReLU(Σ_k α_k A^k), where α_k is the mean over the map of ∂ score / ∂ A^k.
 
-    Features and head are what `zfjax.split(net, variables, name)` or `model.split(name)` make, as for all CAMs.
+    Args:
+        fun: (features, head), what `zfjax.split(net, variables, name)` or `model.split(name)` return, as for all CAMs;
+            or the head alone.
+        inputs: images; or for the head alone what the features made of them.
+        target: as in all lenses.
 
     Paper: Selvaraju et al. 2016, "Grad-CAM", section 3.
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
-    >>> features, head = zfjax.split(net, net.init(jax.random.key(1), images), "relu5")
-    >>> grad_cam(head, features(images), target=[3, 7]).shape
+    >>> split = zfjax.split(net, net.init(jax.random.key(1), images), "relu5")
+    >>> grad_cam(split, images, target=[3, 7]).shape
     (2, 3, 3)
     """
-    return _grad_cam(asked_of_maps(head, features, target))
+    return _grad_cam(asked_of_maps(fun, inputs, target))
 
 
-def grad_cam_plus_plus(head: Fun, features: Features | Crossing, target: Target) -> Cam:
+@renamed_arguments(head="fun", features="inputs")
+def grad_cam_plus_plus(fun: Fun | Split, inputs: Images | Crossing, target: Target) -> Cam:
     """Like `grad_cam`, with α_k = Σ_ij g⁺ / (2 + g⁺ Σ_ab A^k_ab), where g⁺ is the positive part of the gradient.
 
     That is the paper's α^k_ij · ReLU(g) with g² canceled. The maps should be rectified. pytorch-grad-cam adds 1e-6 to
@@ -46,84 +69,90 @@ def grad_cam_plus_plus(head: Fun, features: Features | Crossing, target: Target)
 
     Paper: Chattopadhay et al. 2018, "Grad-CAM++", equations 7 and 19.
     """
-    return _grad_cam_plus_plus(asked_of_maps(head, features, target))
+    return _grad_cam_plus_plus(asked_of_maps(fun, inputs, target))
 
 
-def layer_cam(head: Fun, features: Features | Crossing, target: Target) -> Cam:
+@renamed_arguments(head="fun", features="inputs")
+def layer_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target) -> Cam:
     """ReLU(Σ_k ReLU(g) · A^k): each cell has its own weight, so that lower layers give finer maps.
 
     Paper: Jiang et al. 2021, "LayerCAM", section III.
     """
-    return _layer_cam(asked_of_maps(head, features, target))
+    return _layer_cam(asked_of_maps(fun, inputs, target))
 
 
-def guided_grad_cam(
-    features_fun: Callable[[Float[Array, "n height width channels"]], Features],
-    head: Fun,
-    images: Float[Array | np.ndarray, "n height width channels"],
-    target: Target,
-) -> Float[Array, "n height width channels"]:
+def hires_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target) -> Cam:
+    """ReLU(Σ_k g · A^k): the gradient of each cell times the cell, without Grad-CAM's mean over the map.
+
+    Where one dense layer is above the maps, its sum before the ReLU is the score less the bias. Equal to `grad_cam`
+    where the gradient is the same all over each map, as below a mean over it.
+
+    Paper: Draelos & Carin 2020, "Use HiResCAM instead of Grad-CAM", section 3.
+    """
+    return _hires_cam(asked_of_maps(fun, inputs, target))
+
+
+def xgrad_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target) -> Cam:
+    """Like `grad_cam`, with the mean of the gradient weighted by the map: α_k = Σ_ij A^k g / Σ_ij A^k.
+
+    A map whose sum is zero, as one that is dead, gets no weight.
+
+    Paper: Fu et al. 2020, "Axiom-based Grad-CAM", equation 8.
+    """
+    return _xgrad_cam(asked_of_maps(fun, inputs, target))
+
+
+def finer_cam(
+    fun: Fun | Split, inputs: Images | Crossing, target: Target, *, alpha: float = 1.0, n_similar: int = 3
+) -> Cam:
+    """Grad-CAM of what tells a class from those that score most like it.
+
+    The number is Σ_j p_j (y − α y_j) / Σ_j p_j, over the classes whose logits are nearest to the target's, with their
+    softmax as p_j, as in the authors' code.
+
+    Args:
+        fun: as in `grad_cam`.
+        inputs: as in `grad_cam`.
+        target: a class, as in all lenses, but no function.
+        alpha: how much of the others to take away; 0 is `grad_cam`.
+        n_similar: how many others, at most all of them.
+
+    Raises:
+        ValueError: the target is a function, there is one class only, or a number is out of range.
+
+    Paper: Zhang et al. 2025, "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation".
+    """
+    if callable(target):
+        raise ValueError("target: expected a class, which finer_cam compares with others, got a function")
+    at_least_one(n_similar=n_similar)
+    at_least_zero(alpha=alpha)
+    question = asked_of_maps(fun, inputs, target)
+    classes = functions.output_of(question.fun, question.inputs).shape[1]
+    if classes < 2:
+        raise ValueError("fun: expected two classes or more, of which finer_cam compares one with others, got 1")
+    return _finer_cam(question, jnp.asarray(alpha, jnp.float32), n_similar=min(n_similar, classes - 1))
+
+
+@grouped_arguments("features_fun", "head", rest=("images", "target"))
+def guided_grad_cam(fun: Fun | Split, images: Images, target: Target) -> Float[Array, "n height width channels"]:
     """Guided backprop times Grad-CAM upsampled to the images: shaped like the images.
 
     Args:
-        features_fun: from images to the layer's maps; the first function that `zfjax.split` returns.
-        head: from the maps to logits; the second one.
+        fun: (features, head), as in `grad_cam`.
         images: as in all lenses.
         target: as in all lenses.
 
     Paper: Selvaraju et al. 2016, section 3.2.
     """
-    features_fun, head = functions.live(features_fun, name="features_fun"), functions.live(head, name="head")
-    whole = Partial(_Joined(), features_fun, head)
-    pixels = guided_backprop(whole, images, target)
-    cam = grad_cam(head, _features(features_fun, array("images", images)), target)
-    return upsample(cam, (pixels.shape[1], pixels.shape[2]))[..., None] * widened(pixels)
-
-
-def upsample(cam: Float[Array | np.ndarray, "n height width"], size: int | Pair) -> Float[Array, "n H W"]:
-    """Stretch maps over whole images, bilinearly; centers are at half pixels, as in PyTorch's align_corners=False.
-
-    The papers do this, though it is not quite where the cells look: in ZFNet at 96 px, the field of relu5's first cell
-    is centered at pixel 20, but stretching puts the cell at 9.1.
-
-    Args:
-        cam: [n, height, width].
-        size: in pixels, one number or (height, width).
-
-    Raises:
-        TypeError: cam is not an array.
-        ValueError: cam or size has another shape.
-    """
-    size = pair("size", size)
-    cam = array("cam", cam)
-    if cam.ndim != 3:
-        raise ValueError(f"cam: expected maps [n, height, width], got {list(cam.shape)}")
-    return jax.image.resize(cam, (cam.shape[0], *size), "bilinear", antialias=False)
-
-
-def asked_of_maps(head: Fun, features: Features | Crossing, target: Target) -> Asked:
-    """Check as `asked` does, and that the features have positions.
-
-    Of what crosses a cut, the value at the cut is asked about; what passes it by, as a skip connection does, stays.
-
-    Raises:
-        ValueError: the features have no positions.
-    """
-    if isinstance(features, Crossing):
-        head = Partial(_Beside(), functions.live(head, name="head"), features.beside)
-        features = features.at
-    check_maps("features", features)
-    return asked(head, features, target, name="features")
-
-
-def check_maps(name: str, maps: Array | np.ndarray) -> None:
-    """Raise a ValueError for anything but maps [n, height, width, maps]."""
-    shape = array(name, maps).shape
-    if len(shape) != 4:
-        raise ValueError(
-            f"{name}: expected maps [n, height, width, maps], got {list(shape)}; take a layer below the first"
-            " dense layer or mean over the map, such as the last convolution's: relu5, relu5_3, stage4"
+    parts = in_two(fun)
+    if parts is None:
+        raise TypeError(
+            f"fun: expected (features, head) as zfjax.split and model.split return, got {type(fun).__name__}"
         )
+    features, head = parts
+    pixels = guided_backprop(joined(features, head), images, target)
+    cam = grad_cam(head, features_of(features, array("images", images)), target)
+    return upsample(cam, (pixels.shape[1], pixels.shape[2]))[..., None] * widened(pixels)
 
 
 @functions.jit
@@ -147,27 +176,33 @@ def _layer_cam(question: Asked) -> Array:
     return rectify((rectify(widened(gradients)) * widened(question.inputs)).sum(axis=-1))
 
 
-def weighed(maps: Features, weights: Float[Array, "n maps"]) -> Cam:
-    """The positive part of the maps' weighted sum, in float32 or wider."""
-    return rectify((widened(maps) * widened(weights)[:, None, None, :]).sum(axis=-1))
+@functions.jit
+def _hires_cam(question: Asked) -> Array:
+    _, gradients = scores_and_gradients(question)
+    return rectify((widened(gradients) * widened(question.inputs)).sum(axis=-1))
 
 
 @functions.jit
-def _features(features_fun: Fun, images: Array) -> Array | Crossing:
-    return features_fun(images)
+def _xgrad_cam(question: Asked) -> Array:
+    maps, gradients = widened(question.inputs), widened(scores_and_gradients(question)[1])
+    total = maps.sum(axis=(1, 2))
+    shares = (maps * gradients).sum(axis=(1, 2)) / jnp.where(total == 0, jnp.ones_like(total), total)
+    return weighed(maps, jnp.where(total == 0, jnp.zeros_like(total), shares))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Beside(functions.Fixed):
-    """A head as a function of the value at a cut alone."""
+@functions.jit
+def _finer_cam(question: Asked, alpha: Float[Array, ""], *, n_similar: int) -> Array:
+    logits, pull = jax.vjp(question.fun, question.inputs)
+    hot = one_hot(logits, question.target)  # NaN for a traced target out of range
 
-    def __call__(self, head: Callable[[Crossing], Array], beside: tuple[Array, ...], at: Array) -> Array:
-        return head(Crossing(at, beside))
+    def number(logits: Float[Array, "n classes"]) -> Float[Array, ""]:
+        own = picked(logits, question.target)
+        apart = jnp.where(hot == 1, jnp.full((), -1, logits.dtype), jnp.abs(logits - own[:, None]))
+        others = jnp.argsort(jax.lax.stop_gradient(apart), axis=1)[:, 1 : n_similar + 1]
+        shares = jnp.take_along_axis(jax.nn.softmax(logits, axis=1), others, axis=1)
+        ahead = own[:, None] - alpha.astype(logits.dtype) * jnp.take_along_axis(logits, others, axis=1)
+        return ((shares * ahead).sum(axis=1) / shares.sum(axis=1)).sum()
 
-
-@dataclasses.dataclass(frozen=True)
-class _Joined(functions.Fixed):
-    """The whole net, from its two parts."""
-
-    def __call__(self, features_fun: Fun, head: Fun, images: Array) -> Array:
-        return head(features_fun(images))
+    found = jax.grad(number)(widened(logits)).astype(logits.dtype)
+    (gradients,) = pull(jnp.where(jnp.isnan(hot), hot, found))
+    return weighed(question.inputs, widened(gradients).mean(axis=(1, 2)))

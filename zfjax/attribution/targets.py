@@ -44,14 +44,15 @@ def as_one_class(fun: Callable, inputs: Float[Array, "n ..."], number: Number, n
             "target: expected a function with a gradient; what it returns does not change smoothly with what fun"
             " returns, as after argmax, a comparison or stop_gradient"
         )
-    return Partial(_OneClass(), fun, number)
+    return Partial(OneClass(), fun, number)
 
 
 @dataclasses.dataclass(frozen=True)
-class _OneClass(functions.Fixed):
+class OneClass(functions.Fixed):
     """A function's outputs as logits of one class."""
 
     def __call__(self, fun: Callable, number: Number, inputs: Float[Array, "n ..."]) -> Float[Array, "n 1"]:
+        """The numbers. Raises a ValueError unless there is one for each input."""
         found = number(fun(inputs))
         if not _is_one_each(found, len(inputs)):  # was right for another number of inputs
             raise ValueError(

@@ -70,3 +70,36 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
         return call
 
     return decorate
+
+
+def grouped_arguments(*names: str, rest: tuple[str, ...]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function whose first argument is a tuple of what were its first arguments take them one by one, too.
+
+    Args:
+        names: the old first arguments.
+        rest: those after them, old and new.
+
+    Returns:
+        A decorator. The decorated function takes as many arguments as there are names as the old ones.
+
+    Warns:
+        DeprecationWarning: at the line that calls with the old arguments.
+    """
+
+    def decorate(fun: Callable[..., R]) -> Callable[..., R]:
+        @functools.wraps(fun)
+        def call(*args: Any, **keywords: Any) -> R:
+            if len(args) + len(keywords) < len(names) + len(rest):
+                return fun(*args, **keywords)
+            given = dict(zip((*names, *rest), args, strict=False)) | keywords
+            old, new = ", ".join((*names, *rest)), ", ".join((f"({', '.join(names)})", *rest))
+            warnings.warn(
+                f"{fun.__name__}({old}) is now {fun.__name__}({new}); the old form will be gone in the next version",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return fun(tuple(given.pop(name) for name in names), **given)
+
+        return call
+
+    return decorate

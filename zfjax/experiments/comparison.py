@@ -151,7 +151,7 @@ LENSES = (
     Lens(
         "guided_grad_cam",
         "Guided Grad-CAM",
-        lambda case: cam.guided_grad_cam(case.features, case.head, case.images, case.target),
+        lambda case: cam.guided_grad_cam((case.features, case.head), case.images, case.target),
     ),
     Lens("occlusion", "occlusion", _occlusion),
 )
