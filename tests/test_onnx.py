@@ -147,6 +147,52 @@ def test_a_file_is_a_model_with_the_names_of_its_nodes(net):
     assert list(model_given(str(path)).layers) == list(made.layers)
 
 
+@pytest.mark.parametrize("opset", [7, 12])
+def test_a_net_as_caffe_and_caffe2_write_it(tmp_path, opset):
+    """CaffeNet's layers as in the model zoo: two groups, contrast norm, pools of three, weights among the inputs."""
+    shapes = {"conv1": (8, 3, 5, 5), "conv2": (12, 4, 5, 5), "conv4": (12, 6, 3, 3), "fc6": (16, 108), "fc8": (5, 16)}
+    tensors = [tensor(f"{name}_w_0", *shape) for name, shape in shapes.items()]
+    tensors += [tensor(f"{name}_b_0", shape[0]) for name, shape in shapes.items()]
+    tensors.append(numpy_helper.from_array(np.array([1, -1]), "to_rows"))
+    nodes, above = [], "x"
+
+    def add(kind, made, *weights, **attributes):
+        nonlocal above
+        more = [made + "_mask"] if kind == "Dropout" and opset < 10 else []
+        nodes.append(helper.make_node(kind, [above, *weights], [made, *more], "", **attributes))
+        above = made
+
+    def rectified(kind, name, **attributes):
+        add(kind, f"{name}_1", f"{name}_w_0", f"{name}_b_0", **attributes)
+        add("Relu", f"{name}_2")
+
+    rectified("Conv", "conv1", strides=[2, 2], kernel_shape=[5, 5])
+    add("LRN", "norm1_1", size=5, alpha=1e-4, beta=0.75, bias=1.0)
+    add("MaxPool", "pool1_1", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
+    rectified("Conv", "conv2", pads=[2, 2, 2, 2], group=2, kernel_shape=[5, 5])
+    add("LRN", "norm2_1", size=5, alpha=1e-4, beta=0.75, bias=1.0)
+    rectified("Conv", "conv4", pads=[1, 1, 1, 1], group=2, kernel_shape=[3, 3])
+    add("MaxPool", "pool5_1", kernel_shape=[3, 3], strides=[2, 2])
+    add("Reshape", "rows", "to_rows")
+    rectified("Gemm", "fc6", transB=1)
+    add("Dropout", "fc6_3")
+    add("Gemm", "fc8_1", "fc8_w_0", "fc8_b_0", transB=1)
+    add("Softmax", "y")
+    proto = model(nodes, tensors, shape=(1, 3, 32, 32), opset=opset)
+    proto.ir_version = 3
+    for one in tensors:
+        proto.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    path = saved(tmp_path, proto)
+    images = RANDOM.standard_normal((3, 3, 32, 32)).astype(np.float32)
+    made, last = zfjax.from_onnx(path), images.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(made(last), truth(path, images), rtol=1e-5, atol=1e-6)
+    assert made.feature_layers == ("conv1_2", "conv2_2", "conv4_2")
+    features, head = made.split("conv4_2")
+    np.testing.assert_allclose(head(features(last)), made(last), rtol=1e-5, atol=1e-6)
+    y, project = zfjax.deconvnet(made.layer("conv4_2"), last)  # would warn if it found no ReLU
+    assert project(zfjax.strongest(y, unit=3)).shape == last.shape
+
+
 def test_a_batch_is_followed_through_reshapes_to_tokens_first_and_heads(tmp_path):
     """Attention as PyTorch writes it for a batch of one: [tokens, 1, maps], [tokens, heads, maps] and back."""
     shapes = {"tokens": (1, 8, 4), "rows": (4, 8), "again": (4, 1, 8), "heads": (4, 2, 4)}
@@ -309,6 +355,14 @@ HOSTILE = {
     "an inner graph": (
         model([relu(kind="If", then_branch=small_net().graph, else_branch=small_net().graph)]),
         "zfjax has no operator If",
+    ),
+    "several unknown operators": (
+        model([relu(kind="Wavelet", made="t"), relu("t", kind="Loop", made="u"), relu("u", kind="Wavelet")]),
+        "Wavelet node 'a' of opset 17: zfjax has no operator Wavelet, nor Loop$",
+    ),
+    "a quantized net": (
+        model([relu(kind="QuantizeLinear", made="t"), relu("t", kind="DequantizeLinear")]),
+        "QuantizeLinear, nor DequantizeLinear; it is quantized: expected a file with floating-point weights",
     ),
     "a model in training": (
         model([relu(["x", *"sbmv"], "y", "n", "BatchNormalization", training_mode=1)], [tensor(c, 3) for c in "sbmv"]),

@@ -18,7 +18,7 @@ from zfjax.weights.onnx.evaluation import evaluate
 from zfjax.weights.onnx.folding import folded
 from zfjax.weights.onnx.graph import Graph, Node, Port, described, readers
 from zfjax.weights.onnx.layout import Held, Maps
-from zfjax.weights.onnx.operators.table import dtype_here, sized
+from zfjax.weights.onnx.operators.table import dtype_here, require_known, sized
 from zfjax.weights.onnx.reading import read
 
 # Inputs that say how to compute: numbers of the program, not weights.
@@ -115,7 +115,9 @@ def load(path: str | os.PathLike[str], *, image_size: int = 224, channels_last: 
             not installed.
     """
     try:
-        graph = folded(read(path))
+        graph = read(path)
+        require_known(graph.nodes)
+        graph = folded(graph)
         graph, params = _with_weights(graph)
         shapes = _traced(graph, params, image_size)
     except UserError as error:

@@ -7,7 +7,7 @@ outputs of functions on shapes are NumPy's again.
 
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zfjax.console.errors import UserError
+from zfjax.console.text import listed
 from zfjax.weights.onnx.graph import Node
 
 Value = jax.Array | np.ndarray
@@ -41,6 +42,12 @@ class Operator(NamedTuple):
     layout: Layout
 
 
+_QUANTIZED = frozenset(
+    (
+        *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"),
+        "QuantizeLinear",
+    )
+)
 _TABLE: dict[str, list[Operator]] = {}
 
 
@@ -66,10 +73,24 @@ def find(node: Node) -> Operator:
     Raises:
         UserError: there is none.
     """
-    for entry in _TABLE.get(node.kind, ()):
-        if entry.since <= node.opset <= entry.until:
-            return entry
+    if entry := _entry(node):
+        return entry
     raise UserError(f"{node} of opset {node.opset}: zfjax has no operator {node.kind}")
+
+
+def _entry(node: Node) -> Operator | None:
+    return next((one for one in _TABLE.get(node.kind, ()) if one.since <= node.opset <= one.until), None)
+
+
+def require_known(nodes: Iterable[Node]) -> None:
+    """Raise a UserError that names all operators of a graph that are not in the table, and the node of the first."""
+    unknown = [node for node in nodes if _entry(node) is None]
+    if not unknown:
+        return
+    first, kinds = unknown[0], list(dict.fromkeys(node.kind for node in unknown))
+    others = f", nor {listed(kinds[1:])}" if kinds[1:] else ""
+    hint = "; it is quantized: expected a file with floating-point weights" if _QUANTIZED & {*kinds} else ""
+    raise UserError(f"{first} of opset {first.opset}: zfjax has no operator {first.kind}{others}{hint}")
 
 
 def library(*values: Any) -> ModuleType:
