@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 import zfjax
 from zfjax import attribution
-from zfjax.experiments import gallery, sweeps
+from zfjax.attribution import sweeps
+from zfjax.experiments import gallery
 from zfjax.models import ConvNet, incremental, preset
 from zfjax.models.cut import layers
 from zfjax.models.fields import project_fields

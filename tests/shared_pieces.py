@@ -5,7 +5,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from zfjax.experiments import sweeps
+from zfjax.attribution import sweeps
 from zfjax.experiments.correspondence import correspondence
 from zfjax.experiments.invariance import Steps, invariance
 from zfjax.runs.first import is_first

@@ -43,6 +43,10 @@ def without_each(x, target, **options):
     return lenses.ablation_cam((FEATURES, HEAD), x, target, **options)
 
 
+def covered(x, target, **options):
+    return lenses.occlusion(NET, x, target, window=(3, 5), strides=(3, 4), **options).attributions
+
+
 def of_head(lens):
     return lambda x, target: lens(HEAD, jax.jit(FEATURES)(x), target)
 
@@ -63,9 +67,16 @@ LENSES = {
     "hires_cam": of_split(lenses.hires_cam),
     "xgrad_cam": of_split(lenses.xgrad_cam),
     "ablation_cam": without_each,
+    "occlusion": covered,
     "eigen_grad_cam": of_split(lenses.eigen_grad_cam),
 }
-LONG = {"smooth_grad": noisy, "integrated_gradients": path, "score_cam": scored, "ablation_cam": without_each}
+LONG = {
+    "smooth_grad": noisy,
+    "integrated_gradients": path,
+    "score_cam": scored,
+    "ablation_cam": without_each,
+    "occlusion": covered,
+}
 
 
 @pytest.mark.parametrize("name", LENSES)

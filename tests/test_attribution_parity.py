@@ -186,11 +186,5 @@ def test_occlusion():
     expected = attr.Occlusion(theirs()).attribute(
         there().detach(), sliding_window_shapes=(3, 6, 4), strides=(3, 2, 4), target=TARGETS
     )
-    for image, target, one in zip(IMAGES, TARGETS, nhwc(expected), strict=True):
-        found = zfjax.occlusion(ours()[0], image, window=(6, 4), strides=(2, 4))
-        fall, windows = np.zeros(image.shape[:2]), np.zeros(image.shape[:2])
-        for i, top in enumerate(found.tops):
-            for j, left in enumerate(found.lefts):
-                fall[top : top + 6, left : left + 4] += found.clean[target] - found.outputs[i, j, target]
-                windows[top : top + 6, left : left + 4] += 1
-        assert_close(fall / windows, one[..., 0], 1e-4)
+    found = lenses.occlusion(ours()[0], IMAGES, TARGETS, window=(6, 4), strides=(2, 4))
+    assert_close(found.attributions, nhwc(expected)[..., 0], 1e-4)

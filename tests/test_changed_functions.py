@@ -241,17 +241,18 @@ def said(weights):
     return np.asarray(jax.nn.softmax(net(weights, IMAGES)))[:, TARGET]
 
 
+def hidden_corners(weights):
+    covered = IMAGES.copy()
+    covered[:, :2, :2] = 0
+    return net(weights, covered)
+
+
 def hidden_corner(weights):
-    covered = IMAGES[0].copy()
-    covered[:2, :2] = 0
-    return net(weights, covered[None])[0]
+    return hidden_corners(weights)[0]
 
 
 def shares_changing(weights):
-    before = net(weights, IMAGES)
-    covered = IMAGES.copy()
-    covered[:, :2, :2] = 0
-    return (np.abs(before - net(weights, covered)) > 0).mean(axis=1)
+    return (np.abs(net(weights, IMAGES) - hidden_corners(weights)) > 0).mean(axis=1)
 
 
 TOP = Top(np.ones((4, 1), np.float32), np.array([[0], [1], [0], [1]]), np.zeros((4, 1, 0), np.int32))
@@ -309,7 +310,11 @@ ASKED = {
     ),
     "project_units": (lambda fun: project_units(fun, IMAGES, *UNITS)[1], down),
     "project_fields": (lambda fun: project_fields(fun, IMAGES, *UNITS).projections, down),
-    "occlusion": (lambda fun: zfjax.occlusion(fun, IMAGES[0], 2, 2).outputs[0, 0], hidden_corner),
+    "occlusion": (
+        lambda fun: lenses.occlusion(fun, IMAGES, TARGET, window=2, strides=2).falls[:, 0, 0],
+        lambda w: net(w, IMAGES)[:, TARGET] - hidden_corners(w)[:, TARGET],
+    ),
+    "occlusion of one image": (lambda fun: zfjax.occlusion(fun, IMAGES[0], 2, 2).outputs[0, 0], hidden_corner),
     "occlusion, then": (
         lambda fun: zfjax.occlusion(lambda x: x, IMAGES[0], 2, 2, then=fun, batch_size=3).outputs[0, 0],
         hidden_corner,

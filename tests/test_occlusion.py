@@ -8,9 +8,9 @@ from devices import above_noise, tolerance
 
 import zfjax
 from zfjax import ops
+from zfjax.attribution.sweeps import is_listable
 from zfjax.experiments import occlusion as experiment
 from zfjax.experiments.occlusion import Occlusion, covered_share, hiding, occlusion, sensitivity
-from zfjax.experiments.sweeps import is_listable
 from zfjax.models import ConvNet, layers
 from zfjax.models.nets import NetModel
 from zfjax.models.specs import LRN, Conv, MaxPool, ReLU, same

@@ -21,8 +21,9 @@ Args:
 
 Returns:
     Shaped like the images, signed (`saliency`: absolute). CAMs are [n, h, w], as large as the maps, rectified and not
-    normalized. `per_pixel` turns the former into [n, H, W], `upsample` the latter. Sums and products are in float32 or
-    wider, even for nets in half precision.
+    normalized. `per_pixel` turns the former into [n, H, W], as `occlusion` gives, `upsample` the latter. Lenses that
+    find more return a tuple with these as `attributions`. Sums and products are in float32 or wider, even for nets in
+    half precision.
 
 Raises:
     TypeError: inputs that are not one array of floating-point numbers, or fun cannot be called.
@@ -55,6 +56,7 @@ from zfjax.attribution.cam import (
     layer_cam,
     xgrad_cam,
 )
+from zfjax.attribution.covering import Occluded, occlusion
 from zfjax.attribution.eigen import eigen_cam, eigen_grad_cam
 from zfjax.attribution.gradients import (
     IntegratedGradients,
@@ -77,6 +79,7 @@ __all__ = [
     "Basis",
     "Fourier",
     "IntegratedGradients",
+    "Occluded",
     "Pixels",
     "Relevance",
     "ablation_cam",
@@ -95,6 +98,7 @@ __all__ = [
     "layer_cam",
     "lrp",
     "maximize",
+    "occlusion",
     "per_pixel",
     "saliency",
     "score_cam",

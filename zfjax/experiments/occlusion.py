@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from zfjax.attribution import sweeps
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments import sweeps
 from zfjax.models import Model
 from zfjax.ops.arguments import filling, floats
 from zfjax.ops.windows import Pair, pair
@@ -288,8 +288,5 @@ def _checked(image: Array, window: Pair, fill: float | Array | np.ndarray) -> Ar
     """Check the arguments and return the covering picture."""
     if image.ndim != 3:
         raise ValueError(f"image: expected [H, W, C], got {list(image.shape)}")
-    if window[0] > image.shape[0] or window[1] > image.shape[1]:
-        raise ValueError(
-            f"window: expected at most the image's {image.shape[0]}×{image.shape[1]} px, got {window[0]}×{window[1]}"
-        )
+    sweeps.check_window(window, (image.shape[0], image.shape[1]))
     return filling("fill", fill, image, (1, 3))

@@ -61,6 +61,12 @@ def grid(image: Pair, window: Pair, strides: Pair, batch_size: int) -> Grid:
     return Grid(tops, lefts, order, chunks)
 
 
+def check_window(window: Pair, image: Pair) -> None:
+    """Raise a ValueError unless the window fits into the image."""
+    if window[0] > image[0] or window[1] > image[1]:
+        raise ValueError(f"window: expected at most the image's {image[0]}×{image[1]} px, got {window[0]}×{window[1]}")
+
+
 def swept(
     fun: Callable[[Array], PyTree],
     images: Float[Array, "n height width channels"],
