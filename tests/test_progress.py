@@ -57,6 +57,14 @@ def test_slow_work_says_how_long_each_piece_takes(capsys, clock):
     ]
 
 
+def test_a_padded_batch_is_not_more_than_all(capsys, clock):
+    with Progress("projections", 36, unit="map") as progress:
+        for seconds in (30, 60):
+            clock[0] = seconds
+            progress.advance(32)
+    assert capsys.readouterr().err.splitlines()[-1] == "projections 36/36 maps, 7.5 s each, 0 s left"
+
+
 def test_a_process_that_does_not_show_is_silent(capsys, clock):
     with Progress("training", 1000, show=False) as progress:
         clock[0] = 100.0

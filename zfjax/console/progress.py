@@ -49,7 +49,9 @@ class Progress:
         return self._total is None
 
     def advance(self, count: int, note: str = "") -> None:
-        """Record that `count` more units are done; `note` is shown beside the bar."""
+        """Record that `count` more units are done, at most all; `note` is shown beside the bar."""
+        if self._total is not None:
+            count = min(count, self._total - self._done)  # the last batch may be padded
         self._note = note
         if self._terminal:
             with _SCREEN.lock:
