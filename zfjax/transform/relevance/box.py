@@ -37,18 +37,21 @@ class Box:
     def __call__(self, equation: Equation, inputs: Sequence[Input]) -> Down:
         """Return the way down of an equation."""
         found = layer(equation, inputs)
-        sides = [
-            found.of(found.x, found.kernel),
-            found.of(_bound("low", self.low, found, jnp.min), jnp.maximum(found.kernel, 0)),
-            found.of(_bound("high", self.high, found, jnp.max), jnp.minimum(found.kernel, 0)),
-        ]
-        (z, pull), (low, pull_low), (high, pull_high) = sides
+        lowest, highest = (_bound(name, getattr(self, name), found, least) for name, least in _BOUNDS.items())
+        positive = jnp.maximum(found.kernel, 0)
+        z, whole = found.slopes(found.x, found.kernel)
+        low, part = found.slopes(lowest, positive)
+        high, _ = found.slopes(highest, found.kernel - positive)
 
         def down(signal: Any) -> Any:
             share = divided(signal, z - low - high, self.stabilizer)
-            return pull(share) - pull_low(share) - pull_high(share)
+            slope, positive_slope = whole(share), part(share)
+            return found.x * slope - lowest * positive_slope - highest * (slope - positive_slope)
 
         return down
+
+
+_BOUNDS = {"low": jnp.min, "high": jnp.max}
 
 
 def _bound(name: str, bound: Bound | None, found: Layer, least: Any) -> Any:

@@ -36,13 +36,16 @@ class Gamma:
     def __call__(self, equation: Equation, inputs: Sequence[Input]) -> Down:
         """Return the way down of an equation."""
         found, z = layer(equation, inputs), equation.fun(*(input.value for input in inputs))
-        bias = jnp.zeros((), z.dtype) if found.bias is None else found.bias
-        sides = [(sign, *found.parts(sign, whole=1.0, part=self.gamma)) for sign in (1, -1)]
+        linear = z if found.bias is None else z - found.bias
+        positive, _ = found.parts(1)
+        # What is negative needs no product of its own: it counts only where the sum is negative, so nothing cancels.
+        sums = {1: positive, -1: jnp.minimum(linear.astype(positive.dtype) - positive, 0)}
+        pulls = {sign: found.parts(sign, whole=1.0, part=self.gamma)[1] for sign in sums}
 
         def down(signal: Any) -> Any:
             signal, below = signal.astype(z.dtype), []
-            for sign, total, pull in sides:
-                total += bias + self.gamma * found.added(sign)
+            for sign, pull in pulls.items():
+                total = z + self.gamma * (sums[sign] + found.added(sign)).astype(z.dtype)
                 share = divided(signal, total, self.stabilizer)
                 below.append(pull(jnp.where(z * sign > 0, share, jnp.zeros_like(z))))
             return below[0] + below[1]

@@ -54,8 +54,13 @@ class Layer:
 
     def of(self, x: Any, kernel: Any) -> tuple[Any, Callable[[Any], Any]]:
         """The sum of all x·w for other inputs or weights, without the bias; and the way down to it: each x·w·c."""
+        z, down = self.slopes(x, kernel)
+        return z, lambda signal: x * down(signal)
+
+    def slopes(self, x: Any, kernel: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """The same sum; and the way down of a signal c to the slopes: each w·c."""
         z, pull = jax.vjp(lambda x: self.apply(x, kernel), x)
-        return z, lambda signal: x * pull(signal)[0]
+        return z, lambda signal: pull(signal)[0]
 
     def added(self, sign: int) -> Any:
         """The bias where it has this sign, else zero."""
