@@ -46,6 +46,7 @@ by one. Called with arrays, they compile their work, and long ones show progress
 
 from zfjax.attribution.ablation import ablation_cam
 from zfjax.attribution.backward import deconvolution, guided_backprop
+from zfjax.attribution.baselines import Gains, deep_lift, expected_gradients, gradient_shap
 from zfjax.attribution.bases import FOURIER, PIXELS, Basis, Fourier, Pixels
 from zfjax.attribution.cam import (
     finer_cam,
@@ -78,18 +79,22 @@ __all__ = [
     "PIXELS",
     "Basis",
     "Fourier",
+    "Gains",
     "IntegratedGradients",
     "Occluded",
     "Pixels",
     "Relevance",
     "ablation_cam",
     "deconvolution",
+    "deep_lift",
     "eigen_cam",
     "eigen_grad_cam",
+    "expected_gradients",
     "finer_cam",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
+    "gradient_shap",
     "gradient_times_input",
     "guided_backprop",
     "guided_grad_cam",

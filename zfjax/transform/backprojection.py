@@ -5,9 +5,7 @@ where a rule acts, the way down that the rule returns; for each piece between tw
 `project` plays the tape backward. So without rules (`GRADIENT`) it is `jax.vjp`; only the rules make a difference.
 """
 
-import contextlib
 import functools
-import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +21,7 @@ from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
 from zfjax.transform import functions, jaxprs, loops, parts, rectifiers, tape
 from zfjax.transform.equations import Input, in_full
+from zfjax.transform.given import besides_of, check_input, is_float
 from zfjax.transform.idle import RuleWarning as RuleWarning
 from zfjax.transform.idle import warnings_of
 from zfjax.transform.rules import DECONVNET
@@ -59,7 +58,9 @@ def deconvnet(fun: Callable[[PyTree], PyTree], x: PyTree) -> tuple[PyTree, Proje
     return backproject(fun, x, DECONVNET)
 
 
-def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tuple[PyTree, Projection]:
+def backproject(
+    fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules, *, baseline: PyTree | None = None
+) -> tuple[PyTree, Projection]:
     """Like `jax.vjp(fun, x)`, with rules for how the signal passes down.
 
     It works under `jit`, `vmap`, `grad` and sharding. `project` is a pytree: jitted functions may return it and take it
@@ -69,6 +70,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         fun: any JAX function of one argument.
         x: an array or a pytree of arrays, at least one of them floating-point.
         rules: `DECONVNET`, `GUIDED`, `GRADIENT`, or one of these extended.
+        baseline: for rules that compare with another x, such as `DEEP_LIFT`: that one, shaped as x.
 
     Returns:
         y: `fun(x)`.
@@ -78,7 +80,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         TypeError: x holds no floating-point array, or something other than arrays; fun does not take one argument, or
             returns something other than arrays; rules is not a `Rules`.
         ValueError: a rule for one input met a function of several that depend on x, a rule met one of several outputs,
-            or a rule gives signals of other shapes than the inputs'.
+            a rule gives signals of other shapes than the inputs', or the baseline has other shapes than x.
         NotImplementedError: a mutable reference lives on both sides of an equation with a rule.
 
     Warns:
@@ -92,7 +94,7 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
         raise TypeError(
             f"rules: expected zfjax.DECONVNET, GUIDED, GRADIENT or one extended, got {type(rules).__name__}"
         )
-    _check_input(fun, x)
+    check_input(fun, x)
     x = jax.tree.map(kept, x)
     leaves, tree = jax.tree.flatten(x)
     function = functions.live(fun)
@@ -107,10 +109,11 @@ def backproject(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules) -> tup
     closed, out = jax.make_jaxpr(traced, return_shape=True)(x)
     closed = jex.ClosedJaxpr(closed.jaxpr, list(map(kept, closed.consts)))  # `project` will read them later
     choice = Choice(rules.named)
-    view = _viewed(closed, list(map(_is_float, leaves)), choice)
+    view = _viewed(closed, list(map(is_float, leaves)), choice)
     for text in warnings_of(view, rules):
         warn(text, RuleWarning)
-    y, project = _walked(choice, view, *map(tape.as_array, leaves))
+    besides = None if baseline is None else besides_of(baseline, x)
+    y, project = _walked(choice, view, *map(tape.as_array, leaves), besides=besides)
     out = jax.tree.structure(out)
     ends = project.above._replace(tree=out), project.below._replace(tree=tree)
     return jax.tree.unflatten(out, y), Projection(project.steps, *ends)
@@ -126,29 +129,12 @@ def warn_of_idle_rules(fun: Callable[[PyTree], PyTree], x: PyTree, rules: Rules)
     Takes the arguments, and gives the warnings, of `backproject`.
     """
     closed = functions.jaxpr_of(functions.live(fun), x)
-    floats = tuple(map(_is_float, jax.tree.leaves(x)))
+    floats = tuple(map(is_float, jax.tree.leaves(x)))
     said = _SAID.setdefault(closed.jaxpr, {})
     if (rules, floats) not in said:
         said[rules, floats] = warnings_of(_viewed(closed, floats, Choice(rules.named)), rules)
     for text in said[rules, floats]:
         warn(text, RuleWarning)
-
-
-def _check_input(fun: Callable[[PyTree], PyTree], x: PyTree) -> None:
-    """Raise a TypeError unless x holds floating-point arrays and the function takes x as its only argument."""
-    leaves = jax.tree_util.tree_leaves_with_path(x)
-    if not any(is_array(leaf) and _is_float(leaf) for _, leaf in leaves):
-        kinds = ", ".join(described(leaf) for _, leaf in leaves) or "nothing"
-        raise TypeError(f"x: expected floating-point images [N, H, W, C] with the mean already subtracted, got {kinds}")
-    for path, leaf in leaves:
-        if not is_array(leaf):
-            raise TypeError(f"x{keystr(path)}: expected an array, got {described(leaf)}; close over anything else")
-    with contextlib.suppress(ValueError):  # some built-in functions do not say what they take
-        signature = inspect.signature(fun, follow_wrapped=False)
-        try:
-            signature.bind(x)
-        except TypeError as error:
-            raise TypeError(f"fun: expected a function of x alone, such as lambda x: fun(x, more); {error}") from error
 
 
 # What there was to warn of, by jaxpr: the same function of zfjax has the same one at each call.
@@ -171,12 +157,14 @@ def _viewed(closed: jex.ClosedJaxpr, floats: Sequence[bool], choice: Choice) -> 
     return view
 
 
-def _walked(choice: Choice, view: jaxprs.View, *values: Any) -> tuple[list[Any], Projection]:
+def _walked(
+    choice: Choice, view: jaxprs.View, *values: Any, besides: list[Any] | None = None
+) -> tuple[list[Any], Projection]:
     """Evaluate a whole jaxpr; the results, and the way down from these as a list to the list of values."""
-    ascent = _Ascent(choice)
+    ascent = _Ascent(choice, besides is not None)
     inputs = [
-        _Wire(value, ascent.new_slot(value) if v in view.active else None)
-        for v, value in zip(view.jaxpr.invars, values, strict=True)
+        _Wire(value, ascent.new_slot(value) if v in view.active else None, beside)
+        for v, value, beside in zip(view.jaxpr.invars, values, besides or [None] * len(values), strict=True)
     ]
     climbed = ascent.climb(view, inputs, [True] * len(view.jaxpr.outvars))
     outputs = [wire for wire in climbed if wire]
@@ -196,6 +184,12 @@ class _Wire(NamedTuple):
 
     value: Any
     slot: tape.Slot | None = None
+    beside: Any = None  # the value at the baseline, if there is one and it differs
+
+    @property
+    def other(self) -> Any:
+        """The value at the baseline."""
+        return self.value if self.beside is None else self.beside
 
 
 class _Level(NamedTuple):
@@ -216,9 +210,10 @@ class _Ascent:
         steps: the tape, bottom first.
     """
 
-    def __init__(self, choice: Choice):
+    def __init__(self, choice: Choice, has_baseline: bool):
         self.steps: list[tape.Step] = []
         self._choice = choice
+        self._has_baseline = has_baseline
         self._numbers = itertools.count()
 
     def new_slot(self, value: Any) -> tape.Slot:
@@ -256,15 +251,20 @@ class _Ascent:
             return functools.partial(self._apply_rule, unit)
         if all(loop for _, _, loop in self._choice.acting_inside(view, end)):
             return self._differentiate
-        return self._enter if view.is_call(end) else self._enter_loop
+        if view.is_call(end):
+            return self._enter
+        # At a baseline a cond may take another branch.
+        return self._differentiate if self._has_baseline and end.primitive.name == "cond" else self._enter_loop
 
     def _apply_rule(self, unit: Chosen, level: _Level, source: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Keep the forward value; take the way down from the rule. Only here does the walk differ from autodiff."""
         name, end, equation = unit.name, source[-1], equation_of(level.view, unit.name, source)
         wires = [level.env[v] for v in equation.variables]
-        inputs = tuple(Input(wire.value, wire.slot is not None) for wire in wires)
+        inputs = tuple(
+            Input(wire.value, wire.slot is not None, wire.other if self._has_baseline else None) for wire in wires
+        )
         below = tuple(wire.slot for wire in wires if wire.slot)
-        y = equation.fun(*(wire.value for wire in wires))
+        y, beside = equation.fun(*(wire.value for wire in wires)), self._beside(equation.fun, wires)
         rule = in_full(unit.rule)(equation, inputs)
         if len(end.outvars) != 1:
             raise ValueError(f"rule {name!r}: expected a function with one output, got {len(end.outvars)}")
@@ -285,7 +285,12 @@ class _Ascent:
             raise ValueError(f"rule {name!r}: gives {down.out_avals} below, expected {shapes}")
         pull = Partial(functools.partial(jaxprs.evaluate, down.jaxpr), down.consts)
         self.steps.append(tape.Step(pull, (above,), below))
-        level.env[end.outvars[0]] = _Wire(y, above)
+        level.env[end.outvars[0]] = _Wire(y, above, beside)
+
+    def _beside(self, fun: Callable[..., Any], wires: Iterable[_Wire]) -> Any:
+        """What a function gives at the baseline; None if there is none, or all is the same there."""
+        wires = list(wires)
+        return fun(*(wire.other for wire in wires)) if any(wire.beside is not None for wire in wires) else None
 
     def _enter(self, level: _Level, equations: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Evaluate a call in place; the rules inside take precedence over its custom derivatives."""
@@ -300,7 +305,9 @@ class _Ascent:
         (equation,) = equations
         views = self._choice.inside(level.view, equation)
         wires = [_read(level, atom) for atom in equation.invars]
-        if equation.primitive.name == "scan" and len(views) > 1:
+        if self._has_baseline:
+            views = [views[0].later(i) for i in range(equation.params["length"])] if len(views) == 1 else views
+        if equation.primitive.name == "scan" and (self._has_baseline or len(views) > 1):
             level.env.update(zip(equation.outvars, self._unroll(equation, views, wires), strict=True))
             return
         runs = [functools.partial(_walked, self._choice, view) for view in views]
@@ -336,12 +343,15 @@ class _Ascent:
             rest = iter(values)
             return fun(*(next(rest) if wire.slot else wire.value for wire in wires))
 
-        if not moving:
-            return list(map(_Wire, of_moving()))
-        values, pull = jax.vjp(of_moving, *moving)
-        slots = list(map(self.new_slot, values))
-        self.steps.append(tape.Step(pull, tuple(slots), tuple(wire.slot for wire in wires if wire.slot)))
-        return list(map(_Wire, values, slots))
+        if moving:
+            values, pull = jax.vjp(of_moving, *moving)
+            slots: list[tape.Slot | None] = list(map(self.new_slot, values))
+            above = tuple(slot for slot in slots if slot)
+            self.steps.append(tape.Step(pull, above, tuple(wire.slot for wire in wires if wire.slot)))
+        else:
+            values = of_moving()
+            slots = [None] * len(values)
+        return list(map(_Wire, values, slots, self._beside(fun, wires) or [None] * len(values)))
 
     def _differentiate(self, level: _Level, equations: list[jaxprs.Equation], needed: set[Any]) -> None:
         """Differentiate everything between two rules with its own `jax.vjp`."""
@@ -360,14 +370,17 @@ class _Ascent:
             results = jaxprs.evaluate(piece, (), [*values, *(env[v].value for v in fixed)])
             return results[: len(above)], results[len(above) :]
 
+        reading = [env[v] for v in (*below, *fixed)]
+        besides = self._beside(lambda *values: jaxprs.evaluate(piece, (), values), reading)
+        besides = besides or [None] * (len(above) + len(rest))
         if above:
             values, pull, others = jax.vjp(evaluate, *(env[v].value for v in below), has_aux=True)
             slots = tuple(map(self.new_slot, values))
             self.steps.append(tape.Step(pull, slots, tuple(slot for v in below if (slot := env[v].slot))))
-            env.update(zip(above, map(_Wire, values, slots), strict=True))
+            env.update(zip(above, map(_Wire, values, slots, besides), strict=True))
         else:
             _, others = evaluate(*(env[v].value for v in below))
-        env.update(zip(rest, map(_Wire, others), strict=True))
+        env.update(zip(rest, map(_Wire, others, [None] * len(rest), besides[len(above) :]), strict=True))
 
 
 def _read(level: _Level, atom: Any) -> _Wire:
@@ -380,7 +393,3 @@ def _read(level: _Level, atom: Any) -> _Wire:
 def _split(items: Iterable[Any], first: Callable[[Any], bool]) -> tuple[list[Any], list[Any]]:
     items = list(items)
     return [item for item in items if first(item)], [item for item in items if not first(item)]
-
-
-def _is_float(value: Any) -> bool:
-    return jnp.issubdtype(value.dtype if hasattr(value, "dtype") else jnp.result_type(value), jnp.inexact)

@@ -20,10 +20,11 @@ Value = jax.Array | np.ndarray
 
 
 class Input(NamedTuple):
-    """One input of an equation: its value, and whether a signal goes down to it."""
+    """One input of an equation: its value, whether a signal goes down to it, and its value at a baseline, if any."""
 
     value: Value
     carries: bool
+    baseline: Value | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

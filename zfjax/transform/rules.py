@@ -17,6 +17,7 @@ from zfjax.console.deprecation import renamed
 from zfjax.ops import unpooling
 from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Windows
+from zfjax.transform.deep_lift import DEEP_LIFT as DEEP_LIFT
 from zfjax.transform.equations import Activation as Activation
 from zfjax.transform.equations import Down, Equation, Input, only
 from zfjax.transform.equations import Rule as Rule
