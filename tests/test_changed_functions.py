@@ -275,6 +275,20 @@ ASKED = {
         lambda fun: lenses.lrp(fun, IMAGES, TARGET, rules=zfjax.rules.LRP_ZERO).attributions,
         lambda w: IMAGES * slope(w),
     ),
+    "deep_lift": (
+        lambda fun: lenses.deep_lift(fun, IMAGES, TARGET).attributions,
+        lambda w: IMAGES * slope(w),  # as below
+    ),
+    **{
+        name: (
+            lambda fun, lens=lens: lens(fun, IMAGES, TARGET, 0 * IMAGES, KEY, n_samples=2, batch_size=3).attributions,
+            lambda w: IMAGES * slope(w),
+        )
+        for name, lens in (
+            ("expected_gradients", lenses.expected_gradients),
+            ("gradient_shap", functools.partial(lenses.gradient_shap, noise=0.0)),
+        )
+    },
     "smooth_grad": (
         lambda fun: lenses.smooth_grad(fun, IMAGES, TARGET, KEY, n_samples=3, noise=0, batch_size=2),
         slope,
@@ -445,6 +459,7 @@ def test_no_function_that_takes_one_is_left_out():
     parts = {
         "asked",
         "by_platform",
+        "check_input",
         "in_full",
         "live",
         "projected",
