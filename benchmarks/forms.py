@@ -77,6 +77,8 @@ def convolutions(batch: int, layer: Convolution, dtype: jnp.dtype) -> Iterator[R
     product = {"product": _run(jnp.matmul, cells, kernel.reshape(-1, layer.filters))}
 
     ups = {"plain": plain, "zfjax": ours, "patches": form(convolution._by_patches)}
+    if layer.stride > 1:
+        ups["depth"] = form(convolution._space_to_depth)
     if layer.stride == 1:
         ups["products"] = functools.partial(convolution._by_products, padding=padding)
     if (slack := convolution._with_slack(x.shape, kernel.shape, strides, padding)) != padding:
@@ -89,6 +91,7 @@ def convolutions(batch: int, layer: Convolution, dtype: jnp.dtype) -> Iterator[R
     downs = {"plain": plain, "patches": form(convolution._by_patches)}
     if layer.stride > 1:
         downs["phases"] = form(convolution._unstrided)
+        downs["depth"] = form(convolution._space_to_depth)
     transposed = form(ops.conv_transpose, input_shape=x.shape)
     forms = {"zfjax": _run(transposed, y, kernel)} | {name: in_images(up) for name, up in downs.items()}
     yield "in images", layer.name, forms | product
@@ -97,6 +100,8 @@ def convolutions(batch: int, layer: Convolution, dtype: jnp.dtype) -> Iterator[R
         return _run(lambda y, x: jax.vjp(lambda kernel: up(x, kernel), kernel)[1](y)[0], y, x)
 
     ways = {"plain": plain, "zfjax": ours, "patches": form(convolution._by_patches)}
+    if layer.stride > 1:
+        ways["depth"] = form(convolution._space_to_depth)
     ways["blocks"] = form(convolution._by_blocks)
     yield "in kernel", layer.name, {name: in_kernels(up) for name, up in ways.items()} | product
 
@@ -110,6 +115,8 @@ def pools(batch: int, name: str, dtype: jnp.dtype) -> Iterator[Row]:
     maxima = functools.partial(unpooling.maxima, windows=windows)
     signal, switches = unpooling.by_slices(x, windows)
     ways = {"plain": unpooling.by_reduce_window, "zfjax": unpooling.pool, "slices": unpooling.by_slices}
+    if unpooling.has_keys(x, windows):
+        ways["keys"] = unpooling.by_keys
     yield "switches", name, {way: _run(functools.partial(fun, windows=windows), x) for way, fun in ways.items()}
 
     def gradient(fun: Callable) -> Action:

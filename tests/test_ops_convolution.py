@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +143,27 @@ def test_tests_that_run_on_accelerators_compute_in_full_precision(request):
     text = str(jax.make_jaxpr(jax.grad(lambda k, x: ops.conv(x, k, *CONV1[2:]).sum(), (0, 1)))(kernel, x))
     assert text.count("HIGHEST") >= 2
     assert "precision=None" not in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "strides", "padding"),
+    [
+        ((2, 31, 33, 3), (7, 7), (2, 2), ((1, 1), (1, 1))),
+        ((1, 40, 37, 4), (11, 5), (4, 3), ((2, 0), (1, 2))),
+        ((1, 9, 9, 1), (2, 2), (2, 2), ((0, 0), (0, 0))),  # a row and column that no position reads
+        ((1, 10, 11, 3), (3, 3), (4, 4), ((0, 0), (0, 0))),  # gaps between positions
+    ],
+)
+def test_pixels_of_a_stride_as_channels(shape, kernel, strides, padding):
+    """A GPU's form of convolutions of pixels, and its derivatives, on any device."""
+    x, kernel = whole(shape, 0), whole((*kernel, shape[3], 8), 1)
+    forms = [
+        jax.vjp(functools.partial(form, strides=strides, padding=padding, **others), x, kernel)
+        for form, others in ((convolution._space_to_depth, {}), (convolution._plain_conv, {"groups": 1}))
+    ]
+    (ours, down), (theirs, expected) = forms
+    assert_same(ours, theirs)
+    jax.tree.map(assert_same, down(theirs), expected(theirs))
 
 
 @eight_devices

@@ -77,8 +77,8 @@ def top_activations(
     for images, numbers in numbered(batches, mesh):
         if top is None:
             top = _nothing(functions.output_of(fun, images), k, mesh)
-        # At most two batches are in flight, so a split of any size fits in memory.
-        top = _merge(fun, jax.block_until_ready(top), images, numbers, mesh=mesh)
+        before_it, top = top, _merge(fun, top, images, numbers, mesh=mesh)
+        jax.block_until_ready(before_it)  # at most two batches are in flight, so a split of any size fits in memory
     if top is None:
         raise ValueError("batches: expected at least one batch of images, got none")
     return top if mesh is None and before is None else _joined(before, top, mesh)
@@ -186,7 +186,7 @@ def numbered(batches: Iterable, mesh: Mesh | None) -> Iterator[Numbered]:
         rows += -rows % (mesh.size if mesh else 1)
         padding = rows - len(images)
         numbers = np.pad(np.arange(count, count + len(images), dtype=np.int32), (0, padding), constant_values=-1)
-        filled = jnp.pad(images, ((0, padding), *((0, 0),) * (images.ndim - 1)))
+        filled = jnp.pad(images, ((0, padding), *((0, 0),) * (images.ndim - 1))) if padding else images
         split = None if mesh is None else NamedSharding(mesh, P("data"))
         yield Numbered(*jax.device_put((filled, numbers), split))
         count += len(images)

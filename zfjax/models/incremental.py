@@ -22,6 +22,7 @@ from zfjax import ops
 from zfjax.console.text import shown_by_shape
 from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, Size
+from zfjax.ops.platforms import by_platform
 from zfjax.ops.precision import widened
 
 # Above this share of changed cells the whole map is computed: a plain convolution beats gathered windows there.
@@ -232,7 +233,10 @@ def _cells(rectangles: Rectangles, room: int) -> tuple[Array, Array, Array]:
     """
     ends = jnp.cumsum(rectangles.cells)
     entry = jnp.minimum(jnp.arange(room, dtype=jnp.int32), jnp.maximum(ends[-1] - 1, 0))
-    which = jnp.minimum(jnp.searchsorted(ends, entry, side="right"), len(ends) - 1).astype(jnp.int32)
+    find = functools.partial(jnp.searchsorted, side="right")
+    # A GPU would wait for the host at each step of a loop.
+    which = by_platform(ends, entry, cpu=find, default=functools.partial(find, method="scan_unrolled"))
+    which = jnp.minimum(which, len(ends) - 1).astype(jnp.int32)
     place = entry - (ends - rectangles.cells)[which]
     width = jnp.maximum(rectangles.width[which], 1)
     return which, rectangles.top[which] + place // width, rectangles.left[which] + place % width
