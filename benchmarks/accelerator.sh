@@ -171,9 +171,9 @@ small="--batch 4 --image-size 64 --width 0.1 --repeats 1"
 benchmark step_bfloat16 "Training step, JAX in bfloat16" train_step "$step --dtype bfloat16" "$small --dtype bfloat16"
 benchmark step_float32 "Training step, JAX in float32" train_step "$step" "$small"
 benchmark deconvnet "The deconvnet" deconvnet "--repeats 30" "--repeats 1 --batch 1 --layers relu2 --units 1"
-benchmark gallery "The gallery" gallery "--repeats 15" "--repeats 1 --batch 2 --batches 1 --layers relu1"
-benchmark occlusion "Occlusion" occlusion "--repeats 9" "--repeats 1 --windows 96 --stride 64"
-benchmark lenses "Lenses" lenses "--repeats 9" "--repeats 1 --batch 1 --steps 2 --samples 2 --maps 2 --batch-size 2 --image-size 64"
+benchmark gallery "The gallery" gallery "--repeats 15 --batch 128" "--repeats 1 --batch 2 --batches 1 --layers relu1"
+benchmark occlusion "Occlusion" occlusion "--repeats 9 --batch-size 256" "--repeats 1 --windows 96 --stride 64"
+benchmark lenses "Lenses" lenses "--repeats 9 --batch 32 --batch-size 64" "--repeats 1 --batch 1 --steps 2 --samples 2 --maps 2 --batch-size 2 --image-size 64"
 benchmark pipeline "The input pipeline" pipeline "" "--seconds 0.2 --size 64 --threads 1"
 if [ "$platform" = cpu ]; then
   part epoch "An epoch" "$python" benchmarks/epoch.py --noise --batch 8 --image-size 48 --width 0.05

@@ -29,6 +29,7 @@ WINDOWS = (16, 48, 96)
 STRIDE = 8
 CLASS = 3
 PER_EVAL = (8, 16, 32)
+ON_GPU = (64, 128, 256)  # more than these
 
 
 def torch_net(net: zfjax.ConvNet, params: Any) -> Any:
@@ -111,9 +112,10 @@ def captum_sweep(
 
 def best_setting(net: Any, image: np.ndarray) -> tuple[str, tuple[int, bool]]:
     """Captum's fastest perturbations_per_eval and layout, by a sweep over some positions with each."""
+    on_gpu = next(net.parameters()).is_cuda
     settings = {
         f"{per_eval} per eval, channels {'last' if last else 'first'}": (per_eval, last)
-        for per_eval in PER_EVAL
+        for per_eval in (PER_EVAL + ON_GPU if on_gpu else PER_EVAL)
         for last in (False, True)
     }
     times = medians({name: captum_sweep(net, image, 48, 32, *setting) for name, setting in settings.items()}, 1)
@@ -131,16 +133,15 @@ def compare(
     image: np.ndarray,
     window: int,
     stride: int,
+    batch_size: int,
     repeats: int,
     captum: Callable[[int], Callable[[], Any]] | None,
 ) -> None:
     """Print a line of the table, with the difference between our two methods."""
     plain = Partial(whole, fun)
-    found, reference = (occlusion(way, image, window, stride).outputs for way in (fun, plain))
-    actions: dict[str, Callable[[], Any]] = {
-        "zfjax": lambda: occlusion(fun, image, window, stride),
-        "plain": lambda: occlusion(plain, image, window, stride),
-    }
+    sweep = functools.partial(occlusion, image=image, window=window, strides=stride, batch_size=batch_size)
+    found, reference = sweep(fun).outputs, sweep(plain).outputs
+    actions: dict[str, Callable[[], Any]] = {"zfjax": lambda: sweep(fun), "plain": lambda: sweep(plain)}
     if captum:
         actions["Captum"] = captum(window)
     count = found.shape[0] * found.shape[1]
@@ -156,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="timed sweeps of each; the median is shown")
     parser.add_argument("--stride", type=int, default=STRIDE, help="pixels between positions")
+    parser.add_argument("--batch-size", type=int, default=64, help="positions per pass of zfjax")
     parser.add_argument("--windows", type=int, nargs="+", default=WINDOWS, help="sides of the square")
     args = parser.parse_args()
 
@@ -186,7 +188,7 @@ def main() -> None:
     )
     print("".join(f"{name:>16}" for name in header))
     for window in args.windows:
-        compare(fun, image, window, args.stride, args.repeats, captum)
+        compare(fun, image, window, args.stride, args.batch_size, args.repeats, captum)
 
 
 if __name__ == "__main__":
