@@ -72,6 +72,4 @@ def vit():
 
 def zoo_model(library, architecture):
     """A model of the zoo that knows what to make of pictures."""
-    shape = (1, zoo.SIDE, zoo.SIDE, 3)
-    fun, weights = zoo.build(library, architecture, jnp.zeros(shape))
-    return zfjax.Model(fun, shape, weights=weights, preprocess=PREPROCESSING)
+    return zoo.model(library, architecture, jnp.zeros((1, zoo.SIDE, zoo.SIDE, 3)), PREPROCESSING)

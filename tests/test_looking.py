@@ -9,6 +9,7 @@ import looked_at
 import numpy as np
 import pytest
 import tiny_runs
+import zoo
 from etils import epath
 
 import zfjax
@@ -63,6 +64,31 @@ def test_an_unknown_function_gives_the_figures_of_the_same_net(requests, figure)
                 continue
             scale = max(np.abs(array).max(initial=0), 1)
             np.testing.assert_allclose(other.arrays[name] / scale, array / scale, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::zfjax.RuleWarning")
+@pytest.mark.parametrize(("library", "architecture"), [*zip(zoo.LIBRARIES, zoo.ARCHITECTURES, strict=True)])
+def test_figures_of_each_library_and_each_architecture(library, architecture):
+    """One pair of each; test_model.py has all pairs, for the places and cuts that figures are made of."""
+    squares = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
+    model = looked_at.zoo_model(library, architecture)
+    found = zfjax.look(model, squares).val
+    name = model.feature_layers[-1]
+    given = Given("net", epath.Path("out"), "", "", None, model, "latest")
+    shown = {"files": found.unlabeled(np.array([0])), "layers": (name,), "units": (2, 1)}
+    request = Request(given, Splits(found, found), **shown, batch_size=4, window=12, stride=12)
+    (drawing,) = fig2.draw(request)
+    acts = np.asarray(model.layer(name)(found.load(range(4))))
+    highest = acts.max(axis=tuple(range(1, acts.ndim - 1)))[:, [2, 1]]
+    np.testing.assert_allclose(drawing.arrays["values"], np.sort(highest.T)[:, ::-1], rtol=1e-4, atol=1e-5)
+    assert (np.abs(drawing.arrays["projections"][:, 0]).max(axis=(1, 2, 3)) > 0).all()
+    (drawing,) = fig7.draw(request)
+    image = np.array(found.load([0])[0])
+    image[:12, :12] = np.broadcast_to(found.display.cover, image.shape)[:12, :12]
+    chances = np.asarray(jax.nn.softmax(model(image[None])))[0]
+    assert drawing.arrays["most_probable"][0, 0, 0] == chances.argmax()
+    label = drawing.arrays["labels"][0]
+    np.testing.assert_allclose(drawing.arrays["probability"][0, 0, 0], chances[label], rtol=1e-4, atol=1e-6)
 
 
 def test_an_unknown_function_gets_the_scores_of_the_same_net(requests):

@@ -319,12 +319,12 @@ LIBRARIES = ("linen", "nnx", "equinox", "haiku", "jnp", "onnx")
 SIDE = 24
 
 
-def model(library, architecture, images):
+def model(library, architecture, images, preprocess=None):
     """An architecture as a `zfjax.Model`."""
     if library == "onnx":
-        return zfjax.from_onnx(GOLDENS / f"{architecture}.onnx")
+        return zfjax.from_onnx(GOLDENS / f"{architecture}.onnx", preprocess=preprocess)
     fun, weights = build(library, architecture, images)
-    return zfjax.Model(fun, images, weights=weights)
+    return zfjax.Model(fun, images, weights=weights, preprocess=preprocess)
 
 
 def build(library, architecture, images):

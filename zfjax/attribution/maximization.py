@@ -23,7 +23,9 @@ from zfjax.transform.equations import Down, Equation, Input, only, takes_inputs
 from zfjax.transform.rules import Rules
 
 START = 0.08  # root mean square of the initial noise, as a share of `reach`
-LINEAR_SHARE = 0.1  # of the steps, in which ReLUs pass everything
+# Of the steps, in which ReLUs pass the signal as if they were not there, much as in Lucid: most rectified units are
+# silent on noise, and have no gradient there.
+LINEAR_SHARE = 0.1
 
 
 @renamed_arguments(steps="n_steps")
@@ -43,25 +45,19 @@ def maximize(
     reach: float = 127.5,
     batch_size: int = 32,
 ) -> Float[Array, "k height width channels"]:
-    """Find pictures that units of a layer respond to most, by gradient ascent with Adam from noise.
+    """Find pictures that units of a layer respond to most, by gradient ascent from noise.
 
-    Each step goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation (a map's center
-    cell), ∇a its gradient with respect to the picture x in −1..1, and TV the sum of |differences| of neighboring
-    pixels. So `l2` and `tv` mean the same in every layer, however large its activations are.
-
-    Most rectified units are silent on noise and have no gradient there. So in the first tenth of the steps ReLUs pass
-    the signal as if they were not there, much as in Lucid.
+    Gradients are scaled, so that `l2` and `tv` mean the same in every layer, however large its activations are.
 
     Args:
-        fun: from images to activations, [n, units] or [n, h, w, units], such as `zfjax.layer(net, variables, "relu5")`
-            or, for classes, "fc8".
+        fun: from images to activations, [n, units] or [n, h, w, units], such as `model.layer("relu5")`.
         units: their numbers, one or [k].
         key: draws noise and jitter. A unit's picture depends only on the key and the unit's number.
         size: height and width of the pictures in pixels, one number or a pair.
         channels: of the pictures; 1 for a net of gray images.
         basis: `FOURIER` or `PIXELS`.
-        n_steps: steps of Adam.
-        lr: Adam's learning rate, as a share of `reach`.
+        n_steps: steps of Adam, at the rate `lr`.
+        lr: a share of `reach`.
         l2: pulls pixels toward 0, the mean.
         tv: smooths.
         jitter: largest shift of the picture in each step, in pixels, wrapping around.
@@ -72,11 +68,9 @@ def maximize(
         Pictures as `fun` takes them, [k, H, W, channels]; add the mean to view them.
 
     Raises:
-        ValueError: fun does not return activations [n, units] or [n, h, w, units], it takes another number of channels,
-            there are no such units, or a number is out of range.
+        ValueError: fun gives other activations, takes other channels or has no such units; a number is out of range.
 
-    Paper: Erhan et al. 2009, "Visualizing Higher-Layer Features of a Deep Network"; Simonyan et al. 2013, section 2;
-    the basis, jitter and their names Olah et al. 2017, "Feature Visualization".
+    Paper: Erhan et al. 2009; Simonyan et al. 2013, section 2; the basis and jitter: Olah et al. 2017.
 
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> variables = net.init(jax.random.key(1), jnp.zeros((1, 64, 64, 3)))
@@ -89,14 +83,13 @@ def maximize(
     size = pair("size", size)
     fun, picture = functions.live(fun), functions.live(basis.picture, name="basis.picture")
     units = _checked_units(units, _activations(fun, size, channels))
-
     count, rows = chunks.even(len(units), batch_size)
     strengths = _Strengths(*(jnp.asarray(value, jnp.float32) for value in (lr, l2, tv, reach)))
-    keys = jax.vmap(lambda unit: jax.random.fold_in(key, unit))(units)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, units)
     step = Partial(_Ascent(size, n_steps, rows, jitter), fun, picture, units, keys, strengths)
-    started = _started(keys, shape=basis.shape(size, channels))
-    climbed = chunks.walk(step, started, count * n_steps, rows, "Maximization")
-    return _pictures(picture, climbed.coefficients, strengths.reach, size=size)
+    begun = _started(keys, shape=basis.shape(size, channels))
+    found = chunks.walk(step, begun, count * n_steps, rows, "Maximization").coefficients
+    return _pictures(picture, found, strengths.reach, size=size)
 
 
 class _Strengths(NamedTuple):
@@ -115,7 +108,11 @@ class _Climbed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Ascent:
-    """One step of one chunk of units; each chunk takes all its steps before the next begins."""
+    """One step of one chunk of units; each chunk takes all its steps before the next begins.
+
+    It goes along ∇a / rms(∇a) − `l2` · x − `tv` · ∇TV(x), where a is the unit's activation (a map's center cell), ∇a
+    its gradient with respect to the picture x in −1..1, and TV the sum of |differences| of neighboring pixels.
+    """
 
     size: Pair
     steps: int
