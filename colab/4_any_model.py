@@ -44,8 +44,8 @@ from zfjax.data import shapes
 from zfjax.data.decode import decode_square
 from zfjax.data.loose import picture_files
 from zfjax.data.shapes.masks import masks
-from zfjax.experiments import comparison
 from zfjax.experiments.gallery import gallery, some_maps
+from zfjax.experiments.lenses import LENSES, Options, case_of, heat, maps_by
 from zfjax.models.nets import NetModel
 from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.gallery import plot_gallery
@@ -72,7 +72,7 @@ recipe.width = 0.125 if QUICK else 0.25
 recipe.image_size = 48 if QUICK else 96  # pixels
 recipe.epochs = 1 if QUICK else 2
 passes = 1 if QUICK else 2  # of the small nets over the training set
-lenses = comparison.LENSES[:3] if QUICK else comparison.LENSES
+lenses = LENSES[:3] if QUICK else LENSES
 folder = "runs/resnet18_quick" if QUICK else "runs/resnet18"  # other settings need another folder
 zfnet_file = ""  # zfnet-1727-d010ddca.pth, for the ZFNet trained on ImageNet; empty: that part is skipped
 photographs = "PHOTOS"  # a folder with photographs of yours, for that part
@@ -140,14 +140,14 @@ zfjax.show(found, labels=[name for name in names for _ in images])
 # %%
 def look(model, name, images):
     features, head = model.split(name)
-    maps = features(images)
+    flower = val.label_of("flower")
     print("says", *[val.classes[i] for i in model(images).argmax(axis=1)])
     columns = {
         "strongest map": strongest(features, images),
         "deconvnet, class": attribution.deconvolution(model, images, target),
         "gradient": attribution.gradient(model, images, target),
-        "Grad-CAM": attribution.upsample(zfjax.grad_cam(head, maps, target), images.shape[1:3]),
-        "Grad-CAM, flower": attribution.upsample(zfjax.grad_cam(head, maps, val.label_of("flower")), images.shape[1:3]),
+        "Grad-CAM": attribution.upsample(zfjax.grad_cam((features, head), images, target), images.shape[1:3]),
+        "Grad-CAM, flower": attribution.upsample(zfjax.grad_cam((features, head), images, flower), images.shape[1:3]),
     }
     return plot_comparison(pictures, objects, {name: np.asarray(map) for name, map in columns.items()}, chosen.names)
 
@@ -297,13 +297,13 @@ fig2(zfnet_file, photographs) if zfnet_file else None
 # %% [markdown]
 # ## Lenses side by side
 #
-# All twelve on the ResNet, for the true class. `comparison.heat` puts the cells of a CAM where their receptive fields
+# All twelve on the ResNet, for the true class. `heat` puts the cells of a CAM where their receptive fields
 # are.
 
 # %%
-case = comparison.case_of(resnet, "stage4", images, target, jax.random.key(0))
-found = {lens.title: lens.of(case) for lens in lenses}
-columns = {title: np.asarray(one) if one.ndim == 4 else comparison.heat(case, one) for title, one in found.items()}
+case = case_of(resnet, "stage4", images, target, Options(jax.random.key(0)))
+found = {lens.title: maps_by(lens, case) for lens in lenses}
+columns = {title: np.asarray(one) if one.ndim == 4 else heat(case, one) for title, one in found.items()}
 plot_comparison(pictures, objects, columns, chosen.names)
 
 # %% [markdown]

@@ -248,6 +248,6 @@ def test_numbers_below_one():
     with pytest.raises(ValueError, match="noise: expected a share"):
         lenses.smooth_grad(NET, IMAGES, 0, KEY, noise=-0.1)
     with pytest.raises(
-        ValueError, match=r"baseline: expected a number, \[8, 10, 3\] or \[3, 8, 10, 3\], got \[10, 3\]"
+        ValueError, match=r"baseline: expected a number, \[3\], \[8, 10, 3\] or \[3, 8, 10, 3\], got \[10, 3\]"
     ):
         lenses.integrated_gradients(NET, IMAGES, 0, IMAGES[0, 0])

@@ -143,6 +143,8 @@ def test_finer_cam_is_grad_cam_of_the_weighted_difference():
     ]
     assert_close(lenses.finer_cam(SPLIT, IMAGES, 2, n_similar=1), np.concatenate(expected))
     assert_close(lenses.finer_cam(SPLIT, IMAGES, 2, alpha=0, n_similar=1), lenses.grad_cam(SPLIT, IMAGES, 2))
+    alone = FEATURES, lambda maps: HEAD(maps)[:, 2:3]
+    assert_close(lenses.finer_cam(alone, IMAGES, 0), lenses.grad_cam(SPLIT, IMAGES, 2))
 
 
 def test_a_split_or_the_head_alone():
@@ -227,7 +229,5 @@ def test_what_is_no_split(unchecked):
         lenses.grad_cam(SPLIT, IMAGES.astype(np.uint8), 0)
     with pytest.raises(ValueError, match="target: expected a class, which finer_cam compares with others"):
         lenses.finer_cam(SPLIT, IMAGES, lambda logits: logits[:, 0])
-    with pytest.raises(ValueError, match="fun: expected two classes or more"):
-        lenses.finer_cam(lambda maps: mean_head(maps)[:, :1], MAPS, 0)
     with pytest.raises(ValueError, match="alpha: expected 0 or more, got -1"):
         lenses.finer_cam(SPLIT, IMAGES, 0, alpha=-1)

@@ -8,21 +8,22 @@ from matplotlib.colors import to_rgb
 from test_plots import ink, pixels
 
 import zfjax
+from zfjax import attribution
 from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localization, pointing_game
 from zfjax.console.errors import UserError
-from zfjax.experiments.comparison import (
+from zfjax.experiments.comparison import Comparison, Labeled, compare, to_table
+from zfjax.experiments.lenses import (
     BASELINES,
     LENSES,
-    Comparison,
+    MORE,
     Grid,
-    Labeled,
     Lens,
+    Options,
     case_of,
-    compare,
-    for_sanity,
+    given_to,
     heat,
+    maps_by,
     placed,
-    to_table,
 )
 from zfjax.experiments.sanity import Sanity, Similarity, sanity_check
 from zfjax.experiments.sanity import to_table as sanity_table
@@ -32,7 +33,8 @@ from zfjax.models.specs import BatchNorm, Conv, Dense, MaxPool, MeanPool, ReLU, 
 from zfjax.plots.comparison import MARK, plot_comparison, plot_sanity
 
 SIZE, KEY = 16, jax.random.key(0)
-ALL = LENSES + BASELINES
+OPTIONS = Options(KEY)
+ALL = LENSES + MORE + BASELINES
 BY_NAME = {lens.name: lens for lens in ALL}
 
 # Class 0 is as red as the image, class 1 as green.
@@ -67,26 +69,26 @@ def batches(n, *sizes):
 
 
 def reddest(images, labels, layer="relu1", **options):
-    return case_of(NetModel(REDDEST, WEIGHTS), layer, jnp.asarray(images), jnp.asarray(labels), KEY, **options)
+    return case_of(NetModel(REDDEST, WEIGHTS), layer, jnp.asarray(images), jnp.asarray(labels), OPTIONS, **options)
 
 
 @pytest.fixture(scope="module")
 def compared():
-    return compare(NetModel(REDDEST, WEIGHTS), batches(6, 6), ALL, layer="relu1", key=KEY, n_steps=8)
+    return compare(NetModel(REDDEST, WEIGHTS), batches(6, 6), ALL, layer="relu1", options=OPTIONS, n_steps=8)
 
 
 def test_lenses_find_what_the_net_looks_at_and_baselines_do_not(compared):
     assert compared.pointing.shape == (len(ALL), 6)
     rows = dict(zip(BY_NAME, compared.pointing.mean(axis=1), strict=True))
     # A deconvnet lets a signal down where nothing came up: it does not know where the color is.
-    assert {lens.name for lens in LENSES if rows[lens.name] < 1} == {"deconvnet"}
+    assert {lens.name for lens in LENSES + MORE if rows[lens.name] < 1} == {"deconvnet"}
     assert rows["random"] < 1
     assert not compared.pointing[-1].all()
     areas = {
         name: dict(zip(BY_NAME, getattr(compared, name).mean(axis=1), strict=True))
         for name in ("insertion", "deletion")
     }
-    for lens in LENSES:
+    for lens in LENSES + MORE:
         if lens.name == "deconvnet":
             continue
         assert areas["insertion"][lens.name] > areas["insertion"]["random"], lens
@@ -102,7 +104,7 @@ def test_scores_are_those_of_the_metrics(compared):
     images, labels, masks = squares(6)
     case = reddest(images, labels)
     row = list(BY_NAME).index("gradient_times_input")
-    maps = np.abs(np.asarray(BY_NAME["gradient_times_input"].of(case))).max(axis=-1)
+    maps = np.abs(np.asarray(maps_by(BY_NAME["gradient_times_input"], case))).max(axis=-1)
     np.testing.assert_array_equal(compared.pointing[row], pointing_game(maps, masks))
     np.testing.assert_allclose(compared.iou[row], localization(maps, masks).iou)
     np.testing.assert_allclose(compared.energy[row], energy_inside(maps, masks), rtol=1e-5)
@@ -116,9 +118,9 @@ def test_scores_are_those_of_the_metrics(compared):
 def test_the_box_holds_more_than_the_object():
     images, labels, _ = squares(1)
     ring = box_masks(np.array([[2, 2, 6, 6]]), SIZE, SIZE) & ~box_masks(np.array([[3, 3, 4, 4]]), SIZE, SIZE)
-    middle = Lens("middle", "middle", lambda case: box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32))
+    middle = Lens("middle", "middle", lambda *_: box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32))
     found = compare(
-        NetModel(REDDEST, WEIGHTS), [Labeled(images, labels, ring)], [middle], layer="relu1", key=KEY, n_steps=2
+        NetModel(REDDEST, WEIGHTS), [Labeled(images, labels, ring)], [middle], layer="relu1", options=OPTIONS, n_steps=2
     )
     assert (found.pointing.tolist(), found.in_box.tolist()) == ([[False]], [[True]])
 
@@ -126,10 +128,20 @@ def test_the_box_holds_more_than_the_object():
 def test_results_do_not_depend_on_the_batches(compared):
     """Nor on what fills up the last one; that is not counted."""
     sizes = []
-    watching = Lens("watching", "watching", lambda case: sizes.append(len(case.images)) or BY_NAME["grad_cam"].of(case))
+
+    def watched(split, images, target):
+        sizes.append(len(images))
+        return attribution.grad_cam(split, images, target)
+
+    watching = Lens("watching", "watching", watched, at_cut=True)
     lenses = [*(BY_NAME[name] for name in ("smooth_grad", "grad_cam", "occlusion", "random")), watching]
     found = compare(
-        NetModel(REDDEST, WEIGHTS), batches(6, 4, 2), lenses, layer="relu1", key=KEY, n_steps=8, batch_size=5
+        NetModel(REDDEST, WEIGHTS),
+        batches(6, 4, 2),
+        lenses,
+        layer="relu1",
+        options=OPTIONS._replace(batch_size=5),
+        n_steps=8,
     )
     assert sizes == [4, 4]  # the first batch compiles and is not timed
     for field in Comparison._fields[:-1]:
@@ -140,15 +152,15 @@ def test_results_do_not_depend_on_the_batches(compared):
 
 def test_random_maps_are_each_images_own():
     images, labels, _ = squares(3)
-    first = np.asarray(BY_NAME["random"].of(reddest(images, labels)))
-    later = np.asarray(BY_NAME["random"].of(reddest(images[2:], labels[2:], first=2)))
+    first = np.asarray(maps_by(BY_NAME["random"], reddest(images, labels)))
+    later = np.asarray(maps_by(BY_NAME["random"], reddest(images[2:], labels[2:], first=2)))
     np.testing.assert_array_equal(first[2], later[0])
     assert not np.array_equal(first[0], first[1])
 
 
 def test_the_center_gaussian_is_highest_in_the_middle_and_falls_by_its_deviation():
     images, labels, _ = squares(1)
-    (one,) = np.asarray(BY_NAME["center"].of(reddest(images, labels)))
+    (one,) = np.asarray(maps_by(BY_NAME["center"], reddest(images, labels)))
     np.testing.assert_allclose(one, one[::-1, ::-1])
     np.testing.assert_allclose(one, one.T)
     assert one.max() == one[8, 8] == one[7, 7]
@@ -167,7 +179,7 @@ def test_occlusion_is_the_mean_fall_over_the_squares_that_hide_a_pixel():
             covered[0, top : top + window, left : left + window] = 0
             total[top : top + window, left : left + window] += clean - case.fun(jnp.asarray(covered))[0, labels[0]]
             count[top : top + window, left : left + window] += 1
-    np.testing.assert_allclose(BY_NAME["occlusion"].of(case)[0], total / count, atol=1e-5)
+    np.testing.assert_allclose(maps_by(BY_NAME["occlusion"], case)[0], total / count, atol=1e-5)
 
 
 def test_cells_stand_where_they_look():
@@ -175,7 +187,7 @@ def test_cells_stand_where_they_look():
     net = zfjax.zfnet(10, width=0.03, image_size=96)
     images = jnp.zeros((1, 96, 96, 3))
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(net.init, KEY, images))
-    case = case_of(NetModel(net, variables), "relu5", images, jnp.zeros(1, jnp.int32), KEY)
+    case = case_of(NetModel(net, variables), "relu5", images, jnp.zeros(1, jnp.int32), OPTIONS)
     assert case.grid == Grid((20.0, 20.0), (16, 16))
     for row, column in ((0, 0), (4, 1), (2, 3)):
         cells = np.zeros((1, 5, 5), np.float32)
@@ -225,11 +237,11 @@ def residual():
 def test_all_lenses_see_through_residual_blocks():
     net, (images, labels, _) = residual(), squares(2)
     variables = jax.jit(net.init)(KEY, images)
-    case = case_of(NetModel(net, variables), "stage1", jnp.asarray(images), jnp.asarray(labels), KEY)
+    case = case_of(NetModel(net, variables), "stage1", jnp.asarray(images), jnp.asarray(labels), OPTIONS)
     assert case.grid == Grid((0.0, 0.0), (2, 2))
     shapes = {}
     for lens in ALL:
-        attributions = lens.of(case)
+        attributions = maps_by(lens, case)
         shapes[lens.name] = np.shape(attributions)
         found = heat(case, attributions)
         assert found.shape == (2, SIZE, SIZE)
@@ -244,9 +256,9 @@ def test_lenses_take_the_sanity_check_and_those_that_draw_draw_the_same():
     net, (images, labels, _) = residual(), squares(2)
     model, target = NetModel(net, jax.jit(net.init)(KEY, images)), jnp.asarray(labels)
     for name in ("random", "center"):
-        found = sanity_check(for_sanity(BY_NAME[name], "stage1", KEY), model, images, target, KEY)
+        found = sanity_check(given_to(BY_NAME[name], OPTIONS), model, images, target, KEY)
         np.testing.assert_allclose(found.cascade.signed, 1)
-    seeing = sanity_check(for_sanity(BY_NAME["grad_cam"], "stage1", KEY), model, images, target, KEY)
+    seeing = sanity_check(attribution.grad_cam, model, images, target, KEY, layer="stage1")
     assert seeing.layers == ("fc", "stage1", "conv1")
     assert (np.nan_to_num(seeing.cascade.signed) < 0.99).all()
 
@@ -258,7 +270,7 @@ def test_a_layer_that_is_not_there_or_has_no_positions_is_named():
     with pytest.raises(UserError, match="layer fc2: CAMs need a layer with positions"):
         reddest(images, labels, "fc2")
     with pytest.raises(ValueError, match="batches: expected at least one"):
-        compare(NetModel(REDDEST, WEIGHTS), [], ALL, layer="relu1", key=KEY)
+        compare(NetModel(REDDEST, WEIGHTS), [], ALL, layer="relu1", options=OPTIONS)
 
 
 def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):

@@ -18,7 +18,8 @@ from zfjax import compare as compare_lenses
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data.opening import open_source
-from zfjax.experiments.comparison import LENSES, Comparison, Labeled, compare
+from zfjax.experiments.comparison import Comparison, Labeled, compare
+from zfjax.experiments.lenses import LENSES, Options
 from zfjax.figures import fig2, fig5, fig6, fig7
 from zfjax.figures.request import Request
 from zfjax.models.display import display_of
@@ -101,7 +102,7 @@ def test_an_unknown_function_gets_the_scores_of_the_same_net(requests):
             [Labeled(one.subject.load(np.arange(3)), np.array([0, 1, 2]), masks)],
             lenses,
             layer=one.subject.model.place("relu2").name,
-            key=jax.random.key(0),
+            options=Options(jax.random.key(0)),
             n_steps=4,
         )
         for one in requests

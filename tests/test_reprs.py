@@ -14,7 +14,7 @@ import zfjax
 from zfjax import attribution, data, experiments, models, runs, training, weights
 from zfjax.data.folder import FolderExamples
 from zfjax.data.pictures import DecodedPictures
-from zfjax.experiments.comparison import Lens
+from zfjax.experiments.lenses import Lens
 from zfjax.runs.subject import Splits, of_net
 
 

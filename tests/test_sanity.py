@@ -127,11 +127,7 @@ def test_the_rank_correlation_is_spearmans():
     assert np.isnan(found).tolist() == [True, False]
 
 
-def by_gradient(model, images, target):
-    return gradient(model.function, images, target)
-
-
-def of_images(model, images, target):
+def of_images(fun, images, target):
     return -images
 
 
@@ -144,7 +140,7 @@ def test_a_lens_that_does_not_look_at_the_weights_stays_the_same_and_the_gradien
     for similarity in (*blind.cascade, *blind.alone):
         assert similarity.shape == (3, 3)
         np.testing.assert_allclose(similarity, 1)
-    seeing = sanity_check(by_gradient, NetModel(net, variables), IMAGES, TARGET, jax.random.key(0))
+    seeing = sanity_check(gradient, NetModel(net, variables), IMAGES, TARGET, jax.random.key(0))
     for similarity in (seeing.cascade.signed, seeing.alone.signed):
         assert np.abs(similarity.mean(axis=1)).max() < 0.7
     assert np.abs(seeing.cascade.signed[-1].mean()) < 0.3
@@ -153,11 +149,11 @@ def test_a_lens_that_does_not_look_at_the_weights_stays_the_same_and_the_gradien
 def test_similarities_are_those_of_each_set_of_weights_by_sign_and_by_strength():
     net = NETS["plain"]
     variables = net.init(jax.random.key(3), IMAGES)
-    found = sanity_check(by_gradient, NetModel(net, variables), IMAGES, TARGET, jax.random.key(5))
-    trained_maps = np.asarray(by_gradient(NetModel(net, variables), IMAGES, TARGET))
+    found = sanity_check(gradient, NetModel(net, variables), IMAGES, TARGET, jax.random.key(5))
+    trained_maps = np.asarray(gradient(NetModel(net, variables).function, IMAGES, TARGET))
     for row, redrawn in enumerate(randomized(NetModel(net, variables), jax.random.key(5))):
         for similarity, one in ((found.cascade, redrawn.cascade), (found.alone, redrawn.alone)):
-            maps = np.asarray(by_gradient(one, IMAGES, TARGET))
+            maps = np.asarray(gradient(one.function, IMAGES, TARGET))
             for image in range(3):
                 a, b = maps[image].ravel(), trained_maps[image].ravel()
                 np.testing.assert_allclose(similarity.signed[row, image], spearmanr(a, b).statistic, atol=1e-6)
@@ -169,8 +165,8 @@ def test_a_lens_of_one_layer_feels_that_layer_alone():
     net = NETS["plain"]
     variables = net.init(jax.random.key(3), IMAGES)
     found = sanity_check(
-        lambda model, images, target: jnp.einsum(
-            "nhwc,hwcd->nhwd", images[:, :3, :3], model.variables["params"]["conv1"]["kernel"]
+        lambda fun, images, target: jnp.einsum(
+            "nhwc,hwcd->nhwd", images[:, :3, :3], fun.args[0]["params"]["conv1"]["kernel"]
         ),
         *(NetModel(net, variables), IMAGES, TARGET, jax.random.key(0)),
     )

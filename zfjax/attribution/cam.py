@@ -115,10 +115,10 @@ def finer_cam(
         inputs: as in `grad_cam`.
         target: a class, as in all lenses, but no function.
         alpha: how much of the others to take away; 0 is `grad_cam`.
-        n_similar: how many others, at most all of them.
+        n_similar: how many others, at most all of them. Where there are none, it is `grad_cam`.
 
     Raises:
-        ValueError: the target is a function, there is one class only, or a number is out of range.
+        ValueError: the target is a function, or a number is out of range.
 
     Paper: Zhang et al. 2025, "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation".
     """
@@ -128,8 +128,8 @@ def finer_cam(
     at_least_zero(alpha=alpha)
     question = asked_of_maps(fun, inputs, target)
     classes = functions.output_of(question.fun, question.inputs).shape[1]
-    if classes < 2:
-        raise ValueError("fun: expected two classes or more, of which finer_cam compares one with others, got 1")
+    if classes == 1:
+        return _grad_cam(question)
     return _finer_cam(question, jnp.asarray(alpha, jnp.float32), n_similar=min(n_similar, classes - 1))
 
 

@@ -114,7 +114,7 @@ def integrated_gradients(
         fun: as in all lenses.
         images: as in all lenses.
         target: as in all lenses.
-        baseline: a number, one image, or one per image. 0 is the mean image.
+        baseline: a number, a color [C], one image, or one per image. 0 is the mean image where it is subtracted.
         n_steps: nodes of the integral.
         batch_size: images at once.
 
@@ -131,7 +131,7 @@ def integrated_gradients(
     at_least_one(n_steps=n_steps, batch_size=batch_size)
     question = asked(fun, images, target)
     images = question.inputs
-    start = filling("baseline", baseline, images, (images.ndim - 1, images.ndim))
+    start = filling("baseline", baseline, images, sorted({1, images.ndim - 1, images.ndim}))
     count, size = chunks.even(len(images) * (n_steps + 2), batch_size)
     empty = widened(jnp.zeros_like(images)), jnp.zeros(len(images), jnp.float32)
     total, gain = chunks.walk(

@@ -12,7 +12,8 @@ from zfjax.compare.request import Request
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import did_you_mean
-from zfjax.experiments.comparison import BASELINES, LENSES, Case, Lens, case_of, filled, heat, highest_maps
+from zfjax.experiments.comparison import filled
+from zfjax.experiments.lenses import BASELINES, LENSES, MORE, Case, Lens, Options, case_of, heat, highest_maps, maps_by
 from zfjax.runs.given import Given
 from zfjax.runs.subject import Subject
 from zfjax.training import memory
@@ -28,11 +29,15 @@ class Asked(NamedTuple):
     seed: int
     batch_size: int
 
+    @property
+    def options(self) -> Options:
+        """What lenses get besides a function, images and a target."""
+        return Options(jax.random.key(self.seed), self.batch_size, self.subject.display.cover)
+
     def case(self, images: Float[Array, "n size size channels"], labels: Int[np.ndarray, " n"], first: int = 0) -> Case:
         """Images in the form lenses take. Raises a UserError if the model has no such layer."""
-        key, target = jax.random.key(self.seed), jnp.asarray(labels, jnp.int32)
-        size, cover = self.batch_size, self.subject.display.cover
-        return case_of(self.subject.model, self.layer, images, target, key, first=first, batch_size=size, cover=cover)
+        target = jnp.asarray(labels, jnp.int32)
+        return case_of(self.subject.model, self.layer, images, target, self.options, first=first)
 
 
 def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
@@ -44,7 +49,7 @@ def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
     """
     if not subject.classes:
         raise UserError("lenses explain logits: expected a model that gives [N, classes]")
-    if request.layer and not any("cam" in lens.name for lens in lenses):
+    if request.layer and not any(lens.at_cut for lens in lenses):
         raise UserError(
             f"--layer has no meaning with --only={','.join(request.only)}, none of which is a CAM: leave it out"
         )
@@ -57,7 +62,7 @@ def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
 
 def chosen(only: Sequence[str], usual: Sequence[Lens]) -> Sequence[Lens]:
     """The lenses with these names, or `usual` if there are none. Raises a UserError for an unknown name."""
-    known = {lens.name: lens for lens in LENSES + BASELINES}
+    known = {lens.name: lens for lens in LENSES + MORE + BASELINES}
     for name in only:
         if name not in known:
             hint = did_you_mean(name, list(known)) or ";"
@@ -80,7 +85,7 @@ def maps_of(
             case = asked.case(images[some][numbers], labels[some][numbers], first)
             for lens, maps in found.items():
                 progress.advance(0, lens.title)
-                given = lens.of(case)
+                given = maps_by(lens, case)
                 maps.append((np.asarray(given) if given.ndim == 4 else heat(case, given))[: len(images[some])])
                 progress.advance(len(images[some]), lens.title)
     return {lens: np.concatenate(maps) for lens, maps in found.items()}

@@ -4,7 +4,7 @@ import numpy as np
 
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
-from zfjax.experiments.comparison import LENSES
+from zfjax.experiments.lenses import LENSES
 from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.files import save
 from zfjax.runs.first import is_first

@@ -1,7 +1,7 @@
 """Score lenses on images with known objects: how good their maps are, and whether they depend on the weights."""
 
 import concurrent.futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from zfjax.console import tables
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.experiments import comparison, sanity
-from zfjax.experiments.comparison import BASELINES, LENSES, Comparison, Labeled, Lens, for_sanity
+from zfjax.experiments.comparison import Comparison, Labeled
+from zfjax.experiments.lenses import BASELINES, LENSES, Lens, Options, given_to
 from zfjax.experiments.sanity import Sanity, Similarity, randomized_layers, sanity_check
-from zfjax.models import Model
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
 from zfjax.runs.first import from_all, is_first
@@ -140,10 +140,8 @@ def _compared_on(
             batches,
             asked.lenses,
             layer=asked.layer,
-            key=jax.random.key(asked.seed),
-            batch_size=size,
+            options=asked.options,
             rows=min(size, len(labels)),
-            cover=subject.display.cover,
             progress=progress,
         )
 
@@ -167,8 +165,9 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
     with Progress("randomized nets", len(lenses) * (1 + 2 * len(names)) * len(numbers), unit="map") as progress:
         for lens in lenses[jax.process_index() :: jax.process_count()]:
-            of_model = for_sanity(lens, asked.layer, lens_key, asked.batch_size, asked.subject.display.cover)
-            one = sanity_check(_counted(of_model, lens.title, progress), model, images, target, weights_key)
+            of = _counted(lens, asked.options._replace(key=lens_key), progress)
+            layer = asked.layer if lens.at_cut else ""
+            one = sanity_check(of, model, images, target, weights_key, layer=layer)
             mine |= {
                 f"{lens.name}_{way}_{kind}": values
                 for way, similarity in (("cascade", one.cascade), ("alone", one.alone))
@@ -190,14 +189,17 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
     return files
 
 
-def _counted(lens: sanity.Lens, title: str, progress: Progress) -> sanity.Lens:
-    """The same lens, with progress for each map."""
+def _counted(lens: Lens, options: Options, progress: Progress) -> sanity.Lens:
+    """A lens in batches, with progress for each map."""
 
-    def of(model: Model, images: Array, target: Array) -> Array | np.ndarray:
-        progress.advance(0, title)
-        maps = lens(model, images, target)
-        progress.advance(len(maps), title)
-        return maps
+    def of(fun: Any, images: Array, target: Array) -> np.ndarray:
+        maps = []
+        for first in range(0, len(images), options.batch_size):
+            progress.advance(0, lens.title)
+            some = slice(first, first + options.batch_size)
+            maps.append(np.asarray(given_to(lens, options, first)(fun, images[some], target[some])))
+            progress.advance(len(maps[-1]), lens.title)
+        return np.concatenate(maps)
 
     return of
 

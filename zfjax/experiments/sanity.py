@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from zfjax.models.specs import BatchNorm, Conv, Dense, flat
 
 __getattr__ = renamed(__name__, randomised="randomized", Randomised="Randomized", drawn_anew="randomized_layers")
 
-# From a model, images and one class per image to one map per image, [n, H, W] or [n, H, W, C].
-Lens = Callable[[Model, Float[Array, "n h w c"], Int[Array, " n"]], Float[Array | np.ndarray, "n height width ..."]]
+# `lens(fun, images, target)` gives one map per image, [n, H, W] or [n, H, W, C], or a tuple with `attributions`.
+Lens = Callable[[Any, Float[Array, "n h w c"], Int[Array, " n"]], Any]
 MOST = 16  # layers of a model that are randomized one after the other; of more, neighbors go together
 
 
@@ -60,16 +60,19 @@ def sanity_check(
     images: Float[Array | np.ndarray, "n height width channels"],
     target: Sequence[int] | Int[Array | np.ndarray, " n"],
     key: PRNGKeyArray,
+    *,
+    layer: str = "",
 ) -> Sanity:
     """Run the model-randomization test on one lens: the model's layers randomized from the top down, and each alone.
 
     Args:
-        lens: `lens(model, images, target)` gives one map per image; any random draws of its own should be the same each
-            time.
+        lens: any of `zfjax.attribution`, or another `lens(fun, images, target)`; any random draws of its own should be
+            the same each time.
         model: with its trained weights.
         images: as the model takes them.
         target: one class per image.
         key: draws the new weights.
+        layer: the layer whose maps a CAM weights: its `fun` is then `model.split(layer)`.
 
     Raises:
         ValueError: the lens does not return maps [n, …].
@@ -77,19 +80,22 @@ def sanity_check(
 
     Paper: Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
 
-    >>> from zfjax.attribution.gradients import gradient
     >>> from zfjax.models.nets import NetModel
     >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     >>> model = NetModel(net, net.init(jax.random.key(1), images))
-    >>> def lens(model, images, target):
-    ...     return gradient(model.function, images, target)
-    >>> found = sanity_check(lens, model, images, jnp.arange(2), jax.random.key(2))
+    >>> lens = zfjax.attribution.grad_cam
+    >>> found = sanity_check(lens, model, images, jnp.arange(2), jax.random.key(2), layer="relu5")
     >>> found.layers[:3], found.cascade.signed.shape
     (('fc8', 'fc7', 'fc6'), (8, 2))
     """
     images, target = jnp.asarray(images), jnp.asarray(target)
-    trained = np.asarray(lens(model, images, target))
+
+    def maps_of(model: Model) -> np.ndarray:
+        found = lens(model.split(layer) if layer else model.function, images, target)
+        return np.asarray(getattr(found, "attributions", found))
+
+    trained = maps_of(model)
     if trained.ndim < 2 or len(trained) != len(images):
         raise ValueError(f"lens: expected maps [{len(images)}, H, W] or with channels, got {list(trained.shape)}")
     names: list[str] = []
@@ -98,7 +104,7 @@ def sanity_check(
     for redrawn in randomized(model, key):
         names.append(redrawn.layer)
         for found, one in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
-            maps = np.asarray(lens(one, images, target))
+            maps = maps_of(one)
             found.append((rank_correlation(maps, trained), rank_correlation(np.abs(maps), np.abs(trained))))
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 

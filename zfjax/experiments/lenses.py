@@ -1,0 +1,205 @@
+"""The lenses that are compared, what they are given, and their maps as one number per pixel."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int, Key
+
+from zfjax import attribution
+from zfjax.attribution.gradients import per_pixel
+from zfjax.console.errors import UserError
+from zfjax.console.text import shown_by_shape
+from zfjax.models import Model
+from zfjax.ops.windows import Pair
+
+
+class Lens(NamedTuple):
+    """A way to make maps: pixel maps [n, H, W, C], or region maps [n, H, W] or [n, h, w] as the layer's."""
+
+    name: str
+    title: str
+    # `of(fun, images, target)` gives maps, or a tuple with `attributions`, as all in `zfjax.attribution` do. It gets
+    # what it has arguments for: `key`, `batch_size`, `fill` and `baseline`, both what hides a part of an image, and the
+    # images' `numbers`.
+    of: Callable[..., Any]
+    at_cut: bool = False  # its fun is (features, head), as CAMs take it
+
+
+@shown_by_shape
+class Grid(NamedTuple):
+    """Where the cells of a layer's maps lie: (height, width) in pixels, counted from the image's first pixel, 0."""
+
+    offset: tuple[float, float]  # center of the first cell's receptive field
+    stride: tuple[float, float]  # between neighboring cells
+
+
+@shown_by_shape
+class Options(NamedTuple):
+    """What lenses get besides a function, images and a target."""
+
+    key: Key[Array, ""]
+    batch_size: int = 32  # pictures per pass through the net
+    cover: float | Float[Array | np.ndarray, " channels"] = 0.0  # what hides a part of an image
+
+
+@shown_by_shape
+class Case(NamedTuple):
+    """Images with one class each, and the model to explain."""
+
+    fun: Partial  # from images to logits
+    split: tuple[Partial, Partial]  # the same in two, at a layer
+    grid: Grid  # of that layer's maps
+    images: Float[Array, "n height width channels"]  # as the model takes them
+    target: Int[Array, " n"]
+    first: int  # the first image's number: each has its own random draws
+    options: Options
+
+
+def random_maps(
+    fun: Any, images: Array, target: Array, *, key: Key[Array, ""], numbers: Int[Array, " n"]
+) -> Float[Array, "n h w"]:
+    """Noise, drawn for each image by its number."""
+    size = images.shape[1:3]
+    return jax.vmap(lambda number: jax.random.uniform(jax.random.fold_in(key, number), size))(numbers)
+
+
+def center_gaussian(fun: Any, images: Array, target: Array) -> Float[Array, "n h w"]:
+    """A Gaussian at the center, with a standard deviation of a quarter of each side."""
+    n, height, width, _ = images.shape
+    down, across = (np.exp(-0.5 * ((np.arange(side) + 0.5) / side - 0.5) ** 2 * 16) for side in (height, width))
+    return jnp.asarray(np.tile(np.outer(down, across), (n, 1, 1)), jnp.float32)
+
+
+LENSES = (
+    Lens("saliency", "saliency", attribution.saliency),
+    Lens("gradient_times_input", "gradient × input", attribution.gradient_times_input),
+    Lens("smooth_grad", "SmoothGrad", attribution.smooth_grad),
+    Lens("integrated_gradients", "integrated gradients", attribution.integrated_gradients),
+    Lens("guided_backprop", "guided backprop", attribution.guided_backprop),
+    Lens("deconvnet", "deconvnet", attribution.deconvolution),
+    Lens("grad_cam", "Grad-CAM", attribution.grad_cam, at_cut=True),
+    Lens("grad_cam_plus_plus", "Grad-CAM++", attribution.grad_cam_plus_plus, at_cut=True),
+    Lens("layer_cam", "Layer-CAM", attribution.layer_cam, at_cut=True),
+    Lens("score_cam", "Score-CAM", attribution.score_cam, at_cut=True),
+    Lens("guided_grad_cam", "Guided Grad-CAM", attribution.guided_grad_cam, at_cut=True),
+    Lens("occlusion", "occlusion", attribution.occlusion),
+)
+MORE = (
+    Lens("lrp", "LRP", attribution.lrp),
+    Lens("hires_cam", "HiResCAM", attribution.hires_cam, at_cut=True),
+    Lens("xgrad_cam", "XGrad-CAM", attribution.xgrad_cam, at_cut=True),
+    Lens("finer_cam", "Finer-CAM", attribution.finer_cam, at_cut=True),
+    Lens("ablation_cam", "Ablation-CAM", attribution.ablation_cam, at_cut=True),
+    Lens("eigen_cam", "Eigen-CAM", attribution.eigen_cam, at_cut=True),
+)  # compared if they are named
+BASELINES = (
+    Lens("random", "random map", random_maps),
+    Lens("center", "center Gaussian", center_gaussian),
+)  # these ignore the net
+
+
+def highest_maps(model: Model) -> str:
+    """The layer whose maps CAMs weight where none is named: the highest of those that figures show, with positions.
+
+    In a ViT, whose tokens have none, the patches.
+
+    Raises:
+        UserError: there is none.
+    """
+    shown = [model.layers[name] for name in model.feature_layers]
+    for place in [*model.layers.values(), *shown][::-1]:
+        if len(place.shape) == 3 and place.offset is not None:
+            return place.name
+    raise UserError("the model has no maps for CAMs: expected activations of [height, width, maps] with positions")
+
+
+def case_of(
+    model: Model,
+    layer_name: str,
+    images: Float[Array | np.ndarray, "n height width channels"],
+    target: Int[Array | np.ndarray, " n"],
+    options: Options,
+    *,
+    first: int = 0,
+) -> Case:
+    """Build the input of the lenses.
+
+    Args:
+        model: a classifier.
+        layer_name: the layer whose maps the CAMs weight.
+        images: as the model takes them.
+        target: one class per image.
+        options: what lenses get besides.
+        first: the first image's number.
+
+    Raises:
+        UserError: the model has no such layer, or the layer has no spatial positions.
+    """
+    place = model.place(layer_name)
+    if place.offset is None or place.stride is None or len(place.shape) != 3:
+        raise UserError(f"layer {layer_name}: CAMs need a layer with positions, below the first dense layer")
+    grid, split = Grid(place.offset, place.stride), model.split(place.name)
+    return Case(model.function, split, grid, jnp.asarray(images), jnp.asarray(target), first, options)
+
+
+def maps_by(lens: Lens, case: Case) -> Float[Array | np.ndarray, "n ..."]:
+    """The maps of a lens, as it gives them."""
+    fun = case.split if lens.at_cut else case.fun
+    return given_to(lens, case.options, case.first)(fun, case.images, case.target)
+
+
+def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Array, Array], Array | np.ndarray]:
+    """A lens with the options that it takes: `lens(fun, images, target)` gives maps.
+
+    Args:
+        lens: one of `LENSES`, `MORE` or `BASELINES`, or your own.
+        options: for the lens.
+        first: the first image's number.
+    """
+
+    def of(fun: Any, images: Array, target: Array) -> Array | np.ndarray:
+        numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
+        key, batch_size, cover = options
+        every = {"key": key, "batch_size": batch_size, "fill": cover, "baseline": cover, "numbers": numbers}
+        taken = inspect.signature(lens.of).parameters
+        found = lens.of(fun, images, target, **{name: value for name, value in every.items() if name in taken})
+        return getattr(found, "attributions", found)
+
+    return of
+
+
+def heat(case: Case, attributions: Float[Array | np.ndarray, "n ..."]) -> Float[np.ndarray, "n height width"]:
+    """A lens's output as one number per pixel.
+
+    A pixel map gives the largest absolute value over channels; a map of the layer's cells goes through `placed`; a map
+    [n, H, W] of the images' size stays as it is.
+    """
+    if np.ndim(attributions) == 4:
+        attributions = per_pixel(attributions)
+    size = case.images.shape[1], case.images.shape[2]
+    found = np.asarray(attributions, np.float32)
+    return found if found.shape[1:] == size else placed(found, case.grid, size)
+
+
+def placed(cells: Float[np.ndarray, "n h w"], grid: Grid, size: Pair) -> Float[np.ndarray, "n height width"]:
+    """Maps at the size of the images: each cell becomes a tent at its field's center, one stride wide to each side.
+
+    This is bilinear between cells and falls to 0 beyond the outermost. Stretching a map over the image instead
+    (`zfjax.attribution.upsample`) misplaces the cells: ZFNet has five cells on 96 px, with fields centered at 20, 36,
+    … 84, and stretching puts the first at 9.1.
+
+    Args:
+        cells: one number per cell.
+        grid: where the cells lie.
+        size: (height, width) in pixels.
+    """
+    tents = []
+    for count, offset, stride, length in zip(cells.shape[1:], *grid, size, strict=True):
+        centers = offset + stride * np.arange(count)
+        tents.append(np.maximum(0, 1 - np.abs(np.arange(length)[:, None] - centers[None]) / stride).astype(np.float32))
+    return tents[0] @ np.asarray(cells) @ tents[1].T
