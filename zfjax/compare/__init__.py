@@ -2,8 +2,8 @@
 
 Examples:
   python -m zfjax.compare --workdir=runs/shapes
-      twelve lenses on 200 images of the val split: a table, a picture with one row per image and one column per lens, and
-      how the maps change as the net's layers are randomized
+      twelve lenses on 200 images of the val split: a table, a picture with one row per image and one column per lens,
+      and how the maps change as the net's layers are randomized
   python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0
       two lenses, the CAM of another layer, and no randomization
   python -m zfjax.compare --workdir=runs/photos --images=cat.jpg,dog.jpg
@@ -84,9 +84,7 @@ def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=32, pictures=True, model=True)
     flags.DEFINE_string("layer", "", "Layer whose maps the CAMs weight; default the highest.", flag_values=values)
-    options.names(
-        values, "only", [], "Lenses by name, such as grad_cam or lrp; default twelve of them and two baselines."
-    )
+    options.names(values, "only", [], "Lenses by name, such as lrp; default twelve and two baselines.")
     options.files(values, "images", "Image files; default images of the val split.")
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
     options.whole_number(values, "count", 200, "Number of images of the val split, drawn by --seed.", smallest=1)
