@@ -1,5 +1,6 @@
 """A program as one graph: the equations of a jaxpr and of all that it calls, with values shared across calls."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ class Node:
     view: jaxprs.View
     equation: jaxprs.Equation
     path: Path
-    scopes: tuple[str, ...]  # of `jax.named_scope`, which libraries open for their modules; outermost first
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
@@ -30,11 +30,17 @@ class Node:
         """The name of its primitive."""
         return str(self.equation.primitive.name)
 
+    @functools.cached_property
+    def scopes(self) -> tuple[str, ...]:
+        """Those of `jax.named_scope`, which libraries open for their modules; outermost first."""
+        return self.view.scopes_of(self.equation)
+
 
 class Graph:
     """All equations that run once, in order; what is inside of loops and branches is not entered.
 
     Attributes:
+        PASSED: names of primitives that give their inputs back, several at once, and are no nodes.
         nodes: the equations, except for those that only call a jaxpr.
         makers: which node makes a value.
         users: which nodes read a value.
@@ -45,6 +51,8 @@ class Graph:
         sites: the outermost equation that gives a value, and as which of its outputs.
         constants: values that are known.
     """
+
+    PASSED: frozenset[str] = frozenset()
 
     def __init__(self, view: jaxprs.View, known: Mapping[int, Any] = MappingProxyType({})):
         """Read a program; the view says which of its inputs are active, `known` what some of them are, by number."""
@@ -78,19 +86,25 @@ class Graph:
             if equation.primitive.name in jaxprs.CALLS:
                 (inner,) = view.inside(equation)
                 made = self._add(inner, read, here)
+            elif equation.primitive.name in self.PASSED:
+                made = list(read)
             else:
                 made = [self._new(v) for v in equation.outvars]
-                node = Node(view, equation, here, view.scopes_of(equation), read, tuple(made))
+                node = Node(view, equation, here, read, tuple(made))
                 self.nodes.append(node)
                 self.makers.update((output, node) for output in made)
                 for input in dict.fromkeys(read):
                     self.users[input].append(node)
+                self._enter(node)
             for index, output in enumerate(made):
                 if output in self.makers and self.makers[output].path[: len(here)] == here:
                     self.sites[output] = here, index
             values.update(zip(equation.outvars, made, strict=True))
         self.active.update(value for v, value in values.items() if v in view.active)
         return list(map(value, view.jaxpr.outvars))
+
+    def _enter(self, node: Node) -> None:
+        """Add what is inside of a loop or branch, for graphs that have it."""
 
     def _constant(self, atom: jaxprs.Atom, constant: Any) -> Value:
         value = self._new(atom)

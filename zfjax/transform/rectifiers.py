@@ -12,19 +12,17 @@ way. A maximum with zero is not a ReLU if its result
 The upper bound of a ReLU, as in ReLU6, is its `saturation`.
 """
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
 from zfjax.transform import curves, jaxprs
+from zfjax.transform.graph import Graph, Node, Value
 
 _SHAPES = curves.CASTS | {"broadcast_in_dim", "expand_dims", "reshape", "squeeze"}
 _MOVES = _SHAPES | {"slice", "tile", "transpose"}
@@ -39,88 +37,41 @@ _FUNCTIONS = frozenset(
 )
 _ELEMENTWISE = curves.CASTS | _ARITHMETIC | _FUNCTIONS
 
-Place = int  # of a value in the program; caller and callee variables that hold the same value share it
-
 
 def recognize(view: jaxprs.View) -> None:
     """Mark in a view, and in all views inside, which equations are a `relu` or a ReLU's `saturation`."""
     _Program(view).mark()
 
 
-@dataclass(frozen=True, eq=False)
-class _Node:
-    """An equation, called from one place of the program."""
-
-    view: jaxprs.View
-    equation: jaxprs.Equation
-    inputs: tuple[Place, ...]
-    outputs: tuple[Place, ...]
-
-    @property
-    def kind(self) -> str:
-        return str(self.equation.primitive.name)
-
-
 class _Bound(NamedTuple):
     """y is x, bounded below (or above) by something that does not depend on the program's input."""
 
-    node: _Node
-    x: Place
-    at: Place
+    node: Node
+    x: Value
+    at: Value
     lower: bool
 
     @property
-    def y(self) -> Place:
+    def y(self) -> Value:
         return self.node.outputs[0]
 
 
-class _Program:
-    """The equations of a jaxpr and of everything it calls, as one graph."""
+class _Program(Graph):
+    """A program with the insides of its loops and branches."""
+
+    PASSED = frozenset(("device_put", "optimization_barrier"))
 
     def __init__(self, view: jaxprs.View):
-        self.nodes: list[_Node] = []
-        self.makers: dict[Place, _Node] = {}
-        self.users: defaultdict[Place, list[_Node]] = defaultdict(list)
         # A loop's outputs, and what the next iteration reads, by what its body returns.
-        self.outside: defaultdict[Place, list[Place]] = defaultdict(list)
-        self.active: set[Place] = set()
-        self.constants: dict[Place, Any] = {}
-        self._places = itertools.count()
-        self._add(view, [next(self._places) for _ in view.jaxpr.invars])
+        self.outside: defaultdict[Value, list[Value]] = defaultdict(list)
+        super().__init__(view)
 
-    def _add(self, view: jaxprs.View, inputs: list[Place]) -> list[Place]:
-        """Add the equations of a jaxpr applied to some inputs; return its outputs."""
-        places = dict(zip(view.jaxpr.invars, inputs, strict=True))
-        places.update(zip(view.jaxpr.constvars, map(self._constant, view.closed.consts), strict=True))
-
-        def place(atom: jaxprs.Atom) -> Place:
-            return self._constant(atom.val) if isinstance(atom, jex.Literal) else places[atom]
-
-        for equation in view.jaxpr.eqns:
-            read = list(map(place, equation.invars))
-            if equation.primitive.name in jaxprs.CALLS:
-                (inner,) = view.inside(equation)
-                made = self._add(inner, read)
-            elif equation.primitive.name in ("device_put", "optimization_barrier"):  # many values, each as it is
-                made = read
-            else:
-                made = [next(self._places) for _ in equation.outvars]
-                node = _Node(view, equation, tuple(read), tuple(made))
-                self.nodes.append(node)
-                self.makers.update((output, node) for output in made)
-                for input in dict.fromkeys(read):
-                    self.users[input].append(node)
-                self._add_loops(node)
-            places.update(zip(equation.outvars, made, strict=True))
-        self.active.update(place for v, place in places.items() if v in view.active)
-        return list(map(place, view.jaxpr.outvars))
-
-    def _add_loops(self, node: _Node) -> None:
-        """Add the insides of loops: values are followed into a loop where possible, and only guards out of one."""
+    def _enter(self, node: Node) -> None:
+        """Values are followed into a loop where possible, and only guards out of one."""
         one_to_one = node.kind in ("scan", "cond", "shard_map")  # except the index that chooses the branch of a cond
         for inner in node.view.inside(node.equation):
             skipped = len(node.inputs) - len(inner.jaxpr.invars)
-            read = [next(self._places) for _ in inner.jaxpr.invars]
+            read = [self._new(v) for v in inner.jaxpr.invars]
             fixed, carried = jaxprs.scanned(node.equation) if node.kind == "scan" else (0, 0)
             fixed = len(node.inputs) if node.kind == "cond" else fixed
             if one_to_one:
@@ -128,16 +79,11 @@ class _Program:
                 for number, (atom, outer) in enumerate(atoms):
                     if number < fixed or node.view.carries(atom):
                         read[number] = outer
-            made = self._add(inner, read)
+            made = self._add(inner, read, node.path)
             if len(made) == len(node.outputs):  # not what tells whether a loop goes on
                 again = read[fixed : fixed + carried]
                 for place, after in [*zip(made, node.outputs, strict=True), *zip(made[:carried], again, strict=True)]:
                     self.outside[place].append(after)
-
-    def _constant(self, value: Any) -> Place:
-        place = next(self._places)
-        self.constants[place] = value
-        return place
 
     def mark(self) -> None:
         """Decide for each maximum with zero."""
@@ -153,7 +99,7 @@ class _Program:
 
     # What a value is made of.
 
-    def _number(self, place: Place, most: float = math.inf) -> float | None:
+    def _number(self, place: Value, most: float = math.inf) -> float | None:
         """The number that fills a constant of at most `most` elements; None if unknown or not uniform."""
         while (node := self.makers.get(place)) and node.kind in _MOVES:
             place = node.inputs[0]
@@ -166,13 +112,13 @@ class _Program:
         numbers = np.asarray(value).reshape(-1)
         return float(numbers[0]) if np.all(numbers == numbers[0]) else None
 
-    def _origin(self, place: Place, kinds: frozenset[str] = curves.CASTS) -> Place:
+    def _origin(self, place: Value, kinds: frozenset[str] = curves.CASTS) -> Value:
         """The value before equations of these kinds, by default casts."""
         while (node := self.makers.get(place)) and node.kind in kinds:
             place = node.inputs[0]
         return place
 
-    def _bound(self, node: _Node) -> _Bound | None:
+    def _bound(self, node: Node) -> _Bound | None:
         """The bound that an equation applies: a maximum, a minimum, or a choice by comparing a value with its bound."""
         if node.kind in ("max", "min"):
             x, at = sorted(node.inputs, key=lambda place: place not in self.active)
@@ -181,7 +127,7 @@ class _Program:
             return self._chosen(node)
         return None
 
-    def _chosen(self, node: _Node) -> _Bound | None:
+    def _chosen(self, node: Node) -> _Bound | None:
         which, below, above = node.inputs
         while (test := self.makers.get(self._origin(which))) and test.kind == "not":
             which, below, above = test.inputs[0], above, below
@@ -197,11 +143,11 @@ class _Program:
                 return _Bound(node, x, other, lower)
         return None
 
-    def _alike(self, a: Place, b: Place) -> bool:
+    def _alike(self, a: Value, b: Value) -> bool:
         number = self._number(a)
         return self._origin(a, _MOVES) == self._origin(b, _MOVES) or (number is not None and number == self._number(b))
 
-    def _keeps(self, x: Place, other: Place) -> bool:
+    def _keeps(self, x: Value, other: Value) -> bool:
         """Whether x is that other value, bounded or not."""
         while self._origin(x) != self._origin(other):
             maker = self.makers.get(self._origin(x))
@@ -214,7 +160,7 @@ class _Program:
     def _rectifies(self, bound: _Bound) -> bool:
         return bound.lower and bound.node.view.is_active(bound.node.equation) and self._number(bound.at) == 0
 
-    def _scaled(self, node: _Node) -> tuple[Place, float, float] | None:
+    def _scaled(self, node: Node) -> tuple[Value, float, float] | None:
         """The x, factor and shift of an equation y = factor · x + shift; NaN for unknown numbers."""
         known = [place for place in node.inputs if place in self.active]
         if len(known) != 1:
@@ -263,7 +209,7 @@ class _Program:
                         upwards.extend(reached)
         return False
 
-    def _is_guarded(self, node: _Node, place: Place, summed: bool, bound: _Bound) -> bool:
+    def _is_guarded(self, node: Node, place: Value, summed: bool, bound: _Bound) -> bool:
         """Whether an equation takes a value's root or divides by it."""
         match node.kind:
             case "sqrt" | "rsqrt":
@@ -299,12 +245,12 @@ class _Program:
                 upwards.extend(node.outputs)
         return False
 
-    def _is_rest(self, node: _Node, bound: _Bound) -> bool:
+    def _is_rest(self, node: Node, bound: _Bound) -> bool:
         """Whether it is z - max(z, 0), or z - max(max(z), 0): a negative piece, or the steadying of an exponential."""
         ends = {self._origin(place, _SHAPES) for place in node.inputs}
         return node.kind == "sub" and ends == {bound.y, self._origin(bound.x, _SHAPES | {"reduce_max"})}
 
-    def _sources(self, place: Place, bound: _Bound, ways: dict[Place, float]) -> set[str]:
+    def _sources(self, place: Value, bound: _Bound, ways: dict[Value, float]) -> set[str]:
         """Elementwise sources of a value: y (`self`), sources of x (`input`), kinks (`piece`), or `other`."""
         found: set[str] = set()
         seen, downwards = {place}, [place]
@@ -326,14 +272,14 @@ class _Program:
                 seen.update(maker.inputs)
         return found
 
-    def _is_like(self, maker: _Node, ways: dict[Place, float]) -> bool:
+    def _is_like(self, maker: Node, ways: dict[Value, float]) -> bool:
         """Whether an equation rectifies the same value with the same sign: relu(x) + relu(2 x) holds two ReLUs."""
         bound = self._bound(maker)
         if bound is None or not self._rectifies(bound):
             return False
         return any(sign * ways.get(place, 0.0) > 0 for place, sign in self._ways(bound.x).items())
 
-    def _ways(self, place: Place) -> dict[Place, float]:
+    def _ways(self, place: Value) -> dict[Value, float]:
         """The values it comes from by scaling, shifting and upper bounds, each with its sign, 0 if that is lost."""
         ways, sign = {place: 1.0}, 1.0
         while maker := self.makers.get(place):
