@@ -11,6 +11,7 @@ import zfjax
 from zfjax import attribution
 from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localization, pointing_game
 from zfjax.console.errors import UserError
+from zfjax.experiments.bootstrap import intervals
 from zfjax.experiments.comparison import Comparison, Labeled, compare, to_table
 from zfjax.experiments.lenses import (
     BASELINES,
@@ -280,8 +281,10 @@ def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):
     assert len(table.header) == len(table.rows[0]) == 9
     row = dict(zip(table.header, table.rows[6], strict=True))
     assert row["lens"] == "Grad-CAM"
-    assert row["pointing"] == row["in box"] == row["localized"] == 100
-    assert row["deletion"] == pytest.approx(100 * compared.deletion[6].mean())
+    assert row["pointing"] == row["in box"] == row["localized"] == (100, 100, 100)
+    values = 100 * compared.deletion[6]
+    assert row["deletion"].value == pytest.approx(values.mean())
+    assert values.min() <= row["deletion"].low < values.mean() < row["deletion"].high <= values.max()
     assert row["ms per image"] == pytest.approx(1000 * compared.seconds[6])
     assert "CAMs use relu1" in table.note
 
@@ -313,6 +316,21 @@ def test_the_picture_outlines_the_objects_box_and_marks_the_maximum():
     assert [len(panel.lines) for panel in axes.ravel()] == [0, 1, 1, 0, 0, 0]  # of zeros nothing is highest
     assert [np.concatenate(panel.lines[0].get_data()).tolist() for panel in axes[0, 1:]] == [[11, 3], [2, 7]]
     np.testing.assert_allclose(axes[1, 1].images[0].get_array(), 0.5)  # gray is zero
+
+
+def test_intervals_hold_the_true_mean_as_often_as_they_say():
+    """Of 300 samples of 60 pictures; means of shares are nearly normal."""
+    rng = np.random.default_rng(1)
+    draws = np.concatenate([rng.random((150, 60)) < 0.7, rng.exponential(0.7, (150, 60))])
+    low, high = intervals(draws)
+    assert 0.9 < ((low <= 0.7) & (high >= 0.7)).mean() < 0.98
+    normal = 1.96 * draws.std(axis=1) / np.sqrt(60)
+    np.testing.assert_allclose((high - low) / 2, normal, rtol=0.15)
+    np.testing.assert_array_equal(intervals(np.ones((2, 1))), 1)
+    for one, pair in zip(draws[:3], zip(*intervals(draws), strict=True), strict=False):
+        np.testing.assert_allclose(intervals(one), pair)  # of the same resamples
+    with pytest.raises(ValueError, match="values: expected those of one picture or more"):
+        intervals(np.ones((2, 0)))
 
 
 def some_sanity(layers=("fc3", "conv2", "conv1")):

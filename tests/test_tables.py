@@ -9,7 +9,7 @@ import pytest
 
 from zfjax.console import tables
 from zfjax.console.errors import UserError
-from zfjax.console.tables import Table
+from zfjax.console.tables import Interval, Table
 
 TABLE = Table(
     "Table 0",
@@ -34,6 +34,21 @@ def test_csv_and_json_keep_numbers_and_have_nothing_for_what_is_not_there():
     kept = json.loads(TABLE.json(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert kept["rows"][0] == {"net": "whole", "parameters": 62357608, "error": 38.4}
     assert [row["error"] for row in kept["rows"]] == [38.4, None, None]
+
+
+def test_an_interval_is_short_in_text_and_three_numbers_in_csv_and_json():
+    rows = [("a", Interval(40.0, 37.0, 42.0), 1), ("b", None, 2), ("c", Interval(math.nan, math.nan, math.nan), 3)]
+    table = Table("", ("lens", "IoU", "n"), rows)
+    assert [line.split("  ")[-2].strip() for line in table.text().splitlines()[1:]] == ["40.0 ±2.5", "–", "–"]
+    assert "| a | 40.0 ±2.5 | 1 |" in table.markdown()
+    lines = list(csv.reader(io.StringIO(table.csv())))
+    assert lines[:3] == [
+        ["lens", "IoU", "IoU low", "IoU high", "n"],
+        ["a", "40.0", "37.0", "42.0", "1"],
+        ["b", *[""] * 3, "2"],
+    ]
+    assert json.loads(table.json())["rows"][2] == {"lens": "c", "IoU": None, "IoU low": None, "IoU high": None, "n": 3}
+    assert table._replace(rows=[]).csv() == "lens,IoU,n\n"
 
 
 def test_text_is_aligned():

@@ -12,7 +12,17 @@ from etils import epath
 from zfjax.console.files import write_whole
 from zfjax.console.text import align
 
-Cell = str | int | float | None  # None: missing or not measured
+
+class Interval(NamedTuple):
+    """A number, and the ends of an interval around it; CSV and JSON have these in columns of their own."""
+
+    value: float
+    low: float
+    high: float
+
+
+Plain = str | int | float | None  # None: missing or not measured
+Cell = Plain | Interval
 
 
 class Table(NamedTuple):
@@ -34,12 +44,27 @@ class Table(NamedTuple):
 
     def csv(self) -> str:
         """The table as CSV with plain numbers; a None cell is empty."""
-        return as_csv([self.header, *(map(_there, row) for row in self.rows)])
+        return as_csv(self._plain())
 
     def json(self) -> str:
         """The table as a JSON object with title, note and rows; each row is an object keyed by the header's names."""
-        rows = [dict(zip(self.header, map(_there, row), strict=True)) for row in self.rows]
+        header, *lines = self._plain()
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
         return json.dumps({"title": self.title, "note": self.note, "rows": rows}, indent=2) + "\n"
+
+    def _plain(self) -> list[list[Plain]]:
+        """Header and rows with each interval as three numbers: named as its column, and that with "low" and "high"."""
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
+        header: list[Plain] = []
+        found: list[list[Plain]] = []
+        for name, cells in zip(self.header, columns, strict=True):
+            header.append(name)
+            found.append([_there(_value(cell)) for cell in cells])
+            if any(isinstance(cell, Interval) for cell in cells):
+                for end in ("low", "high"):
+                    header.append(f"{name} {end}")
+                    found.append([_there(getattr(cell, end, None)) for cell in cells])
+        return [header, *map(list, zip(*found, strict=True))]
 
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -49,7 +74,7 @@ def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))
 
 
-def as_csv(lines: Iterable[Iterable[Cell]]) -> str:
+def as_csv(lines: Iterable[Iterable[Plain]]) -> str:
     """Lines of cells, the header first, as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
@@ -69,12 +94,19 @@ def write(table: Table, folder: epath.PathLike, name: str) -> list[str]:
     return [f"{name}.{kind}" for kind in kinds]
 
 
-def _there(cell: Cell) -> Cell:
+def _value(cell: Cell) -> Plain:
+    return cell.value if isinstance(cell, Interval) else cell
+
+
+def _there(cell: Plain) -> Plain:
     """Replace NaN, which JSON lacks, by None."""
     return None if isinstance(cell, float) and math.isnan(cell) else cell
 
 
 def _shown(cell: Cell) -> str:
+    if isinstance(cell, Interval):
+        half = (cell.high - cell.low) / 2
+        return _shown(cell.value) + (f" ±{half:.1f}" if math.isfinite(half) else "")
     match _there(cell):
         case None:
             return "–"

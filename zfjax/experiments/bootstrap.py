@@ -1,0 +1,35 @@
+"""How sure a mean over pictures is."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+N_RESAMPLES, CONFIDENCE = 1000, 0.95
+
+
+def intervals(
+    values: Float[np.ndarray, "*many n"] | Bool[np.ndarray, "*many n"],
+) -> tuple[Float[np.ndarray, "*many"], Float[np.ndarray, "*many"]]:
+    """The ends of the 95 % interval of each mean over the last axis, by the percentile bootstrap.
+
+    All means are of the same resamples of pictures, and the same each time.
+
+    Args:
+        values: of n pictures.
+
+    Raises:
+        ValueError: there are no pictures.
+
+    Paper: Efron 1979, "Bootstrap Methods: Another Look at the Jackknife".
+
+    >>> low, high = intervals(np.array([[0.0, 1.0] * 50, [1.0, 1.0] * 50]))
+    >>> low.round(1).tolist(), high.round(1).tolist()
+    ([0.4, 1.0], [0.6, 1.0])
+    """
+    n = values.shape[-1]
+    if not n:
+        raise ValueError("values: expected those of one picture or more, got none")
+    rng, even, flat = np.random.default_rng(0), np.full(n, 1 / n), values.reshape(-1, n).astype(float)
+    means = np.stack([flat @ rng.multinomial(n, even) / n for _ in range(N_RESAMPLES)])
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
