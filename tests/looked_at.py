@@ -55,6 +55,11 @@ def foreign(classes=None):
     )
 
 
+def no_logits():
+    """A model that gives maps."""
+    return zfjax.Model(lambda images: images, (1, SIZE, SIZE, 3), preprocess=PREPROCESSING)
+
+
 def named():
     """That function with names for its outputs, two of which are classes of `tiny_runs`."""
     return foreign(["Stripes", "dogs", "circles"])

@@ -75,6 +75,9 @@ def test_evaluate_any_model(capsys, pictures, tmp_path):
     code, _, (said,) = run(capsys, evaluate.main, f"--model={HERE}:vit", *words)
     assert code == 2
     assert f"no class of folder:{pictures} is one of the outputs of vit, which are output 0, output 1" in said
+    code, _, (said,) = run(capsys, evaluate.main, f"--model={HERE}:no_logits", *words)
+    assert code == 2
+    assert said.endswith("expected a model that gives logits [N, classes], got float32[1, 48, 48, 3]")
     for flag in ("--bgr", "--data_dir=x", "--out=x"):
         code, _, (said,) = run(capsys, evaluate.main, "--workdir=run", flag)
         assert (code, f"{flag.partition('=')[0]} has no meaning without --model" in said) == (2, True)
@@ -114,7 +117,7 @@ def test_probe_and_transfer_any_model(capsys, pictures, tmp_path):
 
 
 def test_a_model_that_gives_no_logits_is_refused(own):
-    model = zfjax.Model(lambda images: images, (1, 48, 48, 3), preprocess=looked_at.PREPROCESSING)
+    model = looked_at.no_logits()
     batches = [Batch(SQUARES, LABELS, np.ones(16, np.float32))]
     with pytest.raises(command.UserError, match=r"expected a model that gives logits \[N, classes\], got"):
         evaluation.evaluate({"maps": AnyModel(model)}, lambda: batches, sharding.data_mesh())

@@ -543,6 +543,11 @@ def mine():
 def nothing():
     return 3
 
+def training():
+    from flax import nnx
+
+    return zfjax.Model(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), (1, 8, 8, 3))
+
 def failing():
     raise ValueError("no weights here")
 """
@@ -574,6 +579,10 @@ def test_summary_shows_the_model_of_a_function_in_a_file(tmp_path, capsys):
         (["--model=none.py:mine"], "--model: no such file: 'none.py'; expected a path like nets.py:NAME"),
         (["--model={}:mime"], "--model: no function 'mime' in {}; did you mean mine?"),
         (["--model={}:nothing"], "--model: nothing() of {} returned int; expected a zfjax.Model"),
+        (
+            ["--model={}:training"],
+            "--model: training() of {}: ValueError: fun: its BatchNorm is in training mode; call",
+        ),
         (["--model={}:failing"], "--model: failing() of {}: ValueError: no weights here"),
         (["--model={}:mine", "--net=alexnet"], "--net has no meaning with --model, which is shown: leave it out"),
     ],

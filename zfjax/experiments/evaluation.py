@@ -15,6 +15,7 @@ from zfjax.console.text import align, listed
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import ChosenPictures, LabeledPictures, Pictures
 from zfjax.data.pipeline import Batch, eval_batches
+from zfjax.ops.arguments import described
 from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different, scan_for
 from zfjax.runs.given import Given
 from zfjax.training import memory, sharding
@@ -84,6 +85,8 @@ def evaluate_model(given: Given, batch_size: int = 64) -> tuple[tuple[Row, ...],
         UserError: there is no such dataset, the model cannot be scored, or no picture's class is one of its outputs.
     """
     val = given.splits().val
+    if not val.classes:
+        raise UserError(f"expected a model that gives logits [N, classes], got {described(val.model.output)}")
     known = np.flatnonzero(val.labels >= 0)
     if not len(known):
         raise UserError(

@@ -134,7 +134,8 @@ class Model:
     @property
     def output(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The shapes of the function's result for the example."""
-        return jax.eval_shape(lambda images: self(images), self._example)
+        closed, out = self._program.trace(self._weights, self._example)
+        return jax.tree.unflatten(out, [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.out_avals])
 
     @property
     def logits(self) -> "Model":

@@ -23,7 +23,9 @@ def described(value: Any) -> str:
     """An array by its type and shape, as in `float32[2, 3]`; anything else by its kind."""
     if is_array(value):
         return f"{jnp.result_type(value)}{list(jnp.shape(value))}"
-    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+    if isinstance(value, np.ndarray | jax.ShapeDtypeStruct):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__
 
 
 def array(name: str, value: Any) -> Array:

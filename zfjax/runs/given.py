@@ -222,6 +222,8 @@ def model_given(words: str) -> Model:
     made = _function(file, name)
     try:
         model = made()
+        if isinstance(model, Model):
+            model.layers  # noqa: B018  (its function runs for the first time)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a program, and the user's
