@@ -8,7 +8,7 @@ import pytest
 from goldens import make_logits
 from goldens import make_relevance as goldens
 from jax import lax
-from lens_nets import IMAGES, NET, TARGETS, assert_close, draw
+from lens_nets import FEATURES, HEAD, IMAGES, NET, TARGETS, assert_close, draw
 from small_models import MODELS, normal
 
 import zfjax
@@ -325,5 +325,111 @@ def test_functions_without_layers_are_warned_of():
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# Through the units of a place.
+
+
+SPLIT = FEATURES, HEAD
+
+
+def through(units, chosen=rules.EPSILON_GAMMA_BOX, images=IMAGES, target=TARGETS, split=SPLIT):
+    return attribution.lrp(split, images, target, rules=chosen, units=units)
+
+
+@pytest.mark.parametrize("name", ["LRP_ZERO", "EPSILON_GAMMA_BOX", "EPSILON_ALPHA2_BETA1_FLAT"])
+def test_relevance_through_all_units_is_the_whole(name):
+    chosen = getattr(rules, name)
+    whole, at = lrp(chosen), attribution.unit_relevance(SPLIT, IMAGES, TARGETS, rules=chosen)
+    parts = [through(unit, chosen) for unit in range(6)]
+    assert_close(sum(part.attributions for part in parts), whole.attributions, 1e-4)
+    assert_close(through(range(6), chosen).attributions, whole.attributions)
+    assert_close(through(np.ones((4, 5, 1), bool), chosen).attributions, whole.attributions)
+    assert np.abs(parts[0].attributions - parts[1].attributions).max() > 1e-3
+    arrived = at.sum((1, 2))
+    for unit, part in enumerate(parts):
+        np.testing.assert_allclose(part.error, part.attributions.sum((1, 2, 3)) - arrived[:, unit], atol=1e-4)
+    np.testing.assert_allclose(at.sum((1, 2, 3)), LOGITS, rtol=1e-3)
+
+
+def test_relevance_of_units_is_that_of_the_head():
+    at = attribution.unit_relevance(SPLIT, IMAGES, TARGETS, rules=rules.LRP_ZERO)
+    maps = FEATURES(IMAGES)
+    assert_close(at, attribution.gradient_times_input(HEAD, maps, TARGETS))
+    some = np.zeros((4, 5, 6), bool)
+    some[1, 2:4, 3] = True
+    expected = attribution.gradient_times_input(lambda x: HEAD(jnp.where(some, FEATURES(x), maps)), IMAGES, TARGETS)
+    assert_close(through(some, rules.LRP_ZERO).attributions, expected)
+
+
+def test_relevance_through_units_of_any_target_batch_and_traced_units():
+    def target(logits):
+        return logits[:, 2] - logits[:, 1]
+
+    one, other = (through(3, rules.LRP_ZERO, target=number).attributions for number in (2, 1))
+    assert_close(through(3, rules.LRP_ZERO, target=target).attributions, one - other)
+    whole = through([3])
+    assert_close(through(3, images=IMAGES[1:2], target=int(TARGETS[1])).attributions[0], whole.attributions[1])
+    mapped = jax.jit(jax.vmap(lambda unit: through(unit).attributions))(jnp.arange(2, 5))
+    assert_close(mapped[1], whole.attributions)
+
+
+def test_what_passes_the_place_by_is_left_out():
+    """Below a residual addition, at the convolution beside the skip connection."""
+
+    def fun(x):
+        x = jax.nn.relu(FORMS["NHWC"](x, normal((3, 3, 3, 4))))
+        with jax.named_scope("beside"):
+            y = jax.nn.relu(FORMS["in calls"](jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), normal((3, 3, 4, 4), 1)))
+        return (x + y).mean((1, 2)) @ normal((4, 3), 2)
+
+    images = normal((2, 8, 8, 3))
+    model = zfjax.Model(fun, images)
+    split = model.split(next(name for name in model.layers if "beside" in name and name != next(iter(model.layers))))
+    whole = lrp(rules.LRP_ZERO, fun, images, 1).attributions
+    parts = sum(through(unit, rules.LRP_ZERO, images, 1, split).attributions for unit in range(4))
+
+    def by_skip(x):
+        held = fun(images) - skip(images)
+        return skip(x) + held
+
+    def skip(x):
+        return jax.nn.relu(FORMS["NHWC"](x, normal((3, 3, 3, 4)))).mean((1, 2)) @ normal((4, 3), 2)
+
+    assert_close(parts + attribution.gradient_times_input(by_skip, images, 1), whole, 1e-4)
+    assert np.all(np.asarray(through(np.zeros(4, bool), rules.LRP_ZERO, images, 1, split).attributions) == 0)
+
+
+def test_pictures_in_which_a_map_matters_most():
+    def fun(images):
+        return attribution.unit_relevance(SPLIT, images, lambda logits: logits.max(1), rules=rules.EPSILON_PLUS)
+
+    top = zfjax.top_activations(fun, [IMAGES[:2], IMAGES[2:]], k=3)
+    matters = np.asarray(fun(IMAGES)).reshape(3, -1, 6).max(1)
+    np.testing.assert_array_equal(top.images, np.argsort(-matters, axis=0, kind="stable").T)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: through(6), ValueError, "^units: expected some of the 6 maps, 0 to 5; got 6"),
+        (lambda: through([0.5]), ValueError, "^units: expected numbers of maps, 0 to 5, or booleans, got "),
+        (
+            lambda: through(np.ones((3, 3, 6), bool)),
+            ValueError,
+            r"^units: expected booleans like the maps \[3, 4, 5, 6\]",
+        ),
+        (
+            lambda: attribution.lrp(NET, IMAGES, 0, units=1),
+            ValueError,
+            r"^units: expected fun to be \(features, head\)",
+        ),
+        (lambda: attribution.unit_relevance(NET, IMAGES, 0), TypeError, r"^split: expected \(features, head\)"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_units_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -70,7 +70,7 @@ from zfjax.attribution.gradients import (
 )
 from zfjax.attribution.maps import upsample
 from zfjax.attribution.maximization import maximize
-from zfjax.attribution.relevance import Relevance, lrp
+from zfjax.attribution.relevance import Relevance, lrp, unit_relevance
 from zfjax.attribution.score_cam import score_cam
 from zfjax.console.deprecation import renamed
 
@@ -108,6 +108,7 @@ __all__ = [
     "saliency",
     "score_cam",
     "smooth_grad",
+    "unit_relevance",
     "upsample",
     "xgrad_cam",
 ]
