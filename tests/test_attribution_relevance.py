@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens import make_logits
+from goldens import make_lxt as lxt
 from goldens import make_relevance as goldens
 from jax import lax
 from lens_nets import FEATURES, HEAD, IMAGES, NET, TARGETS, assert_close, draw
@@ -15,7 +16,7 @@ import zfjax
 from zfjax import attribution
 from zfjax.models import preset
 from zfjax.transform import rules
-from zfjax.transform.relevance import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare, ZPlus, composites
+from zfjax.transform.relevance import AlphaBeta, Box, Epsilon, Flat, Gamma, WSquare, ZPlus, composites, passing
 from zfjax.weights import files, layouts, pretrained
 
 LOGITS = np.asarray(NET(IMAGES))[np.arange(3), TARGETS]
@@ -180,6 +181,24 @@ def test_relevance_is_conserved_without_biases(name):
     assert np.all(np.abs(lrp(getattr(rules, name)).error) <= 1e-3 * np.abs(LOGITS))
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "chosen"),
+    [
+        ("vgg16", 32, "EPSILON_PLUS"),
+        ("resnet18", 64, "EPSILON_GAMMA_BOX"),
+        pytest.param("resnet18", 64, "LRP_ZERO", marks=pytest.mark.slow),
+    ],
+)
+def test_relevance_is_conserved_in_whole_nets(name, size, chosen):
+    """Without biases, and batch norm as it starts. z⁺ loses what comes to units whose inputs all speak against them."""
+    net = preset(name, 5, width=1 / 16, image_size=size).clone(kernel_init=jax.nn.initializers.he_normal())
+    images = draw((2, size, size, 3), 3, 50.0)
+    variables = jax.jit(net.init)(jax.random.key(0), images)
+    fun = zfjax.layer(net, variables, net.layers[-1].name)
+    logits = np.asarray(fun(images))[np.arange(2), [1, 3]]
+    assert np.all(np.abs(lrp(getattr(rules, chosen), fun, images, [1, 3]).error) <= 1e-3 * np.abs(logits))
+
+
 class Branches(nn.Module):
     """Additions, concatenations, pools, activations, a gate, norms."""
 
@@ -286,6 +305,55 @@ def test_attention_layer_norm_and_gelu_by_attn_lrp():
     expected = attribution.gradient_times_input(held, images, [2, 0])
     assert_close(lrp(rules.LRP_ZERO, transformer, images, [2, 0]).attributions, expected, 1e-4)
     assert np.abs(expected - attribution.gradient_times_input(transformer, images, [2, 0])).max() > 0.01
+
+
+def vit(x):
+    weights = {name: jnp.asarray(value) for name, value in lxt.weights().items()}
+
+    def linear(x, name, block=""):
+        return x @ weights[f"{name}{block}"] + weights[f"{name}_bias{block}"].reshape(1, 1, -1)
+
+    def norm(x, name, block=""):
+        scale, bias = (weights[f"{name}_{kind}{block}"].reshape(1, 1, -1) for kind in ("scale", "bias"))
+        x = x - x.mean(-1, keepdims=True)
+        return x * lax.rsqrt((x**2).mean(-1, keepdims=True) + lxt.EPSILON) * scale + bias
+
+    def heads(x):
+        return x.reshape(*x.shape[:2], lxt.HEADS, -1).swapaxes(1, 2)
+
+    x = linear(lxt.patches(x, jnp.moveaxis), "embed")
+    token = jnp.broadcast_to(weights["token"].reshape(1, 1, -1), (len(x), 1, lxt.WIDTH))
+    x = jnp.concatenate([token, x], 1) + weights["positions"][None]
+    for block in range(lxt.BLOCKS):
+        y = norm(x, "first", block)
+        query, key, value = (heads(linear(y, name, block)) for name in ("query", "key", "value"))
+        scores = jax.nn.softmax(query @ key.mT / np.float32(query.shape[-1] ** 0.5))
+        x = x + linear((scores @ value).swapaxes(1, 2).reshape(x.shape), "out", block)
+        x = x + linear(jax.nn.gelu(linear(norm(x, "second", block), "up", block), approximate=False), "down", block)
+    return linear(norm(x, "norm")[:, :1], "head")[:, 0]
+
+
+def test_a_vision_transformer_as_by_lxt():
+    found = lrp(rules.LRP_ZERO, vit, lxt.pictures(), lxt.TARGETS).attributions  # ATTN_LRP without ε
+    with np.load(lxt.FILE) as stored:
+        assert_close(found, stored["relevance"], 1e-4)
+
+
+def test_relevance_is_conserved_in_a_transformer_but_for_softmaxes():
+    """AttnLRP's softmax is gradient × input, which takes and gives; if all passes to the logits, nothing is lost."""
+
+    def fun(x):
+        x = x.reshape(2, 4, -1) @ normal((12, 8), 9, 0.4)
+        for block in range(2):
+            y = layer_norm(x)
+            query, key, value, out, up = (y @ normal((8, 8), 10 * block + i, 0.4) for i in range(5))
+            x = x + jax.nn.softmax(query @ key.mT / np.float32(8**0.5)) @ value * jax.nn.sigmoid(out)
+            x = x + jax.nn.gelu(layer_norm(x) * up)
+        return layer_norm(x).mean(1) @ normal((8, 3), 11)
+
+    images = normal((2, 4, 4, 3))
+    found = lrp(rules.ATTN_LRP.extend(softmax=passing.unchanged), fun, images, 1)
+    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(fun(images)[:, 1]))
 
 
 def test_masked_attention_gives_numbers():

@@ -289,6 +289,10 @@ ASKED = {
             ("gradient_shap", functools.partial(lenses.gradient_shap, noise=0.0)),
         )
     },
+    "unit_relevance": (
+        lambda fun: lenses.unit_relevance((lambda x: x, fun), IMAGES, TARGET, rules=zfjax.rules.LRP_ZERO),
+        lambda w: IMAGES * slope(w),
+    ),
     "smooth_grad": (
         lambda fun: lenses.smooth_grad(fun, IMAGES, TARGET, KEY, n_samples=3, noise=0, batch_size=2),
         slope,

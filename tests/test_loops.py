@@ -99,7 +99,9 @@ def both(net, chosen):
 
 
 @pytest.mark.filterwarnings("ignore:attention")
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("GUIDED", "EPSILON_PLUS") else ()) for name in SETS]
+)
 @pytest.mark.parametrize("net", NETS)
 def test_a_scan_is_what_it_would_be_written_out(net, name):
     (y, found), (z, expected) = both(NETS[net], getattr(rules, name))
@@ -135,7 +137,7 @@ BRANCHES = (
 )
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", ["DECONVNET", "EPSILON_GAMMA_BOX"])
 @pytest.mark.parametrize("number", range(3))
 def test_a_cond_is_the_branch_that_it_takes(name, number):
     def fun(branch, x):
