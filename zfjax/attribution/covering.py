@@ -14,6 +14,7 @@ from zfjax.attribution import chunks, sweeps
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, scores
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
+from zfjax.models.incremental import Rectangles
 from zfjax.ops.arguments import filling
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
@@ -148,16 +149,11 @@ class _Covered:
         image, place = numbers // jnp.int32(len(places)), numbers % jnp.int32(len(places))
         rows = question.inputs, question.target, cover
         x, target, behind = (part.at[image].get(mode="clip") for part in rows)
-        down, across = (_is_between(places[place, axis], self.window[axis], x.shape[1 + axis]) for axis in (0, 1))
-        covered = jnp.where((down[:, :, None] & across[:, None, :])[..., None], behind, x)
+        sides = (jnp.full_like(place, side) for side in self.window)
+        hidden = sweeps.inside(Rectangles(places[place, 0], places[place, 1], *sides), (x.shape[1], x.shape[2]))
+        covered = jnp.where(hidden[..., None], behind, x)
         score = scores(Asked(question.fun, covered, target))
         return found.at[numbers].set(score.astype(found.dtype), mode="drop")
-
-
-def _is_between(starts: Int[Array, " m"], length: int, size: int) -> Array:
-    """Which of `size` pixels are in each stretch, as [m, size]."""
-    beyond = jnp.arange(size, dtype=jnp.int32)[None] - starts[:, None]
-    return (beyond >= 0) & (beyond < length)
 
 
 def _spread(

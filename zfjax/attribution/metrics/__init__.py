@@ -1,0 +1,44 @@
+"""Measures of maps: do they find the object, and do they say what the net depends on?
+
+Maps are [n, H, W]: one number per pixel, higher is more important. Each measure gives a number for each image.
+"""
+
+from zfjax.attribution.metrics.curves import Curves, blurred, deletion, insertion
+from zfjax.attribution.metrics.fidelity import Infidelity, infidelity
+from zfjax.attribution.metrics.objects import (
+    LOCALIZED,
+    Localization,
+    box_masks,
+    boxes_of,
+    energy_inside,
+    localization,
+    pointing_game,
+)
+from zfjax.attribution.metrics.removal import Road, imputed, road
+from zfjax.attribution.metrics.sparsity import sparseness
+from zfjax.attribution.metrics.stability import Stability, sensitivity
+from zfjax.console.deprecation import renamed
+
+__all__ = [
+    "LOCALIZED",
+    "Curves",
+    "Infidelity",
+    "Localization",
+    "Road",
+    "Stability",
+    "blurred",
+    "box_masks",
+    "boxes_of",
+    "deletion",
+    "energy_inside",
+    "imputed",
+    "infidelity",
+    "insertion",
+    "localization",
+    "pointing_game",
+    "road",
+    "sensitivity",
+    "sparseness",
+]
+
+__getattr__ = renamed(__name__, localisation="localization", Localisation="Localization", LOCALISED="LOCALIZED")
