@@ -385,6 +385,15 @@ MORE = {
     "ablation_cam": (lambda fun: lenses.ablation_cam(fun, IMAGES, TARGET, batch_size=3), None),
     "finer_cam": (lambda fun: lenses.finer_cam(fun, IMAGES, TARGET), None),
     "eigen_grad_cam": (lambda fun: lenses.eigen_grad_cam(fun, IMAGES, TARGET), None),
+    "road": (lambda fun: metrics.road(fun, IMAGES, TARGET, MAPS, KEY, shares=(0.5,)).most, None),
+    "infidelity": (
+        lambda fun: metrics.infidelity(fun, IMAGES, TARGET, MAPS, KEY, window=2, n_samples=3).as_given,
+        None,
+    ),
+    "sensitivity": (
+        lambda fun: metrics.sensitivity(lenses.grad_cam_plus_plus, fun, IMAGES, TARGET, KEY, n_samples=2).mean,
+        None,
+    ),
     "eigen_cam": (lambda fun: lenses.eigen_cam((fun, lambda maps: maps.mean(axis=(1, 2))), IMAGES), None),
 }
 # The same nets as targets, functions from what another function gives to one number for each picture.

@@ -93,7 +93,9 @@ def test_road_tells_what_matters_and_does_not_depend_on_the_batch():
 def covered_by_hand(window, n_samples, fill):
     """Each place's images, as the measure draws them."""
     ends = 8 - window[0] + 1, 10 - window[1] + 1
-    places = (jax.random.randint(key, n_samples, 0, end) for key, end in zip(jax.random.split(KEY), ends, strict=True))
+    places = (
+        jax.random.randint(key, (n_samples,), 0, end) for key, end in zip(jax.random.split(KEY), ends, strict=True)
+    )
     for top, left in zip(*map(np.asarray, places), strict=True):
         covered = IMAGES.copy()
         covered[:, top : top + window[0], left : left + window[1]] = fill
