@@ -143,6 +143,16 @@ def cam(mesh: Mesh, target: int) -> Call:
     return jax.jit(run), (variables, inputs.images(mesh, 32))
 
 
+def gradient(mesh: Mesh, target: int) -> Call:
+    """A class's logit by `jax.grad`."""
+    maps_of, head, variables = _resnet(mesh)
+
+    def run(variables: Any, images: jax.Array) -> jax.Array:
+        return jax.grad(lambda images: head(variables, maps_of(variables, images))[:, target].sum())(images)
+
+    return jax.jit(run), (variables, inputs.images(mesh, 32))
+
+
 def path(mesh: Mesh, target: int, steps: int) -> Call:
     """Integrated gradients of one image per chip by `jax.grad`, all steps at once."""
     maps_of, head, variables = _resnet(mesh)

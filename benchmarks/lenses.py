@@ -7,11 +7,13 @@ net is that of tests/torch_nets.py with separate ReLU modules, since Captum sees
 memory layout, by one run of each. `gap` is the difference of the results relative to the largest value, in the layout
 where it is smaller; `layouts` is the difference between PyTorch's two layouts, where rounding flips a ReLU. SmoothGrad
 has no gap, since each library draws its own noise, nor does occlusion, which Captum spreads over pixels and we keep by
-position. Gradient × input costs the same as saliency, and activation maximization has no peer with the same objective.
+position. LRP has no peer, since Captum's does not pass residual additions: it stands beside saliency, the plain
+gradient. Gradient × input costs the same as saliency, and activation maximization has no peer with the same objective.
 The contenders take turns, so that a busy machine slows both.
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from zfjax.models import preset
 from zfjax.weights import MODELS, to_torch
 
 TARGET = 3
+RELEVANCE = ("LRP_ZERO", "EPSILON_PLUS", "EPSILON_GAMMA_BOX", "EPSILON_ALPHA2_BETA1")
 WITHOUT_GAP = ("SmoothGrad", "occlusion")
 WINDOW, STRIDE = 56, 28
 
@@ -53,6 +56,9 @@ def our_lenses(net: zfjax.ConvNet, variables: Any, images: jax.Array, work: Work
             fun, one, TARGET, n_steps=work.steps, batch_size=batch_size
         ).attributions
 
+    def shared_out(name: str) -> jax.Array:
+        return attribution.lrp(fun, images, TARGET, rules=getattr(zfjax.rules, name)).attributions
+
     def noisy() -> jax.Array:
         return attribution.smooth_grad(fun, one, TARGET, key, n_samples=work.samples, batch_size=batch_size)
 
@@ -65,6 +71,8 @@ def our_lenses(net: zfjax.ConvNet, variables: Any, images: jax.Array, work: Work
         "integrated gradients": path,
         "SmoothGrad": noisy,
         "guided backprop": lambda: attribution.guided_backprop(fun, images, TARGET),
+        **{f"LRP {name}": functools.partial(shared_out, name) for name in RELEVANCE},
+        "DeepLIFT": lambda: attribution.deep_lift(fun, images, TARGET).attributions,
         "deconvolution": lambda: attribution.deconvolution(fun, images, TARGET),
         "occlusion": lambda: zfjax.occlusion(fun, one[0], WINDOW, STRIDE, batch_size=batch_size).outputs,
         "Grad-CAM": lambda: attribution.grad_cam(head, jitted(features, images), TARGET),
@@ -105,6 +113,7 @@ def captum_lenses(net: Any, x: Any, work: Work) -> dict[str, Callable[[], Any]]:
         "saliency": lambda: attr.Saliency(net).attribute(x, target=TARGET),
         "integrated gradients": path,
         "SmoothGrad": noisy,
+        "DeepLIFT": lambda: attr.DeepLift(net).attribute(x, target=TARGET),
         "guided backprop": lambda: attr.GuidedBackprop(net).attribute(x, target=TARGET),
         "deconvolution": lambda: attr.Deconvolution(net).attribute(x, target=TARGET),
         "occlusion": occluded,
@@ -226,7 +235,7 @@ def compare(name: str, ours: Callable[[], Any], theirs: list[Action], repeats: i
             gap, layouts = _gap(ours(), results), _gap(first, [second])
     found = medians(actions, repeats)
     mine, their = found["zfjax"], found.get("PyTorch", float("nan"))
-    print(f"{name:<22}{mine:>12.1f}{their:>12.1f}{their / mine:>10.2f}{gap:>10.1e}{layouts:>10.1e}", flush=True)
+    print(f"{name:<26}{mine:>12.1f}{their:>12.1f}{their / mine:>10.2f}{gap:>10.1e}{layouts:>10.1e}", flush=True)
 
 
 def main() -> None:
@@ -248,11 +257,11 @@ def main() -> None:
     variables = jax.jit(net.init)(jax.random.key(0), jnp.asarray(images[:1]))
     work = Work(args.steps, args.samples, args.maps, args.batch_size)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; {args.image_size} px, {args.batch} images or {work}")
-    print(f"{'lens':<22}{'zfjax ms':>12}{'PyTorch ms':>12}{'ratio':>10}{'gap':>10}{'layouts':>10}")
+    print(f"{'lens':<26}{'zfjax ms':>12}{'PyTorch ms':>12}{'ratio':>10}{'gap':>10}{'layouts':>10}")
     theirs = torch_lenses(net, variables, images, work)
     for name, lens in our_lenses(net, variables, jnp.asarray(images), work).items():
         if not args.lenses or name in args.lenses:
-            compare(name, lens, [layout[name] for layout in theirs], args.repeats)
+            compare(name, lens, [layout[name] for layout in theirs if name in layout], args.repeats)
 
 
 if __name__ == "__main__":

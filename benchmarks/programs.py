@@ -33,6 +33,7 @@ from zfjax.training.step import predict, train_step
 
 LAYERS = ("relu1", "relu2", "relu3", "relu4", "relu5")
 CLASS = 3
+RELEVANCE = ("EPSILON_PLUS", "EPSILON_GAMMA_BOX", "EPSILON_ALPHA2_BETA1")
 STEPS = 30  # of integrated gradients: with both ends of the path, 32 images in one pass
 
 
@@ -98,13 +99,23 @@ def looking() -> list[Program]:
 
 
 def lenses() -> list[Program]:
-    """Two lenses on ResNet-18."""
+    """Lenses on ResNet-18; relevance stands beside the gradient."""
     net = preset("resnet18", inputs.CLASSES, image_size=inputs.SIZE)
     ours = functools.partial(our_path, net=net, steps=STEPS)
     plain = functools.partial(counterparts.path, target=CLASS, steps=STEPS)
     return [
         Program("Grad-CAM of ResNet-18, 32", 32, "float32", our_cam, functools.partial(counterparts.cam, target=CLASS)),
         Program(f"integrated gradients of ResNet-18, {STEPS} steps", 1, "float32", ours, plain),
+        *(
+            Program(
+                f"relevance of ResNet-18 by {rules}, 32",
+                32,
+                "float32",
+                functools.partial(our_relevance, rules=rules),
+                functools.partial(counterparts.gradient, target=CLASS),
+            )
+            for rules in RELEVANCE
+        ),
     ]
 
 
@@ -236,6 +247,17 @@ def our_cam(mesh: Mesh) -> Call:
     def run(variables: Any, images: jax.Array) -> jax.Array:
         features, head = zfjax.split(net, variables, "stage4")
         return attribution.grad_cam(head, features(images), CLASS)
+
+    return jax.jit(run), (inputs.variables(net, mesh), inputs.images(mesh, 32))
+
+
+def our_relevance(mesh: Mesh, rules: str) -> Call:
+    """A class's logit shared out among the pixels."""
+    net = preset("resnet18", inputs.CLASSES, image_size=inputs.SIZE)
+
+    def run(variables: Any, images: jax.Array) -> jax.Array:
+        fun = zfjax.layer(net, variables, "fc")
+        return attribution.lrp(fun, images, CLASS, rules=getattr(zfjax.rules, rules)).attributions
 
     return jax.jit(run), (inputs.variables(net, mesh), inputs.images(mesh, 32))
 
