@@ -387,7 +387,7 @@ MORE = {
     "eigen_grad_cam": (lambda fun: lenses.eigen_grad_cam(fun, IMAGES, TARGET), None),
     "road": (lambda fun: metrics.road(fun, IMAGES, TARGET, MAPS, KEY, shares=(0.5,)).most, None),
     "infidelity": (
-        lambda fun: metrics.infidelity(fun, IMAGES, TARGET, MAPS, KEY, window=2, n_samples=3).as_given,
+        lambda fun: metrics.infidelity(fun, IMAGES, TARGET, IMAGES, KEY, window=2, n_samples=3).as_given,
         None,
     ),
     "sensitivity": (
