@@ -440,6 +440,47 @@ def test_arrays_of_numpy_that_a_function_holds_have_their_names():
     np.testing.assert_allclose(twice(IMAGES), 2 * model(IMAGES), rtol=1e-6)
 
 
+class Layer:
+    """A class that no library knows."""
+
+    def __init__(self, name, inputs, outputs):
+        self.kernel = np.asarray(zoo.draw(name, (3, 3, inputs, outputs)))
+        self._bias = zoo.draw(name, (outputs,))
+
+    def __call__(self, x):
+        dims = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, self.kernel, (2, 2), "SAME", dimension_numbers=dims)
+        return jax.nn.relu(x + self._bias.reshape(1, 1, 1, -1))
+
+
+class Own:
+    """A net of such layers, which also refers to itself."""
+
+    def __init__(self):
+        self.layers, self.head = [Layer("a", 3, 4), Layer("b", 4, 5)], {"kernel": zoo.draw("c", (5, 2))}
+        self.itself = self
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x.mean((1, 2)) @ self.head["kernel"]
+
+    __call__ = forward
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda x: net(x), lambda net: net.forward])
+def test_weights_of_a_class_that_no_library_knows_are_named_by_its_attributes(wrap):
+    net = Own()
+    model = zfjax.Model(wrap(net), IMAGES)
+    places = ["layers/0", "layers/0/relu", "layers/1", "layers/1/relu", "layers/1/mean", "head"]
+    assert list(model.layers) == places
+    assert model.reads["layers/1"] == ("layers/1/kernel", "layers/1/bias")
+    around = zfjax.Model(lambda x: 2 * model(x), IMAGES)
+    assert [name.removeprefix("fun/") for name in around.layers] == places
+    net.head["kernel"] = net.head["kernel"] * 3
+    np.testing.assert_allclose(around(IMAGES), 2 * net(IMAGES), rtol=1e-6)
+
+
 def test_values_of_classes_on_more_axes_are_logits():
     net, weights = zoo.build("jnp", "chain", IMAGES)
     model = zfjax.Model(net, IMAGES, weights=weights)

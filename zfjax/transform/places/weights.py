@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import KeyPath, keystr
 from jaxtyping import PyTree
 
-from zfjax.transform.copies import LIBRARIES, global_names, is_full
+from zfjax.transform.copies import ENOUGH, LIBRARIES, global_names, is_full
 
 # Collections of Flax, markers of Haiku, what holds the array of a variable of NNX: no part of a module's name.
 _OUTER = frozenset(("batch_stats", "params"))
@@ -27,18 +27,17 @@ def paths(weights: PyTree) -> list[str]:
 class Held:
     """The arrays that a function holds, and the names that say where.
 
-    They are searched as Python would find them: a module's own, those in what a function closes over, is bound to, has
-    as arguments already, or reads from its own module.
+    They are searched as Python would find them: a module's own, the attributes of any object, those in what a function
+    closes over, is bound to, has as arguments already, or reads from its own module.
     """
 
     def __init__(self, fun: Callable):
         self._names: dict[tuple, str] = {}
         self._numpy: list[tuple[str, np.ndarray]] = []
-        for name, value in _within(fun, set()):
-            for path, leaf in _leaves(value):
-                self._names.setdefault(_identity(leaf), path or name)
-                if isinstance(leaf, np.ndarray):
-                    self._numpy.append((path or name, leaf))
+        for path, leaf in _within(fun, set()):
+            self._names.setdefault(_identity(leaf), path)
+            if isinstance(leaf, np.ndarray):
+                self._numpy.append((path, leaf))
 
     def name_of(self, constant: Any) -> str | None:
         """The name of a constant of the function's jaxpr; None for what the function makes itself."""
@@ -59,40 +58,54 @@ def _identity(array: Any) -> tuple:
     return inside.__array_interface__["data"][0], inside.size, inside.dtype
 
 
-def _within(fun: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """What a function holds, by the name that it has there; what functions in it hold as well."""
-    if id(fun) in seen:
+def _within(value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """The arrays that a value holds, by path; in a function those without a path by the name that they have there."""
+    if isinstance(value, functools.partial | types.MethodType | types.FunctionType):
+        if _is_new(value, seen):
+            for name, part in _held_by(value).items():
+                yield from ((path or name, leaf) for path, leaf in _within(part, seen))
         return
-    seen.add(id(fun))
-    parts: dict[str, Any] = {}
-    if isinstance(fun, functools.partial):
-        parts = {"func": fun.func, **{str(number): value for number, value in enumerate(fun.args)}, **fun.keywords}
-    elif isinstance(fun, types.MethodType):
-        parts = {"": fun.__self__, "func": fun.__func__}
-    elif isinstance(fun, types.FunctionType):
-        cells = zip(fun.__code__.co_freevars, fun.__closure__ or (), strict=True)
-        parts = {name: cell.cell_contents for name, cell in cells if is_full(cell)}
-        if fun.__module__.split(".")[0] not in LIBRARIES:
-            parts |= {name: fun.__globals__[name] for name in global_names(fun.__code__) if name in fun.__globals__}
-    else:
-        yield "", fun
-    for name, value in parts.items():
-        if isinstance(value, functools.partial | types.MethodType | types.FunctionType):
-            yield from _within(value, seen)
-        else:
-            yield name, value
-
-
-def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays in a value, with their paths."""
     nnx = sys.modules.get("flax.nnx")  # without it, there are no such modules
     if nnx is not None and isinstance(value, nnx.Module):
         value = nnx.state(value)
     elif isinstance(value, types.ModuleType | type):
         return
     for keys, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
+        at = _path(keys)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-            yield _path(keys), leaf
+            yield at, leaf
+        elif _is_plain(leaf) and _is_new(leaf, seen):
+            for name, part in vars(leaf).items():
+                for path, array in _within(part, seen):
+                    own = "" if path and name.startswith("_") else name.lstrip("_")  # a private container says nothing
+                    yield "/".join(filter(None, (at, own, path))), array
+
+
+def _held_by(fun: Any) -> dict[str, Any]:
+    """What a function is bound to, has as arguments already, closes over or reads from its own module, by name."""
+    if isinstance(fun, functools.partial):
+        return {"func": fun.func, **{str(number): value for number, value in enumerate(fun.args)}, **fun.keywords}
+    if isinstance(fun, types.MethodType):
+        return {"": fun.__self__, "func": fun.__func__}
+    cells = zip(fun.__code__.co_freevars, fun.__closure__ or (), strict=True)
+    parts = {name: cell.cell_contents for name, cell in cells if is_full(cell)}
+    if fun.__module__.split(".")[0] not in LIBRARIES:
+        parts |= {name: fun.__globals__[name] for name in global_names(fun.__code__) if name in fun.__globals__}
+    return parts
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an object of a class of the user's own, which no library takes apart."""
+    roots = {kind.__module__.split(".")[0] for kind in type(value).__mro__[:-1]}
+    return hasattr(value, "__dict__") and not roots & LIBRARIES and not isinstance(value, types.ModuleType | type)
+
+
+def _is_new(value: Any, seen: set[int]) -> bool:
+    """Whether a value is met for the first time, among not too many."""
+    if id(value) in seen or len(seen) > ENOUGH:
+        return False
+    seen.add(id(value))
+    return True
 
 
 def _path(keys: KeyPath) -> str:
