@@ -151,12 +151,13 @@ def test_filters_solve_the_linear_least_squares(whole):
 
     matrix = np.asarray(jax.jacobian(made)(filters[1])).reshape(images.size, -1)
     best = np.linalg.lstsq(matrix, np.asarray(images).ravel(), rcond=None)[1]
-    batches = jax.tree.map(lambda x: x[:, None], (switches[:1], images, codes))  # one image at a time
+    batch = learning.Batch(images, tuple(switches[:1]), codes)
+    batches = [jax.tree.map(lambda x, row=row: x[row : row + 1], batch) for row in range(2)]  # one image at a time
 
     def error(kernel):
         return jnp.square(made(kernel) - images).sum()
 
-    two, many = (error(learning.improve(*known[:2], *batches, steps)) for steps in (2, 200))
+    two, many = (error(learning.improve(*known[:2], batches, steps)) for steps in (2, 200))
     assert two < error(filters[1])
     assert many < two
     np.testing.assert_allclose(many, best, rtol=1e-2)
@@ -183,6 +184,6 @@ def test_a_planted_dictionary_is_found_again():
     for _ in range(20):
         bound = 1.05 * inference.largest_eigenvalue(stack, (kernel,), (), images[:1]).max()
         codes = inference.infer(stack, (kernel,), (), 2.0, bound, images, codes, Method(0, 10, momentum=True))
-        kernel = learning.improve(stack, (kernel,), (), images[None], jax.tree.map(lambda x: x[None], codes), 2)
+        kernel = learning.improve(stack, (kernel,), [learning.Batch(images, (), codes)])
         kernel, _ = learning.unit_length(kernel)
     assert np.mean(found_again(planted, kernel) >= 0.95) >= 0.9

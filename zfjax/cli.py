@@ -24,6 +24,7 @@ GROUPS = {
         "ablate": "train the twelve nets of Table 3: layers removed or resized",
         "transfer": "train a softmax on a run's frozen layers for another dataset, and a net from scratch",
         "probe": "train SVMs and softmaxes on each layer of a run",
+        "adn": "learn a deconvolutional network without labels",
     },
     "weights": {
         "import-weights": "turn a PyTorch checkpoint into a run",

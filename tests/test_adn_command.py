@@ -1,0 +1,203 @@
+"""`zfjax adn`: learns, resumes bit-equal wherever it was killed, and refuses what cannot be."""
+
+import contextlib
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from zfjax import adn
+from zfjax.console import command
+from zfjax.console.errors import UserError
+from zfjax.data.contrast import fitted, gray_pictures, normalized
+from zfjax.data.source import Example
+from zfjax.experiments.adn import kept, layerwise, looking
+from zfjax.experiments.adn.inference import Method
+from zfjax.experiments.adn.settings import Settings, check, paper
+from zfjax.experiments.adn.stack import Layer
+from zfjax.training.sharding import data_mesh, first_of
+
+TINY = Settings(
+    layers=(Layer(4, 5, (3, 3, 2)), Layer(6, 3, (2, 2, 2))),
+    side=20,
+    snr=6.0,
+    epochs=2,
+    batch_size=4,
+    learning=Method(2),
+    inference=Method(4, 8, momentum=True),
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    y, x = np.mgrid[:20, :20]
+    waves = [np.sin(0.7 * (x * np.cos(turn) + y * np.sin(turn)) + turn) for turn in np.linspace(0, 3, 10)]
+    return np.stack([normalized(wave.astype(np.float32)) for wave in waves])
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    folder = epath.Path(tmp_path_factory.mktemp("whole"))
+    return folder, layerwise.learn(TINY, images, folder, first_of(data_mesh(), 2))
+
+
+def test_a_network_that_was_killed_anywhere_ends_with_the_same_bits(whole, images, tmp_path, monkeypatch):
+    """Files are written whole, so a kill leaves what some number of them left; here each number in turn."""
+    folder, write, mesh = epath.Path(tmp_path), kept.write, first_of(data_mesh(), 2)
+    written = 0
+
+    def killed_after(*args):
+        nonlocal written
+        write(*args)
+        written += 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "write", killed_after)
+    for _ in range(20):
+        with contextlib.suppress(KeyboardInterrupt):
+            layerwise.learn(TINY, images, folder, mesh)
+            break
+    assert written == 2 * (TINY.epochs + 1)
+    for name in ("layer1.safetensors", "layer2.safetensors", kept.LEARNING):
+        assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def test_learning_lowers_the_error_and_reaches_the_wanted_ratio(whole, images):
+    _, layers = whole
+    assert [layer.history.shape for layer in layers] == [(2, 4), (2, 4)]
+    assert (layers[1].history[-1, 1] > layers[1].history[0, 1]).all()  # dB
+    coded = looking.coded(TINY, layers, images)
+    _, decibels, share = looking.reconstructed(TINY.stack, layers, coded, 1)
+    assert decibels.mean() > 5
+    assert share.max() <= 1 / 9  # a window of 18 cells keeps one; those at the edge are smaller
+
+
+def test_the_strongest_activations_lie_where_they_reach(whole, images):
+    _, layers = whole
+    coded = looking.coded(TINY, layers, images)
+    for number in (1, 2):
+        found = looking.strongest(TINY.stack, number, coded.codes[number - 1], top=2)
+        assert (np.abs(found.values[:, 0]) >= np.abs(found.values[:, 1])).all()
+        made = looking.alone(TINY.stack, layers, coded, number, found)
+        for rank in range(len(found.values)):
+            top, left, height, width = looking.field(TINY.stack, number, *map(int, found.cells[rank, 0]))
+            outside = made[rank, 0].copy()
+            outside[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
+            assert made[rank, 0].any() == bool(found.values[rank, 0])
+            assert not outside.any()
+        projections, patches = looking.windows(TINY.stack, number, found, made, images)
+        assert projections.shape == patches.shape
+
+
+def test_waves_are_oriented_and_noise_is_not():
+    y, x = np.mgrid[-3:4, -3:4]
+    waves = [np.cos(1.2 * (x * np.cos(turn) + y * np.sin(turn))) for turn in (0.0, 0.5, 1.0, 2.0)]
+    assert (looking.orientation(np.stack(waves, -1)) > looking.ORIENTED).all()
+    noise = np.random.default_rng(0).normal(size=(7, 7, 200))
+    assert (looking.orientation(noise) > looking.ORIENTED).mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (TINY._replace(weights=(1e-9, 1.0)), "layer 1: with λ = 1e-09 nothing is left but zeros in epoch 1; what was"),
+        (TINY._replace(weights=(3e38, 1.0)), "layer 1: the cost is not finite in epoch 1; what was saved before is"),
+    ],
+)
+def test_what_cannot_be_learned_ends_in_one_line(images, tmp_path, settings, line):
+    with pytest.raises(UserError, match=line):
+        layerwise.learn(settings, 1e3 * images, epath.Path(tmp_path), first_of(data_mesh(), 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_cannot_be_are_refused():
+    check(paper())
+    with pytest.raises(UserError, match="its filters of 5×5 are larger than images of 4×4; give a larger --size"):
+        check(TINY._replace(side=4))
+    with pytest.raises(UserError, match=r"weights: expected 2 numbers above 0, got \[0.0, 1.0\]"):
+        check(TINY._replace(weights=(0.0, 1.0)))
+
+
+def test_the_papers_preset_takes_its_steps():
+    task = layerwise.Task(paper(), paper().stack.of(2), (), [], [], 0)
+    assert layerwise._bound(task, jnp.zeros(paper().stack.kernel(2))) == pytest.approx(1 / (0.1 * 1e-4))
+
+
+def test_a_folder_keeps_to_its_network(whole, tmp_path):
+    folder = epath.Path(tmp_path)
+    assert not kept.begin(folder, TINY, "folder:a", "0" * 32)
+    assert kept.begin(folder, TINY, "folder:b", "0" * 32)  # the same pictures, moved
+    with pytest.raises(UserError, match=r"holds a network with snr=6.0 \(now 7.0\); give the same values to go on"):
+        kept.begin(folder, TINY._replace(snr=7.0), "folder:a", "0" * 32)
+    with pytest.raises(UserError, match="holds a network with other pictures than folder:a has"):
+        kept.begin(folder, TINY, "folder:a", "1" * 32)
+    more = TINY._replace(layers=(*TINY.layers, Layer(4, 3)))
+    assert kept.begin(folder, more, "folder:a", "0" * 32)
+    assert len(kept.read_settings(folder)["layers"]) == 3
+    content = bytearray((whole[0] / "layer1.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "layer1.safetensors").write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"is damaged .* remove it to learn that again"):
+        layerwise.read_layer(folder / "layer1.safetensors")
+
+
+def test_normalization_leaves_no_local_mean_and_equal_contrast():
+    generator = np.random.default_rng(0)
+    gray = generator.normal(size=(60, 80)).astype(np.float32) * np.linspace(1, 9, 80, dtype=np.float32) + 100
+    found = normalized(gray)
+    assert abs(found.mean()) < 1e-5
+    assert found[:, 60:].std() / found[:, 45:60].std() < 1.2  # the median deviation is in the middle
+    assert found[:, :20].std() < 0.7 * found[:, 60:].std()  # a weak part is not blown up
+    np.testing.assert_allclose(normalized(3 * gray + 50), found, atol=1e-3)
+    assert not normalized(np.full((20, 30), 7, np.float32)).any()
+    wide = fitted(np.broadcast_to(gray[..., None].clip(0, 255), (60, 80, 3)).astype(np.uint8), 40)
+    assert wide.shape == (40, 40)
+    assert not wide[:5].any()
+    assert not wide[35:].any()
+    assert wide[5:35].any()
+
+
+def test_pictures_are_spread_over_the_split_and_broken_ones_named(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 12, 3), np.uint8)).save(tmp_path / "a.png")
+    good, bad = (tmp_path / "a.png").read_bytes(), b"no picture"
+    examples = [Example(f"{i}.png", bad if i == 3 else good, i % 2) for i in range(9)]
+    found = gray_pictures("some", examples, 8, count=5)
+    np.testing.assert_array_equal(found.numbers, [0, 2, 4, 6, 8])
+    assert found.images.shape == (5, 8, 8)
+    with pytest.raises(UserError, match=r"some: 1 of 9 images cannot be read: 3\.png"):
+        gray_pictures("some", examples, 8)
+    with pytest.raises(UserError, match="some: expected one image or more, found none"):
+        gray_pictures("some", [], 8)
+
+
+def test_the_command_learns_draws_and_says_what_it_found(tmp_path, capsys):
+    pictures = tmp_path / "photos"
+    for name in ("a", "b"):
+        (pictures / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.random.default_rng(i).integers(0, 255, (24, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(pictures / name / f"{i}.png")
+    run = tmp_path / "run"
+    flags = [
+        f"--dataset=folder:{pictures}",
+        f"--workdir={run}",
+        "--size=24",
+        "--epochs=1",
+        "--maps=3",
+        "--batch_size=4",
+    ]
+    assert command.run(adn.main, ["adn", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "of 3 filters of layer 1 are oriented" in out
+    for name in ("filters.png", "layer1.png", "reconstructions.png", "learning.png", "layers.md", "layer1.safetensors"):
+        assert (run / name).exists()
+    assert json.loads((run / "adn.json").read_text())["side"] == 24
+    assert command.run(adn.main, ["adn", *flags, "--seed=1"]) == 2
+    assert "holds a network with seed=0 (now 1)" in capsys.readouterr().err
+    assert command.run(adn.main, ["adn", *flags, "--size=6"]) == 2
+    assert "its filters of 7×7 are larger than images of 6×6" in capsys.readouterr().err
+    assert command.run(adn.main, ["adn", *flags, "--layers=2"]) == 2
+    assert "--maps has 1 numbers, but there are 2 layers" in capsys.readouterr().err

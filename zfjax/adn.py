@@ -1,0 +1,153 @@
+"""Learn an Adaptive Deconvolutional Network (2011): layers of sparse maps that reconstruct images, without labels.
+
+Examples:
+  python -m zfjax.adn
+      two layers on the built-in `shapes` pictures; pictures of them in runs/adn
+  python -m zfjax.adn --dataset=folder:PHOTOS --layers=4 --size=150 --images=500 --workdir=runs/adn-photos
+      the paper's four layers and size, on 500 photographs
+
+The same command resumes after its last epoch; with more --layers it goes on from those that are learned.
+"""
+
+if __name__ == "__main__":  # before the imports, which take time
+    from zfjax.console import signals
+
+    signals.listen()
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from zfjax.console import command, options
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.console.text import written
+
+if TYPE_CHECKING:
+    import numpy as np
+    from etils import epath
+
+    from zfjax.experiments.adn.layerwise import Learned
+    from zfjax.experiments.adn.settings import Settings
+
+_PRESETS = ("small", "paper")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Learn as the flags in `argv` say, then draw pictures and print a table."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("dataset", "shapes", "Dataset: shapes, folder:PATH or tfds:NAME.", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "Folder of TFDS datasets; default TFDS's own.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/adn", "Folder for the network.", flag_values=values)
+    flags.DEFINE_enum("preset", "small", _PRESETS, "What other flags default to.", flag_values=values)
+    options.whole_number(values, "layers", None, "Layers; default 2, or 4.", smallest=1, largest=4)
+    options.names(values, "maps", None, "Maps of each layer; default 15,50,100,150.")
+    flags.DEFINE_float("snr", None, "Signal-to-noise of reconstructions in dB; default 10.", flag_values=values)
+    options.whole_number(values, "images", None, "Images, 0 for all; default 200, or all.")
+    options.whole_number(values, "size", None, "Longer side of an image; default 64, or 150.", smallest=1, largest=4096)
+    options.whole_number(values, "epochs", None, "Passes over the images; default 12, or 10.", smallest=1)
+    options.whole_number(values, "batch_size", 10, "Images at a time.", smallest=1)
+    options.seed(values, "Seed for the first filters, and the order of images.")
+    command.reject_arguments(command.parse(argv, __doc__ or "", values), "adn")
+
+    with Progress("starting JAX"):
+        from zfjax.data.contrast import gray_pictures
+        from zfjax.data.opening import open_source
+        from zfjax.data.outside import root_of
+        from zfjax.experiments.adn import kept, layerwise
+        from zfjax.runs.claim import writing
+        from zfjax.runs.folder import absolute
+        from zfjax.training.sharding import data_mesh
+
+    settings, folder = _settings(values), absolute(values.workdir)
+    with writing(folder, "zfjax adn", root_of(values.dataset, values.data_dir)):
+        source = open_source(values.dataset, data_dir=values.data_dir, seed=values.seed)
+        count = values.images if values.images is not None else (0 if values.preset == "paper" else 200)
+        images = gray_pictures(source.name, source.train, settings.side, count).images
+        kept.begin(folder, settings, source.name, kept.digest_of(images))
+        layers = layerwise.learn(settings, images, folder, data_mesh())
+        with Progress("drawing"):
+            drawn = _draw(settings, layers, images, folder)
+    files = [*drawn, *(kept.layer_file(number + 1) for number in range(len(layers)))]
+    print(written(folder, files))
+
+
+def _settings(values: flags.FlagValues) -> "Settings":
+    from zfjax.experiments.adn import settings
+    from zfjax.experiments.adn.stack import PAPER
+
+    usual = settings.paper() if values.preset == "paper" else settings.Settings()
+    maps = [options.number_in("maps", word, "numbers of maps, such as 15,50", 1) for word in values.maps or ()]
+    number = values.layers or len(maps) or len(usual.layers)
+    if maps and len(maps) != number:
+        raise UserError(f"--maps has {len(maps)} numbers, but there are {number} layers; expected one for each")
+    if number > len(PAPER):
+        raise UserError(f"--maps: expected at most {len(PAPER)} numbers, got {number}")
+    layers = PAPER[:number]
+    if maps:
+        layers = tuple(layer._replace(maps=count) for layer, count in zip(layers, maps, strict=True))
+    given = {"side": values.size, "epochs": values.epochs, "snr": values.snr}
+    chosen = usual._replace(
+        layers=layers,
+        batch_size=values.batch_size,
+        seed=values.seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    settings.check(chosen)
+    return chosen
+
+
+def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", folder: "epath.Path") -> list[str]:
+    """Draw the network's pictures into its folder, with a table beside them, and return their names."""
+    import numpy as np
+
+    from zfjax.console.tables import Table, write
+    from zfjax.experiments.adn import looking
+    from zfjax.plots import adn
+    from zfjax.plots.files import save_png
+    from zfjax.plots.projections import show
+
+    some = images[np.linspace(0, len(images) - 1, min(len(images), 48)).astype(int)]
+    found = looking.coded(settings, layers, some)
+    kernel = np.asarray(layers[0].kernel)[..., 0]
+    scores = looking.orientation(kernel)
+    figures = {
+        "filters.png": show(kernel.transpose(2, 0, 1)[..., None], [f"{score:.2f}" for score in scores], columns=5),
+        "learning.png": adn.plot_learning([layer.history for layer in layers]),
+    }
+    rows, decibels, lines = {}, {}, []
+    for number, layer in enumerate(layers, 1):
+        strongest = looking.strongest(settings.stack, number, found.codes[number - 1])
+        made = looking.alone(settings.stack, layers, found, number, strongest)
+        cut = looking.windows(settings.stack, number, strongest, made, some)
+        figures[f"layer{number}.png"] = adn.plot_activations(
+            *cut, f"layer {number}: each map's strongest activation, and the image there"
+        )
+        name = f"layer {number}"
+        rows[name], decibels[name], share = looking.reconstructed(settings.stack, layers, found, number)
+        lines.append(
+            (name, layer.kernel.shape[2], layer.weight, float(decibels[name].mean()), 100 * float(share.mean()))
+        )
+    eight = np.linspace(0, len(some) - 1, min(len(some), 8)).astype(int)
+    figures["reconstructions.png"] = adn.plot_reconstructions(
+        some[eight],
+        {name: row[eight] for name, row in rows.items()},
+        decibels={n: d[eight] for n, d in decibels.items()},
+    )
+    for name, figure in figures.items():
+        save_png(figure, folder / name)
+    oriented = int((scores >= looking.ORIENTED).sum())
+    table = Table(
+        f"{len(some)} images from each layer",
+        ("layer", "maps", "λ", "dB", "not zero (%)"),
+        lines,
+        f"{oriented} of {len(scores)} filters of layer 1 are oriented: at least {looking.ORIENTED:.0%} of the energy of"
+        " each lies within 45°.",
+    )
+    print(f"{table.text()}\n{table.note}")
+    return [*figures, *write(table, folder, "layers")]
+
+
+if __name__ == "__main__":
+    command.execute(main)

@@ -1,0 +1,121 @@
+"""What a network keeps on disk: each finished layer, and the one that is learning as of its last epoch.
+
+    adn.json               settings, and a digest of the pictures
+    layer1.safetensors …   a layer's filters, λ and L
+    learning.safetensors   filters, λ and the maps of all images
+
+Files are written whole, and each array file has a digest of its content.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from zfjax.console.errors import UserError
+from zfjax.console.files import damaged, read_json, read_whole, write_json, write_whole
+from zfjax.experiments.adn.settings import Settings
+
+FILE, LEARNING = "adn.json", "learning.safetensors"
+
+
+def layer_file(number: int) -> str:
+    """The name of a finished layer's file."""
+    return f"layer{number}.safetensors"
+
+
+def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str) -> bool:
+    """Write what identifies the network, unless it was begun here before; return whether it was.
+
+    Args:
+        folder: of the network.
+        settings: of the network; more layers than before may be learned.
+        dataset: its name.
+        pictures: a digest of them.
+
+    Raises:
+        UserError: the folder has another network, or files of nobody's.
+    """
+    now = {**settings.as_json(), "dataset": dataset, "pictures": pictures}
+    if not (folder / FILE).exists():
+        for name in (layer_file(1), LEARNING, "config.json", "checkpoints"):
+            if (folder / name).exists():
+                raise UserError(f"workdir {folder} holds {name}, but no {FILE}; give another --workdir")
+        write_json(folder / FILE, now)
+        return False
+    before = read_settings(folder)
+    changed = [name for name in now if name not in ("dataset", "layers") and before.get(name) != now[name]]
+    few = min(len(before["layers"]), len(now["layers"]))
+    if before["layers"][:few] != now["layers"][:few]:
+        changed.append("layers")
+    if changed:
+        values = ", ".join(_changed(name, before.get(name), now[name], dataset) for name in changed)
+        raise UserError(
+            f"workdir {folder} holds a network with {values}; give the same values to go on, or another --workdir"
+        )
+    if len(now["layers"]) > len(before["layers"]):
+        write_json(folder / FILE, now)
+    return True
+
+
+def _changed(name: str, before: Any, now: Any, dataset: str) -> str:
+    return f"other pictures than {dataset} has" if name == "pictures" else f"{name}={before} (now {now})"
+
+
+def read_settings(folder: epath.Path) -> dict[str, Any]:
+    """The content of adn.json. Raises a UserError if it is missing or damaged."""
+    found = read_json(folder / FILE, "expected the --workdir of zfjax adn")
+    if not isinstance(found, dict) or not {"layers", "side", "pictures"} <= found.keys():
+        raise damaged(folder / FILE, "expected an object with layers, side and pictures")
+    return found
+
+
+def write(path: epath.Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Write named arrays, and what is known about them. Raises a UserError if that fails."""
+    from safetensors.numpy import save
+
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    told = {"digest": _digest(plain, about), "about": json.dumps(about)}
+    write_whole(path, save(plain, told))
+
+
+def read(path: epath.Path, what_to_do: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `write` was given.
+
+    Args:
+        path: the file.
+        what_to_do: the end of the error message.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = read_whole(path, 64_000_000_000)
+        arrays = load(content)
+        length = int.from_bytes(content[:8], "little")
+        told = json.loads(content[8 : 8 + length])["__metadata__"]
+        about = json.loads(told["about"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error, what_to_do) from error
+    if told["digest"] != _digest(arrays, about):
+        raise damaged(path, "its content is not what was written", what_to_do)
+    return arrays, about
+
+
+def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"\0{name} {arrays[name].dtype} {arrays[name].shape}\0".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def digest_of(images: np.ndarray) -> str:
+    """A digest of pictures."""
+    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()[:32]

@@ -1,0 +1,251 @@
+"""A network learned layer by layer, from the first up."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from zfjax.console.errors import UserError
+from zfjax.console.progress import Progress
+from zfjax.experiments.adn import inference, kept
+from zfjax.experiments.adn.inference import Codes
+from zfjax.experiments.adn.learning import Batch, first_filters, improve, unit_length
+from zfjax.experiments.adn.operators import Kernel, project
+from zfjax.experiments.adn.settings import Settings
+from zfjax.experiments.adn.stack import Stack
+
+_AGAIN = "remove it to learn that again"
+_LOOKED_AT = 4  # images from which L is estimated
+_MARGIN = 1.1  # over that estimate; ISTA still converges if L is up to twice as large
+
+
+class Learned(NamedTuple):
+    """A finished layer."""
+
+    kernel: Kernel
+    weight: float  # λ, of inference
+    bound: float  # L
+    history: Float[np.ndarray, "epochs 4"]  # cost of an image, dB, share of values that are not zero, λ
+
+
+class Progressing(NamedTuple):
+    """A layer that is learning."""
+
+    kernel: Kernel
+    weight: float  # λ
+    codes: list[Codes]  # of each batch
+    history: list[list[float]]
+
+
+class Task(NamedTuple):
+    """What a layer learns from."""
+
+    settings: Settings
+    stack: Stack  # up to this layer
+    filters: tuple[Kernel, ...]  # of the layers below
+    images: list[Array]  # batches [N, side, side, 1]
+    switches: list[tuple[Array, ...]]  # of each batch
+    pictures: int  # without those of zeros
+
+    @property
+    def number(self) -> int:
+        """Of the layer."""
+        return len(self.stack.layers)
+
+
+def learn(
+    settings: Settings, images: Float[np.ndarray, "n side side"], folder: epath.Path, mesh: Mesh
+) -> list[Learned]:
+    """All layers, going on from what `folder` has.
+
+    Args:
+        settings: the layers, and how they learn.
+        images: normalized pictures.
+        folder: where layers and the state of the last epoch are kept.
+        mesh: devices that share the images of a batch.
+
+    Raises:
+        UserError: the cost is not finite, λ leaves nothing, or a file is damaged or cannot be written.
+    """
+    batches, learned = batched(images, settings.batch_size, mesh), list[Learned]()
+    task = Task(settings, settings.stack.of(1), (), batches, [() for _ in batches], len(images))
+    below = batches[0]
+    for number in range(1, len(settings.layers) + 1):
+        path = folder / kept.layer_file(number)
+        if path.exists():
+            learned.append(read_layer(path))
+        else:
+            learned.append(_learn_layer(task, below, folder))
+            write_layer(path, learned[-1])
+        if number < len(settings.layers):
+            codes = infer_all(task, learned[-1])
+            below = codes[0].values
+            switches = [(*at, own.switches) for at, own in zip(task.switches, codes, strict=True)]
+            filters = (*task.filters, learned[-1].kernel)
+            task = task._replace(stack=settings.stack.of(number + 1), filters=filters, switches=switches)
+    return learned
+
+
+def batched(images: Float[np.ndarray, "n side side"], size: int, mesh: Mesh) -> list[Array]:
+    """Images in batches [size, side, side, 1] split over the devices; the last is filled up with images of zeros."""
+    size = -(-size // mesh.size) * mesh.size
+    filled = np.zeros((-(-len(images) // size) * size, *images.shape[1:], 1), np.float32)
+    filled[: len(images)] = images[..., None]
+    sharding = NamedSharding(mesh, P("data"))
+    return [jax.device_put(filled[start : start + size], sharding) for start in range(0, len(filled), size)]
+
+
+def infer_all(task: Task, layer: Learned) -> list[Codes]:
+    """The codes of a learned layer for all images, in batches."""
+    found, filters = list[Codes](), (*task.filters, layer.kernel)
+    with Progress(f"layer {task.number} of all images", task.pictures) as progress:
+        for images, switches in zip(task.images, task.switches, strict=True):
+            start = inference.no_codes(task.stack, task.number, images)
+            codes = inference.infer(
+                task.stack, filters, switches, layer.weight, layer.bound, images, start, task.settings.inference
+            )
+            found.append(jax.block_until_ready(codes))
+            progress.advance(min(len(images), task.pictures - (len(found) - 1) * len(images)))
+    return found
+
+
+def _learn_layer(task: Task, below: Array, folder: epath.Path) -> Learned:
+    settings, number = task.settings, task.number
+    state = _resumed(task, folder) or _first_state(task, below)
+    done = len(state.history)
+    with Progress(
+        f"learning layer {number}", settings.epochs * task.pictures, initial=done * task.pictures
+    ) as progress:
+        for epoch in range(done, settings.epochs):
+            state = _epoch(task, state, epoch, progress)
+            _require_possible(number, epoch, state)
+            values, switches = (np.concatenate(parts) for parts in zip(*state.codes, strict=True))
+            arrays = {"kernel": np.asarray(state.kernel), "values": values, "switches": switches}
+            about = {"layer": number, "weight": state.weight, "history": state.history}
+            kept.write(folder / kept.LEARNING, arrays, about)
+    bound = _bound(task, state.kernel)
+    weight = state.weight if settings.weights else weight_for(task, state.kernel, bound)
+    return Learned(state.kernel, weight, bound, np.array(state.history))
+
+
+def _first_state(task: Task, below: Array) -> Progressing:
+    """Filters that are windows of what lies below, and nothing found yet."""
+    settings, number = task.settings, task.number
+    layer, key = settings.layers[number - 1], jax.random.fold_in(jax.random.key(settings.seed), number)
+    kernel = first_filters(below, layer.side, layer.maps, key)
+    if settings.weights:
+        weight = settings.weights[number - 1]
+    else:  # a few times the least that leaves anything
+        up = project(task.stack, (*task.filters, kernel), task.switches[0], task.images[0])
+        weight = 4 / max(float(jnp.abs(up).max()), 1e-6)
+    codes = [inference.no_codes(task.stack, number, images) for images in task.images]
+    return Progressing(kernel, weight, codes, [])
+
+
+def _resumed(task: Task, folder: epath.Path) -> Progressing | None:
+    path = folder / kept.LEARNING
+    if not path.exists():
+        return None
+    arrays, about = kept.read(path, _AGAIN)
+    if about["layer"] != task.number:  # of the layer below, which is finished
+        return None
+    size = len(task.images[0])
+    codes = [
+        Codes(*(jax.device_put(arrays[name][start : start + size], images.sharding) for name in Codes._fields))
+        for start, images in zip(range(0, size * len(task.images), size), task.images, strict=True)
+    ]
+    return Progressing(jnp.asarray(arrays["kernel"]), about["weight"], codes, about["history"])
+
+
+def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Progressing:
+    """One pass over all images, in an order that depends on the seed, the layer and the epoch alone."""
+    settings, stack, total = task.settings, task.stack, len(task.images)
+    order = np.random.default_rng((settings.seed, task.number, epoch)).permutation(total)
+    group = settings.group or total
+    kernel, codes, bound, sums = state.kernel, list(state.codes), _bound(task, state.kernel), np.zeros(4)
+    seen = 0
+    for start in range(0, total, group):
+        batches = []
+        for chosen in order[start : start + group]:
+            images, switches, filters = task.images[chosen], task.switches[chosen], (*task.filters, kernel)
+            known = (stack, filters, switches, state.weight)
+            codes[chosen] = inference.infer(*known, bound, images, codes[chosen], settings.learning)
+            cost, error, nonzero = inference.costs(*known, images, codes[chosen])
+            sums += [float(part.sum()) for part in (cost, jnp.square(images), error, nonzero)]
+            batches.append(Batch(images, switches, codes[chosen]))
+            seen += len(images)
+            progress.advance(min(task.pictures, seen) - min(task.pictures, seen - len(images)), _note(sums, seen))
+        kernel = unit_length(improve(stack, (*task.filters, kernel), batches, settings.conjugate_gradients))[0]
+    cost, energy, error, nonzero = sums.tolist()
+    snr = _decibels(energy, error)
+    share = nonzero / (task.pictures * np.prod(stack.maps(task.number)))
+    history = [*state.history, [cost / task.pictures, snr, float(share), state.weight]]
+    weight = state.weight if settings.weights else state.weight * _change(settings, epoch, snr)
+    return Progressing(kernel, weight, codes, history)
+
+
+def _decibels(energy: float, error: float) -> float:
+    return float(10 * np.log10(max(energy, 1e-30) / max(error, 1e-30)))
+
+
+def _note(sums: np.ndarray, seen: int) -> str:
+    cost, energy, error, nonzero = sums
+    return f"cost {cost / seen:,.0f}, {_decibels(energy, error):.1f} dB, {nonzero / seen:,.0f} not zero"
+
+
+def _change(settings: Settings, epoch: int, snr: float) -> float:
+    """By what λ is multiplied after an epoch: toward the ratio wanted by then."""
+    part = min(1.0, (epoch + 1) / max(1, settings.epochs * 2 / 3))
+    wanted = settings.snr * (0.25 + 0.5 * part)
+    return float(np.clip(10 ** ((wanted - snr) / 10), 0.5, 2)) if np.isfinite(snr) else 1.0
+
+
+def _bound(task: Task, kernel: Kernel) -> float:
+    """L, from some of the images."""
+    number, settings = task.number, task.settings
+    if settings.steps:
+        return 1 / (settings.weights[number - 1] * settings.steps[number - 1])
+    switches, images = jax.tree.map(lambda at: at[:_LOOKED_AT], (task.switches[0], task.images[0]))
+    return _MARGIN * float(inference.largest_eigenvalue(task.stack, (*task.filters, kernel), switches, images).max())
+
+
+def weight_for(task: Task, kernel: Kernel, bound: float) -> float:
+    """λ by which inference of some images reaches the wanted signal-to-noise ratio; if none does, the largest tried."""
+    images, low, high = task.images[0], -2.0, 3.0  # powers of 10
+    known = (task.stack, (*task.filters, kernel), task.switches[0])
+    for _ in range(9):
+        middle = (low + high) / 2
+        start = inference.no_codes(task.stack, task.number, images)
+        codes = inference.infer(*known, 10**middle, bound, images, start, task.settings.inference)
+        errors = inference.costs(*known, 10**middle, images, codes)[1]
+        low, high = (middle, high) if inference.decibels(images, errors) < task.settings.snr else (low, middle)
+    return 10**high
+
+
+def _require_possible(number: int, epoch: int, state: Progressing) -> None:
+    cost, _, share, weight = state.history[-1]
+    saved = "what was saved before is kept"
+    if not np.isfinite(cost) or not bool(jnp.isfinite(state.kernel).all()):
+        raise UserError(f"layer {number}: the cost is not finite in epoch {epoch + 1}; {saved}; try a smaller --snr")
+    if share == 0:
+        raise UserError(
+            f"layer {number}: with λ = {weight:g} nothing is left but zeros in epoch {epoch + 1}; {saved}; expected a"
+            " larger λ"
+        )
+
+
+def write_layer(path: epath.Path, layer: Learned) -> None:
+    """Write a finished layer. Raises a UserError if that fails."""
+    arrays = {"kernel": np.asarray(layer.kernel), "history": layer.history}
+    kept.write(path, arrays, {"weight": layer.weight, "bound": layer.bound})
+
+
+def read_layer(path: epath.Path) -> Learned:
+    """Read a finished layer. Raises a UserError if it is missing or damaged."""
+    arrays, about = kept.read(path, _AGAIN)
+    return Learned(jnp.asarray(arrays["kernel"]), about["weight"], about["bound"], arrays["history"])

@@ -1,0 +1,146 @@
+"""What a learned network found: strongest activations, each sent down alone, and reconstructions of images."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from zfjax.experiments.adn import inference
+from zfjax.experiments.adn.inference import Codes
+from zfjax.experiments.adn.layerwise import Learned
+from zfjax.experiments.adn.operators import reconstruct, unpooled
+from zfjax.experiments.adn.settings import Settings
+from zfjax.experiments.adn.stack import Stack
+
+
+class Strongest(NamedTuple):
+    """The activations of each map that are farthest from zero, at most one for each image, strongest first."""
+
+    values: Float[np.ndarray, "maps top"]
+    images: Int[np.ndarray, "maps top"]
+    cells: Int[np.ndarray, "maps top 2"]  # row and column
+
+
+class Coded(NamedTuple):
+    """Some images with their codes in each layer."""
+
+    images: Float[Array, "n side side 1"]
+    codes: tuple[Codes, ...]
+
+    def switches(self, number: int) -> tuple[Array, ...]:
+        """Of the layers below one."""
+        return tuple(codes.switches for codes in self.codes[: number - 1])
+
+
+def coded(settings: Settings, layers: Sequence[Learned], images: Float[np.ndarray, "n side side"]) -> Coded:
+    """Infer the codes of images in all layers, the lower first."""
+    shown, found = jnp.asarray(images, jnp.float32)[..., None], list[Codes]()
+    for number in range(1, len(layers) + 1):
+        stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
+        last, switches = layers[number - 1], tuple(codes.switches for codes in found)
+        start = inference.no_codes(stack, number, shown)
+        found.append(
+            inference.infer(stack, filters, switches, last.weight, last.bound, shown, start, settings.inference)
+        )
+    return Coded(shown, tuple(found))
+
+
+def strongest(stack: Stack, number: int, codes: Codes, top: int = 1) -> Strongest:
+    """The strongest activations of each map of a layer over some images."""
+    maps = np.asarray(unpooled(stack, number, *codes))
+    n, height, width, count = maps.shape
+    flat = np.abs(maps).reshape(n, height * width, count)
+    cells, sizes = flat.argmax(1), flat.max(1)  # [n, maps]
+    images = np.argsort(-sizes, axis=0, kind="stable")[:top].T  # [maps, top]
+    which = np.arange(count)[:, None]
+    rows, columns = np.divmod(cells[images, which], width)
+    return Strongest(maps[images, rows, columns, which], images, np.stack([rows, columns], -1))
+
+
+def alone(
+    stack: Stack, layers: Sequence[Learned], coded: Coded, number: int, found: Strongest, batch: int = 16
+) -> Float[np.ndarray, "maps top side side"]:
+    """Each of the strongest activations sent down to the image by itself, through the switches of its image."""
+    filters, (count, top) = tuple(layer.kernel for layer in layers[:number]), found.values.shape
+    made = []
+    for start in range(0, count * top, batch):
+        some = np.arange(start, start + batch) % (count * top)  # the last batch is filled up
+        which, rank = np.divmod(some, top)
+        images = found.images[which, rank]
+        rows, columns = found.cells[which, rank].T
+        maps = np.zeros((batch, *stack.maps(number)), np.float32)
+        maps[np.arange(batch), rows, columns, which] = found.values[which, rank]
+        switches = tuple(at[images] for at in coded.switches(number))
+        made.append(np.asarray(reconstruct(stack.of(number), filters, switches, jnp.asarray(maps)))[..., 0])
+    return np.concatenate(made)[: count * top].reshape(count, top, *stack.image)
+
+
+def field(stack: Stack, number: int, row: int, column: int) -> tuple[int, int, int, int]:
+    """The pixels that a cell of a layer's maps can reach: (top, left, height, width), which may begin outside."""
+    spans = []
+    for axis, cell in enumerate((row, column)):
+        first = last = cell
+        for below in range(number, 0, -1):
+            first -= stack.layers[below - 1].side - 1
+            pool = stack.layers[below - 2].pool if below > 1 else None
+            if pool is not None:
+                first, last = first * pool[axis], (last + 1) * pool[axis] - 1
+        spans.append((first, last - first + 1))
+    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+
+def windows(
+    stack: Stack,
+    number: int,
+    found: Strongest,
+    made: Float[np.ndarray, "maps top side side"],
+    images: Float[np.ndarray, "n side side"],
+) -> tuple[Float[np.ndarray, "maps height width"], Float[np.ndarray, "maps height width"]]:
+    """The part that each map's strongest activation can reach, of its projection and of its image; zeros outside."""
+    projections, patches = list[np.ndarray](), list[np.ndarray]()
+    for rank, (row, column) in enumerate(found.cells[:, 0]):
+        top, left, height, width = field(stack, number, int(row), int(column))
+        height, width = (min(size, side) for size, side in zip((height, width), stack.image, strict=True))
+        # A field that is larger than the image becomes the image.
+        top = top if height < stack.image[0] else 0
+        left = left if width < stack.image[1] else 0
+        around = ((height, height), (width, width))
+        for picture, parts in ((made[rank, 0], projections), (images[found.images[rank, 0]], patches)):
+            parts.append(np.pad(picture, around)[top + height : top + 2 * height, left + width : left + 2 * width])
+    return np.stack(projections), np.stack(patches)
+
+
+def reconstructed(
+    stack: Stack, layers: Sequence[Learned], coded: Coded, number: int
+) -> tuple[Float[np.ndarray, "n side side"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Images from a layer's codes: the reconstructions, their signal-to-noise in dB, the share of cells not zero."""
+    filters, codes = tuple(layer.kernel for layer in layers[:number]), coded.codes[number - 1]
+    maps = unpooled(stack, number, *codes)
+    made = np.asarray(reconstruct(stack.of(number), filters, coded.switches(number), maps))
+    images = np.asarray(coded.images)
+    errors, energy = (np.square(values).sum((1, 2, 3)) for values in (made - images, images))
+    decibels = 10 * np.log10(np.maximum(energy, 1e-30) / np.maximum(errors, 1e-30))
+    share = np.count_nonzero(np.asarray(codes.values), (1, 2, 3)) / np.prod(stack.maps(number))
+    return made[..., 0], decibels, share
+
+
+def orientation(kernel: Float[np.ndarray, "side side maps"]) -> Float[np.ndarray, " maps"]:
+    """How much of each filter's energy lies in one band of orientations, 45° wide: 0.25 if it has none, 1 for a wave.
+
+    Of filters drawn from a Gaussian, one in a hundred is above `ORIENTED`.
+    """
+    bands, size = 12, 64
+    y, x = np.mgrid[-size // 2 : size // 2, -size // 2 : size // 2]
+    band = np.minimum((np.arctan2(y, x) % np.pi / np.pi * bands).astype(int), bands - 1)
+    scores = []
+    for filters in np.moveaxis(np.asarray(kernel), -1, 0):
+        spectrum = np.fft.fftshift(np.abs(np.fft.fft2(filters - filters.mean(), (size, size))) ** 2)
+        energy = np.bincount(band.ravel(), spectrum.ravel(), bands)
+        three = energy + np.roll(energy, 1) + np.roll(energy, -1)
+        scores.append(three.max() / max(energy.sum(), 1e-30))
+    return np.array(scores)
+
+
+ORIENTED = 0.5
