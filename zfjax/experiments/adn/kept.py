@@ -20,6 +20,7 @@ from zfjax.console.files import damaged, read_json, read_whole, write_json, writ
 from zfjax.experiments.adn.settings import Settings
 
 FILE, LEARNING = "adn.json", "learning.safetensors"
+_TOLD = "zfjax"  # the key of what is known about the arrays
 
 
 def layer_file(number: int) -> str:
@@ -78,8 +79,8 @@ def write(path: epath.Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
     from safetensors.numpy import save
 
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    told = {"digest": _digest(plain, about), "about": json.dumps(about)}
-    write_whole(path, save(plain, told))
+    told = json.dumps({"digest": _digest(plain, about), "about": about})
+    write_whole(path, save(plain, {_TOLD: told}))  # one entry, since safetensors writes several in any order
 
 
 def read(path: epath.Path, what_to_do: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -99,11 +100,11 @@ def read(path: epath.Path, what_to_do: str) -> tuple[dict[str, np.ndarray], dict
         content = read_whole(path, 64_000_000_000)
         arrays = load(content)
         length = int.from_bytes(content[:8], "little")
-        told = json.loads(content[8 : 8 + length])["__metadata__"]
-        about = json.loads(told["about"])
+        told = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_TOLD])
+        digest, about = told["digest"], told["about"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error, what_to_do) from error
-    if told["digest"] != _digest(arrays, about):
+    if digest != _digest(arrays, about):
         raise damaged(path, "its content is not what was written", what_to_do)
     return arrays, about
 

@@ -21,6 +21,7 @@ from zfjax.experiments.adn.stack import Stack
 
 _AGAIN = "remove it to learn that again"
 _LOOKED_AT = 4  # images from which L is estimated
+_MOST = 30.0  # times the λ that a layer begins with, while it learns
 _MARGIN = 1.1  # over that estimate; ISTA still converges if L is up to twice as large
 
 
@@ -185,7 +186,9 @@ def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Pr
     snr = _decibels(energy, error)
     share = nonzero / (task.pictures * np.prod(stack.maps(task.number)))
     history = [*state.history, [cost / task.pictures, snr, float(share), state.weight]]
-    weight = state.weight if settings.weights else state.weight * _change(settings, epoch, snr)
+    weight = state.weight
+    if not settings.weights:
+        weight = min(weight * _change(settings, epoch, snr), _MOST * history[0][3])
     return Progressing(kernel, weight, codes, history)
 
 
@@ -215,15 +218,19 @@ def _bound(task: Task, kernel: Kernel) -> float:
 
 
 def weight_for(task: Task, kernel: Kernel, bound: float) -> float:
-    """λ by which inference of some images reaches the wanted signal-to-noise ratio; if none does, the largest tried."""
-    images, low, high = task.images[0], -2.0, 3.0  # powers of 10
-    known = (task.stack, (*task.filters, kernel), task.switches[0])
-    for _ in range(9):
-        middle = (low + high) / 2
+    """λ by which inference of some images reaches the wanted signal-to-noise ratio, or nearly the best if none does."""
+    images, known = task.images[0], (task.stack, (*task.filters, kernel), task.switches[0])
+
+    def decibels(power: float) -> float:
         start = inference.no_codes(task.stack, task.number, images)
-        codes = inference.infer(*known, 10**middle, bound, images, start, task.settings.inference)
-        errors = inference.costs(*known, 10**middle, images, codes)[1]
-        low, high = (middle, high) if inference.decibels(images, errors) < task.settings.snr else (low, middle)
+        codes = inference.infer(*known, 10**power, bound, images, start, task.settings.inference)
+        return float(inference.decibels(images, inference.costs(*known, 10**power, images, codes)[1]))
+
+    low, high = -2.0, 3.0
+    wanted = min(task.settings.snr, decibels(high) - 0.2)
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (middle, high) if decibels(middle) < wanted else (low, middle)
     return 10**high
 
 
