@@ -581,6 +581,8 @@ def mine():
     weights = {"first": {"kernel": jnp.ones((3, 4))}, "head": jnp.ones((4, 2))}
     return zfjax.Model(fun, (1, 8, 8, 3), weights=weights)
 
+made = mine()
+
 def nothing():
     return 3
 
@@ -600,14 +602,14 @@ def test_summary_shows_the_model_of_a_function_in_a_file(tmp_path, capsys):
     assert command.run(summary.main, ["summary", f"--model={file}:mine", "--csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["layer", "first", "first/relu", "first/mean", "head"]
-    assert command.run(summary.main, ["summary", f"--model={file}:mine"]) == 0
+    assert command.run(summary.main, ["summary", f"--model={file}:made"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["total", "20"]
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--model=nets.py"], "--model=nets.py: expected FILE.py:NAME, where NAME is a function that returns"),
+        (["--model=nets.py"], "--model=nets.py: expected FILE.py:NAME, where NAME is a zfjax.Model or a function"),
         (["--model=run"], "--model=run: it is a run; expected --workdir=run"),
         (
             ["--model=net.pth"],

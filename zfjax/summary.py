@@ -41,9 +41,8 @@ def main(argv: Sequence[str]) -> None:
         " resnet34 or resnet50.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "model", "", "FILE.py:NAME of a function that returns a zfjax.Model, or NAME.onnx.", flag_values=values
-    )
+    instead = "FILE.py:NAME of a zfjax.Model or of a function that returns one, or NAME.onnx."
+    flags.DEFINE_string("model", "", instead, flag_values=values)
     options.whole_number(values, "num_classes", 1000, "Units of the last layer.", smallest=1)
     flags.DEFINE_float("width", 1.0, "Scales the number of maps and fc units.", flag_values=values)
     options.whole_number(values, "image_size", 224, "Height and width in pixels.", smallest=1)

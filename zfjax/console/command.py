@@ -38,7 +38,7 @@ _STORAGE = (
 _LONGEST = 100  # letters of a flag's name
 TRACE = "ZFJAX_TRACE"  # the environment variable that enables stack traces
 RUN = {"workdir": "RUN"}  # for `required` of `parse`
-MODEL = "Any model instead of a run: FILE.py:NAME of a function that returns a zfjax.Model, or NAME.onnx."
+MODEL = "Any model instead of a run: FILE.py:NAME of a zfjax.Model or of a function that returns one, or NAME.onnx."
 
 
 def execute(main: Callable[[Sequence[str]], None]) -> NoReturn:

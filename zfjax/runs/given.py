@@ -205,7 +205,7 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
 
 
 def model_given(words: str) -> Model:
-    """The model that a function in a Python file returns, or that of an ONNX file.
+    """A model in a Python file, or the one that a function there returns; or that of an ONNX file.
 
     Args:
         words: FILE.py:NAME, or a file's name that ends in .onnx.
@@ -221,7 +221,7 @@ def model_given(words: str) -> Model:
     file, name = parts.groups()
     made = _function(file, name)
     try:
-        model = made()
+        model = made if isinstance(made, Model) else made()
         if isinstance(model, Model):
             model.layers  # noqa: B018  (its function runs for the first time)
     except UserError:
@@ -245,7 +245,8 @@ def _no_model(words: str) -> UserError:
         run = f"zfjax import-weights FILE --model={words} --workdir=RUN makes a run"
         return UserError(f"--model={words}: it is a net without weights; {run}")
     return UserError(
-        f"--model={words}: expected FILE.py:NAME, where NAME is a function that returns a zfjax.Model, or NAME.onnx"
+        f"--model={words}: expected FILE.py:NAME, where NAME is a zfjax.Model or a function that returns one, or"
+        " NAME.onnx"
     )
 
 
