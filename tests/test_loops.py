@@ -35,7 +35,7 @@ def written_out(block, x, *weights, reverse=False):
     for i in reversed(steps) if reverse else steps:
         x, y = block(x, *(weight[i] for weight in weights))
         out.append(y)
-    return x, jnp.stack(out[::-1] if reverse else out)
+    return x, jax.tree.map(lambda *ys: jnp.stack(ys), *(out[::-1] if reverse else out))
 
 
 def scanned(block, x, *weights, reverse=False):
@@ -64,6 +64,18 @@ def gathered(loop, x, start=lambda x: x / 2):
     return (each.sum(0) + jnp.max(state, axis=(1, 2))) @ HEAD
 
 
+def idle(loop, x):
+    """Nothing needs what each block gives, nor one of the states, which are of all kinds."""
+
+    def block(state, kernel, bias):
+        x, count, unread = state
+        x = residual(x, kernel, bias)
+        return (x, count + 1, unread + x), (x[0], count)
+
+    (x, _, _), (_, counts) = loop(block, (x, jnp.int32(0), x), KERNELS, BIASES)
+    return x.mean((1, 2)) @ HEAD * counts.sum().astype(x.dtype)
+
+
 def transformer(loop, x):
     def norm(x):
         x = x - x.mean(-1, keepdims=True)
@@ -87,7 +99,7 @@ def nested(loop, x):
     return loop(outer, jax.nn.relu(conv(x, STEM)), *twice)[0].mean((1, 2)) @ HEAD
 
 
-NETS = {net.__name__: net for net in (plain, stemmed, gathered, transformer, nested)}
+NETS = {net.__name__: net for net in (plain, stemmed, gathered, idle, transformer, nested)}
 
 
 def both(net, chosen):
@@ -150,6 +162,50 @@ def test_a_cond_is_the_branch_that_it_takes(name, number):
     z, expected = zfjax.backproject(functools.partial(fun, BRANCHES[number]), X, chosen)
     np.testing.assert_allclose(y, z, rtol=1e-5)
     assert_close(project(seed), expected(seed), 1e-5)
+
+
+def test_a_branch_of_which_not_all_is_needed():
+    def fun(x):
+        y, _ = lax.cond(x.sum() > -1e9, lambda x: (jax.nn.relu(conv(x, STEM)), 2 * x), lambda x: (x, x), x)
+        return y.mean((1, 2)) @ HEAD
+
+    found, expected = (
+        attribution.lrp(each, X, 1, rules=rules.EPSILON_PLUS).attributions
+        for each in (fun, lambda x: jax.nn.relu(conv(x, STEM)).mean((1, 2)) @ HEAD)
+    )
+    assert_close(found, expected)
+
+
+def test_half_precision_in_a_scan():
+    def fun(loop, x):
+        weights = (weight.astype(jnp.bfloat16) for weight in (KERNELS, BIASES))
+        x, _ = loop(lambda x, *weights: (residual(x, *weights), x), x.astype(jnp.bfloat16), *weights)
+        return x.astype(jnp.float32).mean((1, 2)) @ HEAD
+
+    for name in ("EPSILON_PLUS", "EPSILON_GAMMA_BOX"):
+        found, expected = (
+            attribution.lrp(functools.partial(fun, loop), X, 1, rules=getattr(rules, name)).attributions
+            for loop in (scanned, written_out)
+        )
+        assert np.corrcoef(np.ravel(found), np.ravel(expected))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_scans_of_sharded_images_stay_sharded(kind):
+    if len(jax.devices()) < 2:
+        pytest.skip("there are fewer devices than images")
+    mesh = jax.make_mesh((2,), ("n",), devices=jax.devices()[:2], axis_types=(getattr(jax.sharding.AxisType, kind),))
+
+    def down(x, seed):
+        return zfjax.backproject(functools.partial(stemmed, scanned), x, rules.EPSILON_GAMMA_BOX)[1](seed)
+
+    seed = normal((2, 3), 7)
+    alone = jax.jit(down)(X, seed)
+    with jax.set_mesh(mesh):
+        spread = jax.device_put((X, seed), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("n")))
+        found = jax.jit(down)(*spread)
+    assert found.sharding.spec[0] == "n"
+    assert_close(jax.device_get(found), jax.device_get(alone))
 
 
 @pytest.mark.parametrize("name", ["GUIDED", "EPSILON_PLUS"])

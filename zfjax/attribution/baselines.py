@@ -55,7 +55,7 @@ def deep_lift(
         fun: as in all lenses.
         images: as in all lenses.
         target: as in all lenses.
-        baseline: a number, one image, or one per image. 0 is the mean image.
+        baseline: a number, a color [C], one image, or one per image. 0 is the mean image where it is subtracted.
 
     Raises:
         ValueError: the baseline has another shape, or as in all lenses.
@@ -68,7 +68,7 @@ def deep_lift(
     [2.0, 0.0]
     """
     question = asked(fun, images, target)
-    start = filling("baseline", baseline, question.inputs, (question.inputs.ndim - 1, question.inputs.ndim))
+    start = filling("baseline", baseline, question.inputs, sorted({1, question.inputs.ndim - 1, question.inputs.ndim}))
     return _compared(question, start)
 
 

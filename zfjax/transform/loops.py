@@ -142,7 +142,7 @@ class _DownScan(NamedTuple):
             kept, piled = now
             project = self._projection(whole, kept)
             seeds = {number - self.fixed: signal for number, signal in signals.items()} | piled
-            found = project([seeds.get(number, 0.0) for number in range(len(project.above.slots))])
+            found = project(_filled(seeds, project))
             sums = {number: sums[number] + found[number] for number in summed}
             return (sums, {number: found[number] for number in carried}), {number: found[number] for number in pieces}
 
@@ -221,7 +221,7 @@ class _DownCond(NamedTuple):
         def down(tree: Any, sources: Any, inputs: list[Any], kept: list[Any], given: dict[int, Signal]) -> list[Signal]:
             leaves = [inputs[place] if is_input else kept[place] for is_input, place in sources]
             project = jax.tree.unflatten(tree, leaves)
-            found = project([given.get(number, 0.0) for number in range(len(project.above.slots))])
+            found = project(_filled(given, project))
             return [signal for signal, carries in zip(found, self.ends.below[1:], strict=True) if carries]
 
         downs = [functools.partial(down, *each) for each in zip(self.trees, self.sources, strict=True)]
@@ -231,6 +231,12 @@ class _DownCond(NamedTuple):
 def _by_number(carries: Sequence[bool], signals: list[Signal]) -> dict[int, Signal]:
     numbers = (number for number, is_carrying in enumerate(carries) if is_carrying)
     return dict(zip(numbers, signals, strict=True))
+
+
+def _filled(signals: dict[int, Signal], project: Projection) -> list[Signal]:
+    """A signal for each result: none comes from those that nothing above needs."""
+    leaves = enumerate(project.above.leaves)
+    return [signals[number] if number in signals else jnp.zeros(leaf.shape, leaf.dtype) for number, leaf in leaves]
 
 
 def _is_in(env: Any, atom: Any) -> bool:
