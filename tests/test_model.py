@@ -453,12 +453,20 @@ class Layer:
         return jax.nn.relu(x + self._bias.reshape(1, 1, 1, -1))
 
 
+class Odd:
+    """What has a shape, but not yet."""
+
+    @property
+    def shape(self):
+        raise RuntimeError("not built")
+
+
 class Own:
     """A net of such layers, which also refers to itself."""
 
     def __init__(self):
         self.layers, self.head = [Layer("a", 3, 4), Layer("b", 4, 5)], {"kernel": zoo.draw("c", (5, 2))}
-        self.itself = self
+        self.itself, self.odd = self, Odd()
 
     def forward(self, x):
         for layer in self.layers:

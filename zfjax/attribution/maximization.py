@@ -47,8 +47,6 @@ def maximize(
 ) -> Float[Array, "k height width channels"]:
     """Find pictures that units of a layer respond to most, by gradient ascent from noise.
 
-    Gradients are scaled, so that `l2` and `tv` mean the same in every layer, however large its activations are.
-
     Args:
         fun: from images to activations, [n, units] or [n, h, w, units], such as `model.layer("relu5")`.
         units: their numbers, one or [k].
@@ -58,8 +56,8 @@ def maximize(
         basis: `FOURIER` or `PIXELS`.
         n_steps: steps of Adam, at the rate `lr`.
         lr: a share of `reach`.
-        l2: pulls pixels toward 0, the mean.
-        tv: smooths.
+        l2: pulls pixels toward 0, the mean; as strongly in every layer, since gradients are scaled.
+        tv: smooths, likewise.
         jitter: largest shift of the picture in each step, in pixels, wrapping around.
         reach: pixels stay within ±reach, by reach · tanh(x); 127.5 suits gray levels minus the mean.
         batch_size: units at once.

@@ -52,7 +52,7 @@ class Held:
 
 def _identity(array: Any) -> tuple:
     """What is equal for the same array. JAX wraps those of NumPy anew each time; a function may have reshaped them."""
-    if isinstance(array, jax.Array) or not hasattr(array, "__array__"):
+    if isinstance(array, jax.Array):
         return (id(array),)
     inside = np.asarray(array)
     return inside.__array_interface__["data"][0], inside.size, inside.dtype
@@ -72,7 +72,7 @@ def _within(value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         return
     for keys, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
         at = _path(keys)
-        if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        if isinstance(leaf, jax.Array | np.ndarray):
             yield at, leaf
         elif _is_plain(leaf) and _is_new(leaf, seen):
             for name, part in vars(leaf).items():
