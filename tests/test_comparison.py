@@ -1,5 +1,7 @@
 """Lenses side by side, on a net whose reasons are known, and the pictures of them."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +151,15 @@ def test_results_do_not_depend_on_the_batches(compared):
         expected = getattr(compared, field)[[list(BY_NAME).index(lens.name) for lens in lenses[:-1]]]
         np.testing.assert_allclose(getattr(found, field)[:-1], expected, rtol=1e-4, err_msg=field)
         np.testing.assert_allclose(getattr(found, field)[-1], getattr(found, field)[1], rtol=1e-6)
+
+
+def test_every_lens_takes_a_color_as_cover():
+    images, labels, _ = squares(2)
+    options = Options(KEY, cover=np.float32([0.1, -0.2, 0.3]))
+    case = case_of(NetModel(REDDEST, WEIGHTS), "relu1", images, labels, options)
+    for lens in ALL:
+        if not {"fill", "baseline"}.isdisjoint(inspect.signature(lens.of).parameters):
+            assert np.isfinite(maps_by(lens, case)).all(), lens
 
 
 def test_random_maps_are_each_images_own():

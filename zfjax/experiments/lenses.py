@@ -91,11 +91,13 @@ LENSES = (
 )
 MORE = (
     Lens("lrp", "LRP", attribution.lrp),
+    Lens("deep_lift", "DeepLIFT", attribution.deep_lift),
     Lens("hires_cam", "HiResCAM", attribution.hires_cam, at_cut=True),
     Lens("xgrad_cam", "XGrad-CAM", attribution.xgrad_cam, at_cut=True),
     Lens("finer_cam", "Finer-CAM", attribution.finer_cam, at_cut=True),
     Lens("ablation_cam", "Ablation-CAM", attribution.ablation_cam, at_cut=True),
     Lens("eigen_cam", "Eigen-CAM", attribution.eigen_cam, at_cut=True),
+    Lens("eigen_grad_cam", "Eigen-Grad-CAM", attribution.eigen_grad_cam, at_cut=True),
 )  # compared if they are named
 BASELINES = (
     Lens("random", "random map", random_maps),

@@ -87,9 +87,8 @@ def infidelity(
 
 def _corners(key: PRNGKeyArray, count: int, rows: int, columns: int) -> Int[Array, "samples 2"]:
     """Random places of a rectangle, of so many rows and columns."""
-    first, second = jax.random.split(key)
-    tops, lefts = jax.random.randint(first, (count,), 0, rows), jax.random.randint(second, (count,), 0, columns)
-    return jnp.stack([tops, lefts], axis=1)
+    draws = zip(jax.random.split(key), (rows, columns), strict=True)
+    return jnp.stack([jax.random.randint(one, (count,), 0, end, jnp.int32) for one, end in draws], axis=1)
 
 
 @jax.jit
