@@ -138,7 +138,7 @@ def test_any_other_net_can_be_used_as_it_is(tmp_path, capsys, words):
     write(path, "zfnet512", NAMES["none"])
     command.run(import_weights.main, ["import-weights", str(path), f"--workdir={tmp_path / 'run'}", *words.split()])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zfjax: ")]
-    assert f"any net can be used as it is, without a run: --model={path}, as in zfjax summary" in line
+    assert f"any net can be used as it is, without a run: zfjax figures --model={path} --dataset=folder:PHOTOS" in line
 
 
 def test_a_resnet_as_pytorch_exports_it(tmp_path):

@@ -148,7 +148,8 @@ def _require_same(path: str, model: str, net: ConvNet, variables: PyTree, before
 
 def as_it_is(path: str | os.PathLike[str]) -> str:
     """How to use an ONNX file that is none of zfjax's nets."""
-    return f"any net can be used as it is, without a run: --model={os.fspath(path)}, as in zfjax summary"
+    flags = f"--model={os.fspath(path)} --dataset=folder:PHOTOS --out=FOLDER"
+    return f"any net can be used as it is, without a run: zfjax figures {flags}; atlas, compare and evaluate likewise"
 
 
 def _other_model(tensors: Mapping[str, np.ndarray], modules: layouts.Modules, width: float, image_size: int) -> str:
