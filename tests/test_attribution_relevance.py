@@ -21,6 +21,9 @@ from zfjax.weights import files, layouts, pretrained
 
 LOGITS = np.asarray(NET(IMAGES))[np.arange(3), TARGETS]
 SETS = ("LRP_ZERO", *goldens.COMPOSITES)
+FEW = [  # in which all rules are
+    pytest.param(name, marks=pytest.mark.slow if name in ("EPSILON_PLUS", "EPSILON_PLUS_FLAT") else ()) for name in SETS
+]
 
 
 def lrp(chosen, fun=NET, images=IMAGES, target=TARGETS):
@@ -154,14 +157,15 @@ def test_lrp_zero_is_gradient_times_input_in_any_library(library):
     assert_close(lrp(rules.LRP_ZERO, fun, images, 2).attributions, expected)
 
 
-def test_relevance_of_sharded_images_stays_sharded():
+@pytest.mark.parametrize("name", FEW)
+def test_relevance_of_sharded_images_stays_sharded(name):
     if len(jax.devices()) < 3:
         pytest.skip("there are fewer devices than images")
     mesh = jax.make_mesh((3,), ("batch",), devices=jax.devices()[:3], axis_types=(jax.sharding.AxisType.Auto,))
     along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    found = lrp(rules.EPSILON_PLUS, images=jax.device_put(IMAGES, along)).attributions
+    found = lrp(getattr(rules, name), images=jax.device_put(IMAGES, along)).attributions
     assert found.sharding.is_equivalent_to(along, found.ndim)
-    assert_close(found, lrp(rules.EPSILON_PLUS).attributions)
+    assert_close(found, lrp(getattr(rules, name)).attributions)
 
 
 def test_a_large_gamma_is_z_plus():
@@ -227,7 +231,7 @@ def test_relevance_is_conserved_through_branches_products_and_norms(name):
     assert np.all(np.isfinite(found.attributions))
 
 
-@pytest.mark.parametrize("name", ["LRP_ZERO", "EPSILON_ALPHA2_BETA1", "EPSILON_GAMMA_BOX"])
+@pytest.mark.parametrize("name", FEW)
 def test_a_batch_is_its_images_one_by_one(name):
     chosen = getattr(rules, name)
     whole = lrp(chosen)
@@ -254,14 +258,14 @@ def test_constant_images_and_dead_units_give_numbers(name, images):
     assert np.all(np.isfinite(found.error))
 
 
-def test_half_precision_is_close():
+@pytest.mark.parametrize("name", SETS)
+def test_half_precision_is_close(name):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), NET)
-    for name in ("EPSILON_PLUS_FLAT", "EPSILON_GAMMA_BOX"):
-        got = lrp(getattr(rules, name), half, IMAGES.astype(jnp.bfloat16)).attributions
-        assert got.dtype == jnp.float32
-        assert np.all(np.isfinite(got))
-        expected = lrp(getattr(rules, name)).attributions
-        assert np.corrcoef(np.ravel(got), np.ravel(expected))[0, 1] > 0.95, name
+    got = lrp(getattr(rules, name), half, IMAGES.astype(jnp.bfloat16)).attributions
+    assert got.dtype == jnp.float32
+    assert np.all(np.isfinite(got))
+    expected = lrp(getattr(rules, name)).attributions
+    assert np.corrcoef(np.ravel(got), np.ravel(expected))[0, 1] > 0.95
 
 
 # Transformers: gradient × input of a function in which AttnLRP's rules are written as constants.
