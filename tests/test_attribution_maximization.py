@@ -76,6 +76,17 @@ def silent(x):
     return jax.nn.relu(LINEAR(x) - 5000.0)
 
 
+def test_any_number_of_what_a_function_returns():
+    """Of a unit it is the unit's picture; of one unit less another, it is like the first and unlike the other."""
+    options = {"size": SIZE, "n_steps": 40, "l2": 0.0, "tv": 0.0, "jitter": 0, "lr": 0.1}
+    alone = maximize(LINEAR, 0, KEY, **options)
+    assert_close(maximize(lambda x: {"units": LINEAR(x)}, lambda found: found["units"][:, 0], KEY, **options), alone)
+    (rather,) = np.asarray(maximize(LINEAR, lambda units: units[:, 2] - units[:, 1], KEY, **options))
+    assert signs_shared(rather, TEMPLATES[..., 2] - TEMPLATES[..., 1]) > 0.9
+    with pytest.raises(ValueError, match=r"target: expected a function .* of the 1 pictures, \[1\]; got float32\[\]"):
+        maximize(LINEAR, lambda units: units.sum(), KEY, size=SIZE)
+
+
 def test_silent_units_start():
     assert not np.any(silent(draw((100, 8, 10, 3), 0, 10.0)))
     found = maximize(silent, [0, 1, 2, 3], KEY, size=SIZE, n_steps=60, jitter=0, lr=0.1, l2=0.1, tv=0.0)

@@ -13,8 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import at_least_one, at_least_zero, require_key
+from zfjax.attribution.asked import Fun, at_least_one, at_least_zero, require_key
 from zfjax.attribution.bases import FOURIER, Basis
+from zfjax.attribution.targets import Number, as_one_class
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
@@ -30,8 +31,8 @@ LINEAR_SHARE = 0.1
 
 @renamed_arguments(steps="n_steps")
 def maximize(
-    fun: Callable[[Float[Array, "n height width channels"]], Float[Array, "n *grid units"]],
-    units: int | np.integer | Sequence[int] | Int[Array | np.ndarray, " k"],
+    fun: Fun,
+    units: int | np.integer | Sequence[int] | Int[Array | np.ndarray, " k"] | Number,
     key: PRNGKeyArray,
     *,
     size: int | Pair,
@@ -49,7 +50,8 @@ def maximize(
 
     Args:
         fun: from images to activations, [n, units] or [n, h, w, units], such as `model.layer("relu5")`.
-        units: their numbers, one or [k].
+        units: their numbers, one or [k]; or any function from what `fun` returns to one number per image, for which
+            there is one picture.
         key: draws noise and jitter. A unit's picture depends only on the key and the unit's number.
         size: height and width of the pictures in pixels, one number or a pair.
         channels: of the pictures; 1 for a net of gray images.
@@ -79,8 +81,8 @@ def maximize(
     at_least_one(n_steps=n_steps, batch_size=batch_size, channels=channels)
     at_least_zero(lr=lr, l2=l2, tv=tv, jitter=jitter, reach=reach)
     size = pair("size", size)
-    fun, picture = functions.live(fun), functions.live(basis.picture, name="basis.picture")
-    units = _checked_units(units, _activations(fun, size, channels))
+    picture = functions.live(basis.picture, name="basis.picture")
+    fun, units = _asked(functions.live(fun), units, size, channels)
     count, rows = chunks.even(len(units), batch_size)
     strengths = _Strengths(*(jnp.asarray(value, jnp.float32) for value in (lr, l2, tv, reach)))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, units)
@@ -191,11 +193,24 @@ def _pictures(picture: Callable, coefficients: Array, reach: Array, *, size: Pai
     return reach * jnp.tanh(_unbounded(picture, coefficients, size))
 
 
+def _asked(
+    fun: Callable, units: int | np.integer | Sequence[int] | Array | np.ndarray | Number, size: Pair, channels: int
+) -> tuple[Callable, Int[Array, " k"]]:
+    """A function with units, and which of these."""
+    if callable(units):
+        fun, units = as_one_class(fun, _picture(size, channels), units, "pictures", has_slope=True), 0
+    return fun, _checked_units(units, _activations(fun, size, channels))
+
+
+def _picture(size: Pair, channels: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
+
+
 def _activations(fun: Callable, size: Pair, channels: int) -> jax.ShapeDtypeStruct:
     """The shape of the output of `fun` for one picture."""
 
     def of(channels: int) -> Any:
-        return functions.output_of(fun, jax.ShapeDtypeStruct((1, *size, channels), jnp.float32))
+        return functions.output_of(fun, _picture(size, channels))
 
     try:
         activations = of(channels)

@@ -15,12 +15,14 @@ from zfjax.transform import functions, jaxprs
 Number = Callable[[Any], Float[Array, " n"]]
 
 
-def as_one_class(fun: Callable, inputs: Float[Array, "n ..."], number: Number, name: str, has_slope: bool) -> Partial:
+def as_one_class(
+    fun: Callable, inputs: Float[Array, "n ..."] | jax.ShapeDtypeStruct, number: Number, name: str, has_slope: bool
+) -> Partial:
     """Compose both into a function from inputs to [n, 1], which has one class: the number.
 
     Args:
         fun: from `functions.live`, from inputs to an array or a pytree of arrays.
-        inputs: what it takes.
+        inputs: what it takes, or their shape.
         number: from what it returns, for however many inputs, to one number for each.
         name: what to call the inputs in messages.
         has_slope: whether the number has to have a gradient.
@@ -29,15 +31,15 @@ def as_one_class(fun: Callable, inputs: Float[Array, "n ..."], number: Number, n
         TypeError: what a Flax Linen module without its variables raises.
         ValueError: it does not return one floating-point number for each input, or these have no gradient.
     """
-    number = functions.live(number, name="target")
+    number, n = functions.live(number, name="target"), inputs.shape[0]
     outputs = functions.output_of(fun, inputs)
     found = functions.output_of(number, outputs)
     is_array = hasattr(found, "shape")
-    if not is_array or not _is_one_each(found, len(inputs)):
+    if not is_array or not _is_one_each(found, n):
         got = f"{found.dtype}{list(found.shape)}" if is_array else type(found).__name__
         raise ValueError(
             f"target: expected a function from what fun returns to one floating-point number for each of the"
-            f" {len(inputs)} {name}, [{len(inputs)}]; got {got}"
+            f" {n} {name}, [{n}]; got {got}"
         )
     if has_slope and not _depends_smoothly(number, outputs):
         raise ValueError(
