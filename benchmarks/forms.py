@@ -115,8 +115,6 @@ def pools(batch: int, name: str, dtype: jnp.dtype) -> Iterator[Row]:
     maxima = functools.partial(unpooling.maxima, windows=windows)
     signal, switches = unpooling.by_slices(x, windows)
     ways = {"plain": unpooling.by_reduce_window, "zfjax": unpooling.pool, "slices": unpooling.by_slices}
-    if unpooling.has_keys(x, windows):
-        ways["keys"] = unpooling.by_keys
     yield "switches", name, {way: _run(functools.partial(fun, windows=windows), x) for way, fun in ways.items()}
 
     def gradient(fun: Callable) -> Action:

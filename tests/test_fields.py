@@ -119,7 +119,9 @@ def test_batch_norms_change_the_zeros_outside_of_a_map():
         *(Conv("conv2", 4, (3, 3), (1, 1), same(1)), BatchNorm("bn2"), ReLU("relu2"), MaxPool("pool2", (3, 3), (2, 2))),
     )
     net = ConvNet(layers, 40)
-    variables = randomized(jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 40, 40, 3), float)))
+    variables = randomized(
+        jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 40, 40, 3), jnp.float32))
+    )
     variables["batch_stats"] = jax.tree.map(lambda leaf: 1 + jnp.square(leaf), variables["batch_stats"])
     positions = corners_and_edges(9, 9)
     assert_same_as_on_whole_images(zfjax.layer(net, variables, "pool2"), normal((len(positions), 40, 40, 3)), positions)

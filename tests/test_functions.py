@@ -83,7 +83,9 @@ ELSEWHERE.def_abstract_eval(lambda x: x)
 
 
 def _by_platform(layer):  # what is for other platforms cannot be compiled here, nor differentiated
-    return lambda x: jax.lax.platform_dependent(x, cpu=layer, default=lambda x: ELSEWHERE.bind(layer(x)))
+    return lambda x: jax.lax.platform_dependent(
+        x, cpu=layer, cuda=layer, tpu=layer, default=lambda x: ELSEWHERE.bind(layer(x))
+    )
 
 
 @pytest.mark.parametrize(

@@ -184,11 +184,7 @@ def _kept(x: jax.Array, windows: Windows) -> tuple[jax.Array, jax.Array]:
         pooled = unpooling.maxima(x, windows)
         return pooled, jnp.zeros(pooled.shape, unpooling.switch_type(x.shape, windows))
 
-    def by_keys(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return lax.optimization_barrier(unpooling.by_keys(x, windows))
-
-    forms = {"cuda": by_keys} if unpooling.has_keys(x, windows) else {}
-    return by_platform(x, tpu=by_xla, default=by_switches, **forms)
+    return by_platform(x, tpu=by_xla, default=by_switches)
 
 
 @_kept.defjvp

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Integer
 
 from zfjax.ops.platforms import by_platform
 from zfjax.ops.windows import Windows
@@ -39,9 +39,8 @@ def maxima(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Float[Ar
 def pool(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """The maxima and their switches. Ties go to the first; NaN is larger than every number."""
     # On a CPU the variadic reduce_window calls its comparison cell by cell: 130-150 ms against 30-45 ms for the
-    # slices (110×110×96, batch 16, 2 cores). Other platforms compile it whole.
-    forms = {"cuda": lambda x: by_keys(x, windows)} if has_keys(x, windows) else {}
-    return by_platform(x, cpu=lambda x: by_slices(x, windows), default=lambda x: by_reduce_window(x, windows), **forms)
+    # slices (110×110×96, batch 16, 2 cores). Others compile it whole: on an H100 both take 0.4 ms, with 64 images.
+    return by_platform(x, cpu=lambda x: by_slices(x, windows), default=lambda x: by_reduce_window(x, windows))
 
 
 @pool.defjvp
@@ -66,6 +65,13 @@ def by_slices(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Poole
 
 def by_reduce_window(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
     """`pool` by one reduce_window over pairs (value, cell of the input)."""
+    axes = [axis for axis, size in enumerate(windows.size) if size > 1]
+    sides = [x.shape[axis] for axis in axes]
+    steps = [math.prod(sides[i + 1 :]) for i in range(len(axes))]
+    shape = [x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
+    cells = jnp.zeros(shape, jnp.int32)
+    for axis, step in zip(axes, steps, strict=True):
+        cells += lax.broadcasted_iota(jnp.int32, shape, axis) * step
     nowhere = np.iinfo(np.int32).max
 
     def larger(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -77,7 +83,7 @@ def by_reduce_window(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -
         return lax.select(takes_a, value_a, value_b), lax.select(takes_a, cell_a, cell_b)
 
     pooled, cells = lax.reduce_window(
-        (x, jnp.broadcast_to(_cells(x.shape, windows), x.shape)),
+        (x, jnp.broadcast_to(cells, x.shape)),
         (np.array(-np.inf, x.dtype), np.array(nowhere, np.int32)),
         larger,
         windows.size,
@@ -86,74 +92,14 @@ def by_reduce_window(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -
         windows.base_dilation,
         windows.dilation,
     )
-    return pooled, _offsets(cells, nowhere, x.shape, windows)
-
-
-def has_keys(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> bool:
-    """Whether a value and its place in a plane have room in 32 bits."""
-    plane = math.prod(x.shape[axis] for axis in _plane(x.shape, windows)[0])
-    return x.dtype in (jnp.bfloat16, jnp.float16) and plane < 2**16
-
-
-def by_keys(x: Float[Array | np.ndarray, "*shape"], windows: Windows) -> Pooled:
-    """`pool` of half precision by the maximum of whole numbers, which hold a value and, below it, where it is.
-
-    One maximum where `by_slices` compares and selects nine times: on an H100, with 256 images of conv1, the slices took
-    2.1 ms of a training step's 9.6. It serves planes of less than 65,536 cells.
-    """
-    cells, nowhere = _cells(x.shape, windows), 2**16 - 1
-    bits = lax.bitcast_convert_type(x + jnp.zeros((), x.dtype), jnp.uint16).astype(jnp.uint32)  # −0 ties with 0
-    sign = jnp.uint32(2**15)
-    ordered = jnp.where(
-        jnp.isnan(x), jnp.uint32(2**16 - 1), jnp.where(bits < sign, bits | sign, bits ^ jnp.uint32(2**16 - 1))
-    )
-    keys = (ordered << jnp.uint32(16)) | (jnp.uint32(nowhere) - cells.astype(jnp.uint32))
-    keys = lax.reduce_window(
-        keys,
-        np.uint32(0),
-        lax.max,
-        windows.size,
-        windows.strides,
-        windows.padding,
-        windows.base_dilation,
-        windows.dilation,
-    )
-    found, ordered = jnp.uint32(nowhere) - (keys & jnp.uint32(nowhere)), keys >> jnp.uint32(16)
-    bits = jnp.where(ordered < sign, ordered ^ jnp.uint32(2**16 - 1), ordered ^ sign)
-    pooled = lax.bitcast_convert_type(bits.astype(jnp.uint16), x.dtype)
-    pooled = jnp.where(keys == 0, jnp.full((), -jnp.inf, x.dtype), pooled)
-    return pooled, _offsets(found.astype(jnp.int32), nowhere, x.shape, windows)
-
-
-def _cells(shape: tuple[int, ...], windows: Windows) -> Int[Array, "..."]:
-    """The number of each cell in its plane, row by row; broadcasts to the shape."""
-    axes, steps = _plane(shape, windows)
-    ones = [shape[axis] if axis in axes else 1 for axis in range(len(shape))]
-    cells = jnp.zeros(ones, jnp.int32)
-    for axis, step in zip(axes, steps, strict=True):
-        cells += lax.broadcasted_iota(jnp.int32, ones, axis) * step
-    return cells
-
-
-def _plane(shape: tuple[int, ...], windows: Windows) -> tuple[list[int], list[int]]:
-    """The axes that windows extend along, and how far apart cells next to each other along one are in `_cells`."""
-    axes = [axis for axis, size in enumerate(windows.size) if size > 1]
-    sides = [shape[axis] for axis in axes]
-    return axes, [math.prod(sides[i + 1 :]) for i in range(len(axes))]
-
-
-def _offsets(
-    cells: Int[Array, "*pooled"], nowhere: int, shape: tuple[int, ...], windows: Windows
-) -> Integer[Array, "*pooled"]:
-    """Switches from `_cells` of an input of this shape."""
     offsets = jnp.zeros_like(cells)
-    for axis, step in zip(*_plane(shape, windows), strict=True):
-        ones = [cells.shape[axis] if other == axis else 1 for other in range(cells.ndim)]
-        start = lax.broadcasted_iota(jnp.int32, ones, axis) * windows.strides[axis] - windows.padding[axis][0]
-        offset = (cells // step % shape[axis] * windows.base_dilation[axis] - start) // windows.dilation[axis]
+    for axis, step, side in zip(axes, steps, sides, strict=True):
+        shape = [pooled.shape[axis] if other == axis else 1 for other in range(x.ndim)]
+        start = lax.broadcasted_iota(jnp.int32, shape, axis) * windows.strides[axis] - windows.padding[axis][0]
+        offset = (cells // step % side * windows.base_dilation[axis] - start) // windows.dilation[axis]
         offsets += offset * math.prod(windows.size[axis + 1 :])
     offsets = jnp.where(cells == nowhere, windows.cells, offsets)
-    return offsets.astype(switch_type(shape, windows))
+    return pooled, offsets.astype(switch_type(x.shape, windows))
 
 
 def switch_type(shape: tuple[int, ...], windows: Windows) -> np.dtype:
