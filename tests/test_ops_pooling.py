@@ -85,6 +85,25 @@ def test_both_forms_agree_bit_for_bit(pool, dtype):
     np.testing.assert_array_equal(np.asarray(forms[0][0], np.float32), np.asarray(reference(x, *geometry), np.float32))
 
 
+@given(pools(), st.sampled_from([jnp.float32, jnp.bfloat16]))
+def test_both_forms_of_unpooling_agree_bit_for_bit(pool, dtype):
+    """And so do the derivatives of the pool that they are the transposes of."""
+    shape, *geometry = pool
+    x, windows = normal(shape).astype(dtype), Windows.over_maps(*geometry)
+    _, switches = unpooling.by_slices(x, windows)
+    signal = normal(switches.shape, seed=1).astype(dtype)
+    placed, phases = (
+        lambda signal, form=form: form(signal, switches, windows, shape)
+        for form in (unpooling.by_placing, unpooling.by_phases)
+    )
+    assert unpooling.has_phases(windows)
+    np.testing.assert_array_equal(*(np.asarray(jax.jit(form)(signal), np.float32) for form in (placed, phases)))
+    up = jax.jit(lambda x: jax.linear_transpose(phases, signal)(x)[0])
+    np.testing.assert_array_equal(up(x), unpooling.select(x, switches, windows))
+    again = jax.jit(lambda signal: jax.linear_transpose(up, x)(signal)[0])
+    np.testing.assert_array_equal(again(signal), placed(signal))
+
+
 def test_padding_never_wins():
     x = jnp.full((1, 2, 2, 1), -jnp.inf)
     pooled, switches = ops.max_pool_with_switches(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

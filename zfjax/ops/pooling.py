@@ -208,7 +208,12 @@ def _along(x: jax.Array, switches: jax.Array, tangent: jax.Array, windows: Windo
     def by_switches(x: jax.Array, switches: jax.Array, tangent: jax.Array) -> jax.Array:
         return unpooling.select(tangent, switches, windows)
 
-    return by_platform(x, switches, tangent, tpu=by_xla, default=by_switches)
+    def by_phases(x: jax.Array, switches: jax.Array, tangent: jax.Array) -> jax.Array:
+        # Its transpose is `unpooling.by_phases` again.
+        down = functools.partial(unpooling.by_phases, switches=switches, windows=windows, shape=x.shape)
+        return jax.linear_transpose(down, jax.ShapeDtypeStruct(switches.shape, tangent.dtype))(tangent)[0]
+
+    return by_platform(x, switches, tangent, tpu=by_xla, cuda=by_phases, default=by_switches)
 
 
 def _check(shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding) -> None:

@@ -121,12 +121,56 @@ def unpool(
     pooled: Float[Array, "*pooled"], switches: Integer[Array, "*pooled"], windows: Windows, shape: tuple[int, ...]
 ) -> Float[Array, "*shape"]:
     """Each value back to where its maximum was in an input of `shape`; where windows overlap, values sum."""
+    forms = {"cuda": functools.partial(by_phases, windows=windows, shape=shape)} if has_phases(windows) else {}
+    placed = functools.partial(by_placing, windows=windows, shape=shape)
+    return by_platform(pooled, switches, default=placed, **forms) if forms else placed(pooled, switches)
+
+
+def by_placing(
+    pooled: Float[Array, "*pooled"], switches: Integer[Array, "*pooled"], windows: Windows, shape: tuple[int, ...]
+) -> Float[Array, "*shape"]:
+    """`unpool` by a sum of maps as large as the input, one for each cell of the window."""
     zero = jnp.zeros_like(pooled)
     cells = [
         _placed(jnp.where(switches == switches.dtype.type(offset), pooled, zero), offset, windows, shape)
         for offset in range(windows.cells)
     ]
     return _undilated(sum(cells[1:], cells[0]), windows, shape)
+
+
+def has_phases(windows: Windows) -> bool:
+    """Whether `by_phases` serves these windows."""
+    dilated = any(one > 1 for one in (*windows.dilation, *windows.base_dilation))
+    return not dilated and all(before >= 0 for before, _ in windows.padding)
+
+
+def by_phases(
+    pooled: Float[Array, "*pooled"], switches: Integer[Array, "*pooled"], windows: Windows, shape: tuple[int, ...]
+) -> Float[Array, "*shape"]:
+    """`unpool` from the windows over each cell: four for 3×3 and a stride of 2, where `by_placing` adds nine maps.
+
+    The cells of a stride's step are an axis of their own until the end, so that their windows are the same shift away.
+    """
+    steps = list(zip(shape, windows.size, windows.strides, windows.padding, pooled.shape, strict=True))
+    blocks = [-(-(side + before) // stride) for side, _, stride, (before, _), _ in steps]
+    inner = range(1, 2 * len(steps), 2)  # the axes of cells in a step
+    total = jnp.zeros((), pooled.dtype)
+    for back in np.ndindex(*(-(-size // stride) for _, size, stride, _, _ in steps)):
+        shift = [(d, block - count - d, 0) for d, block, (*_, count) in zip(back, blocks, steps, strict=True)]
+        signal, at = (lax.expand_dims(lax.pad(x, np.zeros((), x.dtype), shift), inner) for x in (pooled, switches))
+        offset, inside = jnp.int32(0), jnp.bool(True)
+        for axis, (d, (_, size, stride, _, _)) in enumerate(zip(back, steps, strict=True)):
+            ones = [stride if other == inner[axis] else 1 for other in range(2 * len(steps))]
+            cell = lax.broadcasted_iota(jnp.int32, ones, inner[axis]) + d * stride
+            offset = offset + cell * math.prod(windows.size[axis + 1 :])
+            inside = inside & (cell < size)
+        here = (at == jnp.where(inside, offset, 0).astype(at.dtype)) & inside
+        total = total + jnp.where(here, signal, jnp.zeros((), signal.dtype))
+    for axis in range(len(steps)):  # one at a time, as sharded arrays must be
+        before, (block, step, *after) = total.shape[:axis], total.shape[axis:]
+        total = total.reshape(*before, block * step, *after)
+    starts = [before for _, _, _, (before, _), _ in steps]
+    return lax.slice(total, starts, [start + side for start, side in zip(starts, shape, strict=True)])
 
 
 def unpool_overwriting(
