@@ -281,6 +281,27 @@ def test_nn_scan_is_entered(name):
     assert_close(found, expected, 1e-5)
 
 
+def test_what_a_scan_carries_from_relu_to_relu_has_no_negative_numbers():
+    """So that z⁺ takes one product for it, not two. In the last net every block takes something off."""
+
+    def below(loop, x):
+        x, _ = loop(lambda x, *weights: (residual(x, *weights) - 0.1, 0.0), jax.nn.relu(x), KERNELS, BIASES)
+        return x.mean((1, 2)) @ HEAD
+
+    def known(net):
+        seen = []
+        note = rules.LRP_ZERO.where(Flat(), when=lambda equation: seen.append((equation.layer, equation.nonnegative)))
+        zfjax.backproject(functools.partial(net, scanned), X, note)
+        return {layer[0]: nonnegative for layer, nonnegative in seen if layer}
+
+    with pytest.warns(zfjax.RuleWarning, match="no equation with when <lambda>"):
+        assert known(stemmed)[1]
+    with pytest.warns(zfjax.RuleWarning, match="no equation with when <lambda>"):
+        assert not known(plain)[0]
+    with pytest.warns(zfjax.RuleWarning, match="no equation with when <lambda>"):
+        assert not known(below)[0]
+
+
 def test_relevance_is_conserved_through_a_scan():
     def fun(x):
         x = lax.scan(lambda x, kernel: (residual(x, kernel, 0.0), None), x, KERNELS)[0]

@@ -4,6 +4,7 @@ So a bias belongs to its layer, and batch norm at inference too, however it is w
 constants, and multiplications by one constant for each map.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,8 @@ class Layer:
     nonnegative: bool
 
 
-def find(graph: Graph, taken: set[Node]) -> list[Layer]:
+def find(graph: Graph, taken: set[Node], positive: set[Value]) -> list[Layer]:
     """The linear layers of a program, in order; equations in `taken` belong to something else."""
-    positive = _nonnegative(graph)
     layers = []
     for node in graph.nodes:
         active = [value for value in node.inputs if value in graph.active]
@@ -111,9 +111,14 @@ def _varying(graph: Graph, value: Value) -> set[int]:
     return axes
 
 
-def _nonnegative(graph: Graph) -> set[Value]:
-    """The values that are known to have no negative numbers: what a ReLU gives, moved, pooled and added."""
-    found: set[Value] = set()
+def nonnegative(graph: Graph, start: Iterable[Value]) -> set[Value]:
+    """The values that are known to have no negative numbers: what a ReLU gives, moved, pooled and added.
+
+    Args:
+        graph: the program.
+        start: those of its inputs that are known to have none.
+    """
+    found = set(start)
     for node in graph.nodes:
         read = [value for value in node.inputs if value in graph.active]
         known = bool(read) and all(value in found for value in read)

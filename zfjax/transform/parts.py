@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 
 from zfjax.transform import activations, attention, jaxprs, linear, norms
-from zfjax.transform.graph import Graph, Node, Path
+from zfjax.transform.graph import Graph, Node, Path, Value
 
 
 def recognize(view: jaxprs.View, by_layer: bool) -> None:
@@ -12,7 +12,7 @@ def recognize(view: jaxprs.View, by_layer: bool) -> None:
 
     `rectifiers.recognize` must have read it.
     """
-    read = _read(view, Graph(view), by_layer)
+    read = _read(view, Graph(view), by_layer, set())
     _number(read, 0, read.count)
 
 
@@ -43,18 +43,20 @@ def _most(branches: list[_Read]) -> int:
     return max((branch.count for branch in branches), default=0)
 
 
-def _read(view: jaxprs.View, graph: Graph, by_layer: bool) -> _Read:
-    """Find all parts, and mark all but the layers."""
+def _read(view: jaxprs.View, graph: Graph, by_layer: bool, start: set[Value]) -> _Read:
+    """Find all parts, and mark all but the layers; some inputs are known to have no negative numbers."""
     paths = [node.path for node in graph.nodes]  # in order
     steps = attention.find(graph)
     marked = [*activations.find(graph).values(), *attention.softmaxes(graph, steps), *steps, *norms.find(graph)]
     for known in marked:
         _mark(view, graph, paths, jaxprs.Part(known.name, []), known.nodes)
-    layers = linear.find(graph, {node for known in marked for node in known.nodes}) if by_layer else []
+    positive = linear.nonnegative(graph, start) if by_layer else set()
+    layers = linear.find(graph, {node for known in marked for node in known.nodes}, positive) if by_layer else []
     loops = []
     for node in graph.nodes:
         if views := node.view.inside(node.equation):
-            inner = [_read(inner, Graph(inner, _constants(graph, node)), by_layer) for inner in views]
+            inside = [(inner, Graph(inner, _constants(graph, node))) for inner in views]
+            inner = [_read(*each, by_layer, _nonnegative(node, each[1], positive)) for each in inside]
             loops.append((node, inner, node.equation.params.get("length", 1) if node.kind == "scan" else 1))
     return _Read(view, graph, layers, loops)
 
@@ -66,6 +68,22 @@ def _constants(graph: Graph, node: Node) -> dict[int, object]:
         fixed, _ = jaxprs.scanned(node.equation)
         inputs = node.inputs[:fixed]
     return {number: graph.constants[value] for number, value in enumerate(inputs) if value in graph.constants}
+
+
+def _nonnegative(node: Node, inside: Graph, positive: set[Value]) -> set[Value]:
+    """The inputs of a loop's body without negative numbers: what is carried has none before, and in no iteration."""
+    if node.kind not in ("scan", "cond"):
+        return set()
+    outer = node.inputs[1:] if node.kind == "cond" else node.inputs
+    known = {inner for inner, value in zip(inside.inputs, outer, strict=True) if value in positive}
+    if node.kind == "scan":
+        fixed, carried = jaxprs.scanned(node.equation)
+        again = list(zip(inside.inputs[fixed : fixed + carried], inside.outputs[:carried], strict=True))
+        before = None
+        while before != known:
+            before, found = known, linear.nonnegative(inside, known)
+            known = known - {value for value, after in again if after not in found}
+    return known
 
 
 def _number(read: _Read, first: int, total: int) -> None:
