@@ -14,7 +14,7 @@ from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data.contrast import fitted, gray_pictures, normalized
 from zfjax.data.source import Example
-from zfjax.experiments.adn import kept, layerwise, looking
+from zfjax.experiments.adn import dissecting, kept, layerwise, looking
 from zfjax.experiments.adn.inference import Method
 from zfjax.experiments.adn.settings import Settings, check, paper
 from zfjax.experiments.adn.stack import Layer
@@ -89,7 +89,35 @@ def test_the_strongest_activations_lie_where_they_reach(whole, images):
             assert made[rank, 0].any() == bool(found.values[rank, 0])
             assert not outside.any()
         projections, patches = looking.windows(TINY.stack, number, found, made, images)
-        assert projections.shape == patches.shape
+        assert projections.shape == patches.shape == (*found.values.shape, height, width)
+        np.testing.assert_allclose(np.square(projections).sum(), np.square(made).sum(), rtol=1e-5)  # nothing is cut off
+
+
+def test_an_activation_is_taken_apart_into_the_strongest_below_it(whole, images):
+    _, layers = whole
+    coded = looking.coded(TINY, layers, images)
+    found = looking.strongest(TINY.stack, 2, coded.codes[1])
+    which = int(np.abs(found.values[:, 0]).argmax())
+    one, parts = dissecting.apart(TINY.stack, layers, coded, 2, found, which, parts=3)
+    assert (len(one), len(parts)) == (1, 3)
+    np.testing.assert_allclose(one[0], looking.alone(TINY.stack, layers, coded, 2, found)[which, 0], atol=1e-5)
+    everything = dissecting.apart(TINY.stack, layers, coded, 2, found, which, parts=18)[1]  # 3×3 cells of 2 maps
+    np.testing.assert_allclose(everything.sum(0), one[0], atol=1e-4)  # all parts together are the whole
+    norms = np.square(everything).sum((1, 2))
+    assert norms[0] > 0
+    np.testing.assert_allclose(parts, everything[:3], atol=1e-5)
+
+
+def test_without_switches_less_remains(whole, images):
+    _, layers = whole
+    coded = looking.coded(TINY, layers, images)
+    found = dissecting.without_switches(TINY.stack, layers, coded, 2)
+    error = {name: np.square(made - images).sum() for name, made in found.items()}
+    np.testing.assert_allclose(found["all switches"], looking.reconstructed(TINY.stack, layers, coded, 2)[0], atol=1e-5)
+    assert all(error["all switches"] < other for name, other in error.items() if name != "all switches")
+    curve = dissecting.tradeoff(TINY, layers, coded, 1, (0.1, 1.0))
+    assert curve.decibels[0] < curve.decibels[1]
+    assert curve.shares[0] < curve.shares[1]
 
 
 def test_waves_are_oriented_and_noise_is_not():

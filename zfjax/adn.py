@@ -103,50 +103,60 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
     import numpy as np
 
     from zfjax.console.tables import Table, write
-    from zfjax.experiments.adn import looking
+    from zfjax.experiments.adn import dissecting, looking
     from zfjax.plots import adn
     from zfjax.plots.files import save_png
     from zfjax.plots.projections import show
 
-    some = images[np.linspace(0, len(images) - 1, min(len(images), 48)).astype(int)]
-    found = looking.coded(settings, layers, some)
+    stack, top, last = settings.stack, min(5, len(images)), len(layers)
+    some = _spread(images, 48)
+    found, few = (looking.coded(settings, layers, of) for of in (some, _spread(images, 8)))
     kernel = np.asarray(layers[0].kernel)[..., 0]
     scores = looking.orientation(kernel)
     figures = {
         "filters.png": show(kernel.transpose(2, 0, 1)[..., None], [f"{score:.2f}" for score in scores], columns=5),
         "learning.png": adn.plot_learning([layer.history for layer in layers]),
     }
-    rows, decibels, lines = {}, {}, []
+    rows, ratios, lines, balance = {}, {}, [], {}
     for number, layer in enumerate(layers, 1):
-        strongest = looking.strongest(settings.stack, number, found.codes[number - 1])
-        made = looking.alone(settings.stack, layers, found, number, strongest)
-        cut = looking.windows(settings.stack, number, strongest, made, some)
-        figures[f"layer{number}.png"] = adn.plot_activations(
-            *cut, f"layer {number}: each map's strongest activation, and the image there"
-        )
-        name = f"layer {number}"
-        rows[name], decibels[name], share = looking.reconstructed(settings.stack, layers, found, number)
-        lines.append(
-            (name, layer.kernel.shape[2], layer.weight, float(decibels[name].mean()), 100 * float(share.mean()))
-        )
-    eight = np.linspace(0, len(some) - 1, min(len(some), 8)).astype(int)
-    figures["reconstructions.png"] = adn.plot_reconstructions(
-        some[eight],
-        {name: row[eight] for name, row in rows.items()},
-        decibels={n: d[eight] for n, d in decibels.items()},
-    )
+        name, strongest = f"layer {number}", looking.strongest(stack, number, found.codes[number - 1], top)
+        made = looking.alone(stack, layers, found, number, strongest)
+        projections, patches = looking.windows(stack, number, strongest, made, some)
+        title = f"{name}: each map's strongest activation, and the image there"
+        figures[f"layer{number}.png"] = adn.plot_activations(projections[:, 0], patches[:, 0], title)
+        best = int(np.abs(strongest.values[:, -1]).argmax())
+        title = f"{name}, map {best}: its strongest activations in {top} images"
+        figures[f"layer{number}_map.png"] = adn.plot_activations(projections[best], patches[best], title)
+        rows[name], ratios[name], _ = looking.reconstructed(stack, layers, few, number)
+        _, decibels, share = looking.reconstructed(stack, layers, found, number)
+        lines.append((name, layer.kernel.shape[2], layer.weight, float(decibels.mean()), 100 * float(share.mean())))
+        curve = dissecting.tradeoff(settings, layers, few, number, (0.1, 0.2, 0.4, 0.7, 1.0, 2.0))
+        balance[name] = (curve.shares, curve.decibels)
+    shown = np.asarray(few.images)[..., 0]
+    figures["reconstructions.png"] = adn.plot_reconstructions(shown, rows, ratios)
+    figures["sparsity.png"] = adn.plot_tradeoff(balance)
+    if last > 1:
+        figures["apart.png"] = adn.plot_apart(dissecting.apart(stack, layers, found, last, strongest, best))
+        lost = dissecting.without_switches(stack, layers, few, last)
+        figures["switches.png"] = adn.plot_reconstructions(shown, lost, {})
     for name, figure in figures.items():
         save_png(figure, folder / name)
     oriented = int((scores >= looking.ORIENTED).sum())
-    table = Table(
-        f"{len(some)} images from each layer",
-        ("layer", "maps", "λ", "dB", "not zero (%)"),
-        lines,
+    note = (
         f"{oriented} of {len(scores)} filters of layer 1 are oriented: at least {looking.ORIENTED:.0%} of the energy of"
-        " each lies within 45°.",
+        " each lies within 45°."
     )
+    header = ("layer", "maps", "λ", "dB", "not zero (%)")
+    table = Table(f"{len(some)} images from each layer", header, lines, note)
     print(f"{table.text()}\n{table.note}")
     return [*figures, *write(table, folder, "layers")]
+
+
+def _spread(images: "np.ndarray", count: int) -> "np.ndarray":
+    """Some of the images, spread evenly over all."""
+    import numpy as np
+
+    return images[np.linspace(0, len(images) - 1, min(len(images), count)).astype(int)]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,56 @@ def plot_activations(
     return _page(page, title)
 
 
+def plot_apart(levels: Sequence[Float[np.ndarray, "activations side side"]], parts: int = 5) -> Picture:
+    """One activation, and below it its parts in each layer, each by itself and on its own scale.
+
+    Args:
+        levels: of each layer from the top down, as `experiments.adn.dissecting.apart` returns them.
+        parts: of an activation.
+
+    Returns:
+        A figure 9 inches wide.
+    """
+    names = [f"layer {len(levels) - at}: {len(level)}" for at, level in enumerate(levels)]
+    pages = [
+        sheet(
+            np.broadcast_to(per_image(level[..., None]), (*level.shape, 3)),
+            min(len(level), parts if at < 2 else parts**2),
+            gap=3,
+        )
+        for at, level in enumerate(levels)
+    ]
+    widths = (2.2, 9.0, 9.0, 9.0)
+    heights = [width * page.shape[0] / page.shape[1] + 0.3 for width, page in zip(widths, pages, strict=False)]
+    figure = Picture(figsize=(9, sum(heights)), dpi=150, layout="constrained")
+    for axes, page, name in zip(
+        figure.subplots(len(pages), 1, squeeze=False, height_ratios=heights)[:, 0], pages, names, strict=True
+    ):
+        axes.imshow(page, interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=8)
+    return figure
+
+
+def plot_tradeoff(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Picture:
+    """Signal-to-noise against the share of values that are not zero, one line for each layer.
+
+    Args:
+        layers: by title, shares in 0..1 and dB.
+
+    Returns:
+        A figure of 4.5 × 3.2 inches.
+    """
+    figure = Picture(figsize=(4.5, 3.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for color, (name, (shares, decibels)) in zip(_COLORS, layers.items(), strict=False):
+        axes.plot(100 * shares, decibels, ".-", color=color, label=name)
+    axes.set(xlabel="values that are not zero (%)", ylabel="signal to noise (dB)", xscale="log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _page(page: Float[np.ndarray, "h w 3"], title: str) -> Picture:
     figure = Picture(figsize=(9, 9 * page.shape[0] / page.shape[1] + 0.4), dpi=150, layout="constrained")
     axes = figure.subplots()

@@ -97,19 +97,23 @@ def windows(
     found: Strongest,
     made: Float[np.ndarray, "maps top side side"],
     images: Float[np.ndarray, "n side side"],
-) -> tuple[Float[np.ndarray, "maps height width"], Float[np.ndarray, "maps height width"]]:
-    """The part that each map's strongest activation can reach, of its projection and of its image; zeros outside."""
-    projections, patches = list[np.ndarray](), list[np.ndarray]()
-    for rank, (row, column) in enumerate(found.cells[:, 0]):
-        top, left, height, width = field(stack, number, int(row), int(column))
-        height, width = (min(size, side) for size, side in zip((height, width), stack.image, strict=True))
-        # A field that is larger than the image becomes the image.
-        top = top if height < stack.image[0] else 0
-        left = left if width < stack.image[1] else 0
-        around = ((height, height), (width, width))
-        for picture, parts in ((made[rank, 0], projections), (images[found.images[rank, 0]], patches)):
-            parts.append(np.pad(picture, around)[top + height : top + 2 * height, left + width : left + 2 * width])
-    return np.stack(projections), np.stack(patches)
+) -> tuple[Float[np.ndarray, "maps top height width"], Float[np.ndarray, "maps top height width"]]:
+    """The part that each activation can reach, of its projection and of its image; zeros outside."""
+    spans = [
+        min(size, side) for size, side in zip(field(stack, number, 0, 0)[2:], stack.image, strict=True)
+    ]  # a field that is larger than the image becomes the image
+    shape = (*found.values.shape, *spans)
+    projections, patches = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for which, rank in np.ndindex(*found.values.shape):
+        corner = field(stack, number, *map(int, found.cells[which, rank]))[:2]
+        top, left = (at if span < side else 0 for at, span, side in zip(corner, spans, stack.image, strict=True))
+        rows, columns = (
+            slice(at + span, at + 2 * span) for at, span in zip((top, left), spans, strict=True)
+        )  # after padding
+        around = [(span, span) for span in spans]
+        projections[which, rank] = np.pad(made[which, rank], around)[rows, columns]
+        patches[which, rank] = np.pad(images[found.images[which, rank]], around)[rows, columns]
+    return projections, patches
 
 
 def reconstructed(

@@ -1,0 +1,122 @@
+"""A learned network taken apart: one activation down through a few below it, switches that are lost, and how sparse."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from zfjax.experiments.adn import inference
+from zfjax.experiments.adn.layerwise import Learned
+from zfjax.experiments.adn.looking import Coded, Strongest
+from zfjax.experiments.adn.operators import reconstruct, unpooled
+from zfjax.experiments.adn.settings import Settings
+from zfjax.experiments.adn.stack import Stack
+
+
+def apart(
+    stack: Stack, layers: Sequence[Learned], coded: Coded, number: int, found: Strongest, which: int, parts: int = 5
+) -> list[Float[np.ndarray, "activations side side"]]:
+    """The strongest activation of a map in the image, then that of its parts: activations of each layer below.
+
+    Of what each activation amounts to in the layer below, the strongest few are kept, and each goes down alone.
+
+    Args:
+        stack: the layers.
+        layers: their filters.
+        coded: the images.
+        number: the layer.
+        found: its strongest activations.
+        which: the map.
+        parts: how many of an activation are kept.
+
+    Returns:
+        for each layer from this one down: 1, `parts`, `parts`² … images, each activation's parts together.
+    """
+    image, (row, column) = found.images[which, 0], found.cells[which, 0]
+    maps = np.zeros((1, *stack.maps(number)), np.float32)
+    maps[0, row, column, which] = found.values[which, 0]
+    shown = []
+    for level in range(number, 0, -1):
+        filters = tuple(layer.kernel for layer in layers[:level])
+        switches = tuple(at[np.full(len(maps), image)] for at in coded.switches(level))
+        of = stack.of(level)
+        shown.append(np.asarray(reconstruct(of, filters, switches, jnp.asarray(maps)))[..., 0])
+        if level > 1:
+            below = np.asarray(reconstruct(of, filters, switches, jnp.asarray(maps), to=level - 1))
+            maps = np.concatenate([_strongest_cells(each, parts) for each in below])
+    return shown
+
+
+def _strongest_cells(maps: Float[np.ndarray, "h w maps"], count: int) -> Float[np.ndarray, "count h w maps"]:
+    """The cells that are farthest from zero, each by itself."""
+    chosen = np.argsort(-np.abs(maps), axis=None, kind="stable")[:count]
+    alone = np.zeros((count, maps.size), maps.dtype)
+    alone[np.arange(count), chosen] = maps.ravel()[chosen]
+    return alone.reshape(count, *maps.shape)
+
+
+def without_switches(
+    stack: Stack, layers: Sequence[Learned], coded: Coded, number: int
+) -> dict[str, Float[np.ndarray, "n side side"]]:
+    """What remains of images, from a layer's codes, if the switches below it are lost in part.
+
+    Where the place in its window is lost, the center takes its place; where the map is, the first of the group does.
+    """
+    filters, codes = tuple(layer.kernel for layer in layers[:number]), coded.codes[number - 1]
+    maps = unpooled(stack, number, *codes)
+    own = coded.switches(number)
+    pools = [layer.pool for layer in stack.layers[: number - 1]]
+
+    def changed(place: bool, group: bool) -> tuple[Array, ...]:
+        return tuple(
+            at if pool is None else jnp.asarray(_kept(np.asarray(at), pool, place, group))
+            for at, pool in zip(own, pools, strict=True)
+        )
+
+    ways = {
+        "all switches": own,
+        "places only": changed(place=True, group=False),
+        "maps only": changed(place=False, group=True),
+        "none": changed(place=False, group=False),
+        "another image's": tuple(jnp.roll(at, 1, axis=0) for at in own),
+    }
+    return {
+        name: np.asarray(reconstruct(stack.of(number), filters, switches, maps))[..., 0]
+        for name, switches in ways.items()
+    }
+
+
+def _kept(
+    switches: Integer[np.ndarray, "n h w maps"], pool: tuple[int, int, int], place: bool, group: bool
+) -> Integer[np.ndarray, "n h w maps"]:
+    rows, columns, maps = pool
+    cell, of = np.divmod(switches.astype(int), maps)
+    center = np.full_like(cell, (rows - 1) // 2 * columns + (columns - 1) // 2)
+    kept = (cell if place else center) * maps + (of if group else np.zeros_like(of))
+    return np.asarray(kept, switches.dtype)
+
+
+class Tradeoff(NamedTuple):
+    """What a layer reaches with different λ."""
+
+    weights: Float[np.ndarray, " k"]
+    decibels: Float[np.ndarray, " k"]
+    shares: Float[np.ndarray, " k"]  # of values that are not zero
+
+
+def tradeoff(
+    settings: Settings, layers: Sequence[Learned], coded: Coded, number: int, factors: Sequence[float]
+) -> Tradeoff:
+    """Signal-to-noise and sparsity of a layer with λ times some factors, over all the images together."""
+    stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
+    last, decibels, shares = layers[number - 1], list[float](), list[float]()
+    for factor in factors:
+        known = (stack, filters, coded.switches(number), last.weight * factor)
+        start = inference.no_codes(stack, number, coded.images)
+        codes = inference.infer(*known, last.bound, coded.images, start, settings.inference)
+        _, errors, nonzero = inference.costs(*known, coded.images, codes)
+        decibels.append(float(inference.decibels(coded.images, errors)))
+        shares.append(float(nonzero.sum()) / (len(coded.images) * float(np.prod(stack.maps(number)))))
+    return Tradeoff(last.weight * np.array(factors), np.array(decibels), np.array(shares))
