@@ -26,6 +26,7 @@ TINY = Settings(
     snr=6.0,
     epochs=2,
     batch_size=4,
+    group=1,
     learning=Method(2),
     inference=Method(4, 8, momentum=True),
 )

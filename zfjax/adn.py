@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     options.whole_number(values, "images", None, "Images, 0 for all; default 200, or all.")
     options.whole_number(values, "size", None, "Longer side of an image; default 64, or 150.", smallest=1, largest=4096)
     options.whole_number(values, "epochs", None, "Passes over the images; default 12, or 10.", smallest=1)
-    options.whole_number(values, "batch_size", 10, "Images at a time.", smallest=1)
+    options.whole_number(values, "batch_size", 5, "Images at a time.", smallest=1)
     options.seed(values, "Seed for the first filters, and the order of images.")
     command.reject_arguments(command.parse(argv, __doc__ or "", values), "adn")
 

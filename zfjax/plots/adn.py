@@ -45,7 +45,7 @@ def plot_apart(levels: Sequence[Float[np.ndarray, "activations side side"]], par
     pages = [
         sheet(
             np.broadcast_to(per_image(level[..., None]), (*level.shape, 3)),
-            min(len(level), parts if at < 2 else parts**2),
+            len(level) if len(level) <= parts else 13,
             gap=3,
         )
         for at, level in enumerate(levels)
@@ -75,7 +75,8 @@ def plot_tradeoff(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Pictur
     axes = figure.subplots()
     for color, (name, (shares, decibels)) in zip(_COLORS, layers.items(), strict=False):
         axes.plot(100 * shares, decibels, ".-", color=color, label=name)
-    axes.set(xlabel="values that are not zero (%)", ylabel="signal to noise (dB)", xscale="log")
+    axes.set(xlabel="values that are not zero (%)", ylabel="signal to noise (dB)")
+    axes.set_xlim(0, None)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -22,10 +22,10 @@ class Settings(NamedTuple):
     weights: tuple[float, ...] = ()  # λ of each layer; (): as snr says
     steps: tuple[float, ...] = ()  # the recalled β of each layer, with λ β = 1/L; (): 1/L by power iteration
     epochs: int = 12
-    batch_size: int = 10  # images at once
-    group: int = 1  # batches between updates of filters; 0: all of them
+    batch_size: int = 5  # images at once
+    group: int = 2  # batches between updates of filters; 0: all of them
     learning: Method = Method(moving=5)  # for each image and epoch
-    inference: Method = Method(moving=10, fixed=10, momentum=True)  # for an image as such
+    inference: Method = Method(moving=10, fixed=30, momentum=True)  # for an image as such
     conjugate_gradients: int = 2  # steps for each update
     seed: int = 0
 
