@@ -11,7 +11,7 @@ from PIL import Image
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
-from zfjax.console.text import listed
+from zfjax.console.text import listed, shown_by_shape
 from zfjax.data.pictures import threads_or_cores
 from zfjax.data.scan import speaks
 from zfjax.data.source import BrokenImage, Example, Examples
@@ -19,6 +19,7 @@ from zfjax.data.source import BrokenImage, Example, Examples
 SIGMA, RADIUS = 4.77, 6  # pixels, of a Gaussian of 13 × 13
 
 
+@shown_by_shape
 class GrayPictures(NamedTuple):
     """Some pictures of a split, normalized."""
 

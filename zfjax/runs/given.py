@@ -1,5 +1,6 @@
 """What commands are given to look at: a run by `--workdir`, or any model by `--model`, with `--dataset` and `--out`."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -235,7 +236,7 @@ def model_given(words: str) -> Model:
 
 def _no_model(words: str) -> UserError:
     """What to do with a run, weights, the name of a net, or anything else that is no model."""
-    path = Path(words).expanduser()
+    path = Path(os.path.expanduser(words))  # of no user, it stays as it is
     if (path / CONFIG).is_file():
         return UserError(f"--model={words}: it is a run; expected --workdir={words}")
     if path.suffix != ".py" and path.is_file():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference
 from zfjax.experiments.adn.layerwise import Learned
 from zfjax.experiments.adn.looking import Coded, Strongest
@@ -98,6 +99,7 @@ def _kept(
     return np.asarray(kept, switches.dtype)
 
 
+@shown_by_shape
 class Tradeoff(NamedTuple):
     """What a layer reaches with different λ."""
 

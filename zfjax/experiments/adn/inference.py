@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn.operators import Filters, Maps, Switches, pooled_at, project, reconstruct, unpooled
 from zfjax.experiments.adn.stack import Stack
 from zfjax.ops import abs_max_pool
@@ -26,6 +27,7 @@ from zfjax.ops import abs_max_pool
 Number = float | Float[Array, ""]
 
 
+@shown_by_shape
 class Codes(NamedTuple):
     """A layer's maps of some images after its pool, and its switches; without a pool, the maps and zeros."""
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference, kept
 from zfjax.experiments.adn.inference import Codes
 from zfjax.experiments.adn.learning import Batch, first_filters, improve, unit_length
@@ -25,6 +26,7 @@ _MOST = 30.0  # times the λ that a layer begins with, while it learns
 _MARGIN = 1.1  # over that estimate; ISTA still converges if L is up to twice as large
 
 
+@shown_by_shape
 class Learned(NamedTuple):
     """A finished layer."""
 
@@ -34,6 +36,7 @@ class Learned(NamedTuple):
     history: Float[np.ndarray, "epochs 4"]  # cost of an image, dB, share of values that are not zero, λ
 
 
+@shown_by_shape
 class Progressing(NamedTuple):
     """A layer that is learning."""
 
@@ -43,6 +46,7 @@ class Progressing(NamedTuple):
     history: list[list[float]]
 
 
+@shown_by_shape
 class Task(NamedTuple):
     """What a layer learns from."""
 

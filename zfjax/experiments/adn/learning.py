@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn.inference import Codes
 from zfjax.experiments.adn.operators import Filters, Kernel, filter_gradient, reconstruct, unpooled
 from zfjax.experiments.adn.stack import Stack
@@ -39,6 +40,7 @@ def first_filters(below: Float[Array, "n h w c"], side: int, count: int, key: Ar
     return unit_length(cut(image, row, column).transpose(1, 2, 0, 3))[0]
 
 
+@shown_by_shape
 class Batch(NamedTuple):
     """Some images, and what was found for them."""
 

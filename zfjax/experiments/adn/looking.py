@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference
 from zfjax.experiments.adn.inference import Codes
 from zfjax.experiments.adn.layerwise import Learned
@@ -15,6 +16,7 @@ from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Stack
 
 
+@shown_by_shape
 class Strongest(NamedTuple):
     """The activations of each map that are farthest from zero, at most one for each image, strongest first."""
 
@@ -23,6 +25,7 @@ class Strongest(NamedTuple):
     cells: Int[np.ndarray, "maps top 2"]  # row and column
 
 
+@shown_by_shape
 class Coded(NamedTuple):
     """Some images with their codes in each layer."""
 
