@@ -22,6 +22,8 @@ import zfjax
 from zfjax import attribution
 from zfjax.attribution import sweeps
 from zfjax.experiments import gallery
+from zfjax.experiments.adn import inference, learning
+from zfjax.experiments.adn.stack import PAPER, Stack
 from zfjax.models import ConvNet, incremental, preset
 from zfjax.models.cut import layers
 from zfjax.models.fields import project_fields
@@ -49,7 +51,7 @@ class Program(NamedTuple):
 
 def programs() -> list[Program]:
     """All of them, in the order of the table."""
-    return [*steps(), *looking(), *lenses(), *notebooks()]
+    return [*steps(), *looking(), *lenses(), *deconvolutional(), *notebooks()]
 
 
 def steps() -> list[Program]:
@@ -116,6 +118,14 @@ def lenses() -> list[Program]:
             )
             for rules in RELEVANCE
         ),
+    ]
+
+
+def deconvolutional() -> list[Program]:
+    """Of an Adaptive Deconvolutional Network, in layer 4, whose programs go through all layers below."""
+    return [
+        Program("ADN layer 4: an iteration, 32", 32, "float32", our_iteration),
+        Program("ADN layer 4: filters' gradient, 32", 32, "float32", our_filters),
     ]
 
 
@@ -235,6 +245,38 @@ class Sweep:
         reads = jax.eval_shape(functools.partial(incremental.reads, self.plan), self.chunk)
         rest = placed((clean, clean[0], reads), mesh)
         return jax.jit(functools.partial(incremental.recompute, self.plan)), (variables["params"], *rest)
+
+
+# Adaptive Deconvolutional Networks.
+
+
+def our_iteration(mesh: Mesh) -> Call:
+    """One of ISTA, in which the switches of layers 1 to 3 are fixed."""
+    stack, filters, batch = _adn(mesh)
+
+    def run(filters: Any, batch: learning.Batch) -> Any:
+        ones = jnp.ones(len(batch.images))
+        state = inference._State(batch.codes, batch.codes, ones, 0 * ones)
+        return inference._step(stack, filters, batch.switches, 1.0, 10 * ones, batch.images, state, True, False).codes
+
+    return jax.jit(run), (filters, batch)
+
+
+def our_filters(mesh: Mesh) -> Call:
+    """What one step of conjugate gradients takes of a batch."""
+    stack, filters, batch = _adn(mesh)
+    return jax.jit(lambda *given: learning._gradient(stack, *given, residual=False)), (filters, batch)
+
+
+def _adn(mesh: Mesh) -> tuple[Stack, Any, learning.Batch]:
+    """The paper's four layers, on 32 images of 150 px for each chip."""
+    stack, rows = Stack((150, 150), PAPER), 32 * mesh.size
+    filters = tuple(jax.ShapeDtypeStruct(stack.kernel(number), jnp.float32) for number in range(1, 5))
+    pooled = [(rows, *stack.pooled(number)) for number in range(5)]
+    switches = [jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in pooled]
+    images, values = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (pooled[0], pooled[4]))
+    batch = learning.Batch(images, tuple(switches[1:4]), inference.Codes(values, switches[4]))
+    return stack, placed(filters, mesh), placed(batch, mesh, split=True)
 
 
 # Lenses.
