@@ -129,6 +129,7 @@ def infer(
     return codes
 
 
+@shown_by_shape
 class _State(NamedTuple):
     codes: Codes
     last: Codes  # those before
