@@ -1,4 +1,4 @@
-"""What to warn of: rules that that find nothing to act on, or act where no paper gives one."""
+"""What to warn of: rules that find nothing to act on, or act where no paper gives one."""
 
 from collections.abc import Collection, Iterable
 
