@@ -9,10 +9,10 @@ import pytest
 
 from zfjax.experiments.adn import inference, learning, operators
 from zfjax.experiments.adn.inference import Codes, Method
-from zfjax.experiments.adn.stack import PAPER, Layer, Stack
+from zfjax.experiments.adn.stack import PAPER, Deconv, Stack
 
 # Sides that the pools don't divide; below layer 2 the maps are large enough for each form of the filters' gradient.
-STACK = Stack((29, 26), (Layer(6, 5, (3, 3, 3)), Layer(8, 3, (3, 3, 2)), Layer(6, 3, (2, 2, 4)), Layer(5, 3)))
+STACK = Stack((29, 26), (Deconv(6, 5, (3, 3, 3)), Deconv(8, 3, (3, 3, 2)), Deconv(6, 3, (2, 2, 4)), Deconv(5, 3)))
 
 
 def normal(seed, *shape):
@@ -128,7 +128,7 @@ def test_an_iteration_is_the_papers_gradient_step_shrinkage_and_pool(whole):
 
 def test_one_layer_without_a_pool_is_coded_as_sporco_does():
     golden = np.load(pathlib.Path(__file__).parent / "goldens" / "sparse_coding.npz")
-    stack, weight = Stack(golden["image"].shape, (Layer(golden["filters"].shape[2], 5),)), float(golden["weight"])
+    stack, weight = Stack(golden["image"].shape, (Deconv(golden["filters"].shape[2], 5),)), float(golden["weight"])
     filters, images = (jnp.asarray(golden["filters"]),), jnp.asarray(golden["image"])[None, :, :, None]
     theirs = Codes(jnp.asarray(golden["maps"])[None], jnp.zeros((1, *stack.maps(1)), jnp.uint8))
     bound = 1.05 * inference.largest_eigenvalue(stack, filters, (), images)
@@ -173,7 +173,7 @@ def found_again(planted, learned):
 
 def test_a_planted_dictionary_is_found_again():
     """Learned filters are larger and more than those planted, so that none need be a part of one, or two at once."""
-    stack, shape = Stack((16, 16), (Layer(8, 5),)), (32, 18, 18, 4)
+    stack, shape = Stack((16, 16), (Deconv(8, 5),)), (32, 18, 18, 4)
     planted, _ = learning.unit_length(normal(0, 3, 3, 4, 1))
     generator = np.random.default_rng(0)
     spikes = (generator.random(shape) < 0.003) * generator.normal(2, 0.5, shape)

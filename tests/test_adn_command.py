@@ -17,11 +17,11 @@ from zfjax.data.source import Example
 from zfjax.experiments.adn import dissecting, kept, layerwise, looking
 from zfjax.experiments.adn.inference import Method
 from zfjax.experiments.adn.settings import Settings, check, paper
-from zfjax.experiments.adn.stack import Layer
+from zfjax.experiments.adn.stack import Deconv
 from zfjax.training.sharding import data_mesh, first_of
 
 TINY = Settings(
-    layers=(Layer(4, 5, (3, 3, 2)), Layer(6, 3, (2, 2, 2))),
+    layers=(Deconv(4, 5, (3, 3, 2)), Deconv(6, 3, (2, 2, 2))),
     side=20,
     snr=6.0,
     epochs=2,
@@ -163,7 +163,7 @@ def test_a_folder_keeps_to_its_network(whole, tmp_path):
         kept.begin(folder, TINY._replace(snr=7.0), "folder:a", "0" * 32)
     with pytest.raises(UserError, match="holds a network with other pictures than folder:a has"):
         kept.begin(folder, TINY, "folder:a", "1" * 32)
-    more = TINY._replace(layers=(*TINY.layers, Layer(4, 3)))
+    more = TINY._replace(layers=(*TINY.layers, Deconv(4, 3)))
     assert kept.begin(folder, more, "folder:a", "0" * 32)
     assert len(kept.read_settings(folder)["layers"]) == 3
     content = bytearray((whole[0] / "layer1.safetensors").read_bytes())

@@ -33,7 +33,7 @@ def apart(
         parts: how many of an activation are kept.
 
     Returns:
-        for each layer from this one down: 1, `parts`, `parts`² … images, each activation's parts together.
+        For each layer from this one down, images of activations: 1, then `parts` of it, then as many of each of these.
     """
     image, (row, column) = found.images[which, 0], found.cells[which, 0]
     maps = np.zeros((1, *stack.maps(number)), np.float32)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from zfjax.console.errors import UserError
 from zfjax.experiments.adn.inference import Method
-from zfjax.experiments.adn.stack import PAPER, Layer, Stack
+from zfjax.experiments.adn.stack import PAPER, Deconv, Stack
 
 
 class Settings(NamedTuple):
@@ -16,7 +16,7 @@ class Settings(NamedTuple):
     share the rest out among them.
     """
 
-    layers: tuple[Layer, ...] = PAPER[:2]
+    layers: tuple[Deconv, ...] = PAPER[:2]
     side: int = 64  # pixels of an image
     snr: float = 10.0  # dB, of each layer's reconstructions
     weights: tuple[float, ...] = ()  # λ of each layer; (): as snr says

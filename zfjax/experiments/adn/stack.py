@@ -7,7 +7,7 @@ from zfjax.ops.pooling3d import Block, pooled_shape
 Sides = tuple[int, int, int]  # (height, width, maps)
 
 
-class Layer(NamedTuple):
+class Deconv(NamedTuple):
     """A layer: how many maps it has, the side of its filters, and what is pooled above it."""
 
     maps: int
@@ -16,14 +16,14 @@ class Layer(NamedTuple):
 
 
 # As the paper has them, for gray images of 150 × 150 pixels.
-PAPER = (Layer(15, 7, (3, 3, 3)), Layer(50, 7, (3, 3, 2)), Layer(100, 7, (3, 3, 2)), Layer(150, 7))
+PAPER = (Deconv(15, 7, (3, 3, 3)), Deconv(50, 7, (3, 3, 2)), Deconv(100, 7, (3, 3, 2)), Deconv(150, 7))
 
 
 class Stack(NamedTuple):
     """Layers over gray images of one size. Layers are numbered from 1; 0 is the image."""
 
     image: tuple[int, int]  # (height, width) in pixels
-    layers: tuple[Layer, ...]
+    layers: tuple[Deconv, ...]
 
     def of(self, count: int) -> "Stack":
         """The first `count` layers."""
