@@ -108,6 +108,23 @@ def test_deep_lift_adds_up_to_the_gain(name):
     np.testing.assert_allclose(found.error, total - expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("baseline", [(1.0, 0.0), (2.0, 0.0), (4.0, 9.0)])
+def test_a_minimum_is_shared_out_as_a_maximum_of_what_is_negated(baseline):
+    x, start = jnp.array([[1.0, 5.0]]), jnp.array([baseline])
+    found = attribution.deep_lift(lambda x: jnp.min(x, axis=1, keepdims=True), x, 0, baseline=start)
+    turned = attribution.deep_lift(lambda x: jnp.max(-x, axis=1, keepdims=True), x, 0, baseline=start)
+    assert abs(float(found.error[0])) <= 1e-6
+    np.testing.assert_allclose(found.attributions, -turned.attributions)
+
+
+def test_small_differences_pass_what_is_added_unrounded():
+    """A bias far larger than the difference: its slope is one, not the quotient of two rounded numbers."""
+    start = jnp.full((1, 3), 0.25)
+    x = start + jnp.array([[1e-4, -2e-4, 3e-4]])
+    found = attribution.deep_lift(lambda x: (x + 120.0) @ jnp.eye(3), x, 1, baseline=start)
+    np.testing.assert_allclose(found.attributions, (x - start) * jnp.array([[0.0, 1.0, 0.0]]), rtol=1e-6)
+
+
 def test_deep_lift_of_one_image_under_jit_and_vmap():
     whole = attribution.deep_lift(NET, IMAGES, TARGETS, baseline=STARTS).attributions
     one = attribution.deep_lift(NET, IMAGES[1:2], int(TARGETS[1]), baseline=STARTS[1]).attributions

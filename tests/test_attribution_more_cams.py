@@ -125,6 +125,13 @@ def test_eigen_grad_cam_of_one_direction_is_hires_cam_without_its_mean():
     assert_close(found, np.maximum(centered * scale, 0), 1e-4)
 
 
+def test_finer_cam_of_a_sure_net_is_no_nan():
+    """The others' share of all classes is zero in float32, but not among themselves."""
+    features, head = SPLIT
+    sure = (features, lambda maps: head(maps) * 1e4)
+    assert np.isfinite(lenses.finer_cam(sure, IMAGES, 2)).all()
+
+
 def test_finer_cam_is_grad_cam_of_the_weighted_difference():
     def ahead(logits):
         """Of class 2: among four classes, all three others."""

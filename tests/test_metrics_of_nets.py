@@ -49,6 +49,15 @@ def test_imputation_solves_the_papers_equations(share):
     assert_close(imputed(IMAGES[1:2], removed[1:2]), found[1:2], 1e-6)
 
 
+def test_imputation_of_half_precision_is_that_of_full_rounded():
+    images = jax.random.normal(jax.random.key(0), (1, 12, 11, 2))
+    removed = jax.random.uniform(jax.random.key(1), (1, 12, 11)) < 0.6
+    half = imputed(images.astype(jnp.bfloat16), removed)
+    whole = imputed(images.astype(jnp.bfloat16).astype(jnp.float32), removed)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half, whole.astype(jnp.bfloat16))
+
+
 def test_a_ramp_is_imputed_within_itself_and_a_level_whole():
     level = np.full((1, 9, 9, 2), 3.5, np.float32)
     removed = np.zeros((1, 9, 9), bool)

@@ -41,14 +41,16 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_string("data_dir", "", "Folder of TFDS datasets; default TFDS's own.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/adn", "Folder for the network.", flag_values=values)
     flags.DEFINE_enum("preset", "small", _PRESETS, "What other flags default to.", flag_values=values)
-    options.whole_number(values, "layers", None, "Layers; default 2, or 4.", smallest=1, largest=4)
+    options.whole_number(
+        values, "layers", None, "Layers; default as many as --maps, else 2, or 4.", smallest=1, largest=4
+    )
     options.names(values, "maps", None, "Maps of each layer; default 15,50,100,150.")
     flags.DEFINE_float("snr", None, "Signal-to-noise of reconstructions in dB; default 10.", flag_values=values)
     options.whole_number(values, "images", None, "Images, 0 for all; default 200, or all.")
     options.whole_number(values, "size", None, "Longer side of an image; default 64, or 150.", smallest=1, largest=4096)
     options.whole_number(values, "epochs", None, "Passes over the images; default 12, or 10.", smallest=1)
     options.whole_number(values, "batch_size", 5, "Images at a time.", smallest=1)
-    options.seed(values, "Seed for the first filters, and the order of images.")
+    options.seed(values, "Seed for the first filters, the order of images, and what folders keep for validation.")
     command.reject_arguments(command.parse(argv, __doc__ or "", values), "adn")
 
     with Progress("starting JAX"):
@@ -60,13 +62,16 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.runs.folder import absolute
         from zfjax.training.sharding import data_mesh
 
-    settings, folder = _settings(values), absolute(values.workdir)
+    mesh = data_mesh()
+    settings, folder = layerwise.evenly(_settings(values), mesh), absolute(values.workdir)
     with writing(folder, "zfjax adn", root_of(values.dataset, values.data_dir)):
         source = open_source(values.dataset, data_dir=values.data_dir, seed=values.seed)
         count = values.images if values.images is not None else (0 if values.preset == "paper" else 200)
         images = gray_pictures(source.name, source.train, settings.side, count).images
+        if not images.any():
+            raise UserError(f"{source.name}: the pictures have no contrast; expected others")
         kept.begin(folder, settings, source.name, kept.digest_of(images))
-        layers = layerwise.learn(settings, images, folder, data_mesh())
+        layers = layerwise.learn(settings, images, folder, mesh)
         with Progress("drawing"):
             drawn = _draw(settings, layers, images, folder)
     files = [*drawn, *(kept.layer_file(number + 1) for number in range(len(layers)))]
@@ -87,6 +92,8 @@ def _settings(values: flags.FlagValues) -> "Settings":
     layers = PAPER[:number]
     if maps:
         layers = tuple(layer._replace(maps=count) for layer, count in zip(layers, maps, strict=True))
+    if values.snr is not None and usual.weights:
+        raise UserError(f"--snr={values.snr:g}: --preset={values.preset} has a λ of its own; expected one of the two")
     given = {"side": values.size, "epochs": values.epochs, "snr": values.snr}
     chosen = usual._replace(
         layers=layers,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, PyTree
 
 from zfjax.attribution.targets import Number, as_one_class
 from zfjax.console.text import shown_by_shape
@@ -102,6 +102,11 @@ def check_batch(inputs: Array, name: str) -> None:
     """Raise a ValueError for anything but one or more inputs [n, …]."""
     if inputs.ndim < 2 or not inputs.size:
         raise ValueError(f"{name}: expected a batch [n, …] of one or more, got {list(inputs.shape)}")
+
+
+def sums(attributions: Float[Array, "n ..."]) -> Float32[Array, " n"]:
+    """The sum of each image's attributions."""
+    return attributions.astype(jnp.float32).sum(axis=tuple(range(1, attributions.ndim)))
 
 
 def at_least_one(**numbers: int) -> None:

@@ -18,9 +18,11 @@ from zfjax.attribution.asked import (
     at_least_one,
     at_least_zero,
     one_hot,
+    picked,
     require_key,
     scores,
     scores_and_gradients,
+    sums,
 )
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import described, filling, floats
@@ -47,9 +49,10 @@ def deep_lift(
 ) -> Gains:
     """DeepLIFT with the rescale rule: differences from the baseline, shared out layer by layer.
 
-    One pass up for the image and one for the baseline, and one down. The parts add up to the score's gain but for
-    rounding, and for what the function hides from gradients (`jax.lax.stop_gradient`, a branch taken on the values);
-    `error` says by how much. What is done where the rule is not defined: `zfjax.transform.deep_lift`.
+    The parts add up to the score's gain but for rounding, and for what no rule serves: what the function hides from
+    gradients (`jax.lax.stop_gradient`, a branch taken on the values), sorting, products along an axis, a softmax whose
+    logits differ by ten or more between the two. `error` says by how much. What is done where the rule is not defined:
+    `zfjax.transform.deep_lift`.
 
     Args:
         fun: as in all lenses.
@@ -77,8 +80,8 @@ def _compared(question: Asked, start: Array) -> Gains:
     logits, project = backproject(question.fun, question.inputs, DEEP_LIFT, baseline=start)
     multipliers = project(one_hot(logits, question.target))
     attributions = widened(multipliers) * (widened(question.inputs) - widened(start))
-    gain = scores(question) - scores(question._replace(inputs=start))
-    return Gains(attributions, _sums(attributions) - gain.astype(jnp.float32))
+    gain = widened(picked(logits, question.target)) - widened(scores(question._replace(inputs=start)))
+    return Gains(attributions, sums(attributions) - gain.astype(jnp.float32))
 
 
 def expected_gradients(
@@ -166,7 +169,7 @@ def gradient_shap(
     found = chunks.walk(Partial(_Scores(size), question, ends), empty, count, size, "Scores")
     drawn = jax.vmap(lambda sample: _draws(key, sample, len(baselines))[1])(jnp.arange(n_samples, dtype=jnp.int32))
     gain = jnp.diagonal(found) - found[len(images) :][drawn].mean(axis=0)
-    return Gains(attributions, _sums(attributions) - gain)
+    return Gains(attributions, sums(attributions) - gain)
 
 
 def _draws(key: PRNGKeyArray, sample: Int[Array, ""], count: int) -> tuple[PRNGKeyArray, Array, Array]:
@@ -207,7 +210,3 @@ class _Scores:
         numbers = chunks.numbers(chunk, self.size)
         logits = question.fun(pictures.at[numbers].get(mode="clip"))
         return found.at[numbers].set(logits[:, question.target].astype(found.dtype), mode="drop")
-
-
-def _sums(attributions: Array) -> Array:
-    return attributions.astype(jnp.float32).sum(axis=tuple(range(1, attributions.ndim)))

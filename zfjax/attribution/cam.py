@@ -199,9 +199,10 @@ def _finer_cam(question: Asked, alpha: Float[Array, ""], *, n_similar: int) -> A
         own = picked(logits, question.target)
         apart = jnp.where(hot == 1, jnp.full((), -1, logits.dtype), jnp.abs(logits - own[:, None]))
         others = jnp.argsort(jax.lax.stop_gradient(apart), axis=1)[:, 1 : n_similar + 1]
-        shares = jnp.take_along_axis(jax.nn.softmax(logits, axis=1), others, axis=1)
+        # Among themselves: of all classes, a sure net gives them nothing.
+        shares = jax.nn.softmax(jnp.take_along_axis(logits, others, axis=1), axis=1)
         ahead = own[:, None] - alpha.astype(logits.dtype) * jnp.take_along_axis(logits, others, axis=1)
-        return ((shares * ahead).sum(axis=1) / shares.sum(axis=1)).sum()
+        return (shares * ahead).sum()
 
     found = jax.grad(number)(widened(logits)).astype(logits.dtype)
     (gradients,) = pull(jnp.where(jnp.isnan(hot), hot, found))

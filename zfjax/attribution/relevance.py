@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from zfjax.attribution import through
-from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot
+from zfjax.attribution.asked import Asked, Fun, Target, asked, one_hot, sums
 from zfjax.attribution.maps import Split, in_two, joined
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.precision import widened
@@ -80,7 +80,7 @@ def lrp(
     mask = through.mask_of(units, through.place_of(parts[0], question.inputs))
     relevance, at = _through_units(question, mask, rules=Rules(rules.named))
     arrived = jnp.where(mask, at, jnp.zeros_like(at))
-    return Relevance(relevance, _sums(relevance) - _sums(arrived))
+    return Relevance(relevance, sums(relevance) - sums(arrived))
 
 
 def unit_relevance(
@@ -124,7 +124,7 @@ def _shared_out(question: Asked, *, rules: Rules) -> Relevance:
     logits, project = backproject(question.fun, question.inputs, rules)
     start = _start(logits, question)
     relevance = widened(project(start))
-    return Relevance(relevance, _sums(relevance) - start.astype(jnp.float32).sum(axis=1))
+    return Relevance(relevance, sums(relevance) - start.astype(jnp.float32).sum(axis=1))
 
 
 @functions.jit
@@ -152,7 +152,3 @@ def _start(logits: Array, question: Asked) -> Array:
 def _check_rules(rules: Rules) -> None:
     if not isinstance(rules, Rules):
         raise TypeError(f"rules: expected a set of rules, such as zfjax.rules.EPSILON_PLUS, got {type(rules).__name__}")
-
-
-def _sums(relevance: Array) -> Array:
-    return relevance.astype(jnp.float32).sum(axis=tuple(range(1, relevance.ndim)))

@@ -147,6 +147,7 @@ class Model:
         if len(shape) < 3 or max(shape[1:]) < math.prod(shape[1:]):
             return self
         model = copy.copy(self)
+        model.__dict__.pop("_opened", None)  # of the program that it had
         model._program = self._program.flattened()
         return model
 

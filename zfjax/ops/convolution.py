@@ -291,7 +291,9 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pad
     side = right * (wo + columns - 1) - x.shape[2] - padding[1][0]
     x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), (padding[0][0], bottom, 0), (padding[1][0], side, 0), (0, 0, 0)))
     kernel = jnp.pad(kernel, ((0, rows * down - kh), (0, columns * right - kw), (0, 0), (0, 0)))
-    x = x.reshape(len(x), ho + rows - 1, down, wo + columns - 1, right, channels).swapaxes(2, 3)
+    # One axis at a time, as sharded arrays must be.
+    x = x.reshape(len(x), ho + rows - 1, down, x.shape[2], channels)
+    x = x.reshape(*x.shape[:3], wo + columns - 1, right, channels).swapaxes(2, 3)
     kernel = kernel.reshape(rows, down, columns, right, channels, filters).swapaxes(1, 2)
     x, kernel = x.reshape(*x.shape[:3], -1), kernel.reshape(rows, columns, -1, filters)
     fill = (0, -x.shape[3] % 8)

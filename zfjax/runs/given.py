@@ -221,6 +221,7 @@ def model_given(words: str) -> Model:
         raise _no_model(words)
     file, name = parts.groups()
     made = _function(file, name)
+    called = name if isinstance(made, Model) else f"{name}()"
     try:
         model = made if isinstance(made, Model) else made()
         if isinstance(model, Model):
@@ -228,7 +229,7 @@ def model_given(words: str) -> Model:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a program, and the user's
-        raise UserError(f"--model: {name}() of {file}: {type(error).__name__}: {first_line(error)}") from error
+        raise UserError(f"--model: {called} of {file}: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, Model):
         raise UserError(f"--model: {name}() of {file} returned {type(model).__name__}; expected a zfjax.Model")
     return model

@@ -34,6 +34,16 @@ def is_of_two(equation: Equation) -> bool:
     return known and not linear and sum(equation.carrying) == 2
 
 
+def is_nonlinear(equation: Equation) -> bool:
+    """Whether it makes each number from one number of one signal, and has no derivative of its own that serves."""
+    if not is_curve(equation):
+        return False
+    if equation.is_part or equation.kind != "div":
+        return equation.is_part or equation.kind not in ("add", "add_any", "sub", "neg")
+    (carrying,) = (v for v, carries in zip(equation.variables, equation.carrying, strict=True) if carries)
+    return carrying is not equation.source[-1].invars[0]
+
+
 @takes_inputs
 def rescale(equation: Equation, inputs: Sequence[Input]) -> Down:
     """Δy/Δx; the derivative where x is as at the baseline."""
@@ -47,14 +57,15 @@ def rescale(equation: Equation, inputs: Sequence[Input]) -> Down:
 
 @takes_inputs
 def maximum(equation: Equation, inputs: Sequence[Input]) -> Down:
-    """What a maximum gains goes to whose value it is, what it loses to whose it was."""
+    """What a maximum gains goes to whose value it is, what it loses to whose it was; a minimum the other way round."""
     x, start = _ends(equation, inputs)[0]
     y, pull = jax.vjp(equation.fun, x)
     before, pull_before = jax.vjp(equation.fun, start)
     gain, loss = jnp.maximum(y, before) - before, jnp.minimum(y - before, 0)
+    now, then = (loss, gain) if equation.kind in ("reduce_min", "reduce_window_min") else (gain, loss)
 
     def down(signal: Any) -> Any:
-        moved = pull(signal * gain)[0] + pull_before(signal * loss)[0]
+        moved = pull(signal * now)[0] + pull_before(signal * then)[0]
         return [_quotient(moved, x, start, pull(signal)[0])]
 
     return down
@@ -104,7 +115,7 @@ def along(equation: Equation, inputs: Sequence[Input]) -> Down:
 
 DEEP_LIFT = Rules(
     (
-        (Where(when=is_curve), rescale),
+        (Where(when=is_nonlinear), rescale),
         (Where(when=is_of_two), in_turns),
         *((name, product) for name in ("conv_general_dilated", "dot_general", "mul")),
         *((name, maximum) for name in ("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min")),

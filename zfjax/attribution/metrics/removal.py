@@ -16,6 +16,7 @@ from zfjax.attribution.metrics.curves import said_along
 from zfjax.attribution.metrics.maps import Maps, checked_maps, ranks_of
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, floats
+from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
 NEIGHBORS = {  # the paper's weights: 1/6 beside, 1/12 across corners
@@ -75,6 +76,8 @@ def road(
     at_least_one(batch_size=batch_size)
     at_least_zero(noise=noise)
     images = floats("images", images)
+    if images.ndim != 4:
+        raise ValueError(f"images: expected [n, H, W, C], got {list(images.shape)}")
     question = asked(fun, images, target, has_slope=False)
     maps = checked_maps(maps)
     ranks, size = ranks_of(maps, images.shape[:3]), images.shape[1] * images.shape[2]
@@ -126,7 +129,7 @@ def _imputed(images: Float[Array, "n h w c"], removed: Bool[Array, "n h w"]) -> 
         found, _ = jax.scipy.sparse.linalg.cg(left_over, right, tol=1e-6, maxiter=2000)
         return jnp.where(hole, found, image)
 
-    return jax.vmap(of_one)(images, removed)
+    return jax.vmap(of_one)(widened(images), removed).astype(images.dtype)
 
 
 def _around(values: Float[Array, "h w c"]) -> Float[Array, "h w c"]:

@@ -13,7 +13,10 @@ from zfjax.experiments.adn.layerwise import Learned
 from zfjax.experiments.adn.looking import Coded, Strongest
 from zfjax.experiments.adn.operators import reconstruct, unpooled
 from zfjax.experiments.adn.settings import Settings
-from zfjax.experiments.adn.stack import Stack
+from zfjax.experiments.adn.stack import Sides, Stack
+from zfjax.ops import unpooling
+from zfjax.ops.pooling3d import Block
+from zfjax.ops.windows import Windows
 
 
 def apart(
@@ -72,8 +75,8 @@ def without_switches(
 
     def changed(place: bool, group: bool) -> tuple[Array, ...]:
         return tuple(
-            at if pool is None else jnp.asarray(_kept(np.asarray(at), pool, place, group))
-            for at, pool in zip(own, pools, strict=True)
+            at if pool is None else jnp.asarray(_kept(np.asarray(at), stack.maps(below), pool, place, group))
+            for below, (at, pool) in enumerate(zip(own, pools, strict=True), 1)
         )
 
     ways = {
@@ -90,11 +93,12 @@ def without_switches(
 
 
 def _kept(
-    switches: Integer[np.ndarray, "n h w maps"], pool: tuple[int, int, int], place: bool, group: bool
+    switches: Integer[np.ndarray, "n h w maps"], sides: Sides, pool: Block, place: bool, group: bool
 ) -> Integer[np.ndarray, "n h w maps"]:
-    rows, columns, maps = pool
+    (height, width, _), (rows, columns, maps) = sides, pool
     cell, of = np.divmod(switches.astype(int), maps)
-    center = np.full_like(cell, (rows - 1) // 2 * columns + (columns - 1) // 2)
+    tiles = Windows((rows, columns), (rows, columns), ((0, -height % rows), (0, -width % columns)), (1, 1), (1, 1))
+    center = unpooling.centers((height, width), tiles)[None, :, :, None]  # of what lies on the map
     kept = (cell if place else center) * maps + (of if group else np.zeros_like(of))
     return np.asarray(kept, switches.dtype)
 

@@ -43,7 +43,7 @@ class Method(NamedTuple):
     momentum: bool = False  # FISTA; False: ISTA
 
 
-PAPER = Method()
+_USUAL = Method()
 
 
 @functools.partial(jax.jit, static_argnames=("stack",))
@@ -105,7 +105,7 @@ def infer(
     bound: Number | Float[Array, " n"],
     images: Maps,
     codes: Codes,
-    method: Method = PAPER,
+    method: Method = _USUAL,
 ) -> Codes:
     """The maps of a layer, the last that has filters, for each of some images.
 

@@ -17,9 +17,12 @@ from etils import epath
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import damaged, read_json, read_whole, write_json, write_whole
+from zfjax.data.folder import holds_classes
 from zfjax.experiments.adn.settings import Settings
 
 FILE, LEARNING = "adn.json", "learning.safetensors"
+# What is drawn at the end, beside pictures of each layer.
+DRAWN = ("filters.png", "learning.png", "reconstructions.png", "sparsity.png", "layers.csv", "layers.md", "layers.json")
 _TOLD = "zfjax"  # the key of what is known about the arrays
 
 
@@ -42,9 +45,12 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str) -
     """
     now = {**settings.as_json(), "dataset": dataset, "pictures": pictures}
     if not (folder / FILE).exists():
-        for name in (layer_file(1), LEARNING, "config.json", "checkpoints"):
+        layers = [layer_file(number) for number in range(1, len(settings.layers) + 1)]
+        for name in (*layers, LEARNING, *DRAWN, "config.json", "checkpoints"):
             if (folder / name).exists():
                 raise UserError(f"workdir {folder} holds {name}, but no {FILE}; give another --workdir")
+        if holds_classes(folder):
+            raise UserError(f"workdir {folder} holds folders of pictures; give another --workdir")
         write_json(folder / FILE, now)
         return False
     before = read_settings(folder)

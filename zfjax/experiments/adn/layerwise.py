@@ -21,9 +21,9 @@ from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Stack
 
 _AGAIN = "remove it to learn that again"
-_LOOKED_AT = 4  # images from which L is estimated
+_LOOKED_AT = 4  # images from which L is estimated, as λ is from those of the first batch
 _MOST = 30.0  # times the λ that a layer begins with, while it learns
-_MARGIN = 1.1  # over that estimate; ISTA still converges if L is up to twice as large
+_MARGIN = 1.1  # over that estimate, which is from below
 
 
 @shown_by_shape
@@ -66,7 +66,7 @@ class Task(NamedTuple):
 def learn(
     settings: Settings, images: Float[np.ndarray, "n side side"], folder: epath.Path, mesh: Mesh
 ) -> list[Learned]:
-    """All layers, going on from what `folder` has.
+    """All layers, going on from what `folder` has, which `kept.begin` has checked.
 
     Args:
         settings: the layers, and how they learn.
@@ -77,6 +77,8 @@ def learn(
     Raises:
         UserError: the cost is not finite, λ leaves nothing, or a file is damaged or cannot be written.
     """
+    # A dataset's images come class by class, but λ, L and the first filters are taken from the first batch.
+    images = images[np.random.default_rng(settings.seed).permutation(len(images))]
     batches, learned = batched(images, settings.batch_size, mesh), list[Learned]()
     task = Task(settings, settings.stack.of(1), (), batches, [() for _ in batches], len(images))
     below = batches[0]
@@ -87,18 +89,24 @@ def learn(
         else:
             learned.append(_learn_layer(task, below, folder))
             write_layer(path, learned[-1])
-        if number < len(settings.layers):
+        above = range(number + 1, len(settings.layers) + 1)
+        if not all((folder / kept.layer_file(one)).exists() for one in above):
             codes = infer_all(task, learned[-1])
             below = codes[0].values
             switches = [(*at, own.switches) for at, own in zip(task.switches, codes, strict=True)]
+            del codes  # as large as all images
             filters = (*task.filters, learned[-1].kernel)
             task = task._replace(stack=settings.stack.of(number + 1), filters=filters, switches=switches)
     return learned
 
 
+def evenly(settings: Settings, mesh: Mesh) -> Settings:
+    """Settings with batches that the devices share evenly. These are part of what a network is learned with."""
+    return settings._replace(batch_size=-(-settings.batch_size // mesh.size) * mesh.size)
+
+
 def batched(images: Float[np.ndarray, "n side side"], size: int, mesh: Mesh) -> list[Array]:
     """Images in batches [size, side, side, 1] split over the devices; the last is filled up with images of zeros."""
-    size = -(-size // mesh.size) * mesh.size
     filled = np.zeros((-(-len(images) // size) * size, *images.shape[1:], 1), np.float32)
     filled[: len(images)] = images[..., None]
     sharding = NamedSharding(mesh, P("data"))
@@ -114,7 +122,9 @@ def infer_all(task: Task, layer: Learned) -> list[Codes]:
             codes = inference.infer(
                 task.stack, filters, switches, layer.weight, layer.bound, images, start, task.settings.inference
             )
-            found.append(jax.block_until_ready(codes))
+            if not bool(jnp.isfinite(codes.values).all()):
+                raise UserError(f"layer {task.number}: its maps are not finite; what was saved before is kept")
+            found.append(codes)
             progress.advance(min(len(images), task.pictures - (len(found) - 1) * len(images)))
     return found
 
@@ -128,7 +138,7 @@ def _learn_layer(task: Task, below: Array, folder: epath.Path) -> Learned:
     ) as progress:
         for epoch in range(done, settings.epochs):
             state = _epoch(task, state, epoch, progress)
-            _require_possible(number, epoch, state)
+            _require_possible(settings, number, epoch, state)
             values, switches = (np.concatenate(parts) for parts in zip(*state.codes, strict=True))
             arrays = {"kernel": np.asarray(state.kernel), "values": values, "switches": switches}
             about = {"layer": number, "weight": state.weight, "history": state.history}
@@ -238,15 +248,22 @@ def weight_for(task: Task, kernel: Kernel, bound: float) -> float:
     return 10**high
 
 
-def _require_possible(number: int, epoch: int, state: Progressing) -> None:
+def _require_possible(settings: Settings, number: int, epoch: int, state: Progressing) -> None:
     cost, _, share, weight = state.history[-1]
     saved = "what was saved before is kept"
+    smaller, larger = (
+        ("try without --preset=paper",) * 2
+        if settings.weights
+        else (
+            "try a smaller --snr",
+            "try a larger --snr",
+        )
+    )
     if not np.isfinite(cost) or not bool(jnp.isfinite(state.kernel).all()):
-        raise UserError(f"layer {number}: the cost is not finite in epoch {epoch + 1}; {saved}; try a smaller --snr")
+        raise UserError(f"layer {number}: the cost is not finite in epoch {epoch + 1}; {saved}; {smaller}")
     if share == 0:
         raise UserError(
-            f"layer {number}: with λ = {weight:g} nothing is left but zeros in epoch {epoch + 1}; {saved}; expected a"
-            " larger λ"
+            f"layer {number}: with λ = {weight:g} nothing is left but zeros in epoch {epoch + 1}; {saved}; {larger}"
         )
 
 

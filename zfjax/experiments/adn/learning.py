@@ -77,8 +77,10 @@ def improve(stack: Stack, filters: Filters, batches: Sequence[Batch], steps: int
 
 
 def _total(stack: Stack, filters: Filters, batches: Sequence[Batch], *, residual: bool) -> Kernel:
-    parts = [_gradient(stack, tuple(filters), batch, residual) for batch in batches]
-    return sum(parts[1:], parts[0])
+    total = jnp.zeros_like(filters[-1])
+    for batch in batches:
+        total = total + _gradient(stack, tuple(filters), batch, residual)
+    return total
 
 
 @functools.partial(jax.jit, static_argnames=("stack", "residual"))

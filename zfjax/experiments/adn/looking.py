@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -38,16 +39,20 @@ class Coded(NamedTuple):
 
 
 def coded(settings: Settings, layers: Sequence[Learned], images: Float[np.ndarray, "n side side"]) -> Coded:
-    """Infer the codes of images in all layers, the lower first."""
-    shown, found = jnp.asarray(images, jnp.float32)[..., None], list[Codes]()
-    for number in range(1, len(layers) + 1):
-        stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
-        last, switches = layers[number - 1], tuple(codes.switches for codes in found)
-        start = inference.no_codes(stack, number, shown)
-        found.append(
-            inference.infer(stack, filters, switches, last.weight, last.bound, shown, start, settings.inference)
-        )
-    return Coded(shown, tuple(found))
+    """Infer the codes of images in all layers, the lower first, as many images at once as when they were learned."""
+    size, count = settings.batch_size, len(images)
+    filled = np.zeros((-(-count // size) * size, *images.shape[1:], 1), np.float32)
+    filled[:count] = images[..., None]
+    parts = []
+    for begin in range(0, count, size):
+        shown, found = jnp.asarray(filled[begin : begin + size]), list[Codes]()
+        for number in range(1, len(layers) + 1):
+            stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
+            known = (stack, filters, tuple(codes.switches for codes in found))
+            last, start = layers[number - 1], inference.no_codes(stack, number, shown)
+            found.append(inference.infer(*known, last.weight, last.bound, shown, start, settings.inference))
+        parts.append(Coded(shown, tuple(found)))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
 
 
 def strongest(stack: Stack, number: int, codes: Codes, top: int = 1) -> Strongest:

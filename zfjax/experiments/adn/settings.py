@@ -1,6 +1,7 @@
 """What a deconvolutional network is learned with."""
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from zfjax.console.errors import UserError
@@ -56,15 +57,15 @@ def paper() -> Settings:
 def check(settings: Settings) -> None:
     """Raise a UserError if these layers cannot lie over images of this size, or a number is out of range."""
     for number, layer in enumerate(settings.layers, 1):
-        height, _, maps = settings.stack.pooled(number - 1)
+        height, _, _ = settings.stack.pooled(number - 1)
         if layer.side > height:
             where = "images" if number == 1 else f"layer {number - 1}'s pooled maps"
             raise UserError(
                 f"layer {number}: its filters of {layer.side}×{layer.side} are larger than {where} of"
                 f" {height}×{height}; give a larger --size"
             )
-        if number > 1 and maps < 1:
-            raise UserError(f"layer {number}: nothing below it")
+    if not (math.isfinite(settings.snr) and settings.snr > 0):
+        raise UserError(f"--snr: expected decibels above 0, got {settings.snr:g}")
     for name, values in (("weights", settings.weights), ("steps", settings.steps)):
         if values and (len(values) < len(settings.layers) or min(values) <= 0):
             raise UserError(f"{name}: expected {len(settings.layers)} numbers above 0, got {list(values)}")
