@@ -1,4 +1,5 @@
 import fnmatch
+import functools
 import gc
 import importlib.util
 import os
@@ -72,6 +73,14 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Calls a function in the forms that it has on a platform: on("tpu", fun, x)."""
+    from platform_forms import on_platform
+
+    return functools.partial(on_platform, monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)

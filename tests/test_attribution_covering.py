@@ -61,7 +61,7 @@ def test_own_nets_recompute_only_what_changes(own, monkeypatch):
     def never(*_):
         raise AssertionError
 
-    ask = lambda target, **more: lenses.occlusion(own, IMAGES, target, window=3, strides=2, **more)  # noqa: E731
+    ask = functools.partial(lenses.occlusion, own, IMAGES, window=3, strides=2)
     expected = lenses.occlusion(lambda x: own(x), IMAGES, 1, window=3, strides=2)
     monkeypatch.setattr(covering, "_falls", never)
     assert_close(ask(1).falls, expected.falls)
@@ -77,7 +77,10 @@ def test_what_a_target_closes_over_may_be_traced(own):
 
 
 def test_a_target_without_a_gradient_and_under_vmap(own):
-    says = lambda logits: (logits.argmax(axis=1) == 0).astype(jnp.float32)  # noqa: E731
+
+    def says(logits):
+        return (logits.argmax(axis=1) == 0).astype(jnp.float32)
+
     found = lenses.occlusion(own, IMAGES, says, window=3, strides=2)
     assert set(np.unique(found.falls)) <= {-1.0, 0.0, 1.0}
     each = jax.vmap(lambda image: lenses.occlusion(own, image[None], 1, window=3, strides=2).attributions[0])(IMAGES)

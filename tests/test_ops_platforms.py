@@ -7,6 +7,7 @@ import pytest
 from jax import export, lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from platform_forms import whole_numbers
 
 import zfjax
 from zfjax import ops
@@ -19,27 +20,6 @@ from zfjax.transform import programs
 
 PLATFORMS = ["cpu", "cuda", "tpu"]
 POOL = {"window": (3, 3), "strides": (2, 2), "padding": ((0, 1), (0, 1))}
-
-
-@pytest.fixture
-def on(monkeypatch):
-    """Calls a function in the forms that it has on a platform."""
-
-    def on(platform, fun, *args):
-        chosen = platforms.form_of
-        with monkeypatch.context() as patch:
-            patch.setattr(platforms, "form_of", lambda _, **params: chosen(platform, **params))
-            jax.clear_caches()
-            found = jax.tree.map(np.asarray, jax.jit(fun)(*args))
-        jax.clear_caches()
-        return found
-
-    return on
-
-
-def whole_numbers(*shape: int, largest: int = 3):
-    """Small ones, so that sums are exact in any order, and windows have ties."""
-    return jnp.asarray(np.random.default_rng(0).integers(-largest, largest + 1, shape).astype(np.float32))
 
 
 def same_on_all(on, fun, *args):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_ops_platforms import on, whole_numbers  # noqa: F401
+from platform_forms import whole_numbers
 
 from zfjax.ops import abs_max_pool, abs_max_unpool, at_switches
 from zfjax.ops.pooling3d import pooled_shape
@@ -75,7 +75,7 @@ def test_at_most_one_cell_of_a_window_stays():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_platforms_compute_the_same(on, platform):  # noqa: F811
+def test_other_platforms_compute_the_same(on, platform):
     x, window = whole_numbers(2, 7, 8, 5), (3, 3, 2)
 
     def both(x):

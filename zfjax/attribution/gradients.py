@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, require_key, scores_and_gradients
+from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, require_key, scores_and_gradients, sums
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, filling
@@ -138,8 +138,7 @@ def integrated_gradients(
         Partial(_PathGradients(n_steps, size), question, start), empty, count, size, "Integrated gradients"
     )
     attributions = total * (widened(images) - widened(start))
-    total_gain = attributions.astype(jnp.float32).sum(axis=tuple(range(1, images.ndim)))
-    return IntegratedGradients(attributions, total_gain - gain)
+    return IntegratedGradients(attributions, sums(attributions) - gain)
 
 
 def per_pixel(attributions: Float[Array | np.ndarray, "n height width channels"]) -> Float[Array, "n height width"]:

@@ -191,7 +191,8 @@ def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Pr
             known = (stack, filters, switches, state.weight)
             codes[chosen] = inference.infer(*known, bound, images, codes[chosen], settings.learning)
             cost, error, nonzero = inference.costs(*known, images, codes[chosen])
-            sums += [float(part.sum()) for part in (cost, jnp.square(images), error, nonzero)]
+            parts = (part.sum() for part in (cost, jnp.square(images), error, nonzero))
+            sums += [float(part) for part in jax.device_get((*parts,))]  # fetched at once
             batches.append(Batch(images, switches, codes[chosen]))
             seen += len(images)
             progress.advance(min(task.pictures, seen) - min(task.pictures, seen - len(images)), _note(sums, seen))

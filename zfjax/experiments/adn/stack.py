@@ -40,7 +40,10 @@ class Stack(NamedTuple):
     def pooled(self, number: int) -> Sides:
         """The sides of a layer's maps after its pool, which the layer above reconstructs."""
         sides, pool = self.maps(number), self.layers[number - 1].pool if number else None
-        return sides if pool is None else (*pooled_shape((1, *sides), pool)[1:],)  # type: ignore[return-value]
+        if pool is None:
+            return sides
+        _, height, width, maps = pooled_shape((1, *sides), pool)
+        return height, width, maps
 
     def kernel(self, number: int) -> tuple[int, int, int, int]:
         """The shape of a layer's filters: [side, side, its maps, pooled maps below]."""
