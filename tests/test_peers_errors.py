@@ -7,6 +7,7 @@ and differ from the other.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax import lax
@@ -301,7 +302,8 @@ def test_training_takes_the_softmax_once():
     # With weights 0 the logits are the biases, whatever the pictures.
     params = {"fc": {"kernel": jnp.zeros((4 * 4 * 3, 3)), "bias": jnp.asarray(z)}}
     config = default()
-    optimizer = create_optimizer(config, steps_per_epoch=10.0)
+    rate = optax.constant_schedule(0.1)
+    optimizer = create_optimizer(config, rate)
     state = State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -312,6 +314,7 @@ def test_training_takes_the_softmax_once():
         mean=jnp.full((5, 5, 3), 128.0),
         net=zfjax.ConvNet((Dense("fc", 3),), image_size=4),
         optimizer=optimizer,
+        rate=rate,
         crop=fixed_crop,
     )
     _, metrics = train_step(state, Batch(np.zeros((4, 5, 5, 3), np.uint8), label, np.ones(4, np.float32)))

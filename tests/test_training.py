@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
+from compiles import compiles
 from devices import ON_CPU, assert_same, eight_devices, tolerance
 
 from zfjax.console.errors import UserError
@@ -111,7 +112,7 @@ def test_annealing_scales_the_first_update(adam):
         before = jax.tree.map(np.asarray, state.params)
         state = dataclasses.replace(state, plateau=state.plateau._replace(scale=jnp.float32(scale)))
         state, metrics = train_step(state, small_batch())
-        assert float(metrics.anneal) == scale
+        assert float(metrics.lr) == pytest.approx(scale * state.rate(0))
         updates.append(np.asarray(state.params["fc8"]["bias"]) - before["fc8"]["bias"])
     assert np.all(updates[0])
     np.testing.assert_allclose(updates[1], 0.5 * updates[0], rtol=1e-4)
@@ -300,16 +301,22 @@ def test_recorder_averages_over_the_window_and_counts_only_training(tmp_path, mo
     now = [0.0]
     monkeypatch.setattr("zfjax.training.metrics.time.monotonic", lambda: now[0])
     log = MetricsLog(tmp_path, 0)
-    recorder = StepRecorder(log, lambda step: 0.1, log_steps=2, batch_size=8)
-    for step, loss in enumerate((1.0, 3.0, 5.0, 7.0), start=1):
-        now[0] += 100.0 if step == 3 else 0.5  # a validation, and then a step
-        if step == 3:
-            recorder.resume()
-            now[0] += 0.5
-        recorder.add(step, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, 1.0, 1.0, 0.5))))
-    recorder.settle()
+    recorder = StepRecorder(log, log_steps=2, batch_size=8)
+    losses = (1.0, 3.0, 5.0, 7.0)
+    steps = [
+        StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, 1.0, 1.0, 0.1 * n))) for n, loss in enumerate(losses, start=1)
+    ]
+    with compiles() as lines:
+        for step, metrics in enumerate(steps, start=1):
+            now[0] += 100.0 if step == 3 else 0.5  # a validation, and then a step
+            if step == 3:
+                recorder.resume()
+                now[0] += 0.5
+            recorder.add(step, metrics)
+        recorder.settle()
+    assert not lines  # the chip would wait
     assert [(line["step"], line["loss"]) for line in log.records] == [(2, 2.0), (4, 6.0)]
-    assert log.records[0]["lr"] == pytest.approx(0.05)
+    assert log.records[0]["lr"] == pytest.approx(0.2)  # of the last step
     assert log.records[1]["images_per_second"] == pytest.approx(8 / 0.5)
 
 
@@ -323,7 +330,7 @@ def test_recorder_averages_over_the_window_and_counts_only_training(tmp_path, mo
     ],
 )
 def test_a_loss_or_weights_that_are_not_finite_stop_and_name_the_step(tmp_path, step, values, remedy):
-    recorder = StepRecorder(MetricsLog(tmp_path, 0), lambda step: 0.1, log_steps=2, batch_size=8)
+    recorder = StepRecorder(MetricsLog(tmp_path, 0), log_steps=2, batch_size=8)
     loss, norm = values
     recorder.add(step, StepMetrics(*map(jnp.float32, (loss, 0.5, 1.0, norm, 1.0, 1.0))))
     with pytest.raises(UserError, match=f"diverged at step {step}: .* try a smaller {remedy}"):

@@ -31,7 +31,7 @@ from zfjax.training.metrics import FILE, MetricsLog, StepRecorder
 from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import Scores, Trained, score
 from zfjax.training.seals import describe, read_seal
-from zfjax.training.state import State, anneal, create_state, learning_rate
+from zfjax.training.state import State, anneal, create_state
 from zfjax.training.step import train_step
 
 
@@ -183,10 +183,9 @@ class Trainer:
             contextlib.closing(batches),
             Progress("training", total, initial=step * batch_size, show=show) as progress,
         ):
-            rate = learning_rate(self.config, self.schedule.steps_per_epoch)
             # A small set's epoch may have fewer steps: then one line per epoch, so that there are curves.
             log_steps = min(self.config.log_steps, max(1, int(self.schedule.steps_per_epoch)))
-            recorder = StepRecorder(self.log, rate, log_steps, batch_size)
+            recorder = StepRecorder(self.log, log_steps, batch_size)
             for epoch in epochs:
                 state, stopped = self.train_until(self.schedule.end_of(epoch), state, batches, recorder, progress)
                 if stopped:

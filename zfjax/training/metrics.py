@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 
 import jax
-import optax
 from etils import epath
 
 from zfjax.console.errors import UserError
@@ -124,9 +123,9 @@ class StepRecorder:
     A step's metrics are read only after the next step was dispatched, so the device never waits for the host.
     """
 
-    def __init__(self, log: MetricsLog, rate: optax.Schedule, log_steps: int, batch_size: int) -> None:
-        """Average over `log_steps` steps per line; `rate` is the learning rate before annealing."""
-        self._log, self._rate, self._log_steps, self._batch_size = log, rate, log_steps, batch_size
+    def __init__(self, log: MetricsLog, log_steps: int, batch_size: int) -> None:
+        """Average over `log_steps` steps per line."""
+        self._log, self._log_steps, self._batch_size = log, log_steps, batch_size
         self._pending: tuple[int, StepMetrics] | None = None
         self._window: list[StepMetrics] = []
         self._seconds = self._waited = 0.0  # of the window
@@ -179,8 +178,8 @@ class StepRecorder:
         self._log.add(
             step,
             {
-                "lr": float(self._rate(step - 1)) * means.pop("anneal"),
                 **means,
+                "lr": float(self._window[-1].lr),
                 "images_per_second": len(self._window) * self._batch_size / seconds,
                 "data_wait": self._waited / seconds,
             },

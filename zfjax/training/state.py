@@ -26,7 +26,7 @@ Crop = Callable[[Key[Array, ""], Float[Array, "n side side 3"], int], Float[Arra
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("step", "params", "stats", "opt_state", "plateau", "key", "mean"),
-    meta_fields=("net", "optimizer", "crop"),
+    meta_fields=("net", "optimizer", "rate", "crop"),
 )
 @dataclasses.dataclass(frozen=True)
 class State:
@@ -45,6 +45,7 @@ class State:
     mean: Float[Any, "side side 3"]  # per-pixel mean of the training squares, 0..255
     net: ConvNet
     optimizer: optax.GradientTransformationExtraArgs
+    rate: optax.Schedule  # learning rate at each step, before annealing
     crop: Crop
 
     @property
@@ -107,13 +108,12 @@ def learning_rate(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
     return optax.constant_schedule(config.lr)
 
 
-def create_optimizer(config: ConfigDict, steps_per_epoch: float) -> optax.GradientTransformationExtraArgs:
+def create_optimizer(config: ConfigDict, rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
     """Weight decay, SGD with momentum or Adam, then the filters' renormalization (paper, Section 3.1).
 
     In SGD the rate multiplies the gradient on its way into the momentum, as in Krizhevsky et al. (2012), Section 5.
     """
-    rate = optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch))
-    annealed = optax.chain(rate, _scale_by_anneal())
+    annealed = optax.chain(optax.scale_by_learning_rate(rate), _scale_by_anneal())
     rule = (optax.scale_by_adam(), annealed) if config.adam else (annealed, optax.trace(decay=config.momentum))
     # Before Adam's scaling: what the gradient does not sustain decays, and with it the grain of the initial draw.
     decay = [optax.add_decayed_weights(config.weight_decay, _kernels)] if config.weight_decay else []
@@ -148,7 +148,8 @@ def create_state(
 ) -> State:
     """The state before the first step, with the given `variables` or ones drawn from `config.seed`."""
     net = create_net(config, num_classes)
-    optimizer = create_optimizer(config, steps_per_epoch)
+    rate = learning_rate(config, steps_per_epoch)
+    optimizer = create_optimizer(config, rate)
     init_key, key = jax.random.split(jax.random.key(config.seed))
     if variables is None:
         images = jnp.zeros((1, config.image_size, config.image_size, 3))
@@ -164,6 +165,7 @@ def create_state(
         mean=jnp.asarray(mean),
         net=net,
         optimizer=optimizer,
+        rate=rate,
         crop=random_crop if config.random_crop else fixed_crop,
     )
 

@@ -29,7 +29,7 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, ""]
     param_norm: Float[Array, ""]
     update_norm: Float[Array, ""]
-    anneal: Float[Array, ""]  # factor on the learning rate
+    lr: Float[Array, ""]  # learning rate, annealed
 
 
 @shown_by_shape
@@ -63,8 +63,9 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
         return cross_entropy(logits, label).mean(), (logits, changed.get("batch_stats", {}))
 
     (loss, (logits, stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies int32 counts of steps with floats
         updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, anneal=state.plateau.scale)
+        lr = state.rate(state.step) * state.plateau.scale
     params = optax.apply_updates(state.params, updates)
     metrics = StepMetrics(
         loss=loss,
@@ -72,7 +73,7 @@ def train_step(state: State, batch: Batch) -> tuple[State, StepMetrics]:
         grad_norm=optax.tree.norm(grads),
         param_norm=optax.tree.norm(params),
         update_norm=optax.tree.norm(updates),
-        anneal=state.plateau.scale,
+        lr=lr,
     )
     return dataclasses.replace(state, step=state.step + 1, params=params, stats=stats, opt_state=opt_state), metrics
 
