@@ -26,7 +26,7 @@ from zfjax.models.display import display_of
 from zfjax.models.landmarks import feature_layers
 from zfjax.models.places import Place
 from zfjax.runs import given as given_of
-from zfjax.runs.given import Given
+from zfjax.runs.given import OfModel
 from zfjax.runs.subject import Splits, of_net
 from zfjax.weights import Preprocessing
 
@@ -47,7 +47,7 @@ def requests():
     net, variables = looked_at.own_net()
     own = of_net(net, variables, np.full((55, 55, 3), 120, np.float32), found.classes)
     own = own._replace(pictures=found.pictures, labels=found.labels, kept=found.kept)
-    given = Given("net", epath.Path("out"), "", "", None, looked_at.foreign(), "latest")
+    given = OfModel("net", epath.Path("out"), "", "", "net", None, looked_at.foreign())
     return [
         Request(given, Splits(one, one), layers=("relu2", "relu5"), maps=2, batch_size=4, window=24, stride=12)
         for one in (own, found)
@@ -75,7 +75,7 @@ def test_figures_of_each_library_and_each_architecture(library, architecture):
     model = looked_at.zoo_model(library, architecture)
     found = zfjax.look(model, squares).val
     name = model.feature_layers[-1]
-    given = Given("net", epath.Path("out"), "", "", None, model, "latest")
+    given = OfModel("net", epath.Path("out"), "", "", "net", None, model)
     shown = {"files": found.unlabeled(np.array([0])), "layers": (name,), "units": (2, 1)}
     request = Request(given, Splits(found, found), **shown, batch_size=4, window=12, stride=12)
     (drawing,) = fig2.draw(request)

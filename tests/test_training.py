@@ -461,7 +461,7 @@ def test_evaluate_scores_runs_and_their_average(finished):
     outcome, folder, workdir = finished
     shutil.copytree(workdir, workdir.with_name("copy"))
     # Batches of 5 are of 8, as many as there are devices.
-    one, same, average = evaluation.evaluate_runs([workdir, workdir.with_name("copy")], batch_size=5)
+    one, same, average = evaluation.evaluate_runs([workdir, workdir.with_name("copy")], batch_size=5)[0]
     # Not the same bits: training scores other numbers of pictures at a time.
     assert one.single_crop == pytest.approx(outcome.scores, rel=1e-6 if ON_CPU else 1e-5)
     assert same[1:] == one[1:]
@@ -469,5 +469,5 @@ def test_evaluate_scores_runs_and_their_average(finished):
     assert average.name == "average of 2"
     with pytest.raises(UserError, match=r"--workdir names the run in .* twice; expected different runs"):
         evaluation.evaluate_runs([workdir, f"{workdir}/."])
-    (other,) = evaluation.evaluate_runs([workdir], dataset=f"folder:{folder}", checkpoint="best", batch_size=8)
+    (other,), _ = evaluation.evaluate_runs([workdir], dataset=f"folder:{folder}", checkpoint="best", batch_size=8)
     assert other.single_crop.examples == 6

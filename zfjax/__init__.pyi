@@ -23,8 +23,8 @@ from .models import zfnet_pytorchcv as zfnet_pytorchcv
 from .models import zfnetb_pytorchcv as zfnetb_pytorchcv
 from .ops import renormalize_filters as renormalize_filters
 from .plots.projections import show as show
+from .runs.given import open_run as open_run
 from .runs.looking import look as look
-from .runs.subject import open_run as open_run
 from .transform import rules as rules
 from .transform import seeds as seeds
 from .transform.backprojection import RuleWarning as RuleWarning

@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> None:
         _of_model(values)
         return
     with Progress("opening the runs"):
-        rows = evaluation.evaluate_runs(
+        rows, left_out = evaluation.evaluate_runs(
             [folder for folder in values.workdir if folder],
             dataset=values.dataset,
             checkpoint=values.checkpoint,
             batch_size=values.batch_size,
         )
     if is_first():
-        print(evaluation.to_text(rows))
+        _print(evaluation.to_text(rows), left_out)
 
 
 def _of_model(values: flags.FlagValues) -> None:
@@ -75,13 +75,17 @@ def _of_model(values: flags.FlagValues) -> None:
 
     looked_at = given(values, "evaluate")
     with looked_at.writing("zfjax evaluate"):
-        rows, left_out = evaluation.evaluate_model(looked_at, values.batch_size)
+        rows, left_out = evaluation.evaluate_given({looked_at.name: looked_at}, values.batch_size)
         if is_first():
             files = tables.write(evaluation.to_table(rows, looked_at.dataset_title), looked_at.out, "evaluate")
-            print(evaluation.to_text(rows))
-            if left_out:
-                print(f"left out: {left_out:,} pictures whose class is none of the outputs of {looked_at.name}")
+            _print(evaluation.to_text(rows), left_out)
             print(written(looked_at.out, files))
+
+
+def _print(table: str, left_out: int) -> None:
+    print(table)
+    if left_out:
+        print(f"left out: {left_out:,} pictures whose class is none of the outputs")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ Examples:
       a net that expects Caffe's preprocessing
   python -m zfjax.import_weights resnet18.onnx --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
       a net that PyTorch or others exported; on random pictures the run's net and the file's must give the same logits
+  python -m zfjax.import_weights vit.onnx --dataset=folder:PHOTOS --classes=names.txt --workdir=RUN
+      any net at all: without --model, an ONNX file becomes a run as it is; it cannot be trained further
 
 PyTorch is not needed, and no code in a file is run. Prefixes of names (module., backbone.) are left out. If a file has
 averaged weights (model_ema) as well as the last ones, the averaged ones are used; --key=model selects the others. For a
@@ -23,6 +25,7 @@ if __name__ == "__main__":  # before the imports, which take time
     signals.listen()
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -40,40 +43,44 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"import-weights takes one file of weights, such as resnet18.pth, not {len(words)}")
     if not values.dataset:
         command.reject_unused(values, ("data_dir",), "without --dataset")
+    if words[0].lower().endswith(".onnx") and not values.model:
+        _keep(words[0], values)
+    else:
+        _convert(words[0], values)
+
+
+def _convert(file: str, values: flags.FlagValues) -> None:
+    """Make a net of zfjax of the weights in a file."""
     with Progress("importing the weights"):
         from zfjax.data.outside import root_of
         from zfjax.runs import imported
         from zfjax.runs.claim import held
         from zfjax.training.checkpoints import CHECKPOINTS
         from zfjax.weights import layouts, outputs
-        from zfjax.weights.onnx.weights import is_onnx
         from zfjax.weights.preprocessing import asked_for
-        from zfjax.weights.pretrained import as_it_is, from_file, opened, usual
+        from zfjax.weights.pretrained import from_file, opened, usual
 
         if values.model:
             layouts.model(values.model)  # report mistakes before reading a large file
         pictures = root_of(values.dataset, values.data_dir)
         with held(values.workdir, "zfjax import-weights", pictures) as folder:
-            imported.require_no_run(folder, words[0])
-            file = opened(words[0])
-            said = usual(file)
+            imported.require_no_run(folder, file)
+            tensors = opened(file)
+            said = usual(tensors)
             model = values.model or said.model
             if not model:
                 raise UserError(
-                    f"missing --model=MODEL: {words[0]} does not say what it is;"
+                    f"missing --model=MODEL: {file} does not say what it is;"
                     f" expected one of {', '.join(layouts.MODELS)}"
-                    + (f"; {as_it_is(words[0])}" if is_onnx(words[0]) else "")
                 )
             width = said.width if values.width is None else values.width
             size = said.image_size if values.image_size is None else values.image_size
             before = asked_for(values, said.preprocessing)
             config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
-            loaded = from_file(
-                file, words[0], model, preprocessing=before, width=width, image_size=size, key=values.key
-            )
+            loaded = from_file(tensors, file, model, preprocessing=before, width=width, image_size=size, key=values.key)
             named = outputs.read_names(values.classes) if values.classes else outputs.Names(said.classes)
             fitted = imported.fit_classes(loaded, config, named.names)
-            imported.write_run(folder, config, fitted, {"source": words[0], "model": model}, named.names)
+            imported.write_run(folder, config, fitted, {"source": file, "model": model}, named.names)
     for note in loaded.notes + named.notes:
         print(note)
     print(f"the net takes {loaded.preprocessing}; folded into {loaded.net.layers[0].name}")
@@ -86,13 +93,41 @@ def main(argv: Sequence[str]) -> None:
     print(written(folder, [name for name in names if (folder / name).exists()] + [f"{CHECKPOINTS}/"]))
 
 
+def _keep(file: str, values: flags.FlagValues) -> None:
+    """Keep an ONNX file as it is."""
+    command.reject_unused(values, ("width", "key"), "without --model, for a file that is kept as it is")
+    with Progress("importing the net"):
+        from zfjax.data.opening import open_source
+        from zfjax.runs import looking, onnx_run
+        from zfjax.runs.written import ONNX
+        from zfjax.weights import outputs
+        from zfjax.weights.preprocessing import TORCHVISION, asked_for
+
+        named = outputs.read_names(values.classes) if values.classes else outputs.Names(())
+        source = open_source(values.dataset, data_dir=values.data_dir) if values.dataset else None
+        said = onnx_run.Said(
+            asked_for(values, TORCHVISION), named.names or None, values.image_size, values.dataset, values.data_dir
+        )
+        folder, bare = onnx_run.keep(values.workdir, file, said)
+    for note in named.notes:
+        print(note)
+    print(f"the net takes {said.preprocessing}, at {bare.size} px")
+    if source and named.names:
+        known, classes = int((looking.matched(bare, source)[1] >= 0).sum()), len(source.classes)
+        print(f"{known} of the {classes} classes of {values.dataset} are among its {len(bare.classes)} outputs")
+    elif source and len(bare.classes) == len(source.classes):
+        print(f"its {len(bare.classes)} outputs are taken for the classes of {values.dataset} in their order")
+    files = (path for path in sorted(Path(folder / ONNX).rglob("*")) if path.is_file())
+    print(written(folder, [path.relative_to(folder).as_posix() for path in files]))
+
+
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string(
         "model",
         "",
         "alexnet, vgg16, resnet18, resnet34, resnet50, zfnet_post, zfnet_pytorchcv, zfnetb_pytorchcv or zfnet512;"
-        " default what the file says it is.",
+        " default what the file says it is. Without it, an ONNX file becomes a run as it is.",
         flag_values=values,
     )
     flags.DEFINE_string("workdir", "", "The folder of the new run.", flag_values=values)

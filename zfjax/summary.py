@@ -22,12 +22,16 @@ if __name__ == "__main__":  # before the imports, which take time
     signals.listen()
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from zfjax.console import command, options
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
+
+if TYPE_CHECKING:
+    from zfjax.models.model import Model
 
 
 def main(argv: Sequence[str]) -> None:
@@ -60,15 +64,23 @@ def main(argv: Sequence[str]) -> None:
         command.reject_unused(
             values, ("net", "num_classes", "width", "image_size", "workdir"), "with --model, which is shown"
         )
-        _print_model(values)
+        with Progress("reading the model"):
+            from zfjax.runs.given import model_given
+
+            model = model_given(values.model)
+        _print(model, values)
         return
     with Progress("building the net"):
         from zfjax.models import layer_table, preset, table
 
         if values.workdir:
+            from zfjax.runs import onnx_run
             from zfjax.runs.folder import read_run
             from zfjax.training.state import create_net
 
+            if kept := onnx_run.read(values.workdir):
+                _print(kept.model, values)
+                return
             run = read_run(values.workdir)
             net = create_net(run.config, len(run.classes))
         else:
@@ -77,13 +89,10 @@ def main(argv: Sequence[str]) -> None:
     print(write(layer_table(net)))
 
 
-def _print_model(values: flags.FlagValues) -> None:
-    with Progress("reading the model"):
-        from zfjax.models import places
-        from zfjax.runs.given import model_given
+def _print(model: "Model", values: flags.FlagValues) -> None:
+    from zfjax.models import places
 
-        model = model_given(values.model)
-        rows = model.layers.values()
+    rows = model.layers.values()
     if values.csv:
         print(places.to_csv(rows))
     else:

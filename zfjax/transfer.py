@@ -55,9 +55,7 @@ def main(argv: Sequence[str]) -> None:
     options.processes(values)
     required = command.RUN | {"dataset": "DATASET"}
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=required), "transfer")
-    if values.model:
-        command.reject_unused(values, ("scratch_epochs",), "with --model, which is not trained")
-    elif not values.scratch:
+    if not values.scratch:
         command.reject_unused(values, ("scratch_epochs",), "with --noscratch")
     per_class = counts(values.per_class)
     place = processes.place_of(values)
@@ -65,9 +63,11 @@ def main(argv: Sequence[str]) -> None:
     with Progress("opening the run"):
         processes.join_to_look(place)
         from zfjax.data.multilabel import open_multilabel
-        from zfjax.runs.given import given
+        from zfjax.runs.given import OfRun, given
 
         looked_at = given(values, "transfer", other=True)
+        if not isinstance(looked_at, OfRun):
+            command.reject_unused(values, ("scratch_epochs",), "with a model that is not trained here")
         several = open_multilabel(values.dataset, data_dir=looked_at.data_dir)
     if several:
         of_folds = ("per_class", "test", "folds", "scratch", "scratch_epochs")
@@ -91,11 +91,13 @@ def _one_label(looked_at: "Given", per_class: tuple[int, ...], values: flags.Fla
     from zfjax.plots.files import save
     from zfjax.plots.transfer import plot_transfer
     from zfjax.runs.first import is_first
+    from zfjax.runs.given import OfRun
 
     with Progress("opening the run"):
         pool = pool_of(looked_at)
-    scratch = values.scratch and not values.model
-    if values.scratch and values.model and is_first():
+    trained = isinstance(looked_at, OfRun)
+    scratch = values.scratch and trained
+    if values.scratch and not trained and is_first():
         say("from scratch: not measured, since only nets of zfjax can be trained here")
     protocol = Protocol(per_class, values.test, values.folds, values.layer, scratch, values.scratch_epochs, values.seed)
     folder, ending = folder_of(looked_at, pool), command.setting(values, *SETTINGS)
@@ -106,7 +108,7 @@ def _one_label(looked_at: "Given", per_class: tuple[int, ...], values: flags.Fla
         for result in results:
             if not is_first():
                 continue
-            table = to_table(result, title, len(pool.classes), scratch=not values.model)
+            table = to_table(result, title, len(pool.classes), scratch=trained)
             files = tables.write(table, folder, f"transfer{ending}")
             files += save(plot_transfer(result, title, paper), folder / f"fig9{ending}", result._asdict())
     if is_first():

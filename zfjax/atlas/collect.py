@@ -125,7 +125,7 @@ def _smaller(field: Pair | None, size: int) -> Pair | None:
 
 
 def _facts(given: Given, subject: Subject) -> Facts:
-    lines = read_metrics(given.run.folder) if given.run else []
+    lines = read_metrics(given.folder) if given.folder else []
     top1 = {line["step"]: line["val_top1"] for line in lines if "val_top1" in line}
     return Facts(
         given.name,

@@ -174,6 +174,7 @@ def ablate(
 
 def require_no_other_table(folder: epath.Path) -> None:
     """Raise a UserError if `folder` has files with the table's name but no row's run: no ablation wrote them."""
+    claim.require_trainable(folder)
     for kind in ("md", "csv", "json"):
         file = folder / f"{TABLE}.{kind}"
         if file.exists() and not any((folder / row.slug / CONFIG).exists() for row in ROWS):

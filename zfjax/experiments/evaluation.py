@@ -4,20 +4,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.tables import Table
-from zfjax.console.text import align, listed
-from zfjax.data.opening import open_source
-from zfjax.data.pictures import ChosenPictures, LabeledPictures, Pictures
+from zfjax.console.text import align
+from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import Batch, eval_batches
-from zfjax.ops.arguments import described
-from zfjax.runs.folder import RunInfo, load_model, open_data, read_run, require_different, scan_for
-from zfjax.runs.given import Given
+from zfjax.runs.folder import require_different
+from zfjax.runs.given import Given, of_workdir
 from zfjax.training import memory, sharding
 from zfjax.training.scoring import Scored, Scores, score_together
 
@@ -47,55 +44,45 @@ def evaluate(models: Mapping[str, Scored], batches: Callable[[], Iterable[Batch]
 
 def evaluate_runs(
     workdirs: Sequence[epath.PathLike], *, dataset: str = "", checkpoint: str = "latest", batch_size: int = 64
-) -> tuple[Row, ...]:
-    """`evaluate` for finished runs, on the val split of `dataset`, or by default of the first run's dataset.
-
-    All devices of all processes share the pictures, `batch_size` on each at a time.
+) -> tuple[tuple[Row, ...], int]:
+    """`evaluate_given` for finished runs, on the val split of `dataset`, or by default of the first run's dataset.
 
     Raises:
-        UserError: a run or checkpoint is missing, or the runs' classes or image sizes differ.
+        UserError: a run is missing or named twice; or as `evaluate_given`.
     """
-    runs = [read_run(workdir) for workdir in workdirs]
-    require_different("--workdir", runs)
-    first = runs[0]
-    for run in runs[1:]:
-        if run.classes != first.classes:
-            raise UserError(f"the runs in {first.folder} and {run.folder} know different classes")
-        if run.mean.shape != first.mean.shape:
-            raise UserError(
-                f"the runs in {first.folder} and {run.folder} have different image sizes:"
-                f" {first.config.image_size} and {run.config.image_size}"
-            )
-    pictures = _val_pictures(first, dataset)
-    models = {str(workdir): load_model(run, checkpoint) for workdir, run in zip(workdirs, runs, strict=True)}
-    return _on_pictures(models, pictures, batch_size)
+    runs = [of_workdir(one, "evaluate", checkpoint=checkpoint, dataset=dataset, other=True) for one in workdirs]
+    require_different("--workdir", [one.folder for one in runs if one.folder])
+    return evaluate_given(dict(zip(map(str, workdirs), runs, strict=True)), batch_size)
 
 
-def evaluate_model(given: Given, batch_size: int = 64) -> tuple[tuple[Row, ...], int]:
-    """`evaluate` for any model, on those pictures of a dataset's val split whose class is one of its outputs.
+def evaluate_given(given: Mapping[str, Given], batch_size: int = 64) -> tuple[tuple[Row, ...], int]:
+    """`evaluate` for runs or any models, on the first's pictures whose class is one of its outputs.
+
+    All devices of all processes share the pictures.
 
     Args:
-        given: the model, from images of equal height and width to logits or probabilities, and the dataset.
+        given: by name; models are from images of equal height and width to logits or probabilities.
         batch_size: pictures on a device at a time.
 
     Returns:
         The rows, and how many pictures were left out.
 
     Raises:
-        UserError: there is no such dataset, the model cannot be scored, or no picture's class is one of its outputs.
+        UserError: a checkpoint or the dataset is missing, a model cannot be scored, no picture's class is one of the
+            outputs, or the models' classes or image sizes differ.
     """
-    val = given.splits().val
-    if not val.classes:
-        raise UserError(f"expected a model that gives logits [N, classes], got {described(val.model.output)}")
-    known = np.flatnonzero(val.labels >= 0)
-    if not len(known):
-        raise UserError(
-            f"no class of {given.dataset} is one of the outputs of {given.name}, which are {listed(val.classes, 5)};"
-            " expected the same names: Model(…, classes=) says what the outputs are"
-        )
-    pictures = ChosenPictures(LabeledPictures(val.pictures, val.labels), known)
-    rows = _on_pictures({given.name: given.scored()}, pictures, batch_size)
-    return rows, len(val.labels) - len(known)
+    first, *others = given.values()
+    for one in others:
+        if one.classes != first.classes:
+            raise UserError(f"the runs in {first.folder} and {one.folder} know different classes")
+        if one.image_size != first.image_size:
+            raise UserError(
+                f"the runs in {first.folder} and {one.folder} have different image sizes:"
+                f" {first.image_size} and {one.image_size}"
+            )
+    pictures, left_out = first.labeled()
+    models = {name: one.scored() for name, one in given.items()}
+    return _on_pictures(models, pictures, batch_size), left_out
 
 
 def _on_pictures(models: Mapping[str, Scored], pictures: Pictures, batch_size: int) -> tuple[Row, ...]:
@@ -111,19 +98,6 @@ def _on_pictures(models: Mapping[str, Scored], pictures: Pictures, batch_size: i
             return progress.over(mine, lambda batch: int(batch.mask.sum()) * jax.process_count())
 
         return evaluate(models, batches, mesh)
-
-
-def _val_pictures(run: RunInfo, dataset: str) -> Pictures:
-    config = run.config
-    if not dataset:
-        return open_data(config, run.folder).val
-    source = open_source(dataset, data_dir=config.data_dir, seed=config.seed)
-    if source.classes != run.classes:
-        raise UserError(
-            f"{dataset} has other classes than the run in {run.folder}:"
-            f" {listed(source.classes, 5)} instead of {listed(run.classes, 5)}"
-        )
-    return scan_for(run, source).val
 
 
 def to_table(rows: Iterable[Row], dataset: str) -> Table:

@@ -32,7 +32,7 @@ from zfjax.data.together import require_shared
 from zfjax.models import Model
 from zfjax.runs.first import from_first, on_first, our_share
 from zfjax.runs.folder import RunInfo, open_own, scan_for
-from zfjax.runs.given import Given
+from zfjax.runs.given import Given, OfModel, OfRun
 from zfjax.training import memory, sharding
 from zfjax.training.precision import matmul_precision
 from zfjax.training.scoring import Scored
@@ -83,8 +83,9 @@ def pool_of(given: Given) -> Pool:
     Raises:
         UserError: as `open_pool`.
     """
-    if given.run is not None:
+    if isinstance(given, OfRun):
         return open_pool(given.run, given.dataset)
+    assert isinstance(given, OfModel)
     require_outside(given.out, "--out", root_of(given.dataset, given.data_dir))
     source = given.source()
     return join_splits(source, given.scanned(source))

@@ -24,7 +24,7 @@ from zfjax.experiments.linear import SOFTMAX, Fold, classify, draw_fold, mean_cl
 from zfjax.runs import claim
 from zfjax.runs.first import on_first, our_share
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.given import Given, of_run
+from zfjax.runs.given import Given, OfRun, of_run
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import check, settings
 from zfjax.training.loop import RunData, train
@@ -105,7 +105,7 @@ def fold_by_fold(given: Given, pool: Pool, protocol: Protocol, *, batch_size: in
         require_shared(our_share(), folder)  # for the checkpoints of nets from scratch
         ledger = Ledger(folder / "folds.json")
         measures = [_on_frozen_layers(given, pool, protocol, ledger, batch_size)]
-        if protocol.scratch and given.run is not None:
+        if protocol.scratch and isinstance(given, OfRun):
             measures.append(_from_scratch(given.run, folder, pool, protocol, ledger))
         accuracies = np.full((2, len(protocol.per_class), protocol.folds), np.nan)
         with Progress("folds", len(measures) * accuracies[0].size, unit="fold") as progress:

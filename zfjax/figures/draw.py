@@ -1,5 +1,6 @@
 """Connect runs, experiments, plots and files: one module per figure, each with a function `draw`."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
@@ -16,10 +17,9 @@ from zfjax.experiments.passes import Parts
 from zfjax.figures import fig2, fig4, fig5, fig6, fig7, fig8
 from zfjax.figures.request import Drawing, NotForThisRun, Opened, Request
 from zfjax.plots.files import save
-from zfjax.runs import subject
 from zfjax.runs.first import is_first
-from zfjax.runs.folder import RunInfo, read_run, require_different
-from zfjax.runs.given import Given, of_run
+from zfjax.runs.folder import read_run, require_different
+from zfjax.runs.given import Given, OfRun, of_run, of_workdir
 from zfjax.training import memory
 
 MOST = 5  # pictures of a folder that the figures of single images show, as many as of the validation split
@@ -62,8 +62,8 @@ def request_of(given: Given, values: flags.FlagValues, maps: int | None, units: 
     if units:
         for name in names or model.feature_layers:
             checked_maps(units, model.layers[name].shape[-1])
-    others = tuple(read_run(folder) for folder in values.compare)
-    require_different("--compare", tuple(run for run in (given.run, *others) if run))
+    others = tuple(of_workdir(folder, "figures") for folder in values.compare)
+    require_different("--compare", [one.folder for one in (given, *others) if one.folder])
     return Request(
         given,
         splits,
@@ -130,21 +130,28 @@ def _tables_too(files: Sequence[str]) -> str:
     return ", each table as .csv and .json" if any(name.endswith(".md") for name in files) else ""
 
 
-def _opened(run: RunInfo, beside: Given) -> Opened:
-    """Open another run; if its pictures are those of the first, they are where the first's are now."""
-    if beside.run is not None:
-        folder = beside.run.folder
-        is_named_alike = run.config.dataset == read_run(folder).config.dataset
-        mine, its = record.read(run.folder), record.read(folder)
+def _opened(other: Given, beside: Given) -> Opened:
+    """Open another run; if its pictures are those of the first, they are where the first's are now.
+
+    An ONNX file without pictures of its own is shown with the first's.
+    """
+    if not isinstance(other, OfRun):
+        if not other.dataset:
+            other = dataclasses.replace(other, dataset=beside.dataset, data_dir=beside.data_dir)
+        return Opened(other, other.splits())
+    if isinstance(beside, OfRun):
+        is_named_alike = other.dataset == read_run(beside.run.folder).config.dataset
+        mine, its = record.read(other.run.folder), record.read(beside.run.folder)
         if is_named_alike or (mine and its and mine.has_pictures_of(its)):
-            run.config.dataset, run.config.data_dir = beside.dataset, beside.data_dir
+            other.run.config.dataset, other.run.config.data_dir = beside.dataset, beside.data_dir
+            other = of_run(other.run, "figures")
     try:
-        return Opened(of_run(run, "figures"), subject.of_run(run))
+        return Opened(other, other.splits())
     except UserError as error:
         if not isinstance(error.__cause__, NotThere):
             raise
-        first = f"the run in {beside.run.folder}" if beside.run else beside.name
+        first = f"the run in {beside.folder}" if beside.folder else beside.name
         raise UserError(
             f"{error.__cause__}; --dataset says where the pictures of {first} are,"
-            f" but the run in {run.folder} has others"
+            f" but the run in {other.folder} has others"
         ) from error

@@ -10,7 +10,7 @@ from zfjax.experiments.filters import FirstLayers, first_layers, first_two
 from zfjax.experiments.passes import strongest
 from zfjax.figures.request import Drawing, Opened, Request
 from zfjax.plots.filters import plot_first_layers
-from zfjax.runs.given import Given
+from zfjax.runs.given import Given, OfRun
 
 
 def draw(request: Request) -> Iterator[Drawing]:
@@ -38,7 +38,7 @@ def _title(given: Given, layers: FirstLayers) -> str:
     """Such as `shapes: zfnet, 7×7 stride 2, RMS ≤ 0.1`."""
     height, width = layers.filters.kernel.shape[:2]
     shape = f"{height}×{width} stride {layers.strides[0]}"
-    if given.run is None:
+    if not isinstance(given, OfRun):
         return f"{given.title}: {shape}"
     radius = given.run.config.filter_radius
     return f"{given.name}: {given.run.config.net}, {shape}, {f'RMS ≤ {radius:g}' if radius else 'RMS free'}"

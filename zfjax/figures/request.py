@@ -10,7 +10,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.tables import Table
 from zfjax.experiments.passes import Parts
 from zfjax.runs.folder import RunInfo
-from zfjax.runs.given import Given
+from zfjax.runs.given import Given, OfRun
 from zfjax.runs.subject import Chosen, Splits, Subject
 
 
@@ -59,7 +59,7 @@ class Request(NamedTuple):
         Raises:
             NotForThisRun: it is no run but a model.
         """
-        if self.given.run is None:
+        if not isinstance(self.given, OfRun):
             raise NotForThisRun("it needs the checkpoints of a run, which a model has not")
         return self.given.run
 

@@ -18,7 +18,7 @@ from zfjax.data.outside import require_outside, root_of
 from zfjax.data.together import require_shared
 from zfjax.runs.first import on_first, our_share
 from zfjax.runs.folder import absolute
-from zfjax.runs.written import CLASSES, CONFIG, ORIGIN, free_keys, read_config
+from zfjax.runs.written import CLASSES, CONFIG, ONNX, ORIGIN, SAID, free_keys, read_config
 from zfjax.training.checkpoints import CHECKPOINTS
 from zfjax.training.config import as_json
 from zfjax.training.metrics import FILE
@@ -109,6 +109,7 @@ def require_ours(folder: epath.Path, seal: Seal | None) -> None:
     """
     if seal:
         return
+    require_trainable(folder)
     if (folder / CONFIG).exists():
         config = read_json(folder / CONFIG, "put back what zfjax train wrote there, or use another --workdir")
         if not (isinstance(config, dict) and config.keys() >= _OURS):
@@ -123,6 +124,15 @@ def require_ours(folder: epath.Path, seal: Seal | None) -> None:
     if "://" not in os.fspath(folder) and holds_classes(folder):
         raise UserError(
             f"workdir {folder} holds folders of pictures, where folders are classes; give another --workdir"
+        )
+
+
+def require_trainable(folder: epath.Path) -> None:
+    """Raise a UserError if the run in `folder` is an ONNX file."""
+    if (folder / ONNX / SAID).exists():
+        raise UserError(
+            f"workdir {folder} holds the run of an ONNX file, which cannot be trained or edited here;"
+            " give another --workdir"
         )
 
 

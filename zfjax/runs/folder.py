@@ -20,7 +20,7 @@ from zfjax.data.outside import root_of
 from zfjax.data.scan import Scanned, scan, scan_once
 from zfjax.data.source import Source
 from zfjax.runs.first import our_share
-from zfjax.runs.written import CLASSES, ORIGIN, read_classes, read_config, require_record
+from zfjax.runs.written import CLASSES, ONNX, ORIGIN, SAID, read_classes, read_config, require_record
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
 from zfjax.training.config import square_size
 from zfjax.training.loop import RunData
@@ -124,6 +124,8 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
         UserError: no run was started there, or its files are damaged.
     """
     folder = absolute(workdir)
+    if (folder / ONNX / SAID).exists():
+        raise UserError(f"the run in {folder} is an ONNX file as it is; expected a net of zfjax, with checkpoints")
     seal = newest_seal(folder / CHECKPOINTS)
     try:
         config, classes = read_config(folder, seal), read_classes(folder, seal)
@@ -147,13 +149,13 @@ def read_run(workdir: epath.PathLike, dataset: str = "") -> RunInfo:
     return RunInfo(folder, config, classes, found.mean)
 
 
-def require_different(flag: str, runs: Sequence[RunInfo]) -> None:
-    """Raise a UserError if two of the runs are the same, however their folders are spelled."""
+def require_different(flag: str, folders: Sequence[epath.Path]) -> None:
+    """Raise a UserError if two of the runs' folders are the same, however they are spelled."""
     seen = set[str]()
-    for run in runs:
-        place = os.fspath(run.folder) if "://" in os.fspath(run.folder) else os.path.realpath(run.folder)
+    for folder in folders:
+        place = os.fspath(folder) if "://" in os.fspath(folder) else os.path.realpath(folder)
         if place in seen:
-            raise UserError(f"{flag} names the run in {run.folder} twice; expected different runs")
+            raise UserError(f"{flag} names the run in {folder} twice; expected different runs")
         seen.add(place)
 
 

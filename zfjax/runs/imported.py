@@ -18,7 +18,7 @@ from zfjax.data.outside import root_of
 from zfjax.models.specs import Dense
 from zfjax.runs.claim import begin, held, require_ours
 from zfjax.runs.folder import RunInfo, absolute, load_model, open_data, open_own
-from zfjax.runs.written import CONFIG, ORIGIN
+from zfjax.runs.written import CONFIG, ONNX, ORIGIN, SAID
 from zfjax.training import memory
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints, is_saved
 from zfjax.training.config import default, square_size
@@ -57,16 +57,18 @@ def require_no_run(workdir: epath.PathLike, source: str) -> None:
         UserError: it holds any of these.
     """
     folder = absolute(workdir)
+    if (folder / ONNX / SAID).exists():
+        raise already(folder)
     steps, imported = steps_in(folder / CHECKPOINTS), _imported_from(folder)
     if imported is None:
         if steps or (folder / CONFIG).exists():
-            raise _already(folder)
+            raise already(folder)
         require_ours(folder, None)
         return
     if (folder / CONFIG).exists():
         require_ours(folder, newest_seal(folder / CHECKPOINTS))
     if steps and (steps != [0] or imported != source):
-        raise _already(folder)
+        raise already(folder)
 
 
 def _imported_from(folder: epath.Path) -> str | None:
@@ -77,7 +79,8 @@ def _imported_from(folder: epath.Path) -> str | None:
     return None
 
 
-def _already(folder: epath.Path) -> UserError:
+def already(folder: epath.Path) -> UserError:
+    """The error for a folder with another run."""
     return UserError(f"workdir {folder} already holds a run; expected another --workdir")
 
 
@@ -141,7 +144,7 @@ def write_run(
         run = describe(config, classes, mean, origin=kept)
         if steps_in(folder / CHECKPOINTS):
             if not is_saved(folder / CHECKPOINTS, state, run):
-                raise _already(folder)
+                raise already(folder)
             return folder  # exactly this was imported before
         write_json(folder / ORIGIN, sealed.seal(kept))  # first: it marks what follows as an import
         begin(folder, config, classes, found)

@@ -85,12 +85,12 @@ def with_dataset(bare: Subject, source: Source, *, train: bool = True) -> Splits
         source = dataclasses.replace(source, train=source.val)
     scanned = scan(source, bare.side, share=our_share())
     data = RunData(source.classes, scanned.train, scanned.val, scanned.record, source.annotations)
-    named, label_of = _matched(bare, source)
+    named, label_of = matched(bare, source)
     splits = subject.with_pictures(bare._replace(classes=named), data)
     return Splits(*(split._replace(labels=label_of[split.labels]) for split in splits))
 
 
-def _matched(bare: Subject, source: Source) -> tuple[tuple[str, ...], Int[np.ndarray, " classes"]]:
+def matched(bare: Subject, source: Source) -> tuple[tuple[str, ...], Int[np.ndarray, " classes"]]:
     """The names of the model's outputs, and which of them each class of a dataset is; -1 for none."""
     if bare.model.classes is None and len(bare.classes) == len(source.classes):
         return source.classes, np.arange(len(source.classes), dtype=np.int32)

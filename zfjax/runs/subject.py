@@ -28,7 +28,7 @@ from zfjax.models import ConvNet
 from zfjax.models.display import Display
 from zfjax.models.model import Model
 from zfjax.models.nets import NetModel
-from zfjax.runs.folder import RunInfo, load_model, open_data, read_run
+from zfjax.runs.folder import RunInfo, load_model, open_data
 from zfjax.training import sharding
 from zfjax.training.loop import RunData
 from zfjax.training.sharding import Numbered
@@ -218,6 +218,11 @@ class Splits(NamedTuple):
     train: Subject
     val: Subject
 
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.val.model
+
 
 def of_run(run: RunInfo, checkpoint: str = "latest") -> Splits:
     """The net of a finished run, and its pictures.
@@ -310,21 +315,6 @@ class _NoPictures:
 
     def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise IndexError(f"indices: expected none, got {indices}")
-
-
-def open_run(workdir: epath.PathLike, checkpoint: str = "latest", dataset: str = "") -> Splits:
-    """Open the run in `workdir`, its net and its pictures: `zfjax.open_run("runs/shapes").val.net`.
-
-    Args:
-        workdir: a folder that `zfjax train` or `zfjax import-weights` wrote.
-        checkpoint: latest, best (on the validation split) or a step.
-        dataset: where the run's pictures are now, such as folder:PATH; default where they were.
-
-    Raises:
-        UserError: no run was started there, there is no such checkpoint, or the run's dataset is gone or has
-            other pictures.
-    """
-    return of_run(read_run(workdir, dataset), checkpoint)
 
 
 def _square(file: epath.Path, size: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from zfjax.training.state import create_net
 
 CONFIG, CLASSES = "config.json", "classes.json"
 ORIGIN = "weights.json"  # for imported weights: their source and preprocessing
+ONNX = "onnx"  # the folder of an ONNX file that is a run as it is
+SAID = "run.json"  # in that: what the file does not say itself
 
 
 def free_keys(config: ConfigDict | dict[str, Any]) -> frozenset[str]:

@@ -148,8 +148,7 @@ def _require_same(path: str, model: str, net: ConvNet, variables: PyTree, before
 
 def as_it_is(path: str | os.PathLike[str]) -> str:
     """How to use an ONNX file that is none of zfjax's nets."""
-    flags = f"--model={os.fspath(path)} --dataset=folder:PHOTOS --out=FOLDER"
-    return f"any net can be used as it is, without a run: zfjax figures {flags}; atlas, compare and evaluate likewise"
+    return f"any net can be used as it is: zfjax import-weights {os.fspath(path)} --workdir=RUN, without --model"
 
 
 def _other_model(tensors: Mapping[str, np.ndarray], modules: layouts.Modules, width: float, image_size: int) -> str:

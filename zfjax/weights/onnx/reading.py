@@ -34,6 +34,23 @@ def read(path: str | os.PathLike[str]) -> Graph:
         return _graph(model, path.parent)
 
 
+def files_of(path: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
+    """A file, and those beside it that hold its weights.
+
+    Raises:
+        UserError: one is missing, or lies outside the file's folder; or as `read`.
+    """
+    path = pathlib.Path(user_path(path, "model", local="so download it first"))
+    model = _library().ModelProto()
+    with _named(path):
+        _parse(model, path)
+        nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+        tensors_of_nodes = [one.t for node in nodes for one in node.attribute if one.HasField("t")]
+        tensors_outside = [one for one in (*model.graph.initializer, *tensors_of_nodes) if one.external_data]
+        found = [tensors.beside(one, path.parent, f"the tensor {brief(one.name)!r}") for one in tensors_outside]
+    return tuple(dict.fromkeys([path, *found]))
+
+
 @contextlib.contextmanager
 def _named(path: pathlib.Path) -> Iterator[None]:
     try:

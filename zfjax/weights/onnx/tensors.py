@@ -1,6 +1,7 @@
 """ONNX's tensors as arrays, in the file or beside it, after their claimed sizes were checked."""
 
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -62,14 +63,25 @@ def array(tensor: TensorProto, folder: pathlib.Path) -> np.ndarray:
         raise UserError(f"{what} claims {dtype}{list(shape)}, which its data are not: {first_line(error)}") from error
 
 
-def _external(tensor: TensorProto, folder: pathlib.Path, what: str, dtype: np.dtype, count: int) -> np.ndarray:
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    location = said.get("location", "")
-    path = (folder / location).resolve()
-    if not location or "\0" in location or not path.is_relative_to(folder.resolve()):
+def beside(tensor: TensorProto, folder: pathlib.Path, what: str) -> pathlib.Path:
+    """The file that holds the numbers of a tensor which lies outside the model's.
+
+    Raises:
+        UserError: it is not there, or not in the folder.
+    """
+    location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+    path = folder / os.path.normpath(location)
+    known = location and "\0" not in location and not os.path.isabs(location)
+    if not known or not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{what} lies in {brief(location)!r}; expected a file in the model's own folder")
     if not path.is_file():
         raise UserError(f"{what} lies in {brief(location)}, which is not beside the model; copy it there too")
+    return path
+
+
+def _external(tensor: TensorProto, folder: pathlib.Path, what: str, dtype: np.dtype, count: int) -> np.ndarray:
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    path, location = beside(tensor, folder, what), said["location"]
     size = count * dtype.itemsize
     offset, length = (_number(said, key, what, default) for key, default in (("offset", 0), ("length", size)))
     if length != size:
