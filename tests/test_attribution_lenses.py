@@ -245,7 +245,7 @@ def test_numbers_below_one():
         lenses.smooth_grad(NET, IMAGES, 0, KEY, n_samples=0)
     with pytest.raises(ValueError, match="steps: expected at least 1, got -1"):
         lenses.integrated_gradients(NET, IMAGES, 0, n_steps=-1)
-    with pytest.raises(ValueError, match="noise: expected a share"):
+    with pytest.raises(ValueError, match="noise: expected 0 or more, got -"):
         lenses.smooth_grad(NET, IMAGES, 0, KEY, noise=-0.1)
     with pytest.raises(
         ValueError, match=r"baseline: expected a number, \[3\], \[8, 10, 3\] or \[3, 8, 10, 3\], got \[10, 3\]"

@@ -191,6 +191,8 @@ def test_nets_of_other_channels(channels, basis):
         ValueError, match=f"channels: fun takes pictures of {channels}, not of 3; say channels={channels}$"
     ):
         maximize(fun, 0, KEY, size=SIZE)
+    with pytest.raises(ValueError, match=f"channels: fun takes pictures of {channels}, not of 3"):
+        maximize(fun, lambda outputs: outputs[:, 0], KEY, size=SIZE)
 
 
 def test_what_else_is_wrong_with_a_function_is_told():

@@ -196,6 +196,34 @@ def test_a_cut_beside_a_skip_connection(lens):
         assert_close(found, lens(split, IMAGES, 1))
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_ablation_beside_a_skip_whose_first_axis_is_not_images(merged):
+    """As in PyTorch's attention, [rows, n, …]; or rows and images along one axis."""
+    kernel = draw((3, 6), 3)
+    images = np.concatenate([IMAGES] * 2)[:4, :4]  # as many as rows
+
+    def net(x):
+        n, h, w, _ = x.shape
+        skip = (x @ kernel).transpose(1, 0, 2, 3)
+        skip = jnp.sin(skip.reshape(h * n, w, 6) if merged else skip)
+        return mean_head(jax.nn.relu(x @ kernel) + 0.1 * skip.reshape(h, n, w, 6).transpose(1, 0, 2, 3))
+
+    model = zfjax.Model(net, images)
+    (place,) = [name for name, one in model.layers.items() if one.kind == "relu"]
+    target = np.arange(4) % 3
+    found = lenses.ablation_cam(model.split(place), images, target, batch_size=5)
+
+    def one(i):
+        return lenses.ablation_cam(model.split(place), images[i : i + 1], target[i])
+
+    assert_close(found, np.concatenate([one(i) for i in range(4)]))
+    head = lambda maps: mean_head(maps + 0.1 * jnp.sin(images @ kernel))  # noqa: E731
+    maps = np.maximum(images @ kernel, 0)
+    whole = head(maps)[np.arange(4), target]
+    lost = np.stack([whole - head(np.where(np.arange(6) == k, 0, maps))[np.arange(4), target] for k in range(6)], 1)
+    assert_close(found, np.maximum((maps * (lost / np.abs(whole)[:, None])[:, None, None]).sum(-1), 0))
+
+
 @pytest.mark.parametrize("fill", [0.5, np.float32([[[[0.2, -0.4, 0.6]]]])])
 def test_what_score_cam_masks_with(fill):
     """As if the mean had been subtracted from the images, and added again before the net."""

@@ -156,10 +156,18 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
         maps, pixels = arrays["map_grad_cam"], arrays["pixels"]
         for one, image, colour in zip(maps, pixels, (0, 1), strict=True):
             assert image[np.unravel_index(np.argmax(one), one.shape)][colour] > 150  # it points at the square
+    (tmp_path / "empty").mkdir()
+    several = shutil.copytree(red.parent, tmp_path / "several" / "red")
+    (several / "0.png").write_bytes(b"no picture")
+    of_folder = [*words[:-1], f"--images={several.parent}", "--only=grad_cam", "--batch_size=2"]
+    assert command.run(compare.main, of_folder) == 0  # what can be read
+    assert plot.call_args.args[3] == ["1\nred", "2\nred", "3\nred"]
+    assert "skipped broken images" in capsys.readouterr().err
     for more, expected in (
         ([*words, "--rows=2"], "--rows has no meaning with --images, which are not scored: leave it out"),
         ([*words[:-1], f"--images={tmp_path / 'none.png'}"], "cannot read the image"),
         ([*words[:-1], f"--images={on_photos[1]}"], "cannot read the image"),
+        ([*words[:-1], f"--images={tmp_path / 'empty'}"], "expected pictures in it, found none"),
     ):
         assert command.run(compare.main, more) == 2
         assert expected in capsys.readouterr().err

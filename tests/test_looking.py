@@ -209,7 +209,7 @@ def test_a_file_of_onnx_takes_what_the_flags_say(capsys, pictures, tmp_path, mon
 )
 def test_what_a_model_lacks_is_said_in_one_line(capsys, monkeypatch, tmp_path, words, line):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Given, "splits", Given.splits if len(words) < 3 else lambda given: _splits())
+    monkeypatch.setattr(OfModel, "splits", OfModel.splits if len(words) < 3 else lambda given: _splits())
     code, _, (said,) = run(capsys, figures.main, f"--model={HERE}:vit", *words)
     assert code == 2
     assert line in said

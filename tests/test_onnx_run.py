@@ -166,7 +166,8 @@ def test_a_run_without_pictures_takes_any(capsys, source, pictures, tmp_path):
     chosen = splits.val.of_files(pictures / "noise" / "000.png")
     assert chosen.images.shape == (1, 224, 224, 3)
     code, _, (line,) = run(capsys, evaluate.main, f"--workdir={workdir}")
-    assert (code, f"the run in {workdir} has no pictures of its own: expected --dataset=folder:PATH" in line) == (2, True)
+    assert code == 2
+    assert f"the run in {workdir} has no pictures of its own: expected --dataset=folder:PATH" in line
     found = of_workdir(workdir, "figures", dataset=f"folder:{pictures}").splits().val
     assert found.classes == tiny_runs.CLASSES  # as many as outputs, which have no names
 

@@ -86,7 +86,7 @@ def run(tmp_path_factory):
     # Read once: most odd values have nothing to do with the weights.
     with pytest.MonkeyPatch.context() as patch:
         model = functools.cache(lambda checkpoint: load_model(read_run(folder), checkpoint))
-        for module in ("runs.subject", "runs.given", "experiments.evaluation", "runs.imported"):
+        for module in ("runs.subject", "runs.given", "runs.imported"):
             patch.setattr(f"zfjax.{module}.load_model", lambda _, checkpoint="latest": model(checkpoint))
         yield folder, other
 

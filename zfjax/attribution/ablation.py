@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Asked, Fun, Target, at_least_one, scores
-from zfjax.attribution.maps import Cam, Features, Images, Split, asked_of_maps, of_rows, weighed
+from zfjax.attribution.maps import Cam, Features, Images, Split, asked_of_maps, is_of_these_images, weighed
 from zfjax.transform import functions
 from zfjax.transform.places.cutting import Crossing
 
@@ -25,7 +25,8 @@ def ablation_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target, *,
         fun: as in `grad_cam`.
         inputs: as in `grad_cam`.
         target: as in all lenses; a function needs no gradient.
-        batch_size: images without a map at once; each image has one per map.
+        batch_size: images without a map at once; each image has one per map. Beside a skip connection at least all
+            images are.
 
     Raises:
         ValueError: `batch_size` is below 1, or as in `grad_cam`.
@@ -35,21 +36,25 @@ def ablation_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target, *,
     at_least_one(batch_size=batch_size)
     question = asked_of_maps(fun, inputs, target, has_slope=False)
     n, columns = len(question.inputs), question.inputs.shape[3] + 1  # the last with all maps
+    empty, what = jnp.zeros(n * columns, jnp.float32), "Ablation-CAM"
+    if is_of_these_images(question.fun):
+        size = chunks.even(columns, max(1, batch_size // n))[1]
+        places, count = _needed(_alive(question.inputs).any(axis=0), size)
+        step = Partial(_AllWithoutAMap(size), question, places)
+        found = chunks.walk(step, empty.reshape(columns, n), count, size * n, what)
+        return _by_losses(question.inputs, found.T)
     size = chunks.even(n * columns, batch_size)[1]
-    places, count = _places(question.inputs, size)
-    step = Partial(_WithoutAMap(size), question, places)
-    found = chunks.walk(step, jnp.zeros(n * columns, jnp.float32), count, size, "Ablation-CAM")
+    places, count = _needed(_alive(question.inputs).ravel(), size)
+    found = chunks.walk(Partial(_WithoutAMap(size), question, places), empty, count, size, what)
     return _by_losses(question.inputs, found.reshape(n, columns))
 
 
-def _places(maps: Features, size: int) -> tuple[Int[Array, " places"], int]:
-    """Which places of [n, maps + 1] to compute, those first, and in how many chunks; dead maps are left out."""
-    n, columns = len(maps), maps.shape[3] + 1
-    everything = np.arange(n * columns, dtype=np.int32)
-    if functions.is_traced(maps):
+def _needed(alive: Bool[Array, " places"], size: int) -> tuple[Int[Array, " places"], int]:
+    """The numbers of the places that are alive, and in how many chunks they are; of all under tracing."""
+    everything = np.arange(len(alive), dtype=np.int32)
+    if functions.is_traced(alive):
         return jnp.asarray(everything), -(-len(everything) // size)
-    alive = np.pad(np.asarray(_alive(maps)), ((0, 0), (0, 1)), constant_values=True).ravel()
-    needed = everything[alive]
+    needed = everything[np.asarray(alive)]
     # One length, so that one program serves all.
     padded = np.full(len(everything), len(everything), np.int32)
     padded[: len(needed)] = needed
@@ -57,8 +62,9 @@ def _places(maps: Features, size: int) -> tuple[Int[Array, " places"], int]:
 
 
 @jax.jit
-def _alive(maps: Features) -> Array:
-    return (maps != 0).any(axis=(1, 2))
+def _alive(maps: Features) -> Bool[Array, "n maps_and_one"]:
+    """Whether there is anything in each map; and true at the end, for all maps together."""
+    return jnp.pad((maps != 0).any(axis=(1, 2)), ((0, 0), (0, 1)), constant_values=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +80,30 @@ class _WithoutAMap:
         x, target = (part.at[image].get(mode="clip") for part in (question.inputs, question.target))
         gone = jnp.arange(count, dtype=jnp.int32)[None] == unit[:, None]
         left = jnp.where(gone[:, None, None, :], jnp.zeros((), x.dtype), x)
-        head = of_rows(question.fun, image, len(question.inputs))
-        score = scores(Asked(head, left, target))
+        score = scores(Asked(question.fun, left, target))
         return found.at[numbers].set(score.astype(found.dtype), mode="drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class _AllWithoutAMap:
+    """Puts the scores of all images without each of some maps in their places.
+
+    What passes the cut by may have its images along any axis, or along one with others: it is left as it is.
+    """
+
+    size: int
+
+    def __call__(
+        self, question: Asked, places: Array, found: Float[Array, "maps_and_one n"], chunk: Int[Array, ""]
+    ) -> Array:
+        numbers = places.at[chunks.numbers(chunk, self.size)].get(mode="fill", fill_value=len(found))
+        x = question.inputs
+
+        def without(unit: Int[Array, ""]) -> Float[Array, " n"]:
+            gone = jnp.arange(x.shape[3], dtype=jnp.int32) == unit
+            return scores(question._replace(inputs=jnp.where(gone, jnp.zeros((), x.dtype), x)))
+
+        return found.at[numbers].set(jax.vmap(without)(numbers).astype(found.dtype), mode="drop")
 
 
 @jax.jit

@@ -147,13 +147,31 @@ class _Covered:
     ) -> Array:
         numbers = chunks.numbers(chunk, self.size)
         image, place = numbers // jnp.int32(len(places)), numbers % jnp.int32(len(places))
-        rows = question.inputs, question.target, cover
-        x, target, behind = (part.at[image].get(mode="clip") for part in rows)
-        sides = (jnp.full_like(place, side) for side in self.window)
-        hidden = sweeps.inside(Rectangles(places[place, 0], places[place, 1], *sides), (x.shape[1], x.shape[2]))
-        covered = jnp.where(hidden[..., None], behind, x)
-        score = scores(Asked(question.fun, covered, target))
-        return found.at[numbers].set(score.astype(found.dtype), mode="drop")
+        _, covered = covered_at(question, cover, image, places[place], self.window)
+        return found.at[numbers].set(scores(covered).astype(found.dtype), mode="drop")
+
+
+def covered_at(
+    question: Asked,
+    cover: Float[Array, "n height width channels"],
+    image: Int[Array, " rows"],
+    corners: Int[Array, "rows 2"],
+    window: Pair,
+) -> tuple[Float[Array, "rows height width channels"], Asked]:
+    """Some images, and the question about them with a rectangle of each covered.
+
+    Args:
+        question: about n images.
+        cover: what covers each.
+        image: their numbers; those beyond the last are the last.
+        corners: of the rectangles, (top, left); nothing is covered where they are outside the image.
+        window: height and width of all rectangles.
+    """
+    rows = question.inputs, question.target, cover
+    x, target, behind = (part.at[image].get(mode="clip") for part in rows)
+    sides = (jnp.full_like(image, side) for side in window)
+    hidden = sweeps.inside(Rectangles(corners[:, 0], corners[:, 1], *sides), (x.shape[1], x.shape[2]))
+    return x, Asked(question.fun, jnp.where(hidden[..., None], behind, x), target)
 
 
 def _spread(

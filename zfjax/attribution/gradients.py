@@ -10,7 +10,17 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, require_key, scores_and_gradients, sums
+from zfjax.attribution.asked import (
+    Asked,
+    Fun,
+    Target,
+    asked,
+    at_least_one,
+    at_least_zero,
+    require_key,
+    scores_and_gradients,
+    sums,
+)
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, filling
@@ -75,8 +85,7 @@ def smooth_grad(
     """
     require_key(key)
     at_least_one(n_samples=n_samples, batch_size=batch_size)
-    if not isinstance(noise, int | float | np.number | jax.Array) or not noise >= 0:  # as NaN is not
-        raise ValueError(f"noise: expected a share of the image's range, 0 or more, got {noise!r}")
+    at_least_zero(noise=noise)
     question = asked(fun, images, target)
     images = question.inputs
     rest = tuple(range(1, images.ndim))

@@ -7,7 +7,7 @@ from typing import cast
 import jax
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from zfjax.attribution.asked import Asked, Fun, Target, asked, check_batch
 from zfjax.attribution.targets import OneClass
@@ -47,23 +47,11 @@ def asked_of_maps(fun: Fun | Split, inputs: Images | Crossing, target: Target, *
     return asked(head, at, target, name="features", has_slope=has_slope)
 
 
-def of_rows(head: Callable, rows: Int[Array, " rows"], n: int) -> Callable:
-    """A head from `asked_of_maps`, of n images, for some of these: what passes the cut by is theirs."""
-    if not isinstance(head, Partial):
-        return head
-    if isinstance(head.func, OneClass):
-        inner, number = head.args
-        return Partial(head.func, of_rows(inner, rows, n), number)
-    if isinstance(head.func, _Beside):
-        inner, beside = head.args
-        return Partial(head.func, inner, jax.tree.map(lambda leaf: _taken(leaf, rows, n), beside))
-    return head
-
-
-def _taken(leaf: Array, rows: Int[Array, " rows"], n: int) -> Array:
-    """Some images' part of an array whose first axis is images, or images and then others in one."""
-    found = leaf.reshape(n, -1, *leaf.shape[1:]).at[rows].get(mode="clip")
-    return found.reshape(-1, *leaf.shape[1:])
+def is_of_these_images(head: Callable) -> bool:
+    """Whether a head from `asked_of_maps` holds what passes the cut by, and so takes all its images at once alone."""
+    if isinstance(head, Partial) and isinstance(head.func, OneClass):
+        head = head.args[0]
+    return isinstance(head, Partial) and isinstance(head.func, _Beside)
 
 
 def maps_of(fun: Fun | Split, inputs: Images | Crossing) -> Float[Array, "n height width maps"]:

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from zfjax.attribution import chunks
 from zfjax.attribution.asked import Fun, at_least_one, at_least_zero, require_key
@@ -197,23 +197,25 @@ def _asked(
     fun: Callable, units: int | np.integer | Sequence[int] | Array | np.ndarray | Number, size: Pair, channels: int
 ) -> tuple[Callable, Int[Array, " k"]]:
     """A function with units, and which of these."""
+    outputs = _outputs(fun, size, channels)
     if callable(units):
         fun, units = as_one_class(fun, _picture(size, channels), units, "pictures", has_slope=True), 0
-    return fun, _checked_units(units, _activations(fun, size, channels))
+        outputs = functions.output_of(fun, _picture(size, channels))
+    return fun, _checked_units(units, _activations(outputs))
 
 
 def _picture(size: Pair, channels: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
 
 
-def _activations(fun: Callable, size: Pair, channels: int) -> jax.ShapeDtypeStruct:
-    """The shape of the output of `fun` for one picture."""
+def _outputs(fun: Callable, size: Pair, channels: int) -> PyTree:
+    """What `fun` gives for one picture."""
 
     def of(channels: int) -> Any:
         return functions.output_of(fun, _picture(size, channels))
 
     try:
-        activations = of(channels)
+        return of(channels)
     except Exception as error:  # of any library
         for other in (1, 3, 4):
             if other != channels and _works(of, other):
@@ -221,11 +223,14 @@ def _activations(fun: Callable, size: Pair, channels: int) -> jax.ShapeDtypeStru
                     f"channels: fun takes pictures of {other}, not of {channels}; say channels={other}"
                 ) from error
         raise
-    shape = getattr(activations, "shape", None)
+
+
+def _activations(outputs: PyTree) -> jax.ShapeDtypeStruct:
+    shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) not in (2, 4) or shape[0] != 1:
-        got = type(activations).__name__ if shape is None else f"{list(shape)} of one image"
+        got = type(outputs).__name__ if shape is None else f"{list(shape)} of one image"
         raise ValueError(f"fun: expected activations [n, units] or [n, h, w, units], got {got}")
-    return activations
+    return cast(jax.ShapeDtypeStruct, outputs)
 
 
 def _works(function: Callable, *args: Any) -> bool:

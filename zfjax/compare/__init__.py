@@ -7,8 +7,8 @@ Examples:
   python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0
       two lenses, the CAM of another layer, and no randomization
   python -m zfjax.compare --workdir=runs/photos --images=cat.jpg,dog.jpg
-      your own photographs, with any run: the picture only; a file's folder is its class if the net knows that class,
-      otherwise the class is the net's prediction
+      your own photographs, also a folder of them, with any run: the picture only; a file's folder is its class if the
+      net knows that class, otherwise the class is the net's prediction
   python -m zfjax.compare --workdir=runs/photos --boxes=boxes.json
       scores on your own folders; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height, width], …}:
       paths below the folder with the val split's classes, boxes in pixels of the whole, upright picture
@@ -85,7 +85,7 @@ def _flags() -> flags.FlagValues:
     command.run_flags(values, batch_size=32, pictures=True, model=True)
     flags.DEFINE_string("layer", "", "Layer whose maps the CAMs weight; default the highest.", flag_values=values)
     options.names(values, "only", [], "Lenses by name, such as lrp; default twelve and two baselines.")
-    options.files(values, "images", "Image files; default images of the val split.")
+    options.files(values, "images", "Image files or folders, of which the first 5; default of the val split.")
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
     options.whole_number(values, "count", 200, "Number of images of the val split, drawn by --seed.", smallest=1)
     options.whole_number(values, "rows", 5, "How many of the images to show in the picture.", smallest=1)

@@ -4,6 +4,7 @@ import numpy as np
 
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
+from zfjax.data.loose import some_pictures
 from zfjax.experiments.lenses import LENSES
 from zfjax.plots.comparison import plot_comparison
 from zfjax.plots.files import save
@@ -15,11 +16,11 @@ def open_model(request: Request) -> tuple[Asked, Chosen]:
     """Open the model, and the files as images for it; a run needs no pictures of its own.
 
     Raises:
-        UserError: no such checkpoint, lens or layer, or a file that is not an image.
+        UserError: no such checkpoint, lens or layer, a file that is not an image, or a folder without any.
     """
     lenses = chosen(request.only, LENSES)
     asked = ask(request.given.alone(), lenses, request)
-    return asked, asked.subject.of_files(request.images)
+    return asked, asked.subject.of_files(some_pictures(request.images, asked.subject.side))
 
 
 def write(asked: Asked, images: Chosen) -> list[str]:

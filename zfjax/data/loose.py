@@ -21,6 +21,8 @@ from zfjax.data.reading import read_picture
 from zfjax.data.scan import speaks
 from zfjax.data.source import BrokenImage, Example
 
+MOST = 5  # pictures of folders that are shown one by one
+
 
 @dataclasses.dataclass(frozen=True)
 class LooseExamples:
@@ -63,6 +65,22 @@ def picture_files(paths: Sequence[epath.PathLike]) -> tuple[epath.Path, ...]:
             raise UserError(f"image folder {given}: expected pictures in it, found none")
         found += inside
     return tuple(found)
+
+
+def some_pictures(paths: Sequence[epath.PathLike], size: int) -> tuple[epath.Path, ...]:
+    """Files as they are; if there are folders among them, the first `MOST` in all, without those that are broken.
+
+    Args:
+        paths: files and folders.
+        size: as in `readable_pictures`.
+
+    Raises:
+        UserError: as `picture_files` and `readable_pictures`.
+    """
+    files = picture_files(paths)
+    if not any(user_path(path, "image").is_dir() for path in paths):
+        return files
+    return readable_pictures(files[: max(MOST, len(paths))], size).files
 
 
 def _below(folder: epath.Path, seen: set[str]) -> Iterator[epath.Path]:

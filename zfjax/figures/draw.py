@@ -22,8 +22,6 @@ from zfjax.runs.folder import read_run, require_different
 from zfjax.runs.given import Given, OfRun, of_run, of_workdir
 from zfjax.training import memory
 
-MOST = 5  # pictures of a folder that the figures of single images show, as many as of the validation split
-
 FIGURES: dict[str, Callable[[Request], Iterator[Drawing]]] = {
     "fig2": fig2.draw,
     "fig4": fig4.draw,
@@ -49,7 +47,7 @@ def request_of(given: Given, values: flags.FlagValues, maps: int | None, units: 
     else:
         splits = given.splits()
         if values.images:
-            files = loose.picture_files(values.images)
+            files = loose.some_pictures(values.images, splits.val.side)
     model, size = splits.val.model, splits.val.size
     memory.require_batches(model, values.batch_size)
     # Fail before anything is drawn.
@@ -67,7 +65,7 @@ def request_of(given: Given, values: flags.FlagValues, maps: int | None, units: 
     return Request(
         given,
         splits,
-        splits.val.of_files(files[: max(MOST, len(values.images))]) if files else None,
+        splits.val.of_files(files[: max(loose.MOST, len(values.images))]) if files else None,
         tuple(values.classes),
         names,
         maps,

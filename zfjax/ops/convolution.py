@@ -253,14 +253,7 @@ def _unstrided(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding)
     """
     _, ho, wo, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
     few = x.shape[3] <= 4
-    rows, columns = (-(-k // stride) for k, stride in zip(kernel.shape[:2], strides, strict=True))
-    # What no kernel position reads is cut off; what only padded kernels read is added.
-    ends = [
-        stride * (out + taps - 1) - size - pad[0]
-        for out, taps, stride, size, pad in zip((ho, wo), (rows, columns), strides, x.shape[1:3], padding, strict=True)
-    ]
-    zero = np.zeros((), x.dtype)
-    x = lax.pad(x, zero, ((0, 0, 0), (padding[0][0], ends[0], 0), (padding[1][0], ends[1], 0), (0, 0, 0)))
+    x, (rows, columns) = _in_whole_steps(x, kernel, strides, padding)
     views, parts = [], []
     for i in range(min(strides[0], kernel.shape[0])):
         for j in range(min(strides[1], kernel.shape[1])):
@@ -285,11 +278,7 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pad
     """
     _, ho, wo, filters = _output_shape(x.shape, kernel.shape, strides, padding, 1)
     (kh, kw, channels), (down, right) = kernel.shape[:3], strides
-    rows, columns = -(-kh // down), -(-kw // right)
-    # What no kernel position reads is cut off; what only padded kernels read is added.
-    bottom = down * (ho + rows - 1) - x.shape[1] - padding[0][0]
-    side = right * (wo + columns - 1) - x.shape[2] - padding[1][0]
-    x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), (padding[0][0], bottom, 0), (padding[1][0], side, 0), (0, 0, 0)))
+    x, (rows, columns) = _in_whole_steps(x, kernel, strides, padding)
     kernel = jnp.pad(kernel, ((0, rows * down - kh), (0, columns * right - kw), (0, 0), (0, 0)))
     # One axis at a time, as sharded arrays must be.
     x = x.reshape(len(x), ho + rows - 1, down, x.shape[2], channels)
@@ -299,6 +288,23 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Pad
     fill = (0, -x.shape[3] % 8)
     x, kernel = jnp.pad(x, ((0, 0), (0, 0), (0, 0), fill)), jnp.pad(kernel, ((0, 0), (0, 0), fill, (0, 0)))
     return _plain_conv(x, kernel, (1, 1), ((0, 0), (0, 0)), 1)
+
+
+def _in_whole_steps(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding
+) -> tuple[jax.Array, tuple[int, int]]:
+    """The padded maps as a whole number of the stride's steps, and how many steps the kernel takes down and across.
+
+    What no kernel position reads is cut off; what only a kernel reads that is padded to whole steps is added.
+    """
+    _, *out, _ = _output_shape(x.shape, kernel.shape, strides, padding, 1)
+    rows, columns = (-(-k // stride) for k, stride in zip(kernel.shape[:2], strides, strict=True))
+    (top, bottom), (left, right) = (
+        (pad[0], stride * (count + taps - 1) - size - pad[0])
+        for count, taps, stride, size, pad in zip(out, (rows, columns), strides, x.shape[1:3], padding, strict=True)
+    )
+    zero = np.zeros((), x.dtype)
+    return lax.pad(x, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))), (rows, columns)
 
 
 def _with_slack(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding) -> Padding:

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks, sweeps
 from zfjax.attribution.asked import Asked, Fun, Target, asked, at_least_one, require_key, scores
+from zfjax.attribution.covering import covered_at
 from zfjax.console.text import shown_by_shape
-from zfjax.models.incremental import Rectangles
 from zfjax.ops.arguments import array, filling
 from zfjax.ops.windows import Pair, pair
 
@@ -76,7 +76,8 @@ def infidelity(
     phi = attributions if attributions.ndim == 4 else attributions[..., None]
     cover = filling("fill", fill, images, (1, 3, 4))
     corners = _corners(key, n_samples, images.shape[1] - window[0] + 1, images.shape[2] - window[1] + 1)
-    n, columns = len(images), n_samples + 1  # the last of each is the image itself
+    corners = jnp.pad(corners, ((0, 1), (0, 0)), constant_values=images.shape[1])  # the last covers nothing
+    n, columns = len(images), n_samples + 1
     count, size = chunks.even(n * columns, batch_size)
     empty = jnp.zeros(n * columns, jnp.float32), jnp.zeros(n * columns, jnp.float32)
     step = Partial(_Hidden(size, window), question, cover, phi, corners)
@@ -112,20 +113,15 @@ class _Hidden:
         question: Asked,
         cover: Array,
         phi: Array,
-        corners: Int[Array, "samples 2"],
+        corners: Int[Array, "places 2"],
         found: tuple[Array, Array],
         chunk: Int[Array, ""],
     ) -> tuple[Array, Array]:
-        numbers, columns = chunks.numbers(chunk, self.size), jnp.int32(len(corners) + 1)
-        image, sample = numbers // columns, numbers % columns
-        rows = question.inputs, question.target, cover, phi
-        x, target, behind, says = (part.at[image].get(mode="clip") for part in rows)
-        corner = corners.at[sample].get(mode="clip")
-        height = jnp.where(sample < len(corners), jnp.int32(self.window[0]), jnp.int32(0))
-        width = jnp.full_like(height, self.window[1])
-        hidden = sweeps.inside(Rectangles(corner[:, 0], corner[:, 1], height, width), (x.shape[1], x.shape[2]))
-        covered = jnp.where(hidden[..., None], behind, x)
-        score = scores(Asked(question.fun, covered, target)).astype(found[0].dtype)
-        expected = ((x - covered).astype(jnp.float32) * says.astype(jnp.float32)).sum(axis=(1, 2, 3))
+        numbers = chunks.numbers(chunk, self.size)
+        image, place = numbers // jnp.int32(len(corners)), numbers % jnp.int32(len(corners))
+        x, covered = covered_at(question, cover, image, corners[place], self.window)
+        says = phi.at[image].get(mode="clip").astype(jnp.float32)
+        expected = ((x - covered.inputs).astype(jnp.float32) * says).sum(axis=(1, 2, 3))
         said, sums = found
+        score = scores(covered).astype(said.dtype)
         return said.at[numbers].set(score, mode="drop"), sums.at[numbers].set(expected, mode="drop")
