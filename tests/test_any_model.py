@@ -67,7 +67,7 @@ def test_evaluate_any_model(capsys, pictures, tmp_path):
     assert code == 0, errors
     val = zfjax.look(looked_at.named(), f"folder:{pictures}").val
     left_out = int((val.labels < 0).sum())
-    assert f"left out: {left_out} pictures whose class is none of the outputs of named" in out
+    assert f"left out: {left_out} pictures whose class is none of the outputs" in out
     rows = json.loads((tmp_path / "out" / "evaluate.json").read_text())["rows"]
     assert [(row["net"], row["crops"], row["examples"]) for row in rows] == [
         ("named", crops, len(val.labels) - left_out) for crops in (1, 10)
@@ -113,7 +113,7 @@ def test_probe_and_transfer_any_model(capsys, pictures, tmp_path):
     code, _, (said,) = run(capsys, transfer.main, *words, "--layer=9")
     assert (code, "layer 9: expected 1 to 2, or 0 for the last" in said) == (2, True)
     code, _, (said,) = run(capsys, transfer.main, *words, "--scratch_epochs=2")
-    assert (code, "--scratch_epochs has no meaning with --model" in said) == (2, True)
+    assert (code, "--scratch_epochs has no meaning with a model that is not trained here" in said) == (2, True)
 
 
 def test_a_model_that_gives_no_logits_is_refused(own):

@@ -128,17 +128,18 @@ def test_weights_that_fit_another_computation_are_refused(tmp_path, capsys, chan
     assert (
         f"{path} is not zfnet512 at {SIZE} px: its weights fit, but it computes something else: logits differ" in line
     )
-    assert f"--model={path}" in line
+    assert f"import-weights {path} --workdir=RUN, without --model" in line
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-@pytest.mark.parametrize("words", ["", "--model=alexnet"])
-def test_any_other_net_can_be_used_as_it_is(tmp_path, capsys, words):
+def test_any_other_net_can_be_used_as_it_is(tmp_path, capsys):
+    """See test_onnx_run.py."""
     path = tmp_path / "net.onnx"
     write(path, "zfnet512", NAMES["none"])
-    command.run(import_weights.main, ["import-weights", str(path), f"--workdir={tmp_path / 'run'}", *words.split()])
+    words = ["import-weights", str(path), f"--workdir={tmp_path / 'run'}", "--model=alexnet"]
+    assert command.run(import_weights.main, words) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zfjax: ")]
-    assert f"any net can be used as it is, without a run: zfjax figures --model={path} --dataset=folder:PHOTOS" in line
+    assert f"any net can be used as it is: zfjax import-weights {path} --workdir=RUN, without --model" in line
 
 
 def test_a_resnet_as_pytorch_exports_it(tmp_path):

@@ -142,7 +142,11 @@ def test_what_cannot_be_is_one_line(capsys, imported, pictures, tmp_path):
         (figures.main, [run_of, "--only=fig4"], "it needs the checkpoints of a run, which a model has not"),
         (figures.main, [run_of, "--checkpoint=best"], "is an ONNX file, which has no checkpoint 'best'"),
         (figures.main, [run_of, "--bgr"], "--bgr has no meaning without --model; a run knows its own"),
-        (transfer.main, [run_of, "--dataset=shapes", "--scratch_epochs=2"], "--scratch_epochs has no meaning"),
+        (
+            transfer.main,
+            [run_of, "--dataset=shapes", "--scratch_epochs=2"],
+            "--scratch_epochs has no meaning with a model",
+        ),
         (export_weights.main, [run_of, f"--out={tmp_path / 'net.safetensors'}"], "is an ONNX file as it is; expected"),
         (train.main, [run_of, f"--config.dataset=folder:{pictures}"], "cannot be trained or edited here"),
         (ablate.main, [run_of, f"--config.dataset=folder:{pictures}"], "cannot be trained or edited here"),
