@@ -134,7 +134,7 @@ def test_numbers_on_a_map_page_are_those_of_the_survey(made_up):
     what = atlas_sites.survey()
     layer, number = what.layers[1], 5
     page = Page(made_up / site.map_path(layer.name, number))
-    histogram = views.histogram(layer, number)
+    histogram = views.histogram(layer.responses, number)
     assert [bar.cells for bar in histogram.bars] == layer.responses.histogram[number].tolist()
     heights = np.array([bar.height for bar in histogram.bars])
     cells = layer.responses.histogram[number]

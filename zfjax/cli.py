@@ -17,6 +17,7 @@ GROUPS = {
     "look": {
         "figures": "draw the paper's figures of a finished run",
         "atlas": "write a browsable site of what each map of a run fires for",
+        "explore": "look at any picture through a run in the browser: drop a photograph, click a unit",
         "compare": "compare lenses side by side, and score them on known objects",
         "summary": "print the layer table of a net or of a run",
     },

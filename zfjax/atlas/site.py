@@ -127,7 +127,7 @@ class _Pages:
                 map_path(layer.slug, number),
                 layer=layer,
                 number=number,
-                histogram=views.histogram(layer, number),
+                histogram=views.histogram(layer.responses, number),
                 exciting=views.exciting(layer, number),
                 **around,
             )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS
+from zfjax.experiments.responses import Responses
 
 CLASSES_OF_MAP = 10  # shown on its page
 MAPS_OF_CLASS = 4  # per layer, on the class's page
@@ -68,9 +69,8 @@ def winners(survey: Survey, layer: Layer, number: int) -> list[Winner]:
     return found
 
 
-def histogram(layer: Layer, number: int) -> Histogram:
+def histogram(responses: Responses, number: int) -> Histogram:
     """A map's histogram, with ticks at powers of ten."""
-    responses = layer.responses
     counts, edges = responses.histogram[number], responses.edges[number]
     top = math.log10(max(int(counts.max()), 1) * 10)
 

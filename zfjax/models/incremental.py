@@ -98,6 +98,18 @@ def plan(
     return Plan(net, names, tuple(sizes), room), list(zip(*changed, strict=True))
 
 
+def reached(plan: Plan, rectangles: Rectangles) -> tuple[Rectangles, ...]:
+    """What rectangles of the image change in it and in each layer that a plan lists.
+
+    They need not be those that were planned for: any that change no more cells go through the same program.
+    """
+    changed = [rectangles]
+    for layer, below, above in zip(plan.listed, plan.sizes, plan.sizes[1:], strict=False):
+        last = changed[-1]
+        changed.append(_through(layer, below, above, last) if isinstance(layer, Conv | MaxPool) else last)
+    return tuple(changed)
+
+
 @shown_by_shape
 class Reads(NamedTuple):
     """Where a chunk reads its values.

@@ -364,12 +364,13 @@ def open_run(workdir: epath.PathLike, checkpoint: str = "latest", dataset: str =
     return Splits(bare, bare)
 
 
-def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool = False) -> Given:
+def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool = False, writes: bool = True) -> Given:
     """What the flags of `command.run_flags` say.
 
     Args:
         values: the flags, parsed.
         folder: the folder in a run for what the command writes, where --out does not say it.
+        writes: whether a model needs --out.
         other: whether --dataset names other pictures than the run's own; if not, where these are now.
         local: as in `user_path`, for --out.
 
@@ -383,8 +384,9 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
         return of_workdir(values.workdir, folder, out, **how)
     command.reject_unused(values, ("workdir",), "with --model, which is looked at")
     command.reject_unused(values, ("checkpoint",), "with --model, which has no checkpoints")
-    if out is None:
+    if out is None and writes:
         raise UserError("--model needs a folder for what is written: expected --out=FOLDER")
+    out = out or epath.Path()
     name = Path(values.model.rpartition(":")[2] or values.model).stem
     if values.model.lower().endswith(".onnx"):
         classes = _class_names(values.class_names) if values.class_names else None

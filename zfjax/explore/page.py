@@ -1,0 +1,214 @@
+"""The page: Gradio's controls and queue around the sections; what one sees is a view, which is the page's address."""
+
+import random
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from zfjax.console.errors import UserError
+from zfjax.console.text import first_line, say
+from zfjax.experiments.exploring import menus
+from zfjax.experiments.exploring.explorer import Explorer
+from zfjax.experiments.exploring.view import CELLS, View, packed, read, unpacked
+from zfjax.explore.sections import Sections, filled
+
+LOOKS, PAINTS, ERASES = "look", "paint", "erase"
+AT_ONCE = 2  # answers that are computed at the same time; others wait in order
+WIDTHS = (1, 2, 4, 8)  # of the brush, in cells
+_HOW = [("asks what looks there", LOOKS), ("paints gray", PAINTS), ("erases", ERASES)]
+_QUICK = {
+    "concurrency_id": "quick",
+    "concurrency_limit": AT_ONCE,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+_SLOW = {"concurrency_id": "slow", "concurrency_limit": 1, "show_progress": "minimal", "api_visibility": "private"}
+_PARTS = {  # of the page, by what of a view each depends on
+    "pictures": ("picture", "painted", "beside", "place", "unit", "row", "column"),
+    "classes": ("picture", "painted", "beside"),
+    "maps": ("picture", "painted", "place", "row", "column"),
+    "detail": ("picture", "painted", "place", "unit", "row", "column", "rules"),
+    "save": View._fields,
+}
+_TITLE = "What a ConvNet sees"
+
+
+def static(name: str) -> str:
+    """The content of one of the page's own files."""
+    return (resources.files("zfjax.explore") / "static" / name).read_text(encoding="utf-8")
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plain theme, with the fonts of the reader's system: none is fetched."""
+    return gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+
+
+class Page:
+    """The page of an explorer: `blocks` is a Gradio app."""
+
+    def __init__(self, explorer: Explorer, title: str, atlas: str = ""):
+        """`title` says what is looked at; `atlas` is the address of its atlas, if there is one."""
+        self._explorer, self._sections = explorer, Sections(explorer, atlas)
+        with gr.Blocks(title=f"{title} · zfjax explore", analytics_enabled=False, fill_width=True) as self.blocks:
+            # Never shown: the view, and what the slower parts show of it.
+            self._link, self._of_strongest, self._of_lens = (gr.Textbox(visible=False) for _ in range(3))
+            gr.Markdown(f"# {_TITLE}")
+            with gr.Row():
+                with gr.Column(scale=2, min_width=300):
+                    self._lay_out_picture()
+                with gr.Column(scale=3, min_width=300):
+                    self._lay_out_layer()
+            self._save = gr.HTML()
+            self._connect()
+
+    def _lay_out_picture(self) -> None:
+        explorer, count = self._explorer, len(self._explorer.subject.pictures)
+        self._take = gr.HTML(filled("take.html"), js_on_load=static("take.js"))
+        with gr.Row(visible=count > 0):
+            label = f"or one of the {count:,} pictures, by number"
+            self._number = gr.Number(0, label=label, precision=0, minimum=0, maximum=max(count - 1, 0), min_width=120)
+            self._another = gr.Button("Another", min_width=80)
+        self._note = gr.HTML()
+        self._pictures = _part()
+        with gr.Row():
+            self._how = gr.Radio(_HOW, value=LOOKS, label="A click on the picture", elem_id="zx-how", interactive=True)
+            self._width = gr.Radio(WIDTHS, value=4, label="Brush", elem_id="zx-width", interactive=True)
+        with gr.Row():
+            self._clean = gr.Button("Remove the paint", size="sm")
+            self._keep = gr.Button("Put this picture beside", size="sm")
+            self._alone = gr.Button("Nothing beside", size="sm")
+        self._classes = _part()
+        named = [("none", ""), *((lens.title, name) for name, lens in explorer.lenses.items())]
+        label = "Lens: what does the chosen class depend on?"
+        self._lens = gr.Dropdown(named, value="", label=label, visible=len(named) > 1, elem_id="zx-lens")
+        self._lensed = gr.HTML()
+
+    def _lay_out_layer(self) -> None:
+        self._place = gr.Radio(list(self._explorer.places), label="Layer", elem_id="zx-layer")
+        self._maps = _part()
+        with gr.Row():
+            self._unit = gr.Number(0, label="Map", precision=0, minimum=0, min_width=80)
+            named = [(choice.title, name) for name, choice in menus.RULES.items()]
+            self._rules = gr.Dropdown(
+                named, value="deconvnet", label="Projection by", min_width=200, elem_id="zx-rules"
+            )
+        self._detail = _part()
+        self._strongest = _part()
+
+    def _connect(self) -> None:
+        """Each event changes the view, and shows what this changes; what takes longer follows."""
+        self._shown = [self._link, self._note, self._number, self._place, self._unit, self._rules, self._lens]
+        self._shown += [self._pictures, self._classes, self._maps, self._detail, self._save]
+
+        def follow(event: Any) -> None:
+            event = event.then(
+                self._strongest_of, [self._link, self._of_strongest], [self._of_strongest, self._strongest], **_QUICK
+            )
+            event.then(self._lens_of, [self._link, self._of_lens], [self._of_lens, self._lensed], **_SLOW)
+
+        def valued(listen: Callable, change: Callable[..., View], *inputs: Any, again: Sequence[str] = ()) -> None:
+            def answer(link: str, *values: Any) -> list[Any]:
+                return self._answer(link, lambda view: change(view, *values), again)
+
+            follow(listen(answer, [self._link, *inputs], self._shown, **_QUICK))
+
+        def told(listen: Callable, change: Callable[[View, Any], View]) -> None:
+            def answer(link: str, event: gr.EventData) -> list[Any]:
+                return self._answer(link, lambda view: change(view, event._data))
+
+            follow(listen(answer, self._link, self._shown, **_QUICK))
+
+        def opened(request: gr.Request) -> list[Any]:
+            return self._answer(str(request.query_params), lambda view: view, tuple(_PARTS), fresh=True)
+
+        follow(self.blocks.load(opened, None, self._shown, **_QUICK))
+        told(self._take.select, _pictured)
+        told(self._strongest.select, _pictured)
+        told(self._pictures.select, _touched)
+        told(self._classes.select, lambda view, data: view._replace(label=int(data["label"])))
+        told(self._maps.select, lambda view, data: view._replace(unit=int(data["map"])))
+        valued(self._number.submit, lambda view, number: _with_picture(view, str(int(number or 0))), self._number)
+        valued(self._another.click, lambda view: _with_picture(view, self._drawn()))
+        valued(self._clean.click, lambda view: view._replace(painted=""))
+        valued(self._keep.click, lambda view: view._replace(beside=view.picture))
+        valued(self._alone.click, lambda view: view._replace(beside=""))
+        valued(self._lens.input, lambda view, lens: view._replace(lens=lens or ""), self._lens)
+        valued(self._place.input, lambda view, place: view._replace(place=place, unit=None), self._place)
+        valued(self._unit.submit, lambda view, unit: view._replace(unit=int(unit or 0)), self._unit, again=("maps",))
+        valued(self._rules.input, lambda view, rules: view._replace(rules=rules), self._rules)
+        self._link.change(None, self._link, self._link, js=static("address.js"), api_visibility="private")
+
+    def _answer(
+        self, link: str, change: Callable[[View], View], again: Sequence[str] = (), fresh: bool = False
+    ) -> list[Any]:
+        """What all parts show after a change of the view; those that it leaves alone are not sent again."""
+        nothing = [gr.skip()] * len(self._shown)
+        try:
+            before = View() if fresh else read(link)
+            asked = change(read(link))
+            if asked.painted != before.painted:  # first, so that only what changed is computed
+                self._explorer.look(asked, before)
+            view = self._explorer.settled(asked)
+            changed = [getattr(view, field) != getattr(before, field) for field in View._fields]
+            differs = dict(zip(View._fields, changed, strict=True))
+            parts = [
+                getattr(self._sections, part)(view)
+                if part in again or any(differs[field] for field in fields)
+                else gr.skip()
+                for part, fields in _PARTS.items()
+            ]
+        except UserError as error:
+            return [gr.skip() if fresh is False else "", filled("note.html", line=str(error)), *nothing[2:]]
+        except Exception as error:  # the page goes on; the line is for whoever runs it
+            say(f"a fault in zfjax explore: {type(error).__name__}: {first_line(error)}")
+            return [gr.skip(), filled("note.html", line="that did not work; see the terminal"), *nothing[2:]]
+        number = int(view.picture) if view.picture.isdecimal() else gr.skip()
+        return [view.link, "", number, view.place, view.unit, view.rules, view.lens, *parts]
+
+    def _strongest_of(self, link: str, shown: str) -> tuple[Any, Any]:
+        view = read(link)
+        return self._unless_shown(f"{view.place} {view.unit}", shown, self._sections.strongest, view)
+
+    def _lens_of(self, link: str, shown: str) -> tuple[Any, Any]:
+        view = read(link)
+        what = f"{view.picture} {view.painted} {view.lens} {view.label}" if view.lens else ""
+        return self._unless_shown(what, shown, self._sections.lens, view)
+
+    def _unless_shown(self, what: str, shown: str, part: Callable[[View], str], view: View) -> tuple[Any, Any]:
+        if what == shown or not view.place:
+            return gr.skip(), gr.skip()
+        try:
+            return what, part(self._explorer.settled(view))
+        except UserError as error:
+            return what, filled("note.html", line=str(error))
+
+    def _drawn(self) -> str:
+        return str(random.randrange(len(self._explorer.subject.pictures)))
+
+
+def _part() -> gr.HTML:
+    return gr.HTML(js_on_load=static("page.js"))
+
+
+def _with_picture(view: View, picture: str) -> View:
+    """Another picture in the same layer, with the same question; what was clicked and painted was of the old one."""
+    return view._replace(picture=picture, painted="", row=None, column=None, label=None)
+
+
+def _pictured(view: View, data: Any) -> View:
+    return _with_picture(view, str(data["picture"]))
+
+
+def _touched(view: View, data: Any) -> View:
+    """After a click or a stroke on the picture: another pixel to ask about, or other cells that are painted."""
+    if data["how"] == LOOKS:
+        return view._replace(row=int(data["row"]), column=int(data["column"]), unit=None)
+    cells, width = unpacked(view.painted), int(data["width"])
+    before = (width - 1) // 2
+    for row, column in np.clip(np.array(data["cells"], int).reshape(-1, 2), 0, CELLS - 1):
+        top, left = max(row - before, 0), max(column - before, 0)
+        cells[top : row - before + width, left : column - before + width] = data["how"] == PAINTS
+    return view._replace(painted=packed(cells))

@@ -1,0 +1,88 @@
+"""Starts the page: on this machine alone unless told otherwise, with nothing sent to or fetched from elsewhere."""
+
+import os
+import secrets
+from typing import Any, NamedTuple
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import, which asks for it
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+from zfjax.console.errors import UserError
+from zfjax.experiments.exploring.explorer import Explorer
+from zfjax.explore import page, server
+
+HERE = "127.0.0.1"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Served(NamedTuple):
+    """A page that is being served."""
+
+    blocks: gr.Blocks
+    address: str  # with the token, where there is one
+
+    def close(self) -> None:
+        """End it."""
+        self.blocks.close(verbose=False)
+
+
+def serve(
+    explorer: Explorer,
+    title: str,
+    *,
+    host: str = HERE,
+    port: int = 0,
+    megabytes: int = 32,
+    atlas: str = "",
+    inbrowser: bool = False,
+    inline: bool | None = False,
+) -> Served:
+    """Serve the page of an explorer, in threads of this process.
+
+    Args:
+        explorer: ready to be asked.
+        title: what is looked at.
+        host: the address to listen at; any but this machine's own wants a token, which the printed address has.
+        port: 0 for the first free one from 7860.
+        megabytes: the most that an uploaded file may have.
+        atlas: the folder of the run's atlas; empty for none.
+        inbrowser: whether to open a browser.
+        inline: whether to show it in the notebook that this runs in; None: if there is one.
+
+    Raises:
+        UserError: the port is taken, or the address is not this machine's.
+    """
+    token = "" if host in _LOOPBACK else secrets.token_urlsafe(24)
+    made = page.Page(explorer, title, atlas)
+    made.blocks.queue(default_concurrency_limit=page.AT_ONCE, api_open=False)
+    routes = server.routes(explorer, megabytes, page.AT_ONCE)
+    kwargs: dict[str, Any] = {
+        "routes": routes,
+        "middleware": [server.guard(token)],
+        "docs_url": None,
+        "redoc_url": None,
+    }
+    try:
+        _, address, _ = made.blocks.launch(
+            server_name=host,
+            server_port=port or None,
+            app_kwargs=kwargs,
+            theme=page.theme(),
+            css=page.static("page.css"),
+            footer_links=[],
+            quiet=True,
+            prevent_thread_lock=True,
+            inbrowser=inbrowser and not token,
+            inline=inline,
+            share=False,
+            ssr_mode=False,
+            show_error=False,
+            max_file_size=1,
+            pwa=False,
+            enable_monitoring=False,
+        )
+    except OSError as error:
+        raise UserError(f"cannot listen at {host}{f':{port}' if port else ''}: {error}") from error
+    return Served(made.blocks, f"{address}?token={token}" if token else address)

@@ -1,0 +1,1 @@
+link => { history.replaceState(null, '', link ? `?${link}` : location.pathname); return link; }
