@@ -64,8 +64,8 @@ def _served(asked: "Given", values: flags.FlagValues) -> "Served":
     from zfjax.explore import opening, serving
 
     with Progress("opening the run"):
-        subject = asked.splits().val if asked.run or asked.dataset else asked.alone()
-    keeps = asked.run is not None or values.out
+        subject = asked.splits().val if asked.dataset else asked.alone()
+    keeps = asked.folder is not None or values.out
     explorer = opening.opened(
         opening.few(subject, values.images),
         values.layers,
