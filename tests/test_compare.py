@@ -14,7 +14,7 @@ from PIL import Image
 from test_comparison import REDDEST, WEIGHTS
 
 from zfjax import compare, train
-from zfjax.compare import objects, photographs
+from zfjax.compare import drawings, objects, photographs
 from zfjax.console import command
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
@@ -307,6 +307,35 @@ def test_shapes_know_their_pixels(monkeypatch, tmp_path, capsys):
             seen = center_crop(decode_square(records[number + 1]["image"], SQUARE)[None], 16)[0]
             assert (mask == (np.asarray(seen)[..., 0] > 150)).mean() > 0.9
     assert subject.kept.tolist() == [1, 2]
+    assert "drawings: not compared: drawings have parts left out of shapes: no output" in capsys.readouterr().out
+    assert command.run(compare.main, [*flags, "--drawings=2"]) == 2
+    assert "no output of the model is named face, car, house and 7 more" in capsys.readouterr().err
+
+
+def test_drawings_without_one_thing_are_compared_for_any_model_that_knows_them(
+    on_photos, tmp_path, monkeypatch, capsys
+):
+    subject, _, words = on_photos
+    named = subject._replace(classes=("face", "car"))
+    monkeypatch.setattr(subjects, "of_run", lambda *_: Splits(named, named))
+    more = ["--only=saliency,gradient_times_input,grad_cam,random", "--count=2", "--sanity_images=0"]
+    assert command.run(compare.main, [*words, *more, "--drawings=6", "--batch_size=4"]) == 0
+    folder = tmp_path / "run" / "compare"
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*drawings.FILES, *TABLES])
+    said = capsys.readouterr().out
+    rows = json.loads((folder / "drawings.json").read_text())
+    assert rows["note"].splitlines()[-1] in said
+    assert "6 drawings of shapes" in rows["title"]
+    assert {row["lens"] for row in rows["rows"]} == {
+        *("saliency", "Grad-CAM", "random map", "gradient × input")  # of this net positive where bright
+    }
+    things = [row["things"] for row in rows["rows"]]
+    assert things == sorted(things, reverse=True)
+    with np.load(folder / "drawings.npz") as arrays:
+        assert arrays["things"].shape == (4, 2, 6)
+        assert arrays["lenses"].tolist() == ["saliency", "gradient_times_input", "grad_cam", "random"]
+    assert command.run(compare.main, [*words, "--only=grad_cam", "--count=2", "--sanity_images=0"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == TABLES  # others' drawings do not stay
 
 
 @pytest.mark.slow

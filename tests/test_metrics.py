@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from scipy import stats
 
 from zfjax.attribution.metrics import (
     blurred,
@@ -15,6 +16,8 @@ from zfjax.attribution.metrics import (
     insertion,
     localization,
     pointing_game,
+    rank_agreement,
+    sums_inside,
 )
 from zfjax.data.boxes import Box, edges, from_edges
 from zfjax.experiments.correspondence import hidden, random_boxes
@@ -312,3 +315,30 @@ def test_what_curves_cannot_use_is_named(unchecked, changes, expected):
     for measure in (insertion, deletion):
         with pytest.raises(ValueError, match=expected):
             measure(**given)
+
+
+def test_rank_agreement_is_kendalls_where_nothing_is_equal_and_counts_equal_claims_as_untold():
+    rng = np.random.default_rng(0)
+    claims, effects = rng.normal(size=(2, 3, 7))
+    expected = [stats.kendalltau(one, other).statistic for one, other in zip(claims, effects, strict=True)]
+    np.testing.assert_allclose(rank_agreement(claims, effects), expected)
+    np.testing.assert_allclose(rank_agreement(effects**3, effects), 1)
+    np.testing.assert_allclose(rank_agreement(-effects, effects), -1)
+    np.testing.assert_array_equal(rank_agreement(np.ones((3, 7)), effects), 0)
+    # One pair of three is equal, the others right: tau-b would say 0.82.
+    assert rank_agreement(np.array([2.0, 1.0, 1.0]), np.array([3.0, 2.0, 1.0])) == pytest.approx(2 / 3)
+    # Things that are not there, or do the same, make no pairs.
+    assert rank_agreement(np.array([2.0, 1.0, 9.0]), np.array([3.0, 2.0, np.nan])) == 1
+    assert np.isnan(rank_agreement(np.array([2.0, 1.0]), np.array([3.0, np.nan])))
+    assert np.isnan(rank_agreement(np.array([2.0, 1.0]), np.array([3.0, 3.0])))
+    with pytest.raises(ValueError, match="claims, effects: expected one of each for each thing"):
+        rank_agreement(claims, effects[:, :5])
+
+
+def test_sums_over_regions_keep_signs():
+    maps = np.arange(-8.0, 8.0, dtype=np.float32).reshape(1, 4, 4)
+    regions = np.zeros((1, 2, 4, 4), bool)
+    regions[0, 0, :2], regions[0, 1, 0, 0] = True, True
+    np.testing.assert_array_equal(sums_inside(maps, regions), [[-36, -8]])
+    with pytest.raises(ValueError, match="regions: expected bool"):
+        sums_inside(maps, regions[:, :, :3])

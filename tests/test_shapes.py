@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from scipy import ndimage
 
 from zfjax.console.errors import UserError
 from zfjax.data.boxes import edges
-from zfjax.data.shapes import CLASSES, PARTS, builder, scene
+from zfjax.data.shapes import CLASSES, PARTS, builder, counterfactuals, scene
 from zfjax.data.shapes.clutter import MOST_HIDDEN
 
 SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
@@ -75,6 +76,28 @@ def test_a_part_s_box_lies_where_the_part_is_drawn(scenes):
             assert left[1] < right[1]
             assert nose[1] < right[1] + 8
             assert nose[0] > (left[0] + right[0]) / 2
+
+
+@pytest.mark.parametrize("label", range(10))
+def test_a_drawing_without_a_thing_differs_only_where_the_thing_was_seen(label):
+    for seed in range(2):
+        s, (picture, others) = scene(seed, label), counterfactuals(seed, label)
+        np.testing.assert_array_equal(picture, s.image)
+        boxes = {part.name: part.box for part in s.parts}
+        assert {other.thing for other in others if other.is_part} >= {*boxes}
+        assert any(other.thing.startswith("clutter") for other in others)
+        assert ("occluder" in {other.thing for other in others}) == (s.hidden > 0)
+        inside = ndimage.binary_erosion(s.mask)
+        for other in others:
+            changed = (other.image != picture).any(axis=-1)
+            assert changed.any()
+            if other.is_part:  # but for smoothed edges, and slivers narrower than a pixel
+                top, left, bottom, right = edges(np.array(boxes[other.thing]))
+                beyond = changed.copy()
+                beyond[max(0, top - 3) : bottom + 3, max(0, left - 3) : right + 3] = False
+                assert beyond.sum() <= 0.03 * changed.sum()
+            else:  # what stands behind the object, or before it
+                assert (changed & inside).sum() <= 0.03 * changed.sum()
 
 
 def middle(box):

@@ -3,9 +3,10 @@
 Examples:
   python -m zfjax.compare --workdir=runs/shapes
       twelve lenses on 200 images of the val split: a table, a picture with one row per image and one column per lens,
-      and how the maps change as the net's layers are randomized
-  python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0
-      two lenses, the CAM of another layer, and no randomization
+      how the maps change as the net's layers are randomized; and, for shapes, which lens tells what the net depends on,
+      by 500 drawings from which one part after another is left out
+  python -m zfjax.compare --workdir=runs/shapes --only=grad_cam,saliency --layer=relu4 --sanity_images=0 --drawings=0
+      two lenses, the CAM of another layer, no randomization and no drawings
   python -m zfjax.compare --workdir=runs/photos --images=cat.jpg,dog.jpg
       your own photographs, also a folder of them, with any run: the picture only; a file's folder is its class if the
       net knows that class, otherwise the class is the net's prediction
@@ -15,8 +16,8 @@ Examples:
   python -m zfjax.compare --model=net.onnx --dataset=folder:PHOTOS --boxes=boxes.json --out=compared
       any model: an ONNX file, or a function in a Python file, --model=nets.py:mine
 
-The dataset `shapes` has masks of its objects. Results go into the run's folder compare, or --out: lenses.* and
-sanity.*, which replace earlier ones, and images.* for photographs. Where a model has no output with the name of a
+The dataset `shapes` has masks of its objects. Results go into the run's folder compare, or --out: lenses.*, sanity.*
+and drawings.*, which replace earlier ones, and images.* for photographs. Where a model has no output with the name of a
 picture's class, the lenses explain what the model says.
 """
 
@@ -39,13 +40,13 @@ def main(argv: Sequence[str]) -> None:
     values = _flags()
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "compare")
     if values.images:
-        of_the_split = ("dataset", "boxes", "count", "rows", "sanity_images")
+        of_the_split = ("dataset", "boxes", "count", "rows", "sanity_images", "drawings")
         command.reject_unused(values, of_the_split, "with --images, which are not scored")
 
     place = processes.place_of(values)
     with Progress("opening the run"):
         processes.join_to_look(place)
-        from zfjax.compare import photographs, scores
+        from zfjax.compare import drawings, photographs, scores
         from zfjax.compare.asked import chosen
         from zfjax.compare.request import Request
         from zfjax.runs.first import is_first
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
         drawn=values.count,
         rows=values.rows,
         sanity_images=values.sanity_images,
+        drawings=values.drawings,
         seed=values.seed,
     )
     with looked_at.writing("zfjax compare"):
@@ -73,9 +75,12 @@ def main(argv: Sequence[str]) -> None:
         else:
             with Progress("opening the run"):
                 asked, drawn = scores.open_model(request)
+            without = drawings.planned(asked, request.drawings)
             files = scores.write_scores(asked, drawn, request.rows)
             if request.sanity_images:
                 files += scores.write_sanity(asked, drawn, request.sanity_images)
+            if without:
+                files += drawings.write_drawings(asked, without)
     if is_first():
         print(written(looked_at.out, files))
 
@@ -90,6 +95,8 @@ def _flags() -> flags.FlagValues:
     options.whole_number(values, "count", 200, "Number of images of the val split, drawn by --seed.", smallest=1)
     options.whole_number(values, "rows", 5, "How many of the images to show in the picture.", smallest=1)
     options.whole_number(values, "sanity_images", 16, "How many of the images to use with randomized nets; 0: none.")
+    text = "Number of drawings to leave parts out of; 0: none; default 500 for shapes, else none."
+    options.whole_number(values, "drawings", None, text)
     options.seed(values, "Seed for drawing images, weights and noise.")
     options.processes(values)
     return values

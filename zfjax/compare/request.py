@@ -17,4 +17,5 @@ class Request(NamedTuple):
     drawn: int  # number of images of the val split
     rows: int  # how many of them to show
     sanity_images: int  # how many of them to use with randomized nets
+    drawings: int | None  # how many drawings to leave parts out of; None: as usual
     seed: int

@@ -1,6 +1,5 @@
 """Score lenses on images with known objects: how good their maps are, and whether they depend on the weights."""
 
-import concurrent.futures
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from zfjax.compare import objects
+from zfjax.compare import devices, drawings, objects
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
 from zfjax.console import tables
@@ -22,7 +21,6 @@ from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
 from zfjax.runs.first import from_all, is_first
 from zfjax.runs.subject import Subject
-from zfjax.training.precision import matmul_precision
 
 SANITY = tuple(f"sanity.{kind}" for kind in ("csv", "json", "md", "npz", "pdf", "png"))
 
@@ -68,7 +66,7 @@ def _targets(subject: Subject, numbers: Int[np.ndarray, " n"], batch_size: int) 
 def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     """Write the table over all images and the picture of up to `rows`; print the table, return the files' names.
 
-    Also deletes earlier results on randomized nets, which may use other images and lenses.
+    Also deletes earlier results on randomized nets and on drawings, which may use other images and lenses.
     """
     subject, count, size = asked.subject, len(drawn.numbers), asked.batch_size
     labels, folder = drawn.labels, asked.given.out
@@ -84,7 +82,7 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
         figure = plot_comparison(subject.display.pixels(images), drawn.masks[shown], titled, names)
         arrays = {"shown": drawn.numbers[shown], "masks": drawn.masks[shown], "images": drawn.numbers}
         table = comparison.to_table(found, asked.lenses, asked.given.dataset, asked.layer, drawn.unknown)
-        for stale in SANITY:
+        for stale in SANITY + drawings.FILES:
             (folder / stale).unlink(missing_ok=True)
         files = tables.write(table, folder, "lenses")
         files += save(figure, folder / "lenses", arrays | as_arrays(maps) | found._asdict())
@@ -93,57 +91,28 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
 
 
 def _compared(asked: Asked, drawn: Drawn, labels: Int[np.ndarray, " n"]) -> Comparison:
-    """Compare the lenses batch by batch, each device of each process with its share; every process gets the result."""
-    devices, firsts = jax.local_devices(), range(0, len(labels), asked.batch_size)
-    before = jax.process_index() * len(devices)
-    shares = [firsts[before + number :: jax.device_count()] for number in range(len(devices))]
-    with Progress("lenses", len(labels) * len(asked.lenses), unit="map") as progress:
+    """Compare the lenses batch by batch, on all devices of all processes."""
+    subject, size, count = asked.subject, asked.batch_size, len(labels)
+    with Progress("lenses", count * len(asked.lenses), unit="map") as progress:
 
-        def of_share(device: jax.Device, share: range) -> dict[str, np.ndarray]:
-            found = _compared_on(device, asked, drawn, labels, share, progress)
-            images = np.concatenate([_batch(first, asked, labels) for first in share])
-            return {**found._asdict(), "images": images}
+        def work(device: jax.Device, share: range) -> dict[str, np.ndarray]:
+            chosen = (
+                Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some], int(some[0]))
+                for some in devices.batches(share, size, count)
+            )
+            return comparison.compare(
+                subject.model.on(device),
+                chosen,
+                asked.lenses,
+                layer=asked.layer,
+                options=asked.options,
+                rows=min(size, count),
+                progress=progress,
+            )._asdict()
 
-        # A lens is many programs, with work on the host in between; so each device takes whole batches, in a thread.
-        with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-            at_work = [one for one in zip(devices, shares, strict=True) if one[1]]
-            parts = list(pool.map(lambda one: of_share(*one), at_work))
-    mine = {f"{number}/{name}": array for number, part in enumerate(parts) for name, array in part.items()}
-    every = from_all(mine)
-
-    def of_all(name: str) -> list[np.ndarray]:
-        return [array for arrays in every for key, array in arrays.items() if key.partition("/")[2] == name]
-
-    order = np.argsort(np.concatenate(of_all("images")))
-    scores = {name: np.concatenate(of_all(name), axis=1)[:, order] for name in Comparison._fields if name != "seconds"}
-    return Comparison(**scores, seconds=np.mean(of_all("seconds"), axis=0))
-
-
-def _batch(first: int, asked: Asked, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " batch"]:
-    """Which of the drawn images are in the batch that begins with this one."""
-    return np.arange(first, min(first + asked.batch_size, len(labels)))
-
-
-def _compared_on(
-    device: jax.Device, asked: Asked, drawn: Drawn, labels: Int[np.ndarray, " n"], share: range, progress: Progress
-) -> Comparison:
-    """Compare the lenses on the batches that begin with the images in `share`, on one device."""
-    subject, size = asked.subject, asked.batch_size
-    # Settings of JAX are a thread's own.
-    with jax.default_device(device), matmul_precision(asked.given.precision):
-        chunks = ((first, _batch(first, asked, labels)) for first in share)
-        batches = (
-            Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some], first) for first, some in chunks
-        )
-        return comparison.compare(
-            subject.model.on(device),
-            batches,
-            asked.lenses,
-            layer=asked.layer,
-            options=asked.options,
-            rows=min(size, len(labels)),
-            progress=progress,
-        )
+        found = devices.on_all_devices(count, size, asked.given.precision, work)
+    scores = {name: found.joined(name) for name in Comparison._fields if name != "seconds"}
+    return Comparison(**scores, seconds=found.mean("seconds"))
 
 
 def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:

@@ -97,6 +97,11 @@ def _square(picture: Picture, size: int) -> UInt8[np.ndarray, "size size 3"]:
     return np.asarray(_resized(image, size))
 
 
+def resized_square(pixels: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The same square as `decode_square` makes of a picture's file, of the picture itself."""
+    return np.asarray(_resized(Image.fromarray(pixels), size))
+
+
 def _resized(image: Image.Image, size: int) -> Image.Image:
     """The centered square of an RGB picture."""
     side = min(image.size)

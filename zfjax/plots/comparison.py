@@ -12,8 +12,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from zfjax.attribution.metrics import boxes_of
+from zfjax.experiments.counterfactuals import Agreement, mean_of, readings
+from zfjax.experiments.lenses import Lens
 from zfjax.experiments.sanity import Sanity
-from zfjax.plots.colors import LINES, ORANGE
+from zfjax.plots.colors import BLUE, LINES, ORANGE
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image
 
@@ -128,6 +130,32 @@ def plot_sanity(found: Mapping[str, Sanity]) -> Picture:
         f"Lines: mean over {count} images; bands: ± one standard deviation. At 1 the map equals the trained net's; near"
         " 0 nothing of it is left, so it showed what was learned.",
     )
+    return figure
+
+
+def plot_agreement(found: Agreement, lenses: Sequence[Lens]) -> Picture:
+    """How well lenses tell what is lost without each thing in a drawing, best first; those that ignore the net in gray.
+
+    Args:
+        found: from `zfjax.experiments.counterfactuals.agreement`.
+        lenses: the compared lenses.
+    """
+    rows = readings(found, lenses)
+    figure = Picture(figsize=(7, 0.24 * len(rows) + 1.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for name, label, marker, color in (("things", "all things", "o", BLUE), ("per_pixel", "per pixel", "x", ORANGE)):
+        for place, row in enumerate(rows):
+            mean = mean_of(getattr(row.agreement, name))
+            shade = "0.6" if row.is_baseline else color
+            axes.plot([mean.low, mean.high], [place, place], color=shade, linewidth=1.2)
+            axes.plot(mean.value, place, marker, color=shade, markersize=4, label=label if not place else None)
+    axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.axvline(0, color="0.6", linewidth=1, linestyle=":")
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_xlabel("rank correlation with what the logit loses", fontsize=8)
+    axes.legend(fontsize=7, loc="lower right", frameon=False)
+    _explain(figure, f"Means over {found.things.shape[-1]} drawings, with 95 % intervals. Gray: ignores the net.")
     return figure
 
 

@@ -126,6 +126,11 @@ class Given(abc.ABC):
         return parse_spec(self.dataset).title if self.dataset else "pictures"
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether the pictures are the package's own drawings."""
+        return bool(self.dataset) and parse_spec(self.dataset).kind == "shapes"
+
+    @property
     def passes(self) -> epath.Path:
         """The folder for the parts of passes that are done."""
         if self.folder is not None:

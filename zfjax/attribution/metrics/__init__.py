@@ -14,6 +14,7 @@ from zfjax.attribution.metrics.objects import (
     localization,
     pointing_game,
 )
+from zfjax.attribution.metrics.ranking import rank_agreement, sums_inside
 from zfjax.attribution.metrics.removal import Road, imputed, road
 from zfjax.attribution.metrics.sparsity import sparseness
 from zfjax.attribution.metrics.stability import Stability, sensitivity
@@ -36,9 +37,11 @@ __all__ = [
     "insertion",
     "localization",
     "pointing_game",
+    "rank_agreement",
     "road",
     "sensitivity",
     "sparseness",
+    "sums_inside",
 ]
 
 __getattr__ = renamed(__name__, localisation="localization", Localisation="Localization", LOCALISED="LOCALIZED")

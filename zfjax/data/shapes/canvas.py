@@ -1,9 +1,11 @@
 """A canvas of paint numbers: polygons are filled with numbers, which lookups turn into colors or owners.
 
-It is drawn at twice the picture's size, to get smooth edges.
+It is drawn at twice the picture's size, to get smooth edges. What was filled is kept with the name of the thing that it
+belongs to, so that the same canvas can be drawn without one of them.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,14 +31,38 @@ class Paint(NamedTuple):
     texture: int
 
 
+class _Fill(NamedTuple):
+    """A polygon, and the thing that it is part of."""
+
+    thing: str
+    corners: list[float]  # x, y, x, y, … in pixels of the canvas
+    number: int
+    line: int
+    width: float
+
+
+class Snapshot(NamedTuple):
+    """A canvas as it was."""
+
+    image: Image.Image
+    fills: Sequence[_Fill]
+
+
 class Canvas:
-    """Paint numbers, [FINE, FINE]; each belongs to an owner: 0 for nothing, else a part of the object."""
+    """Paint numbers, [FINE, FINE]; each belongs to an owner: 0 for nothing, else a part of the object.
+
+    Attributes:
+        thing: the name of what is drawn next, for `without`.
+    """
 
     def __init__(self) -> None:
+        self.thing = ""
         self._image = Image.new("L", (FINE, FINE))
         self._pen = ImageDraw.Draw(self._image)
         self._paints: list[Paint] = []
         self._owners: list[int] = []
+        self._flood = 0
+        self._fills: list[_Fill] = []
 
     def mix(self, paint: Paint, owner: int = 0) -> int:
         """Add a paint; returns its number."""
@@ -46,27 +72,47 @@ class Canvas:
 
     def fill(self, outline: Points, number: int, line: int = 0, width: float = 0.0) -> None:
         """Fill a polygon, given in the picture's pixels, and draw its edge `width` pixels wide with paint `line`."""
-        corners = (outline * (FINE / SIDE)).ravel().tolist()
-        self._pen.polygon(corners, fill=number)
-        if width:
-            self._pen.line(corners + corners[:4], fill=line, width=round(width * FINE / SIDE), joint=None)
+        self._add(_Fill(self.thing, (outline * (FINE / SIDE)).ravel().tolist(), number, line, width))
+
+    def _add(self, fill: _Fill) -> None:
+        self._fills.append(fill)
+        self._pen.polygon(fill.corners, fill=fill.number)
+        if fill.width:
+            width = round(fill.width * FINE / SIDE)
+            self._pen.line(fill.corners + fill.corners[:4], fill=fill.line, width=width, joint=None)
 
     def flood(self, number: int) -> None:
-        """Cover the whole canvas."""
+        """Cover the whole canvas; the first thing to be drawn."""
+        self._flood = number
         self._image.paste(number, (0, 0, FINE, FINE))
+
+    def things(self) -> tuple[str, ...]:
+        """The names of what was drawn, back to front."""
+        return tuple(dict.fromkeys(fill.thing for fill in self._fills))
+
+    def without(self, thing: str) -> "Canvas":
+        """The same canvas, with nothing of this thing drawn."""
+        other = Canvas()
+        other._paints, other._owners = self._paints, self._owners
+        other.flood(self._flood)
+        for fill in self._fills:
+            if fill.thing != thing:
+                other._add(fill)
+        return other
 
     def owners(self) -> UInt8[np.ndarray, "side side"]:
         """The owner that each pixel of the finished picture shows."""
         numbers = np.asarray(self._image)[::2, ::2]
         return np.array(self._owners, np.uint8)[numbers]
 
-    def snapshot(self) -> Image.Image:
+    def snapshot(self) -> Snapshot:
         """A copy of the canvas, for `restore`."""
-        return self._image.copy()
+        return Snapshot(self._image.copy(), tuple(self._fills))
 
-    def restore(self, snapshot: Image.Image) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot."""
-        self._image.paste(snapshot)
+        self._image.paste(snapshot.image)
+        self._fills = list(snapshot.fills)
 
     def picture(self, rng: Rng) -> UInt8[np.ndarray, "side side 3"]:
         """The finished picture in RGB with smoothed edges and random texture shift, contrast, tint and brightness."""

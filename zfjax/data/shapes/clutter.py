@@ -17,7 +17,8 @@ def background(rng: Rng, canvas: Canvas) -> Rgb:
     """Cover the canvas with up to four textured regions; returns the first one's color."""
     base = color(rng)
     canvas.flood(canvas.mix(paint(rng, base, 0.6)))
-    for _ in range(int(rng.integers(0, 4))):
+    for number in range(int(rng.integers(0, 4))):
+        canvas.thing = f"region {number + 1}"
         offset, far = rng.uniform(-0.4, 0.4) * SIDE, 2.0 * SIDE
         half = rectangle(-far, offset, far, far) @ turn(rng.uniform(0, 2 * math.pi)) + SIDE / 2
         canvas.fill(half, canvas.mix(paint(rng, color(rng), 0.6)))
@@ -26,7 +27,8 @@ def background(rng: Rng, canvas: Canvas) -> Rgb:
 
 def scatter(rng: Rng, canvas: Canvas) -> None:
     """Scatter simple shapes and single parts of drawings, so that one circle or triangle does not reveal the class."""
-    for _ in range(int(rng.integers(2, 5))):
+    for number in range(int(rng.integers(2, 5))):
+        canvas.thing = f"clutter {number + 1}"
         pose = random_pose(rng, 10, 44, math.pi)
         parts = _parts()
         outlines = parts[int(rng.integers(len(parts)))] if rng.random() < 0.25 else [_simple(rng)]
@@ -46,6 +48,7 @@ def occlude(rng: Rng, canvas: Canvas) -> float:
     number, before = canvas.mix(paint(rng, color(rng), 0.5)), canvas.snapshot()
     pick = int(rng.integers(len(rows)))
     outline = _simple(rng) @ turn(rng.uniform(0, 2 * math.pi)) * rng.uniform(10, 24)
+    canvas.thing = "occluder"
     for shrink in (1.0, 0.7, 0.45):
         canvas.fill(outline * shrink + (columns[pick], rows[pick]), number)
         hidden = 1.0 - np.count_nonzero(canvas.owners()) / len(rows)

@@ -1,5 +1,6 @@
 """One picture: an object in a random pose and light, on a cluttered background, often with something in front."""
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -36,19 +37,64 @@ class Scene(NamedTuple):
     hidden: float  # the hidden share of the object's pixels
 
 
+@shown_by_shape
+class Without(NamedTuple):
+    """A picture with one thing left out of the drawing, and all else as it was."""
+
+    thing: str  # a part's name, clutter 1, region 2 (of the background), occluder
+    is_part: bool  # of the object
+    image: UInt8[np.ndarray, "128 128 3"]
+
+
 def scene(rng: Rng | int, label: int) -> Scene:
     """Draw a picture of class `label` of `CLASSES`; the same seed or generator state gives the same picture."""
     rng = np.random.default_rng(rng)
-    canvas, drawing = Canvas(), DRAWINGS[label]
-    base = clutter.background(rng, canvas)
-    clutter.scatter(rng, canvas)
-    _draw(rng, canvas, drawing, base)
-    hidden = clutter.occlude(rng, canvas)
+    canvas, drawing, hidden = _composed(rng, label)
     owners = canvas.owners()
     parts = [(name, owners == k + 1) for k, name in enumerate(drawing.parts)]
     image = _light(rng, canvas.picture(rng))
     seen = tuple(Part(name, Box.around(where)) for name, where in parts if where.any())
     return Scene(image, owners > 0, Box.around(owners > 0), seen, hidden)
+
+
+def counterfactuals(rng: Rng | int, label: int) -> tuple[UInt8[np.ndarray, "128 128 3"], tuple[Without, ...]]:
+    """Draw the picture of `scene`, and again without each thing in it: exact counterfactuals.
+
+    Where a thing is left out, what lies behind it is seen. All else (poses, colors, textures, light, grain) is the same
+    to the last bit, so two pictures differ only where the thing was seen. A thing that is hidden altogether is not
+    among them.
+
+    Args:
+        rng: as in `scene`.
+        label: as in `scene`.
+
+    >>> picture, others = counterfactuals(5, 0)
+    >>> [other.thing for other in others if other.is_part]
+    ['hair', 'ears', 'head', 'left_eye', 'brows', 'right_eye', 'nose', 'mouth']
+    >>> {other.image.shape for other in others}
+    {(128, 128, 3)}
+    """
+    rng = np.random.default_rng(rng)
+    canvas, drawing, _ = _composed(rng, label)
+
+    def finished(canvas: Canvas) -> UInt8[np.ndarray, "128 128 3"]:
+        same = copy.deepcopy(rng)
+        return _light(same, canvas.picture(same))
+
+    whole = finished(canvas)
+    others = ((thing, finished(canvas.without(thing))) for thing in canvas.things())
+    return whole, tuple(
+        Without(thing, thing in drawing.parts, image) for thing, image in others if (image != whole).any()
+    )
+
+
+def _composed(rng: Rng, label: int) -> tuple[Canvas, Drawing, float]:
+    """A picture's canvas, the drawing of its object, and the hidden share of the object's pixels."""
+    canvas, drawing = Canvas(), DRAWINGS[label]
+    base = clutter.background(rng, canvas)
+    clutter.scatter(rng, canvas)
+    _draw(rng, canvas, drawing, base)
+    return canvas, drawing, clutter.occlude(rng, canvas)
 
 
 def _draw(rng: Rng, canvas: Canvas, drawing: Drawing, background: Rgb) -> None:
@@ -63,6 +109,7 @@ def _draw(rng: Rng, canvas: Canvas, drawing: Drawing, background: Rgb) -> None:
         for slot, p in ((-1, line), (piece.color, paints[piece.color])):
             if (piece.part, slot) not in numbers:
                 numbers[piece.part, slot] = canvas.mix(p, owner)
+        canvas.thing = piece.part
         canvas.fill(outline, numbers[piece.part, piece.color], numbers[piece.part, -1], width)
 
 
