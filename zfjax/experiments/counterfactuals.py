@@ -239,12 +239,12 @@ def to_table(found: Agreement, lenses: Sequence[Lens], layer_name: str) -> Table
         rows,
         "In percent; after ± half of the 95 % interval of the mean, by a bootstrap over drawings. Each thing in a"
         " drawing is left out, and what the class's logit loses is compared with the sum of the map over the pixels"
-        " that change. things: Kendall's rank correlation over all things in a drawing (parts, clutter, background, what covers the"
-        " object): pairs of them in the right order less those in the wrong one; equal sums are neither. parts: over the"
-        " object's parts alone. Larger things have larger sums, and more is lost without them, so a random map has more"
-        " than 0; per pixel: of means, and of what is lost by pixel. first: the thing without which most is lost has the"
-        f" largest sum. CAMs use {layer_name}. Random map and center Gaussian ignore the net.\n\n"
-        + believed(found, lenses),
+        " that change. things: Kendall's rank correlation over all things in a drawing (parts, clutter, background,"
+        " what covers the object): pairs of them in the right order less those in the wrong one; equal sums are"
+        " neither. parts: over the object's parts alone. Larger things have larger sums, and more is lost without them,"
+        " so a random map has more than 0; per pixel: of means, and of what is lost by pixel. first: the thing without"
+        f" which most is lost has the largest sum. CAMs use {layer_name}. Random map and center Gaussian ignore the"
+        " net.\n\n" + believed(found, lenses),
     )
 
 
