@@ -1,6 +1,7 @@
 """ROAD: what a net says as pixels are removed so that what is left does not tell which."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,6 +25,9 @@ NEIGHBORS = {  # the paper's weights: 1/6 beside, 1/12 across corners
     for down, across in itertools.product((-1, 0, 1), repeat=2)
     if (down, across) != (0, 0)
 }
+
+
+ROUGHLY = 1e-4  # how exactly the equations are solved where noise of a hundredth is added
 
 
 @shown_by_shape
@@ -114,11 +118,14 @@ def imputed(
     return _imputed(images, removed)
 
 
-@jax.jit
-def _imputed(images: Float[Array, "n h w c"], removed: Bool[Array, "n h w"]) -> Float[Array, "n h w c"]:
-    def of_one(image: Float[Array, "h w c"], removed: Bool[Array, "h w"]) -> Float[Array, "h w c"]:
-        hole = removed[:, :, None]
-        weight = _around(jnp.ones((*removed.shape, 1), image.dtype))
+@functools.partial(jax.jit, static_argnames="tolerance")
+def _imputed(
+    images: Float[Array, "n h w c"], removed: Bool[Array, "n h w"], tolerance: float = 1e-6
+) -> Float[Array, "n h w c"]:
+    """Channels come first within, so that sums over neighbors run along rows of pixels."""
+
+    def of_one(image: Float[Array, "c h w"], hole: Bool[Array, "h w"]) -> Float[Array, "c h w"]:
+        weight = _around(jnp.ones((1, *hole.shape), image.dtype))
 
         def left_over(values: Array) -> Array:
             inside = jnp.where(hole, values, jnp.zeros_like(values))
@@ -126,18 +133,19 @@ def _imputed(images: Float[Array, "n h w c"], removed: Bool[Array, "n h w"]) -> 
 
         known = jnp.where(hole, jnp.zeros_like(image), image)
         right = jnp.where(hole, _around(known), jnp.zeros_like(image))
-        found, _ = jax.scipy.sparse.linalg.cg(left_over, right, tol=1e-6, maxiter=2000)
+        found, _ = jax.scipy.sparse.linalg.cg(left_over, right, tol=tolerance, maxiter=2000)
         return jnp.where(hole, found, image)
 
-    return jax.vmap(of_one)(widened(images), removed).astype(images.dtype)
+    found = jax.vmap(of_one)(widened(images).transpose(0, 3, 1, 2), removed)
+    return found.transpose(0, 2, 3, 1).astype(images.dtype)
 
 
-def _around(values: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+def _around(values: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
     """The weighted sum of each pixel's neighbors."""
-    height, width, _ = values.shape
-    padded = jnp.pad(values, ((1, 1), (1, 1), (0, 0)))
+    _, height, width = values.shape
+    padded = jnp.pad(values, ((0, 0), (1, 1), (1, 1)))
     parts = (
-        jnp.asarray(weight, values.dtype) * padded[1 + down : 1 + down + height, 1 + across : 1 + across + width]
+        jnp.asarray(weight, values.dtype) * padded[:, 1 + down : 1 + down + height, 1 + across : 1 + across + width]
         for (down, across), weight in NEIGHBORS.items()
     )
     return sum(parts, jnp.zeros_like(values))
@@ -160,5 +168,5 @@ class _Removed(functions.Fixed):
         removed = ranks[rows] < counts.reshape(-1, 1, 1)
         draw = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), images.shape[1:], images.dtype))
         spread = noise * (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
-        noisy = _imputed(images, removed) + spread.reshape(-1, 1, 1, 1) * draw(rows)
+        noisy = _imputed(images, removed, ROUGHLY) + spread.reshape(-1, 1, 1, 1) * draw(rows)
         return jnp.where(removed[..., None], noisy, images)

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from zfjax.attribution.asked import Fun, Target, at_least_one, at_least_zero, require_key
+from zfjax.attribution import chunks
+from zfjax.attribution.asked import Fun, Target, at_least_one, at_least_zero, check_batch, require_key
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, floats
 
@@ -30,51 +31,77 @@ def sensitivity(
     *,
     radius: float = 0.02,
     n_samples: int = 10,
+    batch_size: int = 32,
 ) -> Stability:
     """Max ‖φ(x + r) − φ(x)‖ / ‖φ(x)‖ over images whose pixels are at most `radius` from those of x.
 
-    A map that is zero all over, from which no share can be taken, counts as one of norm 1.
+    A map that is zero all over, from which no share can be taken, counts as one of norm 1. The noisy copies of all
+    images are one batch to the lens, in parts of one size, so that one program serves all.
 
     Args:
-        lens: `lens(fun, images, target)`, as all in `zfjax.attribution`. Its own draws should be the same each time.
+        lens: `lens(fun, images, target)`, as all in `zfjax.attribution`. Its own draws should be the same for all images
+            and each time.
         fun: what the lens takes: a function, or for CAMs (features, head).
         images: as the lens takes them.
         target: as the lens takes it.
         key: draws the noise, uniform, of each image by its number.
         radius: the largest change of a pixel, as a share of max − min of the image.
         n_samples: noisy copies of each image.
+        batch_size: the most images that the lens gets at once.
 
     Raises:
         TypeError: images are not floating-point numbers, or it is no key.
-        ValueError: `n_samples` is below 1, `radius` is negative, or as the lens raises it.
+        ValueError: `n_samples` or `batch_size` is below 1, `radius` is negative, or as the lens raises it.
 
     Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 4.1; the share of the norm
     is Quantus'.
     """
     require_key(key)
-    at_least_one(n_samples=n_samples)
+    at_least_one(n_samples=n_samples, batch_size=batch_size)
     at_least_zero(radius=radius)
     images = floats("images", images)
+    check_batch(images, "images")
+    n = len(images)
+    one_each = not callable(target) and np.ndim(target) == 1
+    targets = jnp.asarray(target) if one_each else target
 
-    def maps_of(images: Array) -> Float[Array, "n cells"]:
-        found = lens(fun, images, target)
+    def maps_of(images: Array, rows: Int[np.ndarray, " some"]) -> Float[Array, "some cells"]:
+        found = lens(fun, images, targets[rows] if one_each else target)
         maps = array("lens", getattr(found, "attributions", found))
         return maps.astype(jnp.float32).reshape(len(images), -1)
 
-    clean, share = maps_of(images), jnp.asarray(radius, images.dtype)
+    def in_parts(count: int, of: Callable[[Int[np.ndarray, " some"]], Array]) -> Array:
+        parts, size = chunks.even(count, batch_size)
+        found = [of(np.minimum(np.arange(part * size, (part + 1) * size), count - 1)) for part in range(parts)]
+        return jnp.concatenate(found)[:count]
+
+    def moved(numbers: Int[np.ndarray, " some"]) -> Float[Array, " some"]:
+        rows = numbers % n
+        noisy = _noisy(images[rows], key, numbers // n, rows, share)
+        return jnp.linalg.norm(maps_of(noisy, rows) - clean[rows], axis=1) / norm[rows]
+
+    share = jnp.asarray(radius, images.dtype)
+    clean = in_parts(n, lambda rows: maps_of(images[rows], rows))
     norm = jnp.linalg.norm(clean, axis=1)
     norm = jnp.where(norm > 0, norm, jnp.ones_like(norm))
-    moved = [
-        jnp.linalg.norm(maps_of(_noisy(images, jax.random.fold_in(key, number), share)) - clean, axis=1) / norm
-        for number in range(n_samples)
-    ]
-    return Stability(jnp.stack(moved).max(axis=0), jnp.stack(moved).mean(axis=0))
+    found = in_parts(n_samples * n, moved).reshape(n_samples, n)
+    return Stability(found.max(axis=0), found.mean(axis=0))
 
 
 @jax.jit
-def _noisy(images: Float[Array, "n ..."], key: PRNGKeyArray, share: Float[Array, ""]) -> Float[Array, "n ..."]:
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(len(images), dtype=jnp.uint32))
-    draw = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], images.dtype, -1, 1))(keys)
+def _noisy(
+    images: Float[Array, "n ..."],
+    key: PRNGKeyArray,
+    samples: Int[Array | np.ndarray, " n"],
+    rows: Int[Array | np.ndarray, " n"],
+    share: Float[Array, ""],
+) -> Float[Array, "n ..."]:
+    """Images with noise drawn for each by the numbers of its sample and of its image."""
+
+    def draw(sample: Array, row: Array) -> Array:
+        drawn = jax.random.fold_in(jax.random.fold_in(key, sample), row)
+        return jax.random.uniform(drawn, images.shape[1:], images.dtype, -1, 1)
+
     rest = tuple(range(1, images.ndim))
     span = images.max(axis=rest, keepdims=True) - images.min(axis=rest, keepdims=True)
-    return images + share * span * draw
+    return images + share * span * jax.vmap(draw)(jnp.asarray(samples), jnp.asarray(rows))
