@@ -39,8 +39,8 @@ def sensitivity(
     images are one batch to the lens, in parts of one size, so that one program serves all.
 
     Args:
-        lens: `lens(fun, images, target)`, as all in `zfjax.attribution`. Its own draws should be the same for all images
-            and each time.
+        lens: `lens(fun, images, target)`, as all in `zfjax.attribution`. Its own draws should be the same for all
+            images and each time.
         fun: what the lens takes: a function, or for CAMs (features, head).
         images: as the lens takes them.
         target: as the lens takes it.
@@ -62,11 +62,10 @@ def sensitivity(
     images = floats("images", images)
     check_batch(images, "images")
     n = len(images)
-    one_each = not callable(target) and np.ndim(target) == 1
-    targets = jnp.asarray(target) if one_each else target
+    one_each = jnp.asarray(target) if not callable(target) and np.ndim(target) == 1 else None
 
     def maps_of(images: Array, rows: Int[np.ndarray, " some"]) -> Float[Array, "some cells"]:
-        found = lens(fun, images, targets[rows] if one_each else target)
+        found = lens(fun, images, target if one_each is None else one_each[rows])
         maps = array("lens", getattr(found, "attributions", found))
         return maps.astype(jnp.float32).reshape(len(images), -1)
 
