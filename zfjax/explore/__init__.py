@@ -28,6 +28,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 
 if TYPE_CHECKING:
+    from zfjax.explore.saving import Origin
     from zfjax.explore.serving import Served
     from zfjax.runs.given import Given
 
@@ -79,8 +80,19 @@ def _served(asked: "Given", values: flags.FlagValues) -> "Served":
         host=values.host,
         port=values.port,
         megabytes=values.megabytes,
+        origin=_origin(asked, values),
         inbrowser=values.browser,
     )
+
+
+def _origin(asked: "Given", values: flags.FlagValues) -> "Origin | None":
+    """How a script gets at the same: of a run by its folder, which is left to be said."""
+    from zfjax.explore.saving import Origin
+
+    if asked.folder is None:
+        return None
+    checkpoint = "" if values.checkpoint == "latest" else f", {values.checkpoint!r}"
+    return Origin(f"zfjax.open_run(sys.argv[1]{checkpoint}).val", has_numbers=not values.images)
 
 
 def _require_gradio() -> None:

@@ -61,7 +61,7 @@ class Page:
                     self._lay_out_picture()
                 with gr.Column(scale=3, min_width=300):
                     self._lay_out_layer()
-            self._save = gr.HTML()
+            self._save = gr.HTML(js_on_load=static("copy.js"))
             self._connect()
 
     def _lay_out_picture(self) -> None:

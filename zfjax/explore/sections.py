@@ -32,14 +32,14 @@ class Sections:
         place = explorer.places[view.place]
         beside, caption = None, ""
         if view.beside:
-            beside, caption = self._rgb(View(view.beside)), self._name(view.beside)
+            beside, caption = explorer.rgb(View(view.beside)), self._name(view.beside)
         elif view.painted:
-            beside, caption = self._rgb(view._replace(painted="")), "before the brush"
+            beside, caption = explorer.rgb(view._replace(painted="")), "before the brush"
         return filled(
             "pictures.html",
             size=explorer.subject.size,
             cells=CELLS,
-            url=drawing.url(drawing.picture(self._rgb(view))),
+            url=drawing.url(drawing.picture(explorer.rgb(view))),
             name=self._name(view.picture),
             beside=None if beside is None else drawing.url(drawing.picture(beside)),
             caption=caption,
@@ -53,8 +53,7 @@ class Sections:
         before: dict[int, float] = {}
         explorer = self._explorer
         if other and explorer.subject.classes:
-            logits = explorer.look(other).acts[explorer.subject.model.result][0].reshape(-1)
-            before = dict(enumerate(looks.probabilities(logits).tolist()))
+            before = dict(enumerate(explorer.probabilities(other).tolist()))
         found = [
             (label, explorer.subject.classes[label], share, before.get(label))
             for label, share in explorer.classes(view)
@@ -83,7 +82,7 @@ class Sections:
         """One map: where it fires, what its activation is made of, and what is known of it."""
         explorer, display = self._explorer, self._explorer.subject.display
         fires = explorer.fires(view)
-        rgb = self._rgb(view)
+        rgb = explorer.rgb(view)
         maps = explorer.look(view).maps(view.place)
         cell = explorer.cell(view)
         assert view.unit is not None  # as in all settled views
@@ -123,7 +122,7 @@ class Sections:
             return ""
         found, explorer = self._explorer.lensed(view), self._explorer
         assert view.label is not None  # as there is a lens
-        rgb = self._rgb(view)
+        rgb = explorer.rgb(view)
         pictures = [("where it is strong", drawing.url(drawing.overlaid(found.heat, rgb)))]
         if found.found.ndim == 3:
             drawn = explorer.subject.display.pixels(found.found[None])[0]
@@ -149,10 +148,6 @@ class Sections:
         return [
             (classes[label], float(means[label])) for label in np.argsort(-means, kind="stable")[:3] if means[label] > 0
         ]
-
-    def _rgb(self, view: View) -> np.ndarray:
-        explorer = self._explorer
-        return explorer.subject.display.pixels(explorer.look(view).image[None])[0]
 
     def _label_of(self, number: int) -> str:
         label = int(self._explorer.subject.labels[number])

@@ -15,19 +15,25 @@ from starlette.routing import Route
 from zfjax.console.errors import UserError
 from zfjax.console.text import brief, readable
 from zfjax.experiments.exploring.explorer import Explorer
+from zfjax.experiments.exploring.view import read
+from zfjax.explore import saving
 
 COOKIE = "zfjax_token"
 # Gradio's own ways for files in and out, which this page does not use, and which answer with paths.
 _CLOSED = ("upload", "file=", "file/", "proxy=", "stream/", "component_server", "deep_link", "monitoring")
 
+_STARTS = "startup-events"  # Gradio asks itself for it, and nothing is in the answer
+_KINDS = {"png": "image/png", "npz": "application/zip", "py": "text/x-python"}
 
-def routes(explorer: Explorer, megabytes: int, at_once: int) -> list[Route]:
+
+def routes(explorer: Explorer, origin: saving.Origin, megabytes: int, at_once: int) -> list[Route]:
     """Where pictures are sent to, and what is saved comes from.
 
     Args:
         explorer: takes the pictures.
+        origin: how a script gets at what is looked at.
         megabytes: the most that a picture's file may have.
-        at_once: pictures that are decoded at the same time.
+        at_once: pictures that are decoded, or views that are saved, at the same time.
     """
     room = anyio.CapacityLimiter(at_once)
 
@@ -42,7 +48,24 @@ def routes(explorer: Explorer, megabytes: int, at_once: int) -> list[Route]:
             return Response(status_code=400)
         return JSONResponse({"picture": key})
 
-    return [Route("/picture", take, methods=["POST"])]
+    def saved(kind: str, link: str) -> bytes:
+        view = explorer.settled(read(link))
+        if kind == "py":
+            return saving.python(explorer, view, origin).encode()
+        return saving.png(explorer, view) if kind == "png" else saving.npz(explorer, view)
+
+    async def save(request: Request) -> Response:
+        kind = request.path_params["kind"]
+        if kind not in _KINDS:
+            return Response(status_code=404)
+        try:
+            content = await anyio.to_thread.run_sync(saved, kind, str(request.query_params), limiter=room)
+        except UserError as error:
+            return PlainTextResponse(str(error), status_code=422)
+        there = {"Content-Disposition": f'attachment; filename="view.{kind}"'}
+        return Response(content, media_type=_KINDS[kind], headers=there)
+
+    return [Route("/picture", take, methods=["POST"]), Route("/save.{kind}", save)]
 
 
 async def _body(request: Request, megabytes: int, name: str) -> bytes:
@@ -71,7 +94,7 @@ class Guard:
         path = request.url.path.removeprefix("/gradio_api").lstrip("/")
         if path.startswith(_CLOSED):
             await PlainTextResponse("zfjax explore has no such page", status_code=404)(scope, receive, send)
-        elif not self._token or self._is(request.cookies.get(COOKIE, "")):
+        elif not self._token or path == _STARTS or self._is(request.cookies.get(COOKIE, "")):
             await self._app(scope, receive, send)
         elif self._is(request.query_params.get("token", "")):
             await self._app(scope, receive, self._with_cookie(send))

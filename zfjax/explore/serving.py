@@ -12,6 +12,7 @@ import gradio as gr
 from zfjax.console.errors import UserError
 from zfjax.experiments.exploring.explorer import Explorer
 from zfjax.explore import page, server
+from zfjax.explore.saving import Origin
 
 HERE = "127.0.0.1"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -35,6 +36,7 @@ def serve(
     host: str = HERE,
     port: int = 0,
     megabytes: int = 32,
+    origin: Origin | None = None,
     atlas: str = "",
     inbrowser: bool = False,
     inline: bool | None = False,
@@ -47,6 +49,7 @@ def serve(
         host: the address to listen at; any but this machine's own wants a token, which the printed address has.
         port: 0 for the first free one from 7860.
         megabytes: the most that an uploaded file may have.
+        origin: how saved Python gets at what is looked at.
         atlas: the folder of the run's atlas; empty for none.
         inbrowser: whether to open a browser.
         inline: whether to show it in the notebook that this runs in; None: if there is one.
@@ -57,7 +60,7 @@ def serve(
     token = "" if host in _LOOPBACK else secrets.token_urlsafe(24)
     made = page.Page(explorer, title, atlas)
     made.blocks.queue(default_concurrency_limit=page.AT_ONCE, api_open=False)
-    routes = server.routes(explorer, megabytes, page.AT_ONCE)
+    routes = server.routes(explorer, origin or Origin(), megabytes, page.AT_ONCE)
     kwargs: dict[str, Any] = {
         "routes": routes,
         "middleware": [server.guard(token)],

@@ -97,7 +97,7 @@ class Explorer:
         self.lenses = {
             name: lens
             for name, lens in menus.ALL.items()
-            if subject.classes and (self.cam_layer or not lens.at_cut) and (name not in _COMPARING or self._count)
+            if subject.classes and (self.cam_layer or not lens.at_cut) and (name not in menus.COMPARING or self._count)
         }
 
     @property
@@ -203,8 +203,16 @@ class Explorer:
         """The five most probable classes, each with its probability; none if the model does not classify."""
         if not self.subject.classes:
             return []
-        found = looks.probabilities(self.look(view).acts[self.subject.model.result][0].reshape(-1))
+        found = self.probabilities(view)
         return [(int(label), float(found[label])) for label in np.argsort(-found, kind="stable")[:SHOWN]]
+
+    def probabilities(self, view: View) -> Float[np.ndarray, " classes"]:
+        """The probability of each class; there must be some."""
+        return looks.probabilities(self.look(view).acts[self.subject.model.result][0].reshape(-1))
+
+    def rgb(self, view: View) -> Float[np.ndarray, "size size 3"]:
+        """The picture as RGB in 0..255, with what is painted."""
+        return self.subject.display.pixels(self.look(view).image[None])[0]
 
     def ranked(self, view: View) -> looks.Ranked:
         """The maps of the view's place, strongest first; where a pixel was clicked, by what looks there."""
@@ -334,6 +342,3 @@ class Explorer:
                 progress.advance(0, title)
                 step()
                 progress.advance(1, title)
-
-
-_COMPARING = frozenset(("gradient_shap", "expected_gradients"))

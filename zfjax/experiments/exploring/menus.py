@@ -69,4 +69,6 @@ OTHERS = (
     Lens("unit_relevance", "relevance of the layer's units", unit_relevance, at_cut=True),
     Lens(PICTURE, "what would excite the class most", maximized),
 )
+OWN = frozenset(lens.name for lens in OTHERS if lens.of.__module__ == __name__)  # that are functions here
+COMPARING = frozenset(("gradient_shap", "expected_gradients"))  # with other pictures of the split
 ALL: Mapping[str, Lens] = MappingProxyType({lens.name: lens for lens in (*LENSES, *MORE, *OTHERS)})

@@ -1,0 +1,323 @@
+"""The live page in headless Chromium with the network cut, and its server asked directly."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+
+import explore_sites
+import numpy as np
+import pytest
+from explore_sites import SIDE
+from PIL import Image
+from test_atlas_browser import ARGUMENTS, DESK, PHONE, missing
+
+from zfjax.data.decode import decode_square
+
+# Gradio and what it stands on warn of each other.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+CUT = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+READY = ".zx-maps button"
+
+
+@pytest.fixture(scope="module")
+def explorer():
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        missing("gradio is not installed")
+    return explore_sites.explorer()
+
+
+@pytest.fixture(scope="module")
+def address(explorer):
+    with explore_sites.served(explorer, megabytes=4) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        from playwright import sync_api
+    except ImportError:
+        missing("playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        if path is None and not os.path.exists(playwright.chromium.executable_path):
+            missing("there is no Chromium: neither on the PATH nor by `playwright install chromium`")
+        with playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, CUT]) as launched:
+            yield launched
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens pages; at the end none had an error or a dialog, asked anybody else, or got a path of this machine."""
+    wrong, answers = [], []
+    with contextlib.ExitStack() as stack:
+
+        def opened(link="", viewport=DESK, ready=READY, **options):
+            page = stack.enter_context(browser.new_context(viewport=viewport, **options)).new_page()
+            page.on(
+                "console",
+                lambda message: message.type == "error" and "422" not in message.text and wrong.append(message.text),
+            )
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+            page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or wrong.append(one.url))
+            page.on("response", lambda answer: answers.append(answer))
+            page.goto(f"{address}?{link}")
+            page.wait_for_selector(ready)
+            return page
+
+        yield opened
+        places = {
+            str(pathlib.Path.home()),
+            str(pathlib.Path(__file__).parents[1]),
+            sys.prefix,
+            f"{tempfile.gettempdir()}/",
+        }
+        for answer in answers:
+            if answer.request.resource_type in ("document", "fetch", "xhr"):
+                with contextlib.suppress(Exception):  # streams that a page was left with have no body
+                    text = answer.text()
+                    wrong.extend((answer.url, place) for place in places if place in text)
+        assert not wrong
+
+
+def map_of(page):
+    return page.locator("h3", has_text="Map ").first.inner_text()
+
+
+def pressed(page, within):
+    return page.locator(f"{within} [aria-pressed=true]")
+
+
+def jpeg(pixels, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def upload(page, content, name="photo.jpg"):
+    page.locator("input[type=file]").set_input_files(
+        {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    )
+
+
+def test_clicks_keys_brush_and_lens(open_page):
+    page = open_page("picture=2&layer=relu2")
+    other = page.locator(".zx-maps button").nth(3)
+    unit = other.get_attribute("data-map")
+    other.click()
+    page.wait_for_selector(f"h3:has-text('Map {unit} of')")
+    page.wait_for_selector(f"h3:has-text('excite map {unit} most'), p:has-text('excites map {unit}.')")
+    assert f"map={unit}&" in page.url + "&"
+    assert pressed(page, ".zx-maps").get_attribute("data-map") == unit
+    # Keys walk through the maps, and the focus stays where it is.
+    page.keyboard.press("ArrowRight")
+    after = page.evaluate("document.activeElement.dataset.map")
+    assert after != unit
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"h3:has-text('Map {after} of')")
+    # What looks at a pixel, by mouse and by keys.
+    stage = page.locator(".zx-stage")
+    box = stage.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.75)
+    page.wait_for_function("location.search.includes('row=36&column=12')")
+    page.wait_for_selector("h3:has-text('what looks at the clicked pixel first')")
+    stage.focus()
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_function("location.search.includes('column=13') && !location.search.includes('row=36')")
+    # The brush, and the lens of another class.
+    page.get_by_label("paints gray").check()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 60, steps=6)
+    page.mouse.up()
+    page.wait_for_selector("figcaption:has-text('before the brush')")
+    assert "beside:" in page.locator(".zx-classes").inner_text()
+    label = page.locator(".zx-classes button").nth(2)
+    number = label.get_attribute("data-label")
+    label.click()
+    page.wait_for_function("n => location.search.includes(`class=${n}`)", arg=number)
+    page.locator("#zx-lens input").click()
+    page.get_by_role("option", name="saliency", exact=True).click()
+    page.wait_for_selector("h3:has-text('saliency of')")
+    # The link brings all of it back, here and in another window.
+    link, seen = page.url.partition("?")[2], page.locator("main, .gradio-container").first.inner_text()
+    page.reload()
+    page.wait_for_selector("h3:has-text('saliency of')")
+    assert page.url.endswith(link)
+    again = open_page(link, ready="h3:has-text('saliency of')")
+    assert map_of(again) == map_of(page)
+    assert map_of(page) in seen
+    assert pressed(again, ".zx-classes").get_attribute("data-label") == number
+    assert again.locator(".zx-stage img").get_attribute("src") == page.locator(".zx-stage img").get_attribute("src")
+
+
+def test_a_photograph_is_seen_as_the_net_gets_it(open_page, explorer, tmp_path):
+    """Rotated by EXIF; then its files, of which the numbers hold the very pixels."""
+    page = open_page()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = jpeg(np.random.default_rng(3).integers(0, 256, (60, 90, 3), np.uint8), exif=exif)
+    upload(page, photo)
+    page.wait_for_function("location.search.includes('picture=u')")
+    page.wait_for_selector("figcaption:has-text('your picture')")
+    for kind in ("png", "npz", "py"):
+        with page.expect_download() as started:
+            page.locator(f".zx-save a[href^='save.{kind}']").click()
+        started.value.save_as(tmp_path / f"view.{kind}")
+    with np.load(tmp_path / "view.npz") as saved:
+        assert np.array_equal(saved["square"], decode_square(photo, SIDE))
+    with Image.open(tmp_path / "view.png") as picture:
+        assert picture.size[0] > 500
+    assert "zfjax.backproject" in (tmp_path / "view.py").read_text()
+
+
+def test_odd_files(open_page):
+    """A broken one, one too large, a huge photograph, an animation, and an upload that names a script."""
+    page = open_page()
+    noise = np.random.default_rng(4).integers(0, 256, (300, 400, 3), np.uint8)
+    note = page.locator(".zx-take .zx-note")
+    upload(page, jpeg(noise)[:3000], "<img src=x onerror=alert(4)>.jpg")
+    page.wait_for_selector(".zx-take .zx-note:has-text('is missing')")
+    assert note.inner_text().startswith("cannot read the image ")
+    upload(page, bytes(5_000_000), "large.jpg")
+    page.wait_for_selector(".zx-note:has-text('large.jpg: it has more than 4 MB')")
+    frames = [Image.fromarray(noise[:, :, 0]), Image.fromarray(255 - noise[:, :, 0])]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=50)
+    upload(page, file.getvalue(), "moves.gif")
+    page.wait_for_function("location.search.includes('picture=u')")
+    before = page.url
+    large = io.BytesIO()
+    Image.new("L", (12000, 9000), 90).save(large, "JPEG", quality=20)
+    upload(page, large.getvalue(), "huge.jpg")
+    page.wait_for_function("before => location.href != before", arg=before)
+    assert note.inner_text() == ""
+
+
+def test_two_tabs_and_a_reload_in_the_middle(open_page):
+    one, two = open_page("picture=1&layer=relu3"), open_page("picture=4&layer=relu4")
+    for turn in range(3):
+        for page in (one, two):
+            page.locator(".zx-maps button").nth(turn + 1).click()
+    for page in (one, two):
+        page.wait_for_function("document.querySelector('.zx-maps [aria-pressed=true]') !== null")
+        unit = pressed(page, ".zx-maps").get_attribute("data-map")
+        page.wait_for_selector(f"h3:has-text('Map {unit} of')")
+    assert "picture=1&layer=relu3" in one.url
+    assert "picture=4&layer=relu4" in two.url
+    one.locator("#zx-layer input").nth(1).check()
+    one.reload()
+    one.wait_for_selector(READY)
+    assert "picture=1&" in one.url
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_in_light_and_dark(open_page, scheme):
+    page = open_page("picture=3&layer=relu2", viewport=PHONE, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    shade = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).reduce((a, b) => a + +b, 0)")
+    assert shade > 700 if scheme == "light" else shade < 100
+    assert page.evaluate("[...document.images].every(image => image.alt)")
+    assert page.evaluate("[...document.querySelectorAll('button')].every(b => b.innerText.trim() || b.ariaLabel)")
+
+
+def test_names_are_text(open_page):
+    page = open_page()
+    shown = page.locator(".zx-classes bdi").all_inner_texts()
+    assert sorted(shown) == sorted(explore_sites.NASTY)
+    assert page.locator(".zx-classes bdi *").count() == 0
+
+
+def test_a_link_of_nothing_says_so_and_the_page_goes_on(open_page):
+    page = open_page("layer=relu9", ready=".zx-note:has-text('relu9')")
+    page.get_by_role("button", name="Another").click()
+    page.wait_for_selector(READY)
+
+
+# The server, without a browser.
+
+
+def asked(url, data=None, cookie=""):
+    """The status, the headers and the text of an answer."""
+    request = urllib.request.Request(url, data, {"Cookie": cookie} if cookie else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers, answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read().decode(errors="replace")
+
+
+def test_ways_that_the_page_does_not_use_are_closed(address):
+    for way in ("gradio_api/upload", "gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/component_server"):
+        assert asked(f"{address}{way}", b"x" if "file=" not in way else None)[0] == 404, way
+    status, _, text = asked(f"{address}save.exe?picture=0")
+    assert status == 404
+    assert asked(f"{address}save.png?picture=999")[::2] == (
+        422,
+        "picture 999: expected a number below 12, or one that you drop",
+    )
+    status, _, text = asked(f"{address}picture?name=..%2F..%2Fx.png", b"no picture")
+    assert status == 422
+    assert json.loads(text)["error"].startswith("cannot read the image x.png: ")
+
+
+def test_uploads_wait_for_each_other_and_none_is_lost(address, explorer, monkeypatch):
+    from zfjax.explore import page
+
+    at_once, most, lock = [0], [0], threading.Lock()
+    add = explorer.add
+
+    def slowly(*args):
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        try:
+            return add(*args)
+        finally:
+            with lock:
+                at_once[0] -= 1
+
+    monkeypatch.setattr(explorer, "add", slowly)
+    noise = np.random.default_rng(6).integers(0, 256, (20, 400, 300, 3), np.uint8)
+    found = [None] * len(noise)
+
+    def send(number):
+        found[number] = asked(f"{address}picture?name=x", jpeg(noise[number]))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(len(noise))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({json.loads(text)["picture"] for _, _, text in found}) == len(noise)
+    assert most[0] <= page.AT_ONCE
+
+
+def test_elsewhere_wants_a_token(explorer):
+    with explore_sites.served(explorer, host="0.0.0.0") as address:
+        local = address.replace("0.0.0.0", "127.0.0.1")
+        plain, _, token = local.partition("?token=")
+        assert len(token) > 20
+        for way in ("", "?token=", "?token=x", "config", "save.png?picture=0", "gradio_api/info"):
+            assert asked(f"{plain}{way}")[0] == 401, way
+        status, headers, _ = asked(local)
+        assert status == 200
+        cookie = headers["Set-Cookie"].partition(";")[0]
+        assert "HttpOnly" in headers["Set-Cookie"]
+        assert "SameSite=Strict" in headers["Set-Cookie"]
+        assert asked(f"{plain}save.py?picture=0&layer=relu2", cookie=cookie)[0] == 200
+        assert asked(f"{plain}save.py?picture=0&layer=relu2", cookie=cookie + "x")[0] == 401
