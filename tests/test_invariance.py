@@ -95,6 +95,19 @@ def test_between_pixels_it_is_bilinear():
         np.testing.assert_allclose(found, sampled(image, matrix), atol=1e-5)
 
 
+@pytest.mark.parametrize("fill", [7.0, np.float32([1, -2, 30])])
+def test_what_is_outside_is_filled(fill):
+    image = picture()
+    maps = np.concatenate([translations([3.5]), rotations([33.0])])
+    expected = np.stack([sampled(image - fill, matrix) for matrix in maps]) + fill
+    np.testing.assert_allclose(transformed(image, maps, fill), expected, atol=1e-4)
+    fun, labels, steps = (lambda x: {"x": x, "logits": x.mean((1, 2))}), np.array([1]), np.arange(2.0)
+    found = response(fun, ("x",), "logits", image[None], labels, steps, maps, fill=fill)
+    np.testing.assert_allclose(
+        found.distances[0, 0], np.linalg.norm((expected - image).reshape(2, -1), axis=1), rtol=1e-5
+    )
+
+
 def test_two_transforms_compose_as_matrices():
     image = np.pad(picture(), ((6, 6), (6, 6), (0, 0)))  # nothing leaves it on the way
     first, second = rotations(np.array([90.0])), translations(np.array([3.0]))
@@ -240,7 +253,7 @@ def test_the_grid_has_a_row_a_transform_and_a_color_an_image():
     assert Image.open(file).size[0] == 1800
 
 
-def test_fig5_draws_a_run(tmp_path):
+def test_fig5_draws_a_run(tmp_path, monkeypatch):
     net = zfjax.zfnet(3, width=1 / 16, image_size=48)
     squares = np.random.default_rng(0).integers(0, 256, (6, 55, 55, 3), np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 2], np.int32)
@@ -263,3 +276,13 @@ def test_fig5_draws_a_run(tmp_path):
     shown = drawing.figure.axes[0].images[0].get_array()
     image = squares[subject.one_of_each([1], request.rng(5)).numbers[0], 3:51, 3:51] / 255
     np.testing.assert_allclose(shown[:48, 2 * 51 : 2 * 51 + 48], image, atol=1e-5)
+    # A model for which zero is black: outside the image is gray.
+    given = []
+    monkeypatch.setattr(fig5, "invariance", lambda *arguments: given.extend(arguments) or 1 / 0)
+    model = zfjax.Model(
+        lambda x: net.apply(variables, x)[0], (1, 48, 48, 3), preprocess=lambda x: x.astype(jnp.float32) / 255
+    )
+    val = zfjax.look(model, squares).val
+    with pytest.raises(ZeroDivisionError):
+        next(fig5.draw(Request(of_run(run, "figures"), Splits(val, val))))
+    np.testing.assert_allclose(given[-1], 128 / 255, rtol=1e-3)

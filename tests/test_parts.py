@@ -4,12 +4,14 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
+import zfjax
 from zfjax.console.errors import UserError
 from zfjax.data import shapes
 from zfjax.data.boxes import edges
@@ -22,12 +24,13 @@ from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.shapes.parts import in_crop, part_boxes
 from zfjax.data.source import Example
 from zfjax.experiments.occlusion import sensitivities
-from zfjax.figures import draw, fig7
+from zfjax.figures import draw, fig7, fig8
 from zfjax.figures.request import Request
 from zfjax.models import ConvNet
 from zfjax.models.specs import Conv, Dense, ReLU
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.given import of_run
+from zfjax.runs.looking import alone
 from zfjax.runs.subject import Splits, of_net
 from zfjax.training.config import default
 
@@ -122,7 +125,7 @@ def request_for(tiny, records, folder, built=None, dataset="shapes"):
     net, variables = tiny
     labels = np.array([record["label"] for record in records], np.int32)
     examples = [Example(str(i), bytes(record["image"]), int(labels[i])) for i, record in enumerate(records)]
-    mean, none = np.full((73, 73, 3), 120, np.float32), np.zeros(0, np.int64)
+    mean, none = np.full((73, 73, 3), 128, np.float32), np.zeros(0, np.int64)
     seen = Record(mean, labels[:1], labels, none, np.array([0]), np.array(["broken"]))
     write(seen, folder)
     subject = of_net(net, variables, mean, shapes.CLASSES)._replace(
@@ -138,7 +141,8 @@ def request_for(tiny, records, folder, built=None, dataset="shapes"):
 
 
 def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monkeypatch, capsys):
-    draw.all_of(["fig8"], request_for(tiny, records, tmp_path, built))
+    request = request_for(tiny, records, tmp_path, built)
+    draw.all_of(["fig8"], request)
     assert "fig8: fig8.png, table1.md" in capsys.readouterr().out
     with np.load(tmp_path / "figures" / "fig8.npz") as arrays:
         # Numbers are of the readable pictures; the first was not.
@@ -160,6 +164,22 @@ def test_figure_8_hides_what_the_boxes_name(tiny, built, records, tmp_path, monk
     ]
     assert rows[1]["Δ"] == pytest.approx(expected)
     assert (rows[1]["paper's Δ"], rows[3]["paper's Δ"], rows[3]["Δ - random"]) == (6.9, 10.7, None)
+    # The same net as a function that takes pixels of 0 to 1, zero being black, and knows no class "face".
+    net, variables = tiny
+    model = zfjax.Model(
+        lambda x: net.apply(variables, 255 * x - 128)[0],
+        (1, 64, 64, 3),
+        preprocess=lambda x: x.astype(jnp.float32) / 255,
+    )
+    own = request.subject
+    other = alone(model)._replace(pictures=own.pictures, kept=own.kept, annotations=own.annotations)
+    other = other._replace(labels=np.full_like(own.labels, -1))
+    one, two = (next(fig8.draw(request._replace(splits=Splits(each, each)))).arrays for each in (own, other))
+    assert one.keys() == two.keys()
+    for name in ("images", "boxes_nose", "boxes_nose_random"):
+        np.testing.assert_array_equal(one[name], two[name])
+    for name in ("pictures", "layer_5_nose_differing", "layer_7_nose_differing"):
+        np.testing.assert_allclose(one[name].mean(), two[name].mean(), rtol=0.01, err_msg=name)
 
 
 def test_figure_7_of_ones_own_picture_sweeps_over_that_alone(tiny, built, records, tmp_path, monkeypatch):

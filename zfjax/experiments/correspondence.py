@@ -70,7 +70,7 @@ def correspondence(
     images: Float[np.ndarray, "n height width c"],
     boxes: Boxes,
     *,
-    fill: float = 0.0,
+    fill: float | Float[np.ndarray, " c"] = 0.0,
     batch_size: int = 64,
     mesh: Mesh | None = None,
 ) -> PyTree:
@@ -84,7 +84,7 @@ def correspondence(
         images: as `features` takes them, two or more.
         boxes: [draws, n, 4], (top, left, height, width) in pixels: one box per image and draw; one draw for a part,
             several for random boxes.
-        fill: value to fill the box with; 0 is the mean image if the mean is subtracted.
+        fill: what to fill the box with, a number or a color; 0 is the mean image if the mean is subtracted.
         batch_size: images on a device at a time.
         mesh: the devices to split the draws over, as in `sharding.data_mesh`; default: one.
 
@@ -124,7 +124,7 @@ def correspondence(
 
 
 def hidden(
-    images: Float[np.ndarray, "n height width c"], boxes: Boxes, fill: float = 0.0
+    images: Float[np.ndarray, "n height width c"], boxes: Boxes, fill: float | Float[np.ndarray, " c"] = 0.0
 ) -> Float[np.ndarray, "n height width c"]:
     """The images with one box in each filled; boxes are [n, 4], (top, left, height, width) in pixels.
 
@@ -134,7 +134,7 @@ def hidden(
     return _hidden(images, _checked(np.asarray(boxes)[None], images)[0], fill)
 
 
-def _hidden(images: np.ndarray, boxes: Boxes, fill: float) -> np.ndarray:
+def _hidden(images: np.ndarray, boxes: Boxes, fill: float | np.ndarray) -> np.ndarray:
     covered = np.array(images)
     for image, (top, left, height, width) in zip(covered, boxes, strict=True):
         image[top : top + height, left : left + width] = fill

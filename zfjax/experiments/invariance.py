@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Real
 
 from zfjax.console.text import shown_by_shape
-from zfjax.ops.arguments import floats
+from zfjax.ops.arguments import filling, floats
 from zfjax.ops.precision import widened
 from zfjax.runs.shares import shared
 from zfjax.training import sharding
@@ -22,6 +22,7 @@ from zfjax.transform import functions
 # Where each pixel of the new image comes from in the old one: a 2 × 2 matrix and a shift, as (row, column) from the
 # center.
 Maps = Float[np.ndarray, "steps 2 3"]
+Fill = float | Float[Array | np.ndarray, "..."]  # a number, or a color [c]
 Parameters = Sequence[float] | Real[np.ndarray, " steps"]
 SIDE = 224  # side of the paper's images in pixels, for which its translations are given
 
@@ -87,14 +88,15 @@ def rotations(degrees: Parameters) -> Maps:
 
 @jax.jit
 def transformed(
-    image: Float[Array | np.ndarray, "height width c"], maps: Float[Array, "n 2 3"]
+    image: Float[Array | np.ndarray, "height width c"], maps: Float[Array | np.ndarray, "n 2 3"], fill: Fill = 0.0
 ) -> Float[Array, "n height width c"]:
-    """Transform one image by several affine maps, with bilinear interpolation; outside the image is 0, the mean.
+    """Transform one image by several affine maps, with bilinear interpolation.
 
     Args:
-        image: mean subtracted.
+        image: as a net takes it.
         maps: from `translations`, `scalings` or `rotations`. To apply two transforms in sequence, multiply them as
             3 × 3 matrices, the first on the left.
+        fill: what is outside the image, a number or a color [c]; 0 is the mean where it is subtracted.
 
     >>> image = jnp.arange(9.0).reshape(3, 3, 1)
     >>> print(transformed(image, translations(np.array([1.0])))[0, :, :, 0])
@@ -104,6 +106,7 @@ def transformed(
     """
     image = floats("image", image)
     height, width, _ = image.shape
+    outside = filling("fill", fill, widened(image), (1,))
     center = jnp.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], jnp.float32)
     pixels = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")).astype(jnp.float32) - center
 
@@ -112,7 +115,7 @@ def transformed(
         rows, columns = pixels
         places = jnp.stack([m[0] * rows + m[1] * columns + m[2] for m in matrix]) + center
         sample = jax.vmap(lambda channel: map_coordinates(channel, list(places), order=1, cval=0.0), -1, -1)
-        return sample(widened(image))
+        return sample(widened(image) - outside) + outside
 
     return jax.vmap(one)(jnp.asarray(maps, jnp.float32)).astype(image.dtype)
 
@@ -127,6 +130,7 @@ def response(
     maps: Maps,
     batch_size: int = 64,
     mesh: Mesh | None = None,
+    fill: Fill = 0.0,
 ) -> Response:
     """Measure the distances and the true class's probability for one transform.
 
@@ -140,6 +144,7 @@ def response(
         maps: the transforms, one per parameter.
         batch_size: transformed images on a device at a time.
         mesh: the devices to split the work over, as in `sharding.data_mesh`; default: the device of the images.
+        fill: what is outside a transformed image, as in `transformed`.
 
     Raises:
         TypeError: images are not a single array of floating-point numbers.
@@ -160,12 +165,14 @@ def response(
     filled = np.minimum(np.arange(count * -(-len(maps) // count)), len(maps) - 1)
     chunks = np.stack(np.split(np.asarray(maps, np.float32)[filled], count))
 
+    cover = sharding.replicate(np.asarray(fill, np.float32), mesh)
+
     def work(some: np.ndarray) -> tuple[Array, Array]:
         """A piece is one chunk of one image."""
         which, chunk = np.divmod(some, count)
         at_rest = {name: still[name][which] for name in hidden}
         placed = sharding.place((pictures[which], at_rest, chunks[chunk], labels[which].astype(np.int32)), mesh)
-        return _respond(fun, *placed, hidden=hidden, logits=logits, mesh=mesh)
+        return _respond(fun, cover, *placed, hidden=hidden, logits=logits, mesh=mesh)
 
     parts = shared(len(pictures) * count, 1, mesh, work)
     distances, probabilities = (np.concatenate(rows) for rows in zip(*parts, strict=True))
@@ -183,6 +190,7 @@ def invariance(
     steps: Steps | None = None,
     batch_size: int = 64,
     mesh: Mesh | None = None,
+    fill: Fill = 0.0,
 ) -> Invariance:
     """Figure 5: vertical translation, scale and rotation; raises the errors of `response`.
 
@@ -195,6 +203,7 @@ def invariance(
         steps: parameters of the transforms; None for the paper's.
         batch_size: as in `response`.
         mesh: as in `response`.
+        fill: as in `response`.
 
     >>> from zfjax.models import cut
     >>> net = zfjax.zfnet(10, width=0.05, image_size=48)
@@ -207,7 +216,7 @@ def invariance(
     fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
     steps = steps or paper_steps(images.shape[1])
     maps = np.concatenate([translations(steps.translation), scalings(steps.scale), rotations(steps.rotation)])
-    together = response(fun, hidden, logits, images, labels, np.concatenate(steps), maps, batch_size, mesh)
+    together = response(fun, hidden, logits, images, labels, np.concatenate(steps), maps, batch_size, mesh, fill)
     ends = np.cumsum([len(parameters) for parameters in steps])[:2]
     translation, scale, rotation = map(Response, *(np.split(part, ends, axis=-1) for part in together))
     still = _still(fun, images if mesh is None else np.asarray(images), mesh)
@@ -273,6 +282,7 @@ def _activations(fun: Callable, images: Float[Array, "n height width c"], *, mes
 @functions.jit
 def _respond(
     fun: Callable,
+    fill: Float[Array, "..."],
     images: Float[Array, "n height width c"],
     still: dict[str, Array],
     maps: Float[Array, "n steps 2 3"],
@@ -282,12 +292,14 @@ def _respond(
     logits: str,
     mesh: Mesh | None,
 ) -> tuple[Float[Array, "n layers steps"], Float[Array, "n steps"]]:
-    def of_one(fun: Callable, image: Array, still: dict[str, Array], maps: Array, label: Array) -> tuple[Array, Array]:
-        acts = fun(transformed(image, maps))
+    def of_one(
+        fun: Callable, fill: Array, image: Array, still: dict[str, Array], maps: Array, label: Array
+    ) -> tuple[Array, Array]:
+        acts = fun(transformed(image, maps, fill))
         apart = (acts[name].astype(jnp.float32) - still[name].astype(jnp.float32)[None] for name in hidden)
         return jnp.stack([jnp.sqrt(_square(one)) for one in apart]), jnp.take(_softmax(acts[logits]), label, axis=1)
 
-    return sharding.one_on_each(of_one, mesh, whole=1)(fun, images, still, maps, labels)
+    return sharding.one_on_each(of_one, mesh, whole=2)(fun, fill, images, still, maps, labels)
 
 
 def _square(difference: Float[Array, "n ..."]) -> Float[Array, " n"]:

@@ -29,11 +29,12 @@ def draw(request: Request) -> Iterator[Drawing]:
     hidden = (model.feature_layers[0], model.last_hidden)
     fun = model.activations((*hidden, model.result))
     steps = paper_steps(subject.size)
-    found = invariance(fun, hidden, model.result, chosen.images, chosen.labels, steps, request.batch_size, data_mesh())
+    fill, mesh, size = subject.display.cover, data_mesh(), request.batch_size
+    found = invariance(fun, hidden, model.result, chosen.images, chosen.labels, steps, size, mesh, fill)
     examples = []
     for parameters, maps_of in zip(steps, TRANSFORMS, strict=True):
         maps = maps_of(parameters[shown_steps(len(parameters))])
-        pictures = np.stack([np.asarray(transformed(image, maps)) for image in chosen.images])
+        pictures = np.stack([np.asarray(transformed(image, maps, fill)) for image in chosen.images])
         examples.append(np.clip(subject.display.pixels(pictures) / 255, 0, 1))
     titles = (f"the first layer ({hidden[0]})", f"the last hidden layer ({hidden[1]})")
     figure = plot_invariance(found, examples, chosen.titles(subject.classes), titles)

@@ -59,14 +59,15 @@ def draw(request: Request) -> Iterator[Drawing]:
     fun = subject.model.activations(tuple(names.values()))
     # All draws together, so that many devices get something to do.
     draws = [*boxes.values(), *randoms.values()]
-    found = correspondence(fun, images, np.concatenate(draws), batch_size=request.batch_size, mesh=data_mesh())
+    every, cover, size = np.concatenate(draws), subject.display.cover, request.batch_size
+    found = correspondence(fun, images, every, fill=cover, batch_size=size, mesh=data_mesh())
     results = {}
     for title, name in names.items():
         ends = np.cumsum([len(some) for some in draws])[:-1]
         apart = list(map(Correspondence, *(np.split(matrices, ends) for matrices in found[name])))
         results[title] = dict(zip(PARTS, map(Compared, apart[: len(PARTS)], apart[len(PARTS) :]), strict=True))
     hiding = boxes | {"random": randoms["nose"]}
-    rows = {"original": images} | {part: hidden(images, draws[0]) for part, draws in hiding.items()}
+    rows = {"original": images} | {part: hidden(images, draws[0], cover) for part, draws in hiding.items()}
     pictures = {row: np.clip(subject.display.pixels(some[:SHOWN]) / 255, 0, 1) for row, some in rows.items()}
     shown = {
         title: {part: both.part for part, both in found.items()} | {"random": _pooled(found)}
@@ -89,8 +90,8 @@ def _faces(request: Request, rng: np.random.Generator) -> PartBoxes:
             f" {request.given.dataset or 'files without a dataset'} has not;"
             " the function in zfjax.experiments.correspondence takes your own"
         )
-    of_class = np.flatnonzero(subject.labels == subject.label_of(CLASS))
-    found = subject.part_boxes(of_class, tuple(PARTS.values()))
+    # Only faces have these parts, also for a model that knows no faces.
+    found = subject.part_boxes(np.arange(len(subject.pictures)), tuple(PARTS.values()))
     if len(found.numbers) < 3:
         raise UserError(f"fig8 needs three or more pictures of class {CLASS} with {', '.join(PARTS)}; found too few")
     drawn = np.sort(rng.permutation(len(found.numbers))[:MOST])
