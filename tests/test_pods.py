@@ -23,7 +23,7 @@ from zfjax.console import command, processes
 from zfjax.console.errors import UserError
 from zfjax.experiments import passes
 from zfjax.experiments.gallery import top_activations
-from zfjax.runs.subject import open_run
+from zfjax.runs.given import open_run
 from zfjax.training import sharding
 
 pytestmark = pytest.mark.slow
