@@ -30,7 +30,10 @@ from zfjax.training.config import default
 SQUARE = 18  # of which the net sees the 16 in the middle
 CLASSES = ("green", "red")
 TABLES = [f"lenses.{kind}" for kind in ("csv", "json", "md", "npz", "pdf", "png")]
-SANITY = [name.replace("lenses", "sanity") for name in TABLES]
+SANITY = [
+    *(f"randomized.{kind}" for kind in ("csv", "json", "md")),
+    *(name.replace("lenses", "sanity") for name in TABLES),
+]
 
 
 def picture(rng, colour, height, width):
@@ -89,7 +92,7 @@ def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
     words = [*on_photos[2], f"--only={','.join(only)}", "--count=6", "--rows=3", "--sanity_images=2", "--batch_size=4"]
     assert command.run(compare.main, words) == 0
     folder = tmp_path / "run" / "compare"
-    assert sorted(path.name for path in folder.iterdir()) == TABLES + SANITY
+    assert sorted(path.name for path in folder.iterdir()) == sorted(TABLES + SANITY)
     said = capsys.readouterr().out
     assert f"written to {folder}: lenses.md" in said
     assert "Grad-CAM" in said
@@ -112,6 +115,9 @@ def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
     sanity = json.loads((folder / "sanity.json").read_text())["rows"]
     assert {row["lens"] for row in sanity} == {"Grad-CAM", "saliency"}  # random maps ask no net
     assert set(sanity[0]) == {"lens", "randomized", "map", "fc2", "conv1"}
+    forms = json.loads((folder / "randomized.json").read_text())["rows"]
+    assert [row["lens"] for row in forms] == ["Grad-CAM", "saliency"]
+    assert all(-100 <= row["smooth, absolute"] <= row["smooth, absolute high"] <= 100 for row in forms)
 
 
 def test_without_sanity_images_there_is_no_sanity_check_and_the_seed_draws_the_pictures(on_photos, tmp_path):

@@ -11,10 +11,21 @@ from test_plots import ink, pixels
 
 import zfjax
 from zfjax import attribution
-from zfjax.attribution.metrics import box_masks, deletion, energy_inside, insertion, localization, pointing_game
+from zfjax.attribution.metrics import (
+    box_masks,
+    deletion,
+    energy_inside,
+    infidelity,
+    insertion,
+    localization,
+    pointing_game,
+    road,
+    sensitivity,
+    sparseness,
+)
 from zfjax.console.errors import UserError
 from zfjax.experiments.bootstrap import intervals
-from zfjax.experiments.comparison import Comparison, Labeled, compare, to_table
+from zfjax.experiments.comparison import SHARES, Comparison, Labeled, compare, to_table
 from zfjax.experiments.lenses import (
     BASELINES,
     LENSES,
@@ -118,10 +129,33 @@ def test_scores_are_those_of_the_metrics(compared):
     assert (compared.insertion[row] > insertion(case.fun, images, labels, maps, n_steps=8).auc).all()
 
 
+def test_what_takes_long_is_scored_on_the_first_images_alone(compared):
+    images, labels, _ = squares(6)
+    case, row = reddest(images, labels), list(BY_NAME).index("gradient_times_input")
+    attributions = maps_by(BY_NAME["gradient_times_input"], case)
+    asked = case.fun, images, labels
+    found = infidelity(*asked, attributions, KEY, window=3, n_samples=32)
+    np.testing.assert_allclose(compared.infidelity[row], found.scaled, rtol=1e-4)
+    maps = np.abs(np.asarray(attributions)).max(axis=-1)
+    np.testing.assert_allclose(compared.road[row], road(*asked, maps, KEY, shares=SHARES).score, rtol=1e-4)
+    moved = sensitivity(attribution.gradient_times_input, *asked, KEY, n_samples=4)
+    np.testing.assert_allclose(compared.sensitivity[row], moved.largest, rtol=1e-4)
+    np.testing.assert_allclose(compared.sparseness[row], sparseness(maps), rtol=1e-4)
+    assert np.isnan(compared.sensitivity[-len(BASELINES) :]).all()
+    few = compare(
+        NetModel(REDDEST, WEIGHTS), batches(6, 2, 4), ALL[:1], layer="relu1", options=OPTIONS, n_steps=1, costly=3
+    )
+    for name in ("road", "infidelity", "sensitivity"):
+        assert np.isnan(getattr(few, name)).tolist() == [[False] * 3 + [True] * 3]
+        np.testing.assert_allclose(getattr(few, name)[0, :3], getattr(compared, name)[0, :3], rtol=1e-4, atol=1e-6)
+    assert "3 of the images have ROAD" in to_table(few, ALL[:1], "squares", "relu1").note
+
+
 def test_the_box_holds_more_than_the_object():
     images, labels, _ = squares(1)
     ring = box_masks(np.array([[2, 2, 6, 6]]), SIZE, SIZE) & ~box_masks(np.array([[3, 3, 4, 4]]), SIZE, SIZE)
-    middle = Lens("middle", "middle", lambda *_: box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32))
+    spot = box_masks(np.array([[4, 4, 1, 1]]), SIZE, SIZE).astype(np.float32)
+    middle = Lens("middle", "middle", lambda fun, images, target: np.tile(spot, (len(images), 1, 1)))
     found = compare(
         NetModel(REDDEST, WEIGHTS), [Labeled(images, labels, ring)], [middle], layer="relu1", options=OPTIONS, n_steps=2
     )
@@ -146,7 +180,8 @@ def test_results_do_not_depend_on_the_batches(compared):
         options=OPTIONS._replace(batch_size=5),
         n_steps=8,
     )
-    assert sizes == [4, 4]  # the first batch compiles and is not timed
+    assert sizes[0] == 4  # the first batch compiles and is not timed
+    assert {*sizes} <= {4, 2}  # two images and their noisy copies, for their sensitivity
     for field in Comparison._fields[:-1]:
         expected = getattr(compared, field)[[list(BY_NAME).index(lens.name) for lens in lenses[:-1]]]
         np.testing.assert_allclose(getattr(found, field)[:-1], expected, rtol=1e-4, err_msg=field)
@@ -289,7 +324,7 @@ def test_the_table_has_a_row_a_lens_in_percent_and_milliseconds(compared):
     table = to_table(compared, ALL, "squares", "relu1")
     assert table.title == "Lenses on 6 images of squares"
     assert [row[0] for row in table.rows] == [lens.title for lens in ALL]
-    assert len(table.header) == len(table.rows[0]) == 9
+    assert len(table.header) == len(table.rows[0]) == 13
     row = dict(zip(table.header, table.rows[6], strict=True))
     assert row["lens"] == "Grad-CAM"
     assert row["pointing"] == row["in box"] == row["localized"] == (100, 100, 100)

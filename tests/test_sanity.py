@@ -8,12 +8,13 @@ import looked_at
 import numpy as np
 import pytest
 from flax import linen as nn
-from scipy.stats import spearmanr
+from scipy.stats import entropy, spearmanr
 
 import zfjax
 from zfjax.attribution.gradients import gradient
 from zfjax.console.errors import UserError
-from zfjax.experiments import sanity
+from zfjax.experiments import randomization, sanity
+from zfjax.experiments.randomization import forms, smoothed
 from zfjax.experiments.sanity import randomized, randomized_layers, rank_correlation, sanity_check
 from zfjax.models import ConvNet
 from zfjax.models.nets import NetModel
@@ -235,3 +236,58 @@ def test_a_function_that_makes_its_weights_has_none_to_randomize():
         randomized_layers(model)
     with pytest.raises(ValueError, match="expected some of the model's weights, got 'kernel'"):
         looked_at.vit().replaced({"kernel": jnp.ones(3)})
+
+
+def test_from_the_bottom_up_the_same_weights_are_new_and_all_in_the_end():
+    model = NetModel(NETS["plain"], trained(NETS["plain"]))
+    down, up = (list(randomized(model, jax.random.key(0), bottom_up=bottom_up)) for bottom_up in (False, True))
+    assert [redrawn.layer for redrawn in up] == LAYERS["plain"][::-1]
+    for one, other in zip(down, up[::-1], strict=True):
+        assert not changed(one.alone.variables, other.alone.variables)[0]
+    assert changed(up[1].cascade.variables, model.variables)[0] == {"conv1", "conv2"}
+    assert not changed(up[-1].cascade.variables, down[-1].cascade.variables)[0]
+    key = jax.random.key(0)
+    found = sanity_check(smoothed(gradient, key, n_samples=2), model, IMAGES, TARGET, key, bottom_up=True)
+    assert found.layers == ("conv1", "conv2", "fc3")
+
+
+def test_smoothed_maps_are_means_over_noisy_copies_whatever_the_batches():
+    copies = []
+
+    def lens(fun, images, target):
+        copies.append(np.asarray(images))
+        return images * target.astype(jnp.float32)[:, None, None, None]
+
+    one, other = (smoothed(lens, jax.random.key(0), n_samples=5, noise=0.2, batch_size=size) for size in (15, 4))
+    found, again = (each(None, jnp.asarray(IMAGES), jnp.array([1, 2, 3])) for each in (one, other))
+    assert {len(some) for some in copies[1:]} == {4}
+    every = copies[0].reshape(5, *IMAGES.shape)
+    np.testing.assert_allclose(found, every.mean(axis=0) * np.array([1, 2, 3]).reshape(3, 1, 1, 1), rtol=1e-4)
+    np.testing.assert_allclose(again, found, rtol=1e-4)
+    span = IMAGES.max(axis=(1, 2, 3)) - IMAGES.min(axis=(1, 2, 3))
+    np.testing.assert_allclose((every - IMAGES).std(axis=(0, 2, 3, 4)), 0.2 * span, rtol=0.1)
+    with pytest.raises(ValueError, match="n_samples: expected at least 1"):
+        smoothed(lens, jax.random.key(0), n_samples=0)
+
+
+def test_the_efficient_form_is_the_growth_of_entropy_and_0_for_a_lens_that_ignores_the_net():
+    model = NetModel(NETS["plain"], trained(NETS["plain"]))
+    blind = forms(lambda fun, images, target: images, model, IMAGES, TARGET, jax.random.key(0), n_samples=2)
+    np.testing.assert_allclose(blind.smooth.signed, 1)
+    np.testing.assert_array_equal(blind.efficient, 0)
+    seen = []
+
+    def lens(fun, images, target):
+        seen.append(np.asarray(gradient(fun, images, target)))
+        return seen[-1]
+
+    found = forms(lens, model, IMAGES, TARGET, jax.random.key(0), n_samples=2)
+    before, after = ([entropy(np.histogram(one, 100)[0]) for one in maps] for maps in seen[-2:])
+    np.testing.assert_allclose(found.efficient, np.divide(after, before) - 1, rtol=1e-5)
+    assert (np.abs(found.smooth.signed) < 0.9).all()
+    flat = forms(lambda fun, images, target: 0 * images, model, IMAGES, TARGET, jax.random.key(0), n_samples=1)
+    assert np.isnan(flat.efficient).all()
+    assert np.isnan(flat.smooth.absolute).all()
+    table = randomization.to_table({"blind": blind, "seeing": found, "flat": flat}, "noise")
+    assert [cell if isinstance(cell, str) else round(cell.value) for cell in table.rows[0]] == ["blind", 100, 100, 0]
+    assert "–" in table.text()

@@ -13,16 +13,21 @@ from zfjax.compare.request import Request
 from zfjax.console import tables
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
-from zfjax.experiments import comparison, sanity
+from zfjax.experiments import comparison, randomization, sanity
 from zfjax.experiments.comparison import Comparison, Labeled
 from zfjax.experiments.lenses import BASELINES, LENSES, Lens, Options, given_to
+from zfjax.experiments.randomization import Forms, forms
 from zfjax.experiments.sanity import Sanity, Similarity, randomized_layers, sanity_check
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
 from zfjax.runs.first import from_all, is_first
 from zfjax.runs.subject import Subject
 
-SANITY = tuple(f"sanity.{kind}" for kind in ("csv", "json", "md", "npz", "pdf", "png"))
+SANITY = (
+    *(f"sanity.{kind}" for kind in ("csv", "json", "md", "npz", "pdf", "png")),
+    *(f"randomized.{kind}" for kind in ("csv", "json", "md")),
+)
+SAMPLES = 8  # noisy copies of each image, in the smooth form
 
 
 class Drawn(NamedTuple):
@@ -116,9 +121,9 @@ def _compared(asked: Asked, drawn: Drawn, labels: Int[np.ndarray, " n"]) -> Comp
 
 
 def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
-    """Write the table and plot of the model-randomization check, for lenses that depend on the net.
+    """Write the tables and plot of the model-randomization check, for lenses that depend on the net.
 
-    Prints the table, or why there is none, and returns the names of the written files.
+    Prints the tables, or why there is none, and returns the names of the written files.
     """
     lenses = [lens for lens in asked.lenses if lens not in BASELINES]
     if not lenses:
@@ -132,7 +137,8 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
         return []
     images, target = asked.subject.load(numbers), jnp.asarray(drawn.labels[:count], jnp.int32)
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
-    with Progress("randomized nets", len(lenses) * (1 + 2 * len(names)) * len(numbers), unit="map") as progress:
+    each = 1 + 2 * len(names) + 2 * (1 + SAMPLES)  # nets, and copies of images
+    with Progress("randomized nets", len(lenses) * each * len(numbers), unit="map") as progress:
         for lens in lenses[jax.process_index() :: jax.process_count()]:
             of = _counted(lens, asked.options._replace(key=lens_key), progress)
             layer = asked.layer if lens.at_cut else ""
@@ -142,6 +148,10 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
                 for way, similarity in (("cascade", one.cascade), ("alone", one.alone))
                 for kind, values in similarity._asdict().items()
             }
+            size = asked.batch_size
+            two = forms(of, model, images, target, weights_key, layer=layer, n_samples=SAMPLES, batch_size=size)
+            smooth = {f"{lens.name}_smooth_{kind}": values for kind, values in two.smooth._asdict().items()}
+            mine |= {**smooth, f"{lens.name}_efficient": two.efficient}
     of_all = {name: array for arrays in from_all(mine) for name, array in arrays.items()}
     if not is_first():
         return []
@@ -150,11 +160,13 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
         return Similarity(*(of_all[f"{lens.name}_{way}_{kind}"] for kind in Similarity._fields))
 
     titled = {lens.title: Sanity(names, similarity(lens, "cascade"), similarity(lens, "alone")) for lens in lenses}
+    of_forms = {lens.title: Forms(similarity(lens, "smooth"), of_all[f"{lens.name}_efficient"]) for lens in lenses}
     with Progress("drawing"):
         table = sanity.to_table(titled, asked.given.dataset)
-        files = tables.write(table, asked.given.out, "sanity")
+        second = randomization.to_table(of_forms, asked.given.dataset)
+        files = tables.write(table, asked.given.out, "sanity") + tables.write(second, asked.given.out, "randomized")
         files += save(plot_sanity(titled), asked.given.out / "sanity", {"images": numbers, **of_all})
-    print(table.text(), end="\n\n")
+    print(table.text(), second.text(), sep="\n\n", end="\n\n")
     return files
 
 

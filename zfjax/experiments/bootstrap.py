@@ -1,7 +1,11 @@
 """How sure a mean over pictures is."""
 
+import math
+
 import numpy as np
 from jaxtyping import Bool, Float
+
+from zfjax.console.tables import Interval
 
 N_RESAMPLES, CONFIDENCE = 1000, 0.95
 
@@ -33,3 +37,11 @@ def intervals(
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)
     return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
+
+
+def mean_of(values: Float[np.ndarray, " n"]) -> Interval:
+    """The mean over the pictures that have a value, others being NaN, and its 95 % interval; NaN if none has one."""
+    there = values[~np.isnan(values)]
+    if not len(there):
+        return Interval(math.nan, math.nan, math.nan)
+    return Interval(float(there.mean()), *map(float, intervals(there)))

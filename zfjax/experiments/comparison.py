@@ -12,11 +12,26 @@ from jaxtyping import Array, Bool, Float, Int
 from zfjax.attribution import metrics
 from zfjax.console.deprecation import renamed
 from zfjax.console.progress import Progress
-from zfjax.console.tables import Cell, Interval, Table
+from zfjax.console.tables import Cell, Table
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.bootstrap import intervals
-from zfjax.experiments.lenses import BASELINES, LENSES, Case, Lens, Options, case_of, heat, maps_by
+from zfjax.experiments.bootstrap import mean_of
+from zfjax.experiments.lenses import BASELINES, LENSES, Case, Lens, Options, case_of, given_to, heat, maps_by
 from zfjax.models import Model
+
+COLUMNS = {
+    "pointing": "pointing",
+    "in_box": "in box",
+    "iou": "IoU",
+    "localized": "localized",
+    "energy": "energy",
+    "insertion": "insertion",
+    "deletion": "deletion",
+    "road": "ROAD",
+    "infidelity": "infidelity",
+    "sensitivity": "sensitivity",
+    "sparseness": "sparseness",
+}  # of the table, as a Comparison names them
+SHARES = (0.2, 0.5)  # of the pixels, which ROAD removes
 
 __getattr__ = renamed(__name__, Labelled="Labeled")
 
@@ -41,6 +56,11 @@ class Comparison(NamedTuple):
     energy: Float[np.ndarray, "lenses images"]  # share of the map's positive sum inside the object
     insertion: Float[np.ndarray, "lenses images"]  # area under the curve, from a blurred image
     deletion: Float[np.ndarray, "lenses images"]  # area under the curve, toward the cover
+    sparseness: Float[np.ndarray, "lenses images"]  # few pixels have most of the map: 0..1
+    # Of the first images only, of others NaN; sensitivity also of lenses that ignore the net.
+    road: Float[np.ndarray, "lenses images"]  # how much more is lost with the most important pixels than with the least
+    infidelity: Float[np.ndarray, "lenses images"]  # what a map says of squares against what is lost without them: 0..1
+    sensitivity: Float[np.ndarray, "lenses images"]  # how far the map moves with noise that nobody sees
     seconds: Float[np.ndarray, " lenses"]  # per image, over all batches but the first, which compiles
 
 
@@ -52,6 +72,7 @@ def compare(
     layer: str,
     options: Options,
     n_steps: int = 20,
+    costly: int = 64,
     rows: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -68,6 +89,7 @@ def compare(
             the curves and for lenses that need many passes; and what hides a part of an image, such as
             `Subject.display.cover`.
         n_steps: steps of the insertion and deletion curves.
+        costly: how many images, the first ones, have a ROAD score, infidelity and sensitivity.
         rows: images that every batch is padded to; 0: as many as the first has.
         progress: advanced by one for each lens and image.
 
@@ -86,7 +108,8 @@ def compare(
                 progress.advance(0, lens.title)
             attributions, elapsed = _timed(lens, case)
             seconds.append(elapsed)
-            scores.append(_scored(case, batch, heat(case, attributions)[: len(batch.images)], n_steps))
+            cheap = _scored(case, batch, heat(case, attributions)[: len(batch.images)], n_steps)
+            scores.append(cheap._replace(**_trusted(lens, case, batch, attributions, costly)))
             if progress:
                 progress.advance(len(batch.images), lens.title)
         parts.append(scores)
@@ -131,27 +154,28 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
         f" The class of {unknown} images is what the model says, as it has no output of that name." if unknown else ""
     )
     measured = {**found._asdict(), "localized": found.iou >= metrics.LOCALIZED}
-    columns = []
-    for name in ("pointing", "in_box", "iou", "localized", "energy", "insertion", "deletion"):
-        values = 100 * measured[name].astype(float)
-        columns.append(
-            [Interval(*map(float, ends)) for ends in zip(values.mean(axis=1), *intervals(values), strict=True)]
-        )
+    columns = [[mean_of(of_lens) for of_lens in 100 * measured[name].astype(float)] for name in COLUMNS]
     rows: list[tuple[Cell, ...]] = [
         (lens.title, *cells, 1000 * float(seconds))
         for lens, seconds, *cells in zip(lenses, found.seconds, *columns, strict=True)
     ]
+    few = int((~np.isnan(found.road)).any(axis=0).sum())
     return Table(
         f"Lenses on {found.pointing.shape[1]} images of {dataset}",
-        ("lens", "pointing", "in box", "IoU", "localized", "energy", "insertion", "deletion", "ms per image"),
+        ("lens", *COLUMNS.values(), "ms per image"),
         rows,
         "All but the time in percent, for the true class's logit; after ± half of the 95 % interval of the mean, by a"
-        " bootstrap over images. pointing: the map's maximum lies on the object; in"
-        " box: in the object's box. IoU: of the object's box with the box around the largest segment above 15 % of the"
-        " maximum; localized: an IoU of 50 or more. energy: the share of the map's positive sum that lies on the"
-        " object. insertion, deletion: area under the class's probability as pixels return to a blurred image (more is"
-        " better), or turn into the mean, or gray where that is none (less is better), in the map's order. CAMs use"
-        f" {layer_name}. Random map and center Gaussian ignore the net.{said}",
+        " bootstrap over images. pointing: the map's maximum lies on the object; in box: in the object's box. IoU: of"
+        " the object's box with the box around the largest segment above 15 % of the maximum; localized: an IoU of 50"
+        " or more. energy: the share of the map's positive sum that lies on the object. insertion, deletion: area under"
+        " the class's probability as pixels return to a blurred image (more is better), or turn into the mean, or gray"
+        " where that is none (less is better), in the map's order. ROAD: half of how much more of the class's"
+        " probability is lost with the most important pixels than with the least, if they are made of what is around"
+        " them (more is better). infidelity: how far what the map has in a square is from what the logit loses without"
+        " it, 100 for an empty map (less is better). sensitivity: how far the map moves with noise of 2 % of the"
+        f" image's range, as a share of its norm (less is better). sparseness: the Gini index. {few} of the images have"
+        f" ROAD, infidelity and sensitivity, which take long. CAMs use {layer_name}. Random map and center Gaussian"
+        f" ignore the net.{said}",
     )
 
 
@@ -171,6 +195,10 @@ class _Scores(NamedTuple):
     energy: np.ndarray
     insertion: np.ndarray
     deletion: np.ndarray
+    sparseness: np.ndarray
+    road: np.ndarray
+    infidelity: np.ndarray
+    sensitivity: np.ndarray
 
 
 def _scored(case: Case, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_steps: int) -> _Scores:
@@ -186,7 +214,34 @@ def _scored(case: Case, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_step
         metrics.energy_inside(maps, batch.masks),
         metrics.insertion(fun, images, labels, maps, n_steps=n_steps, fill=soft, batch_size=batch_size).auc,
         metrics.deletion(fun, images, labels, maps, n_steps=n_steps, fill=cover, batch_size=batch_size).auc,
+        np.asarray(metrics.sparseness(maps)),
+        *(np.full(len(images), np.nan) for _ in range(3)),
     )
+
+
+def _trusted(
+    lens: Lens, case: Case, batch: Labeled, attributions: Float[Array | np.ndarray, "n ..."], costly: int
+) -> dict[str, Float[np.ndarray, " images"]]:
+    """The scores that take long, of a batch that has some of the first `costly` images."""
+    count = min(len(batch.images), costly - case.first)
+    if count <= 0:
+        return {}
+    (key, batch_size, cover), side = case.options, case.images.shape[1]
+    images, target = case.images[:count], case.target[:count]
+    maps = heat(case, attributions)[:count]
+    claims = attributions[:count] if np.ndim(attributions) == 4 else maps
+    by_number = {"first": case.first, "batch_size": batch_size}
+    road = metrics.road(case.fun, images, target, maps, key, shares=SHARES, **by_number).score
+    window = max(1, round(side * 48 / 224))  # as occlusion's
+    found = metrics.infidelity(
+        case.fun, images, target, claims, key, window=window, fill=cover, n_samples=32, batch_size=batch_size
+    )
+    scores = {"road": road, "infidelity": found.scaled}
+    if lens not in BASELINES:
+        fun, of = case.split if lens.at_cut else case.fun, given_to(lens, case.options, case.first)
+        scores["sensitivity"] = metrics.sensitivity(of, fun, images, target, key, n_samples=4, **by_number).largest
+    missing = (0, len(batch.images) - count)
+    return {name: np.pad(np.asarray(some), missing, constant_values=np.nan) for name, some in scores.items()}
 
 
 def _joined(parts: list[list[_Scores]]) -> _Scores:

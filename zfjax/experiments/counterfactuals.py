@@ -21,12 +21,12 @@ from zfjax.attribution.asked import Asked, asked, scores
 from zfjax.attribution.metrics import rank_agreement, sums_inside
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
-from zfjax.console.tables import Cell, Interval, Table
+from zfjax.console.tables import Cell, Table
 from zfjax.console.text import listed, shown_by_shape
 from zfjax.data import shapes
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import resized_square
-from zfjax.experiments.bootstrap import intervals
+from zfjax.experiments.bootstrap import mean_of
 from zfjax.experiments.comparison import filled
 from zfjax.experiments.lenses import BASELINES, Case, Lens, Options, case_of, heat, maps_by
 from zfjax.models import Model
@@ -278,12 +278,3 @@ def believed(found: Agreement, lenses: Sequence[Lens]) -> str:
 
 def _is_above(one: Row, other: Row) -> bool:
     return mean_of(one.agreement.things - other.agreement.things).low > 0
-
-
-def mean_of(values: Float[np.ndarray, " images"]) -> Interval:
-    """The mean over drawings where there is something to compare."""
-    there = values[~np.isnan(values)]
-    if not len(there):
-        return Interval(np.nan, np.nan, np.nan)
-    low, high = intervals(there)
-    return Interval(float(there.mean()), float(low), float(high))

@@ -49,8 +49,8 @@ class Similarity(NamedTuple):
 class Sanity(NamedTuple):
     """How similar a lens's maps stay as the net is randomized; for a lens that shows what was learned it falls to 0."""
 
-    layers: tuple[str, ...]  # top first
-    cascade: Similarity  # the layer and all above it randomized
+    layers: tuple[str, ...]  # top first, unless it began at the bottom
+    cascade: Similarity  # the layer and all before it randomized
     alone: Similarity  # the layer alone randomized
 
 
@@ -62,6 +62,7 @@ def sanity_check(
     key: PRNGKeyArray,
     *,
     layer: str = "",
+    bottom_up: bool = False,
 ) -> Sanity:
     """Run the model-randomization test on one lens: the model's layers randomized from the top down, and each alone.
 
@@ -73,6 +74,7 @@ def sanity_check(
         target: one class per image.
         key: draws the new weights.
         layer: the layer whose maps a CAM weights: its `fun` is then `model.split(layer)`.
+        bottom_up: begin with the lowest layer.
 
     Raises:
         ValueError: the lens does not return maps [n, …].
@@ -101,7 +103,7 @@ def sanity_check(
     names: list[str] = []
     cascade: list[tuple[np.ndarray, np.ndarray]] = []
     alone: list[tuple[np.ndarray, np.ndarray]] = []
-    for redrawn in randomized(model, key):
+    for redrawn in randomized(model, key, bottom_up=bottom_up):
         names.append(redrawn.layer)
         for found, one in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
             maps = maps_of(one)
@@ -109,7 +111,7 @@ def sanity_check(
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 
 
-def randomized(model: Model, key: PRNGKeyArray) -> Iterator[Randomized]:
+def randomized(model: Model, key: PRNGKeyArray, *, bottom_up: bool = False) -> Iterator[Randomized]:
     """Yield the model with one layer after another randomized, the top layer first.
 
     In a net of zfjax kernels are drawn from its initial distribution, `net.kernel_init`; biases are reset to 0, and
@@ -122,13 +124,15 @@ def randomized(model: Model, key: PRNGKeyArray) -> Iterator[Randomized]:
 
     Args:
         model: with its weights, in a pytree or in modules and arrays that its function holds.
-        key: draws the weights; a layer's new weights are the same in the cascade and alone.
+        key: draws the weights; a layer's new weights are the same in the cascade, in both directions, and alone.
+        bottom_up: begin with the lowest layer; the cascade is then that layer and all below it.
 
     Raises:
         UserError: the model's weights cannot be replaced.
     """
     cascade = model
-    for number, (name, parts) in enumerate(reversed(_layers(model).items())):
+    layers = list(enumerate(reversed(_layers(model).items())))
+    for number, (name, parts) in reversed(layers) if bottom_up else layers:
         fresh = _fresh(model, parts, jax.random.fold_in(key, number))
         cascade = cascade.replaced(fresh)
         yield Randomized(name, cascade, model.replaced(fresh))

@@ -12,7 +12,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from zfjax.attribution.metrics import boxes_of
-from zfjax.experiments.counterfactuals import Agreement, mean_of, readings
+from zfjax.experiments.bootstrap import mean_of
+from zfjax.experiments.counterfactuals import Agreement, readings
 from zfjax.experiments.lenses import Lens
 from zfjax.experiments.sanity import Sanity
 from zfjax.plots.colors import BLUE, LINES, ORANGE

@@ -53,6 +53,7 @@ def road(
     shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
     noise: float = 0.01,
     batch_size: int = 32,
+    first: int = 0,
 ) -> Road:
     """The class's probability as pixels are removed by `imputed`: no shape that was cut out can be recognized.
 
@@ -67,6 +68,7 @@ def road(
         shares: of the pixels, above 0 and below 1.
         noise: of the imputed pixels: its standard deviation as a share of max − min of the image.
         batch_size: the most pictures that go through `fun` at once.
+        first: number of the first image: each has its own noise.
 
     Raises:
         TypeError: images are not floating-point numbers, or it is no key.
@@ -91,7 +93,7 @@ def road(
     counts = np.clip(np.round(given * size), 1, size - 1).astype(np.int32)
     found = []
     for order in (ranks, jnp.int32(size - 1) - ranks):
-        change = Partial(_Removed(), order, key, jnp.asarray(noise, images.dtype))
+        change = Partial(_Removed(), order, key, jnp.asarray(noise, images.dtype), jnp.int32(first))
         found.append(said_along(question, change, counts, batch_size, is_class=not callable(target)))
     return Road(*found)
 
@@ -160,6 +162,7 @@ class _Removed(functions.Fixed):
         ranks: Int[Array, "n h w"],
         key: PRNGKeyArray,
         noise: Float[Array, ""],
+        first: Int[Array, ""],
         images: Float[Array, "batch h w c"],
         rows: Int[Array, " batch"],
         counts: Int[Array, " batch"],
@@ -168,5 +171,5 @@ class _Removed(functions.Fixed):
         removed = ranks[rows] < counts.reshape(-1, 1, 1)
         draw = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), images.shape[1:], images.dtype))
         spread = noise * (images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
-        noisy = _imputed(images, removed, ROUGHLY) + spread.reshape(-1, 1, 1, 1) * draw(rows)
+        noisy = _imputed(images, removed, ROUGHLY) + spread.reshape(-1, 1, 1, 1) * draw(first + rows)
         return jnp.where(removed[..., None], noisy, images)

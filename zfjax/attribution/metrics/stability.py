@@ -1,15 +1,17 @@
 """Sensitivity of a lens: how much its maps change with images that look the same."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
-from zfjax.attribution.asked import Fun, Target, at_least_one, at_least_zero, check_batch, require_key
+from zfjax.attribution.asked import Target, at_least_one, at_least_zero, check_batch, require_key
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import array, floats
 
@@ -23,7 +25,7 @@ class Stability(NamedTuple):
 
 
 def sensitivity(
-    lens: Callable[[Fun, Array, Target], Any],
+    lens: Callable[[Any, Array, Any], Any],
     fun: Any,
     images: Float[Array | np.ndarray, "n ..."],
     target: Target,
@@ -32,6 +34,7 @@ def sensitivity(
     radius: float = 0.02,
     n_samples: int = 10,
     batch_size: int = 32,
+    first: int = 0,
 ) -> Stability:
     """Max ‖φ(x + r) − φ(x)‖ / ‖φ(x)‖ over images whose pixels are at most `radius` from those of x.
 
@@ -48,10 +51,12 @@ def sensitivity(
         radius: the largest change of a pixel, as a share of max − min of the image.
         n_samples: noisy copies of each image.
         batch_size: the most images that the lens gets at once.
+        first: number of the first image.
 
     Raises:
         TypeError: images are not floating-point numbers, or it is no key.
-        ValueError: `n_samples` or `batch_size` is below 1, `radius` is negative, or as the lens raises it.
+        ValueError: `n_samples` or `batch_size` is below 1, `radius` is negative, the lens does not give one map for
+            each image, or as it raises it.
 
     Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 4.1; the share of the norm
     is Quantus'.
@@ -67,6 +72,8 @@ def sensitivity(
     def maps_of(images: Array, rows: Int[np.ndarray, " some"]) -> Float[Array, "some cells"]:
         found = lens(fun, images, target if one_each is None else one_each[rows])
         maps = array("lens", getattr(found, "attributions", found))
+        if maps.ndim < 2 or len(maps) != len(images):
+            raise ValueError(f"lens: expected maps [{len(images)}, …], one for each image, got {list(maps.shape)}")
         return maps.astype(jnp.float32).reshape(len(images), -1)
 
     def in_parts(count: int, of: Callable[[Int[np.ndarray, " some"]], Array]) -> Array:
@@ -76,8 +83,8 @@ def sensitivity(
 
     def moved(numbers: Int[np.ndarray, " some"]) -> Float[Array, " some"]:
         rows = numbers % n
-        noisy = _noisy(images[rows], key, numbers // n, rows, share)
-        return jnp.linalg.norm(maps_of(noisy, rows) - clean[rows], axis=1) / norm[rows]
+        copies = noisy(images[rows], key, numbers // n, first + rows, share)
+        return jnp.linalg.norm(maps_of(copies, rows) - clean[rows], axis=1) / norm[rows]
 
     share = jnp.asarray(radius, images.dtype)
     clean = in_parts(n, lambda rows: maps_of(images[rows], rows))
@@ -87,20 +94,33 @@ def sensitivity(
     return Stability(found.max(axis=0), found.mean(axis=0))
 
 
-@jax.jit
-def _noisy(
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    return jax.random.uniform(key, shape, dtype, -1, 1)
+
+
+@functools.partial(jax.jit, static_argnames="draw")
+def noisy(
     images: Float[Array, "n ..."],
     key: PRNGKeyArray,
     samples: Int[Array | np.ndarray, " n"],
     rows: Int[Array | np.ndarray, " n"],
     share: Float[Array, ""],
+    draw: Callable[..., Array] = _uniform,
 ) -> Float[Array, "n ..."]:
-    """Images with noise drawn for each by the numbers of its sample and of its image."""
+    """Images with noise drawn for each by the numbers of its sample and of its image.
 
-    def draw(sample: Array, row: Array) -> Array:
-        drawn = jax.random.fold_in(jax.random.fold_in(key, sample), row)
-        return jax.random.uniform(drawn, images.shape[1:], images.dtype, -1, 1)
+    Args:
+        images: any.
+        key: of all noise.
+        samples: numbers of the samples.
+        rows: numbers of the images.
+        share: of the image's range, that noise of size 1 takes.
+        draw: from a key, a shape and a type to noise.
+    """
+
+    def drawn(sample: Array, row: Array) -> Array:
+        return draw(jax.random.fold_in(jax.random.fold_in(key, sample), row), images.shape[1:], images.dtype)
 
     rest = tuple(range(1, images.ndim))
     span = images.max(axis=rest, keepdims=True) - images.min(axis=rest, keepdims=True)
-    return images + share * span * jax.vmap(draw)(jnp.asarray(samples), jnp.asarray(rows))
+    return images + share * span * jax.vmap(drawn)(jnp.asarray(samples), jnp.asarray(rows))
