@@ -232,8 +232,14 @@ def test_grad_cam_by_name_is_the_formula(library, architecture):
     np.testing.assert_allclose(cam, formula(IMAGES), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("library", ["nnx", "onnx"])
-@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("library", "architecture"),
+    [
+        (library, architecture)
+        for number, architecture in enumerate(zoo.ARCHITECTURES)
+        for library in ("nnx", "onnx", ("linen", "equinox", "haiku", "jnp")[number % 4])
+    ],
+)
 def test_a_unit_is_sent_down_from_any_place(library, architecture):
     model = model_of(library, architecture)
     name = next(name for name, place in model.layers.items() if place.kind in ("relu", "relu6", "gelu"))
