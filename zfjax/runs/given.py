@@ -291,7 +291,7 @@ class OfModel(Given):
         if not len(known):
             raise UserError(
                 f"no class of {self.dataset} is one of the outputs of {self.name}, which are {listed(val.classes, 5)};"
-                " expected the same names: Model(…, classes=) says what the outputs are"
+                " expected the same names: Model(…, classes=), --class_names or import-weights --classes says them"
             )
         pictures = ChosenPictures(LabeledPictures(val.pictures, val.labels), known)
         return pictures, len(val.labels) - len(known)
