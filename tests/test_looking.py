@@ -15,11 +15,13 @@ from etils import epath
 import zfjax
 from zfjax import atlas, figures
 from zfjax import compare as compare_lenses
+from zfjax.atlas.collect import with_unknown
 from zfjax.console import command
 from zfjax.console.errors import UserError
 from zfjax.data.opening import open_source
 from zfjax.experiments.comparison import Comparison, Labeled, compare
 from zfjax.experiments.lenses import LENSES, Options
+from zfjax.experiments.passes import responded, strongest
 from zfjax.figures import fig2, fig5, fig6, fig7
 from zfjax.figures.request import Request
 from zfjax.models.display import display_of
@@ -77,7 +79,7 @@ def test_an_unknown_function_gives_the_figures_of_the_same_net(requests, figure)
     ],
 )
 def test_figures_of_each_library_and_each_architecture(library, architecture, chances):
-    """Two pairs of each, one with figure 7; test_model.py has all, for the places and cuts that figures are made of."""
+    """Two pairs of each, with figure 7 or an atlas's numbers; test_model.py has all pairs, for the places and cuts."""
     squares = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
     model = looked_at.zoo_model(library, architecture)
     found = zfjax.look(model, squares).val
@@ -91,6 +93,11 @@ def test_figures_of_each_library_and_each_architecture(library, architecture, ch
     np.testing.assert_allclose(drawing.arrays["values"], np.sort(highest.T)[:, ::-1], rtol=1e-4, atol=1e-5)
     assert (np.abs(drawing.arrays["projections"][:, 0]).max(axis=(1, 2, 3)) > 0).all()
     if not chances:
+        seen = with_unknown(found)
+        said = responded(seen, strongest(seen, [name], 4, 4), 4)[name]
+        assert (said.cells == acts[..., 0].size).all()
+        highest = acts.max(axis=tuple(range(1, acts.ndim - 1)))
+        np.testing.assert_allclose(said.excitation[:, 0], highest.mean(0), rtol=1e-4, atol=1e-5)
         return
     (drawing,) = fig7.draw(request)
     image = np.array(found.load([0])[0])

@@ -11,7 +11,6 @@ import tiny_runs
 import zfjax
 from zfjax import (
     ablate,
-    compare,
     evaluate,
     export_weights,
     figures,
@@ -125,14 +124,13 @@ def test_commands_give_what_they_give_of_the_file(capsys, imported, pictures, tm
 
 
 def test_other_commands(capsys, imported, pictures):
-    for main, words, expected in (
-        (compare.main, ("--only=grad_cam", f"--images={pictures / 'noise' / '000.png'}"), "images.png"),
-        (summary.main, (), "high/Conv"),
-        (transfer.main, (f"--dataset=folder:{pictures}", "--per_class=3", "--folds=1"), "fig9_per_class-3_folds-1.png"),
-    ):
-        code, said, errors = run(capsys, main, f"--workdir={imported}", *words)
-        assert (code, expected in said) == (0, True), errors
+    code, said, _ = run(capsys, summary.main, f"--workdir={imported}")
+    assert (code, "high/Conv" in said) == (0, True)
+    words = f"--dataset=folder:{pictures}", "--per_class=3", "--folds=1"
+    code, said, errors = run(capsys, transfer.main, f"--workdir={imported}", *words)
+    assert (code, "fig9_per_class-3_folds-1.png" in said) == (0, True)
     assert errors == ["zfjax: from scratch: not measured, since only nets of zfjax can be trained here"]
+    assert (imported / "features").is_dir()
 
 
 def test_what_cannot_be_is_one_line(capsys, imported, pictures, tmp_path):

@@ -24,6 +24,7 @@ from zfjax.weights.onnx import from_onnx
 from zfjax.weights.onnx.reading import files_of
 from zfjax.weights.preprocessing import Preprocessing
 
+_LOCAL = "where ONNX files are read from"
 _AGAIN = "import the file again, into another --workdir"
 
 
@@ -78,7 +79,7 @@ def keep(workdir: epath.PathLike, source: str | os.PathLike[str], said: Said) ->
     Raises:
         UserError: the file cannot be used; or the folder holds a run, or cannot be written.
     """
-    absolute_path(workdir, "workdir", local="where ONNX files are read from")
+    absolute_path(workdir, "workdir", local=_LOCAL)
     with held(workdir, "zfjax import-weights", root_of(said.dataset, said.data_dir)) as folder:
         there = read_said(folder)
         if there is None:
@@ -136,6 +137,7 @@ def read(workdir: epath.PathLike) -> Kept | None:
     kept = read_said(folder)
     if kept is None:
         return None
+    absolute_path(workdir, "workdir", local=_LOCAL)
     home = pathlib.Path(folder / ONNX)
     for name, digest in kept["digests"].items():
         try:
