@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 
 from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Boxes
@@ -33,4 +33,13 @@ class Annotations(Protocol):
 
     def part_boxes(self, examples: Int[np.ndarray, " n"], names: Sequence[str], *, square: int, size: int) -> PartBoxes:
         """The pictures that show all the named parts, with the parts' boxes."""
+        ...
+
+    @property
+    def pixel_names(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of what pixels may show, by kind, such as part."""
+        ...
+
+    def pixels(self, examples: Int[np.ndarray, " n"], *, square: int, size: int) -> UInt8[np.ndarray, "n {size} {size} kinds"]:
+        """What each pixel shows, of each kind: the number of its name, from 1; 0 for none of these."""
         ...

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 
 from zfjax.data.annotations import PartBoxes
-from zfjax.data.shapes.masks import masks
+from zfjax.data.shapes.masks import PIXEL_NAMES, masks, pixels
 from zfjax.data.shapes.parts import part_boxes
 
 
@@ -26,3 +26,12 @@ class DrawnObjects:
     def part_boxes(self, examples: Int[np.ndarray, " n"], names: Sequence[str], *, square: int, size: int) -> PartBoxes:
         """The pictures that show all the named parts, with the parts' boxes."""
         return part_boxes(self.builder, self.split, examples, names, square=square, size=size)
+
+    @property
+    def pixel_names(self) -> dict[str, tuple[str, ...]]:
+        """What pixels may show: an object of a class, a part of it, or what is around it."""
+        return PIXEL_NAMES
+
+    def pixels(self, examples: Int[np.ndarray, " n"], *, square: int, size: int) -> UInt8[np.ndarray, "n {size} {size} kinds"]:
+        """What each pixel shows, of each kind."""
+        return pixels(self.builder, self.split, examples, square=square, size=size)

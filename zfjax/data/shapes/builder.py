@@ -24,10 +24,10 @@ from zfjax.console.text import reason
 from zfjax.data.boxes import Box, edges
 from zfjax.data.shapes.canvas import SIDE
 from zfjax.data.shapes.compose import Scene, scene
+from zfjax.data.shapes.masks import SPLITS
 from zfjax.data.shapes.objects import DRAWINGS
 
 _JPEG_QUALITY = 90
-_SPLITS = ("train", "validation")
 
 
 @dataclasses.dataclass
@@ -69,14 +69,14 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {split: self._generate_examples(split) for split in _SPLITS}
+        return {split: self._generate_examples(split) for split in SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         count = getattr(self.builder_config, split)
         with Progress(f"drawing {split}", count) as progress:
             for index in range(count):
                 # Seeded per picture: a picture does not depend on those before it.
-                rng = np.random.default_rng((self.builder_config.seed, _SPLITS.index(split), index))
+                rng = np.random.default_rng((self.builder_config.seed, SPLITS.index(split), index))
                 label = index % len(DRAWINGS)
                 yield index, _encode(scene(rng, label), label)
                 progress.advance(1)

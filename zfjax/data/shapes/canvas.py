@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from zfjax.data.shapes.geometry import Points
 
 SIDE = 128  # pixels of the finished picture
 FINE = 2 * SIDE  # pixels of the canvas
+CLUTTER, COVER = 254, 255  # owners that are no part of the object: what is scattered behind it, and what is in front
 _LEVELS = 16  # steps from a paint's first color to its second
 _PIXELS = np.arange(FINE**2)
 
@@ -49,7 +50,7 @@ class Snapshot(NamedTuple):
 
 
 class Canvas:
-    """Paint numbers, [FINE, FINE]; each belongs to an owner: 0 for nothing, else a part of the object.
+    """Paint numbers, [FINE, FINE]; each belongs to an owner: 0 for the background, else a part, CLUTTER or COVER.
 
     Attributes:
         thing: the name of what is drawn next, for `without`.
@@ -104,6 +105,11 @@ class Canvas:
         """The owner that each pixel of the finished picture shows."""
         numbers = np.asarray(self._image)[::2, ::2]
         return np.array(self._owners, np.uint8)[numbers]
+
+    def shown(self) -> Bool[np.ndarray, "side side"]:
+        """The pixels that show a part of the object."""
+        owners = self.owners()
+        return (owners > 0) & (owners < CLUTTER)
 
     def snapshot(self) -> Snapshot:
         """A copy of the canvas, for `restore`."""

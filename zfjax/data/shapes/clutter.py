@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from zfjax.data.shapes.canvas import SIDE, Canvas, Rgb, Rng
+from zfjax.data.shapes.canvas import CLUTTER, COVER, SIDE, Canvas, Rgb, Rng
 from zfjax.data.shapes.colors import color, dark, paint
 from zfjax.data.shapes.geometry import Points, arc, ellipse, random_pose, rectangle, ring, stroke, turn
 from zfjax.data.shapes.objects import DRAWINGS
@@ -33,8 +33,8 @@ def scatter(rng: Rng, canvas: Canvas) -> None:
         parts = _parts()
         outlines = parts[int(rng.integers(len(parts)))] if rng.random() < 0.25 else [_simple(rng)]
         width = 0.75 if rng.random() < 0.5 else 0.0
-        line = canvas.mix(paint(rng, dark(rng), 0.0))
-        numbers = [canvas.mix(paint(rng, color(rng), 0.4)) for _ in range(min(3, len(outlines)))]
+        line = canvas.mix(paint(rng, dark(rng), 0.0), CLUTTER)
+        numbers = [canvas.mix(paint(rng, color(rng), 0.4), CLUTTER) for _ in range(min(3, len(outlines)))]
         for k, outline in enumerate(pose.carry(outlines, SIDE)):
             canvas.fill(outline, numbers[k % 3], line, width)
 
@@ -43,15 +43,14 @@ def occlude(rng: Rng, canvas: Canvas) -> float:
     """Cover part of the object in most pictures; returns the hidden share of the object's pixels."""
     if rng.random() < 0.4:
         return 0.0
-    shown = canvas.owners() > 0
-    rows, columns = np.nonzero(shown)
-    number, before = canvas.mix(paint(rng, color(rng), 0.5)), canvas.snapshot()
+    rows, columns = np.nonzero(canvas.shown())
+    number, before = canvas.mix(paint(rng, color(rng), 0.5), COVER), canvas.snapshot()
     pick = int(rng.integers(len(rows)))
     outline = _simple(rng) @ turn(rng.uniform(0, 2 * math.pi)) * rng.uniform(10, 24)
     canvas.thing = "occluder"
     for shrink in (1.0, 0.7, 0.45):
         canvas.fill(outline * shrink + (columns[pick], rows[pick]), number)
-        hidden = 1.0 - np.count_nonzero(canvas.owners()) / len(rows)
+        hidden = 1.0 - np.count_nonzero(canvas.shown()) / len(rows)
         if hidden <= MOST_HIDDEN:
             return hidden
         canvas.restore(before)

@@ -50,11 +50,19 @@ def scene(rng: Rng | int, label: int) -> Scene:
     """Draw a picture of class `label` of `CLASSES`; the same seed or generator state gives the same picture."""
     rng = np.random.default_rng(rng)
     canvas, drawing, hidden = _composed(rng, label)
-    owners = canvas.owners()
+    owners, mask = canvas.owners(), canvas.shown()
     parts = [(name, owners == k + 1) for k, name in enumerate(drawing.parts)]
     image = _light(rng, canvas.picture(rng))
     seen = tuple(Part(name, Box.around(where)) for name, where in parts if where.any())
-    return Scene(image, owners > 0, Box.around(owners > 0), seen, hidden)
+    return Scene(image, mask, Box.around(mask), seen, hidden)
+
+
+def owners(rng: Rng | int, label: int) -> UInt8[np.ndarray, "128 128"]:
+    """What each pixel of `scene` shows: a part, by its number in the class from 1; CLUTTER; COVER; or 0, background.
+
+    It takes a third of the time of `scene`, since colors are not mixed.
+    """
+    return _composed(np.random.default_rng(rng), label)[0].owners()
 
 
 def counterfactuals(rng: Rng | int, label: int) -> tuple[UInt8[np.ndarray, "128 128 3"], tuple[Without, ...]]:
