@@ -10,7 +10,9 @@ import numpy as np
 from zfjax.atlas import site
 from zfjax.atlas.collect import Facts, Layer, Survey
 from zfjax.atlas.pictures import pictures
+from zfjax.experiments.dissection import Concept, Overlaps, labels_of
 from zfjax.experiments.gallery import Gallery, Top
+from zfjax.experiments.passes import Dissected
 from zfjax.experiments.responses import Responses
 
 # TFDS's class names may hold slashes, which folders' cannot.
@@ -49,8 +51,16 @@ def _layer(rng, name, maps, field, labels):
     counts = np.bincount(labels, minlength=len(CLASSES))
     excitation[:, counts == 0] = 0
     zeros = np.full(maps, 10**7)
-    found = Responses(edges, histogram, zeros, np.zeros(maps, int), excitation, counts)
-    return Layer(name, f"layer {name[-1]} ({name})", field, Top(values, numbers, np.zeros((maps, k, 2), int)), found)
+    fine = np.zeros((maps, 4), int)
+    found = Responses(edges, histogram, zeros, np.zeros(maps, int), excitation, counts, fine)
+    top = Top(values, numbers, np.zeros((maps, k, 2), int))
+    known, relevant = None, None
+    if name == "relu1":
+        concepts = (Concept("part", "<b>eye</b>"), Concept("color", "red"))
+        overlaps = Overlaps(np.array([[30, 9], [0, 0], [1, 2]]), np.array([99, 0, 99]), np.array([99, 99]))
+        known = Dissected(overlaps, concepts, labels_of(overlaps, concepts))
+        relevant = top._replace(values=values / 100, images=numbers[:, ::-1])
+    return Layer(name, f"layer {name[-1]} ({name})", field, top, found, known, relevant)
 
 
 def gallery_of(layer: Layer, side: int, maps) -> Gallery:
@@ -79,6 +89,7 @@ def write(folder: Path) -> Path:
             sheet = picture.sheet  # that of all
             for number in [picture.map] if layer.maps == len(drawn) else range(layer.maps):
                 (folder / site.picture_path(layer.name, number)).write_bytes(picture.full)
+                (folder / site.relevant_path(layer.name, number)).write_bytes(picture.full)
                 if picture.thumbnail:
                     (folder / site.thumbnail_path(layer.name, number)).write_bytes(picture.thumbnail)
         sheets.append(sheet)

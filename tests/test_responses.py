@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 import zfjax
 from zfjax.experiments.gallery import Top, top_activations
-from zfjax.experiments.responses import LabeledImages, Sums, _add, _Found, class_contrast, responses, responses_of
+from zfjax.experiments.responses import FINE, LabeledImages, Sums, _add, _Found, class_contrast, responses, responses_of
 from zfjax.models.cut import layers
 from zfjax.training import sharding
 
@@ -126,7 +126,7 @@ def test_counts_do_not_overflow_32_bits():
     """A batch's counts are 32-bit; their sums are made on the host in 64 bits."""
     many = np.int32(2**31 - 1)
     counts = np.array([[[many, many - 7]]]), np.array([[many]]), np.array([[many - 1]])
-    found = _Found(*counts, np.ones((1, 1), np.float32), np.zeros(1, np.int32))
+    found = _Found(*counts, np.ones((1, 1), np.float32), np.zeros(1, np.int32), np.full((1, FINE), many))
     sums = Sums.nothing(maps=1, bins=2, classes=1)
     for _ in range(3):
         _add(sums, found, np.array([0]))
@@ -134,6 +134,7 @@ def test_counts_do_not_overflow_32_bits():
     assert said.histogram.tolist() == [[3 * 7, 3 * (2**31 - 8)]]
     assert (said.zeros.tolist(), said.negative.tolist()) == ([3 * (2**31 - 1)], [3 * (2**31 - 2)])
     assert said.cells.tolist() == [9 * 2**31 - 12]
+    assert (said.fine == 3 * (2**31 - 1)).all()
     assert said.excitation.tolist() == [[1]]
 
 

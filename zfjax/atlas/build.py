@@ -186,10 +186,12 @@ def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Pat
     """
     if not is_first():
         for layer in survey.layers:
-            for _ in collect.galleries(val, layer):
-                pass
+            for top in filter(None, (layer.top, layer.relevant)):
+                for _ in collect.galleries(val, layer, top):
+                    pass
         return ()
-    with Progress("projections", sum(layer.maps for layer in survey.layers), unit="map") as progress:
+    count = sum(layer.maps * (2 if layer.relevant else 1) for layer in survey.layers)
+    with Progress("projections", count, unit="map") as progress:
         return tuple(_write_layer(layer, val, new, folder, progress) for layer in survey.layers)
 
 
@@ -198,7 +200,7 @@ def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, pr
     with _writing(folder):
         (new / site.PICTURES / layer.slug).mkdir(parents=True)
     sheets = set()
-    for found in collect.galleries(val, layer):
+    for found in collect.galleries(val, layer, layer.top):
         for picture in pictures(in_rgb(found, val.display)):
             with _writing(folder):
                 (new / site.picture_path(layer.slug, picture.map)).write_bytes(picture.full)
@@ -206,6 +208,12 @@ def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, pr
                     (new / site.thumbnail_path(layer.slug, picture.map)).write_bytes(picture.thumbnail)
             sheets.add(picture.sheet)
         progress.advance(len(found.maps), layer.name)
+    if layer.relevant is not None:
+        for found in collect.galleries(val, layer, layer.relevant):
+            for picture in pictures(in_rgb(found, val.display)):
+                with _writing(folder):
+                    (new / site.relevant_path(layer.slug, picture.map)).write_bytes(picture.full)
+            progress.advance(len(found.maps), layer.name)
     (sheet,) = sheets
     return sheet
 

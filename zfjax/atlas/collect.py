@@ -1,6 +1,6 @@
 """Collect what an atlas shows: facts of the run or model, and each layer's strongest images, histograms and classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,9 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import as_file
 from zfjax.data.folder import FolderExamples
+from zfjax.experiments.dissection import Label
 from zfjax.experiments.gallery import Gallery, Top, gallery
-from zfjax.experiments.passes import Parts, responded, strongest
+from zfjax.experiments.passes import Dissected, Parts, dissected, most_relevant, responded, strongest
 from zfjax.experiments.responses import Responses
 from zfjax.models.edits import layer_title
 from zfjax.ops.windows import Pair
@@ -43,6 +44,12 @@ class Layer(NamedTuple):
     field: Pair | None  # receptive field (height, width) in pixels; None: the whole image
     top: Top  # on the host
     responses: Responses
+    dissected: Dissected | None = None  # None: cells without positions, or nothing is known of the pictures
+    relevant: Top | None = None  # the images in which each map matters most, on the host; None: there are no classes
+
+    def label(self, number: int) -> Label | None:
+        """What a map detects, if it has a name."""
+        return self.dissected.labels[number] if self.dissected else None
 
     @property
     def slug(self) -> str:
@@ -66,14 +73,14 @@ class Survey(NamedTuple):
 
 
 def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int, parts: Parts | None = None) -> Survey:
-    """Pass over a split twice: for the strongest activations, and for the histograms up to these.
+    """Pass over a split: for the strongest activations, for histograms up to these, for labels, and for relevance.
 
     Args:
         given: the run or model that `subject` is of.
         subject: the model and its images.
         names: names of layers, in any order; they are shown bottom first.
         batch_size: images on a device at a time.
-        parts: where the done parts of both passes are kept.
+        parts: where the done parts of the passes are kept.
 
     Raises:
         UserError: no such layer, or no images.
@@ -89,6 +96,12 @@ def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int
         tops = strongest(subject, in_order, min(STRONGEST, count), batch_size, parts, progress)
     with Progress("histograms and classes", count) as progress:
         found = responded(subject, tops, batch_size, parts, progress)
+    with Progress("labels", count) as progress:
+        known = dissected(subject, found, batch_size, parts, progress)
+    relevant: Mapping[str, Top] = {}
+    if subject.classes and len(getattr(model.output, "shape", ())) == 2:
+        with Progress("relevance", count) as progress:
+            relevant = most_relevant(subject, in_order, min(STRONGEST, count), batch_size, parts, progress)
     surveyed = tuple(
         Layer(
             place.name,
@@ -96,6 +109,8 @@ def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int
             _smaller(place.receptive_field, subject.size),
             tops[place.name],
             found[place.name],
+            known.get(place.name),
+            relevant.get(place.name),
         )
         for place in places
     )
@@ -111,12 +126,18 @@ def with_unknown(subject: Subject) -> Subject:
     return subject._replace(classes=("unknown", *named), labels=numbers.astype(np.int32))
 
 
-def galleries(subject: Subject, surveyed: Layer) -> Iterator[Gallery]:
-    """Yield the patches and projections of a layer's maps in order, some maps at a time, in all processes."""
+def galleries(subject: Subject, surveyed: Layer, top: Top) -> Iterator[Gallery]:
+    """Yield patches and projections of a layer's maps in order, some maps at a time, in all processes.
+
+    Args:
+        subject: the model and its images.
+        surveyed: the layer.
+        top: which images and cells: `surveyed.top` or `surveyed.relevant`.
+    """
     fun, mesh = subject.model.layer(surveyed.name), data_mesh()
     for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
         maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
-        yield gallery(fun, surveyed.top, maps, subject.load, batch_size=4 * surveyed.top.values.shape[1], mesh=mesh)
+        yield gallery(fun, top, maps, subject.load, batch_size=4 * top.values.shape[1], mesh=mesh)
 
 
 def _smaller(field: Pair | None, size: int) -> Pair | None:

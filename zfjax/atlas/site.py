@@ -14,6 +14,7 @@ from zfjax.atlas import views
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS, Sheet
 from zfjax.console.progress import Progress
+from zfjax.experiments.dissection import FLOOR, SHARE
 
 PICTURES = "pictures"
 _SHOWPIECES = 4  # maps of each layer on the first page
@@ -49,6 +50,7 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
             pages.write_layer(i)
         for label, by_layer in enumerate(favorites):
             pages.write("class.html", class_path(label), label=label, by_layer=by_layer)
+    _write(folder / "labels.json", json.dumps(_labels(survey), indent=1) + "\n")
     _write(folder / "search.js", f"const ATLAS = {_script_json(_index(survey, favorites))};\n")
     _copy_static(folder / "static")
     return count
@@ -79,6 +81,11 @@ def thumbnail_path(name: str, number: int) -> str:
     return f"{PICTURES}/{name}/{number}-small.webp"
 
 
+def relevant_path(name: str, number: int) -> str:
+    """The picture of the images in which a map matters most."""
+    return f"{PICTURES}/{name}/{number}-relevant.webp"
+
+
 class _Pages:
     """Renders pages into a folder."""
 
@@ -105,7 +112,9 @@ class _Pages:
             "class_path": class_path,
             "picture_path": picture_path,
             "thumbnail_path": thumbnail_path,
-            "winners": lambda layer, number: views.winners(survey, layer, number),
+            "relevant_path": relevant_path,
+            "floor": FLOOR,
+            "share": SHARE,
             "favorites": lambda layer, number: _favorites(survey, layer, number),
         }
 
@@ -129,15 +138,30 @@ class _Pages:
                 number=number,
                 histogram=views.histogram(layer.responses, number),
                 exciting=views.exciting(layer, number),
+                strongest=views.winners(self._survey, layer.top, number),
+                relevant=views.winners(self._survey, layer.relevant, number) if layer.relevant else [],
+                detected=views.detected(layer, number),
                 **around,
             )
 
 
 def _favorites(survey: Survey, layer: Layer, number: int) -> list[tuple[str, int]]:
     """The classes of a map's strongest images with their counts, most frequent first."""
-    labels = [winner.label for winner in views.winners(survey, layer, number)]
+    labels = [winner.label for winner in views.winners(survey, layer.top, number)]
     counted = sorted(((labels.count(label), -label) for label in set(labels)), reverse=True)
     return [(survey.classes[-negative], count) for count, negative in counted]
+
+
+def _labels(survey: Survey) -> dict[str, list[dict[str, Any]]]:
+    """The labels of all maps that have one, by layer."""
+    return {
+        layer.name: [
+            {"map": number, "kind": label.concept.kind, "name": label.concept.name, "iou": round(label.iou, 4)}
+            for number in range(layer.maps)
+            if (label := layer.label(number))
+        ]
+        for layer in survey.layers
+    }
 
 
 def _index(survey: Survey, favorites: Iterable[Sequence[Sequence[views.Excited]]]) -> dict[str, Any]:

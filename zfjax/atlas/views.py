@@ -10,18 +10,20 @@ from jaxtyping import Float
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS
 from zfjax.experiments.responses import Responses
+from zfjax.experiments.gallery import Top
 
 CLASSES_OF_MAP = 10  # shown on its page
+CONCEPTS_OF_MAP = 5  # shown there, too
 MAPS_OF_CLASS = 4  # per layer, on the class's page
 
 
 class Winner(NamedTuple):
-    """One of the strongest images of a map."""
+    """One of the images in which a map fires most, or matters most."""
 
     rank: int  # from 1
     row: int  # of its tiles in the picture
     column: int
-    value: float
+    value: float  # its activation, or its relevance
     label: int
     name: str
 
@@ -35,6 +37,15 @@ class Excited(NamedTuple):
     mean: float  # of the strongest activation in each image of the class
     others: float  # the same for the other classes
     share: float  # of the longest bar; 0 if the mean is not above zero
+
+
+class Detected(NamedTuple):
+    """Something that pixels show, and how far a map overlaps with it."""
+
+    kind: str
+    name: str
+    iou: float
+    share: float  # of the longest bar
 
 
 class Bar(NamedTuple):
@@ -59,10 +70,10 @@ class Histogram(NamedTuple):
     negative: float
 
 
-def winners(survey: Survey, layer: Layer, number: int) -> list[Winner]:
-    """The strongest images of a map, of those it fires for."""
+def winners(survey: Survey, top: Top, number: int) -> list[Winner]:
+    """The images of a map in a layer's top, of those with a value above zero."""
     found = []
-    for rank, (value, image) in enumerate(zip(layer.top.values[number], layer.top.images[number], strict=True)):
+    for rank, (value, image) in enumerate(zip(top.values[number], top.images[number], strict=True)):
         if value > 0:
             label, name = int(survey.labels[image]), survey.names[image]
             found.append(Winner(rank + 1, rank // COLUMNS, rank % COLUMNS, float(value), label, name))
@@ -88,6 +99,15 @@ def histogram(responses: Responses, number: int) -> Histogram:
     zeros, negative = (int(part[number]) / max(cells, 1) for part in (responses.zeros, responses.negative))
     ticks = tuple((height(10**power), 10**power) for power in powers)
     return Histogram(bars, ticks, float(edges[-1]), cells, zeros, negative)
+
+
+def detected(layer: Layer, number: int) -> list[Detected]:
+    """What a map overlaps with most, with its label first if it has one."""
+    if layer.dissected is None:
+        return []
+    iou = layer.dissected.overlaps.iou[number]
+    order = [place for place in np.argsort(-iou, kind="stable") if iou[place] > 0][:CONCEPTS_OF_MAP]
+    return [Detected(*layer.dissected.concepts[i], float(iou[i]), float(iou[i] / iou[order[0]])) for i in order]
 
 
 def exciting(layer: Layer, number: int) -> list[Excited]:

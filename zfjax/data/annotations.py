@@ -40,6 +40,8 @@ class Annotations(Protocol):
         """The names of what pixels may show, by kind, such as part."""
         ...
 
-    def pixels(self, examples: Int[np.ndarray, " n"], *, square: int, size: int) -> UInt8[np.ndarray, "n {size} {size} kinds"]:
+    def pixels(
+        self, examples: Int[np.ndarray, " n"], *, square: int, size: int
+    ) -> UInt8[np.ndarray, "n {size} {size} kinds"]:
         """What each pixel shows, of each kind: the number of its name, from 1; 0 for none of these."""
         ...

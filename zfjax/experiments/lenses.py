@@ -200,8 +200,14 @@ def placed(cells: Float[np.ndarray, "n h w"], grid: Grid, size: Pair) -> Float[n
         grid: where the cells lie.
         size: (height, width) in pixels.
     """
-    tents = []
-    for count, offset, stride, length in zip(cells.shape[1:], *grid, size, strict=True):
+    down, across = tents((cells.shape[1], cells.shape[2]), grid, size)
+    return down @ np.asarray(cells) @ across.T
+
+
+def tents(shape: Pair, grid: Grid, size: Pair) -> tuple[Float[np.ndarray, "height h"], Float[np.ndarray, "width w"]]:
+    """What `placed` multiplies maps of (height, width) cells by, from below and from the right."""
+    found = []
+    for count, offset, stride, length in zip(shape, *grid, size, strict=True):
         centers = offset + stride * np.arange(count)
-        tents.append(np.maximum(0, 1 - np.abs(np.arange(length)[:, None] - centers[None]) / stride).astype(np.float32))
-    return tents[0] @ np.asarray(cells) @ tents[1].T
+        found.append(np.maximum(0, 1 - np.abs(np.arange(length)[:, None] - centers[None]) / stride).astype(np.float32))
+    return found[0], found[1]

@@ -4,31 +4,39 @@ What was found is written after each part, so that a command that was killed, or
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Array, Float
 
+from zfjax.attribution import unit_relevance
 from zfjax.console.files import read_whole, write_whole
 from zfjax.console.progress import Progress
+from zfjax.experiments import dissection
+from zfjax.experiments.dissection import Concept, Label, Overlaps, Pictured
 from zfjax.experiments.gallery import Top, top_activations
+from zfjax.experiments.lenses import Grid
 from zfjax.experiments.responses import LabeledImages, Responses, Sums, responses_of, summed
 from zfjax.models.digest import digest_of
 from zfjax.runs.first import from_first, is_first, on_first
-from zfjax.runs.subject import Subject
+from zfjax.runs.subject import Seen, Subject
 from zfjax.training import sharding
 from zfjax.training.sharding import Numbered
+from zfjax.transform import functions
 
 PARTS = 64  # of a pass at most
 ROUNDS = 8  # in which all devices take images, in a part at the least
 _PRECISION = "jax_default_matmul_precision"  # of which JAX does not say that its configuration has it
 _END = "images"  # in a file: how many images the pass has seen
-Kept = TypeVar("Kept", Top, Sums)  # what a pass keeps of each layer
+Kept = TypeVar("Kept", Top, Sums, Overlaps)  # what a pass keeps of each layer
+Batch = TypeVar("Batch", Numbered, Seen)
 
 
 class Parts:
@@ -97,6 +105,52 @@ def strongest(
     return _part_by_part(subject, Top, _key(subject, names, k, each), go_on, each, parts, progress)
 
 
+def most_relevant(
+    subject: Subject,
+    names: Sequence[str],
+    k: int,
+    each: int,
+    parts: Parts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Top]:
+    """The k images in which each map of some layers matters most for what the model says of them.
+
+    In place of activations, `strongest` finds relevance: the share of the highest logit that one cell has. What fires
+    most need not matter most, since the layers above may not care.
+
+    Args:
+        subject: a model that gives logits, and its images.
+        names: the layers.
+        k: images per map.
+        each: images on a device at a time.
+        parts: as for `strongest`.
+        progress: advanced by the number of images.
+
+    Returns:
+        By layer, on the host; values are of the logit, and positions where the cells are.
+
+    Paper: Achtibat et al. 2023, "From Attribution Maps to Human-Understandable Explanations through Concept Relevance
+    Propagation": relevance maximization.
+    """
+    mesh = sharding.data_mesh()
+    splits = {name: subject.model.split(name) for name in names}
+
+    def relevance(images: Array) -> dict[str, Array]:
+        # The same program up to the splits and down to them, which XLA computes once.
+        return {name: unit_relevance(split, images, _highest) for name, split in splits.items()}
+
+    fun = functions.live(relevance, functools.partial(sharding.replicate, mesh=mesh))  # traced once, not in each part
+
+    def go_on(images: Iterator[Numbered], _: int, tops: dict[str, Top] | None) -> dict[str, Top]:
+        return jax.device_get(top_activations(fun, images, k, mesh, before=tops))
+
+    return _part_by_part(subject, Top, _key(subject, ("relevance", *names), k, each), go_on, each, parts, progress)
+
+
+def _highest(logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
+    return logits.max(axis=1)
+
+
 def responded(
     subject: Subject,
     tops: Mapping[str, Top],
@@ -124,16 +178,76 @@ def responded(
     return responses_of(_part_by_part(subject, Sums, key, go_on, each, parts, progress), tops)
 
 
+class Dissected(NamedTuple):
+    """How the maps of one layer overlap with what the pictures show."""
+
+    overlaps: Overlaps
+    concepts: tuple[Concept, ...]
+    labels: tuple[Label | None, ...]  # of each map
+
+
+def dissected(
+    subject: Subject,
+    found: Mapping[str, Responses],
+    each: int,
+    parts: Parts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Dissected]:
+    """What each map of some layers detects, over all images of a split; see `dissection.overlaps`.
+
+    Concepts are those of the dataset's annotations, if it has any, and colors.
+
+    Args:
+        subject: the model and its images.
+        found: by layer, from `responded`; layers without positions have no labels and are left out.
+        each: images on a device at a time.
+        parts: as for `strongest`.
+        progress: advanced by the number of images.
+    """
+    mesh, places = sharding.data_mesh(), {name: subject.model.place(name) for name in found}
+    grids = {
+        name: Grid(place.offset, place.stride)
+        for name, place in places.items()
+        if place.offset is not None and place.stride is not None and len(place.shape) == 3
+    }
+    if not grids:
+        return {}
+    thresholds = {name: found[name].threshold(dissection.SHARE) for name in grids}
+    known = subject.annotations.pixel_names if subject.annotations else {}
+    fun, counts = subject.model.activations(tuple(grids)), tuple(map(len, known.values()))
+
+    def pictured(seen: Seen) -> Pictured:
+        numbers = sharding.own_rows(seen.numbers)
+        pixels = np.zeros((len(numbers), subject.size, subject.size, len(known)), np.uint8)
+        if known:
+            pixels[numbers >= 0] = subject.pixels(numbers[numbers >= 0])
+        return Pictured(*seen, sharding.place(pixels, mesh))
+
+    def go_on(seen: Iterator[Seen], _: int, before: dict[str, Overlaps] | None) -> dict[str, Overlaps]:
+        return dissection.overlaps(fun, map(pictured, seen), thresholds, grids, counts, mesh, before)
+
+    cut = hashlib.sha256(b"".join(one.tobytes() for one in thresholds.values())).hexdigest()
+    key = _key(subject, ("overlaps", cut, *grids), len(counts), each)
+    sums = _part_by_part(subject, Overlaps, key, go_on, each, parts, progress, read=subject.seen)
+    concepts = dissection.concepts_of(known)
+    return {name: Dissected(one, concepts, dissection.labels_of(one, concepts)) for name, one in sums.items()}
+
+
 def _part_by_part(
     subject: Subject,
     kind: type[Kept],
     key: str,
-    go_on: Callable[[Iterator[Numbered], int, dict[str, Kept] | None], dict[str, Kept]],
+    go_on: Callable[[Iterator[Any], int, dict[str, Kept] | None], dict[str, Kept]],
     each: int,
     parts: Parts | None,
     progress: Progress | None,
+    *,
+    read: Callable[..., Iterator[Any]] | None = None,
 ) -> dict[str, Kept]:
-    """A pass over all images; `go_on` takes those of a part, the number of the first, and what was found before."""
+    """A pass over all images; `go_on` takes those of a part, the number of the first, and what was found before.
+
+    They are read by `subject.numbered`, or by `read`.
+    """
     mesh, count = sharding.data_mesh(), len(subject.pictures)
     found, begin = (parts and parts.read(key, kind)) or (None, 0)
     if progress:
@@ -142,7 +256,7 @@ def _part_by_part(
     step = at_once * max(ROUNDS, math.ceil(count / at_once / PARTS))
     while found is None or begin < count:
         end = min(begin + step, count)
-        images = counted(subject.numbered(each, mesh, begin, end), end - begin, progress)
+        images = counted((read or subject.numbered)(each, mesh, begin, end), end - begin, progress)
         found = go_on(images, begin, found)
         begin = end
         if parts is not None:
@@ -157,7 +271,7 @@ def _labeled(batches: Iterator[Numbered], labels: np.ndarray) -> Iterator[Labele
         first += len(images.numbers)
 
 
-def counted(batches: Iterable[Numbered], count: int, progress: Progress | None) -> Iterator[Numbered]:
+def counted(batches: Iterable[Batch], count: int, progress: Progress | None) -> Iterator[Batch]:
     """The batches of `count` images, with progress."""
     for batch in batches:
         yield batch

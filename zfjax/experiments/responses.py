@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from zfjax.console.deprecation import renamed
 from zfjax.console.text import shown_by_shape
@@ -18,6 +18,8 @@ from zfjax.experiments.gallery import Top, numbered
 from zfjax.training import sharding
 from zfjax.training.sharding import Numbered
 from zfjax.transform import functions
+
+FINE = 1024  # bins of a map for quantiles
 
 __getattr__ = renamed(__name__, LabelledImages="LabeledImages")
 
@@ -44,6 +46,18 @@ class Responses(NamedTuple):
     # Mean over a class's images of the strongest activation in each; NaN if any of them is.
     excitation: Float[np.ndarray, "maps classes"]
     images: Int[np.ndarray, " classes"]  # of each class; if there are none, `excitation` is 0
+    fine: Int[
+        np.ndarray, "maps fine_bins"
+    ]  # the same as `histogram` in `FINE` bins, of which the last holds the largest
+
+    def threshold(self, share: float) -> Float32[np.ndarray, " maps"]:
+        """The activation that at most this share of each map's cells lies above, to a thousandth of its strongest.
+
+        It is not below 0, and 0 for a map that fires in fewer cells.
+        """
+        above = self.fine[:, ::-1].cumsum(axis=1)[:, ::-1]  # cells in each bin and those after it
+        first = (above > share * self.cells[:, None]).sum(axis=1)
+        return (self.edges[:, -1] * (first / self.fine.shape[1])).astype(np.float32)
 
     @property
     def cells(self) -> Int[np.ndarray, " maps"]:
@@ -106,12 +120,14 @@ class Sums(NamedTuple):
     negative: Int[np.ndarray, " maps"]
     strongest: Float[np.ndarray, "classes maps"]  # sums, in the order of the images
     images: Int[np.ndarray, " classes"]
+    fine: Int[np.ndarray, "maps fine_bins"]  # cells in each of `FINE` bins
 
     @classmethod
     def nothing(cls, maps: int, bins: int, classes: int) -> "Sums":
         """Those of no images."""
         counts = (np.zeros((maps, bins), np.int64), np.zeros(maps, np.int64), np.zeros(maps, np.int64))
-        return cls(*counts, np.zeros((classes, maps)), np.zeros(classes, np.int64))
+        fine = np.zeros((maps, FINE), np.int64)
+        return cls(*counts, np.zeros((classes, maps)), np.zeros(classes, np.int64), fine)
 
 
 def summed(
@@ -143,14 +159,14 @@ def summed(
     fun = functions.live(fun, on_devices)
     tops, tree = jax.tree.flatten(top, is_leaf=_is(Top))
     edges = [_edges(one, bins) for one in tops]
-    begins = on_devices(jax.tree.unflatten(tree, [np.pad(one[:, :-1], ((0, 0), (1, 0))) for one in edges]))
+    ends = on_devices(jax.tree.unflatten(tree, edges))
     sums = [Sums.nothing(one.shape[0], bins, num_classes) for one in edges]
     if before is not None:
         sums = [Sums(*map(np.copy, one)) for one in jax.tree.leaves(before, is_leaf=_is(Sums))]
     batches, again = itertools.tee(batches)
     of_each = (checked_labels(batch.labels, num_classes) for batch in again if len(batch.labels))
     for (some, numbers), labels in zip(numbered((batch.images for batch in batches), mesh), of_each, strict=True):
-        found = jax.device_get(_batch(fun, begins, some, numbers, mesh=mesh))
+        found = jax.device_get(_batch(fun, ends, some, numbers, mesh=mesh))
         for kept, new in zip(sums, jax.tree.leaves(found, is_leaf=_is(_Found)), strict=True):
             _add(kept, new, labels)
     if not sums[0].images.any():
@@ -199,6 +215,7 @@ class _Found(NamedTuple):
     negative: Int[Array, "devices maps"]
     strongest: Float[Array, "n maps"]  # activation in each image
     numbers: Int[Array, " n"]  # of these; -1 for padding
+    fine: Int[Array, "maps fine_bins"] | None  # of all devices together
 
 
 def _is(kind: type) -> Callable[[Any], bool]:
@@ -208,6 +225,7 @@ def _is(kind: type) -> Callable[[Any], bool]:
 def _add(sums: Sums, found: _Found, labels: Int[np.ndarray, " n"]) -> None:
     for kept, new in zip(sums[:3], found[:3], strict=True):
         kept += new.sum(axis=0, dtype=np.int64)
+    sums.fine[...] += found.fine
     # In the order of the images, as sums of floats depend on it.
     order = np.argsort(found.numbers, kind="stable")[len(found.numbers) - len(labels) :]
     np.add.at(sums.strongest, labels, found.strongest[order].astype(np.float64))
@@ -215,10 +233,10 @@ def _add(sums: Sums, found: _Found, labels: Int[np.ndarray, " n"]) -> None:
 
 
 def _responses(top: Top, sums: Sums) -> Responses:
-    above, zeros, negative, strongest, images = sums
+    above, zeros, negative, strongest, images, fine = sums
     histogram = above - np.pad(above[:, 1:], ((0, 0), (0, 1)))
     excitation = (strongest / np.maximum(images, 1)[:, None]).T
-    return Responses(_edges(top, above.shape[1]), histogram, zeros, negative, excitation, images)
+    return Responses(_edges(top, above.shape[1]), histogram, zeros, negative, excitation, images, fine)
 
 
 def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
@@ -229,23 +247,27 @@ def _edges(top: Top, bins: int) -> Float[np.ndarray, "maps bins"]:
 
 
 @functions.jit
-def _batch(fun: Callable, begins: PyTree, images: Array, numbers: Int[Array, " n"], *, mesh: Mesh | None) -> PyTree:
-    def on_one(fun: Callable, begins: PyTree, images: Array, numbers: Array) -> PyTree:
-        return jax.tree.map(lambda begin, acts: _layer(begin, acts, numbers), begins, fun(images))
+def _batch(fun: Callable, ends: PyTree, images: Array, numbers: Int[Array, " n"], *, mesh: Mesh | None) -> PyTree:
+    def on_one(fun: Callable, ends: PyTree, images: Array, numbers: Array) -> PyTree:
+        return jax.tree.map(lambda end, acts: _layer(end, acts, numbers), ends, fun(images))
 
     if mesh is None:
-        return on_one(fun, begins, images, numbers)
+        return on_one(fun, ends, images, numbers)
 
     def on_each(*args: Any) -> PyTree:
-        return jax.lax.all_gather(on_one(*args), "data", tiled=True)
+        def of_all(found: _Found) -> _Found:
+            parts = jax.lax.all_gather(found._replace(fine=None), "data", tiled=True)
+            return parts._replace(fine=jax.lax.psum(found.fine, "data"))  # the largest by far
+
+        return jax.tree.map(of_all, on_one(*args), is_leaf=_is(_Found))
 
     rows = P("data")
     return jax.shard_map(on_each, mesh=mesh, in_specs=(P(), P(), rows, rows), out_specs=P(), check_vma=False)(
-        fun, begins, images, numbers
+        fun, ends, images, numbers
     )
 
 
-def _layer(begins: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"], numbers: Int[Array, " n"]) -> _Found:
+def _layer(ends: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"], numbers: Int[Array, " n"]) -> _Found:
     n, maps = acts.shape[0], acts.shape[-1]
     cells = acts.astype(jnp.float32).reshape(n, -1, maps)
     strongest = jnp.max(cells, axis=1)
@@ -255,6 +277,18 @@ def _layer(begins: Float[Array, "maps bins"], acts: Float[Array, "n *grid maps"]
     def number(which: Array) -> Int[Array, " maps"]:
         return jnp.sum(which, axis=0, dtype=jnp.int32)
 
+    begins = jnp.pad(ends[:, :-1], ((0, 0), (1, 0)))
     # One pass per bin: comparing and counting keeps all lanes busy; scattering into bins does not.
     above = jax.lax.map(lambda begin: number(cells > begin[None]), begins.T)
-    return _Found(above.T[None], number(cells == 0)[None], number(cells < 0)[None], strongest, numbers)
+    zeros, negative = number(cells == 0)[None], number(cells < 0)[None]
+    return _Found(above.T[None], zeros, negative, strongest, numbers, _fine(cells, ends[:, -1]))
+
+
+def _fine(cells: Float[Array, "cells maps"], largest: Float[Array, " maps"]) -> Int[Array, "maps fine_bins"]:
+    """The number of cells above zero in each of `FINE` equal bins up to the largest."""
+    maps = cells.shape[1]
+    scale = jnp.where(largest > 0, jnp.float32(FINE) / largest, jnp.float32(0))
+    bins = jnp.clip(jnp.floor(cells * scale[None]), 0, FINE - 1).astype(jnp.int32)
+    beyond = jnp.int32(maps * FINE)  # where nothing is counted
+    at = jnp.where(cells > 0, bins + jnp.arange(maps, dtype=jnp.int32)[None] * jnp.int32(FINE), beyond)
+    return jnp.zeros(maps * FINE, jnp.int32).at[at.reshape(-1)].add(1, mode="drop").reshape(maps, FINE)

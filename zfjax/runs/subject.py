@@ -54,6 +54,15 @@ class Chosen(NamedTuple):
 
 
 @shown_by_shape
+class Seen(NamedTuple):
+    """Images split over the devices of a mesh, as `Numbered`, with the pictures that they are made of."""
+
+    images: Float[Array, "n size size channels"]
+    numbers: Int[Array, " n"]  # ascending on each device; -1 for padding
+    squares: UInt8[Array, "n side side 3"]
+
+
+@shown_by_shape
 class Subject(NamedTuple):
     """A model and a split of pictures; images are their center crops as the model takes them."""
 
@@ -109,10 +118,15 @@ class Subject(NamedTuple):
 
     def numbered(self, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator[Numbered]:
         """All images split over the devices of all processes; arguments as in `sharding.one_pass`."""
+        for seen in self.seen(each, mesh, begin, end):
+            yield Numbered(seen.images, seen.numbers)
+
+    def seen(self, each: int, mesh: Mesh, begin: int = 0, end: int | None = None) -> Iterator["Seen"]:
+        """The same, with the pictures that the images are made of."""
         place = functools.partial(sharding.replicate, mesh=mesh)
         preprocess = functions.live(self.model.preprocess, place, name="preprocess")
         for rows in sharding.one_pass(self.pictures, each, mesh, begin, end):
-            yield Numbered(_images(preprocess, rows.image, size=self.size), rows.number)
+            yield Seen(_images(preprocess, rows.image, size=self.size), rows.number, rows.image)
 
     @property
     def image_mean(self) -> Float[np.ndarray, "size size 3"]:
@@ -123,6 +137,11 @@ class Subject(NamedTuple):
         """The objects' pixels in the images with these numbers in the split; there must be annotations."""
         assert self.annotations is not None
         return self.annotations.masks(self.kept[numbers], square=self.side, size=self.size)
+
+    def pixels(self, numbers: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n size size kinds"]:
+        """What the images' pixels show, as `Annotations.pixels` gives it; there must be annotations."""
+        assert self.annotations is not None
+        return self.annotations.pixels(self.kept[numbers], square=self.side, size=self.size)
 
     def part_boxes(self, numbers: Int[np.ndarray, " n"], names: Sequence[str]) -> PartBoxes:
         """Boxes of the named parts, in those images that show all of them; there must be annotations.

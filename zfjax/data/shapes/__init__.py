@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from zfjax.data.shapes.compose import Part, Scene, Without, counterfactuals, scene
+from zfjax.data.shapes.compose import Part, Scene, Without, counterfactuals, owners, scene
 from zfjax.data.shapes.objects import DRAWINGS
 
 if TYPE_CHECKING:
     from zfjax.data.shapes.builder import Shapes, ShapesConfig
 
-__all__ = ["CLASSES", "PARTS", "Part", "Scene", "Without", "counterfactuals", "prepared_builder", "scene"]
+__all__ = ["CLASSES", "PARTS", "Part", "Scene", "Without", "counterfactuals", "owners", "prepared_builder", "scene"]
 
 CLASSES: tuple[str, ...] = tuple(drawing.name for drawing in DRAWINGS)
 PARTS: dict[str, tuple[str, ...]] = {drawing.name: drawing.parts for drawing in DRAWINGS}

@@ -32,6 +32,8 @@ class DrawnObjects:
         """What pixels may show: an object of a class, a part of it, or what is around it."""
         return PIXEL_NAMES
 
-    def pixels(self, examples: Int[np.ndarray, " n"], *, square: int, size: int) -> UInt8[np.ndarray, "n {size} {size} kinds"]:
+    def pixels(
+        self, examples: Int[np.ndarray, " n"], *, square: int, size: int
+    ) -> UInt8[np.ndarray, "n {size} {size} kinds"]:
         """What each pixel shows, of each kind."""
         return pixels(self.builder, self.split, examples, square=square, size=size)
