@@ -10,6 +10,7 @@ import numpy as np
 from zfjax.atlas import site
 from zfjax.atlas.collect import Facts, Layer, Survey
 from zfjax.atlas.pictures import pictures
+from zfjax.experiments.concepts import Concepts
 from zfjax.experiments.dissection import Concept, Overlaps, labels_of
 from zfjax.experiments.gallery import Gallery, Top
 from zfjax.experiments.passes import Dissected
@@ -54,13 +55,15 @@ def _layer(rng, name, maps, field, labels):
     fine = np.zeros((maps, 4), int)
     found = Responses(edges, histogram, zeros, np.zeros(maps, int), excitation, counts, fine)
     top = Top(values, numbers, np.zeros((maps, k, 2), int))
-    known, relevant = None, None
+    known, relevant, concepts = None, None, None
     if name == "relu1":
         concepts = (Concept("part", "<b>eye</b>"), Concept("color", "red"))
         overlaps = Overlaps(np.array([[30, 9], [0, 0], [1, 2]]), np.array([99, 0, 99]), np.array([99, 99]))
         known = Dissected(overlaps, concepts, labels_of(overlaps, concepts))
         relevant = top._replace(values=values / 100, images=numbers[:, ::-1])
-    return Layer(name, f"layer {name[-1]} ({name})", field, top, found, known, relevant)
+        falls = np.stack([0.1 * labels, np.zeros(len(labels)), -np.ones(len(labels))])
+        concepts = Concepts(name, np.eye(3, dtype=np.float32), relevant, falls, labels, 0.7184)
+    return Layer(name, f"layer {name[-1]} ({name})", field, top, found, known, relevant, concepts)
 
 
 def gallery_of(layer: Layer, side: int, maps) -> Gallery:
@@ -90,6 +93,7 @@ def write(folder: Path) -> Path:
             for number in [picture.map] if layer.maps == len(drawn) else range(layer.maps):
                 (folder / site.picture_path(layer.name, number)).write_bytes(picture.full)
                 (folder / site.relevant_path(layer.name, number)).write_bytes(picture.full)
+                (folder / site.concept_path(layer.name, number)).write_bytes(picture.full)
                 if picture.thumbnail:
                     (folder / site.thumbnail_path(layer.name, number)).write_bytes(picture.thumbnail)
         sheets.append(sheet)

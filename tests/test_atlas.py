@@ -76,7 +76,7 @@ def reachable(pages: dict[Path, Page], start: Path) -> set[Path]:
 
 def test_all_links_and_images_are_there_and_every_page_is_reached(made_up):
     pages = check(made_up)
-    assert len(pages) == 1 + 2 + 3 + MANY + len(CLASSES)
+    assert len(pages) == 1 + 2 + 3 + MANY + len(CLASSES) + 1
     assert reachable(pages, made_up / "index.html") == set(pages)
     for path in pages:
         assert path.stat().st_size < (1000 * MANY if path.parent.name == "layer" else 24_000), path
@@ -280,6 +280,7 @@ def build_site(monkeypatch, tmp_path, unchecked):
         )
 
     monkeypatch.setattr(build.collect, "survey", lambda *_: what)
+    monkeypatch.setattr(build, "projections", lambda val, found: atlas_sites.gallery_of(what.layers[0], 7, range(3)))
     monkeypatch.setattr(
         build.collect, "galleries", lambda val, layer, top: [atlas_sites.gallery_of(layer, 7, range(layer.maps))]
     )
@@ -295,9 +296,9 @@ def test_a_second_build_into_one_folder_is_refused_and_disturbs_nothing(build_si
         return galleries(val, layer, top)
 
     monkeypatch.setattr(build.collect, "galleries", with_another)
-    assert "10 pictures" in build_site(out)
+    assert "13 pictures" in build_site(out)
     assert [type(error) for error in refused] == [InUse] * 3
-    assert len(check(out)) == 1 + 2 + 3 + 4 + len(CLASSES)
+    assert len(check(out)) == 1 + 2 + 3 + 4 + len(CLASSES) + 1
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 

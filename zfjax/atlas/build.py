@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from zfjax.atlas import collect, site
@@ -15,7 +15,8 @@ from zfjax.console.paths import user_path
 from zfjax.console.progress import Progress
 from zfjax.console.text import reason
 from zfjax.data.outside import require_outside, root_of
-from zfjax.experiments.gallery import in_rgb
+from zfjax.experiments.concepts import projections
+from zfjax.experiments.gallery import Gallery, in_rgb
 from zfjax.experiments.passes import Parts
 from zfjax.runs.first import from_first, is_first, on_first
 from zfjax.runs.given import Given
@@ -186,11 +187,12 @@ def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Pat
     """
     if not is_first():
         for layer in survey.layers:
-            for top in filter(None, (layer.top, layer.relevant)):
-                for _ in collect.galleries(val, layer, top):
+            for _, found in _galleries(layer, val):
+                for _ in found:
                     pass
         return ()
     count = sum(layer.maps * (2 if layer.relevant else 1) for layer in survey.layers)
+    count += sum(len(layer.concepts.directions) for layer in survey.layers if layer.concepts)
     with Progress("projections", count, unit="map") as progress:
         return tuple(_write_layer(layer, val, new, folder, progress) for layer in survey.layers)
 
@@ -200,22 +202,26 @@ def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, pr
     with _writing(folder):
         (new / site.PICTURES / layer.slug).mkdir(parents=True)
     sheets = set()
-    for found in collect.galleries(val, layer, layer.top):
-        for picture in pictures(in_rgb(found, val.display)):
-            with _writing(folder):
-                (new / site.picture_path(layer.slug, picture.map)).write_bytes(picture.full)
-                if picture.thumbnail:
-                    (new / site.thumbnail_path(layer.slug, picture.map)).write_bytes(picture.thumbnail)
-            sheets.add(picture.sheet)
-        progress.advance(len(found.maps), layer.name)
-    if layer.relevant is not None:
-        for found in collect.galleries(val, layer, layer.relevant):
+    for path_of, galleries in _galleries(layer, val):
+        for found in galleries:
             for picture in pictures(in_rgb(found, val.display)):
                 with _writing(folder):
-                    (new / site.relevant_path(layer.slug, picture.map)).write_bytes(picture.full)
+                    (new / path_of(layer.slug, picture.map)).write_bytes(picture.full)
+                    if picture.thumbnail and path_of is site.picture_path:
+                        (new / site.thumbnail_path(layer.slug, picture.map)).write_bytes(picture.thumbnail)
+                sheets.add(picture.sheet)
             progress.advance(len(found.maps), layer.name)
     (sheet,) = sheets
     return sheet
+
+
+def _galleries(layer: collect.Layer, val: Subject) -> Iterator[tuple[Callable[[str, int], str], Iterator[Gallery]]]:
+    """All galleries of a layer, and where their pictures are to be: of maps, of what matters, of concepts."""
+    yield site.picture_path, collect.galleries(val, layer, layer.top)
+    if layer.relevant is not None:
+        yield site.relevant_path, collect.galleries(val, layer, layer.relevant)
+    if layer.concepts is not None:
+        yield site.concept_path, iter([projections(val, layer.concepts)])
 
 
 def _put_in_place(aside: Path, folder: Path, files: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import as_file
 from zfjax.data.folder import FolderExamples
+from zfjax.experiments.concepts import Concepts, find_concepts
 from zfjax.experiments.dissection import Label
 from zfjax.experiments.gallery import Gallery, Top, gallery
 from zfjax.experiments.passes import Dissected, Parts, dissected, most_relevant, responded, strongest
@@ -22,6 +23,7 @@ from zfjax.training.metrics import read_metrics
 from zfjax.training.sharding import data_mesh
 
 STRONGEST = 9  # images per map, as in the paper
+CONCEPTS = 10
 _MAPS_AT_ONCE = 16  # maps whose patches and projections are in memory at a time
 
 
@@ -46,6 +48,7 @@ class Layer(NamedTuple):
     responses: Responses
     dissected: Dissected | None = None  # None: cells without positions, or nothing is known of the pictures
     relevant: Top | None = None  # the images in which each map matters most, on the host; None: there are no classes
+    concepts: Concepts | None = None  # what its activations are made of; of one layer
 
     def label(self, number: int) -> Label | None:
         """What a map detects, if it has a name."""
@@ -102,6 +105,15 @@ def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int
     if subject.classes and len(getattr(model.output, "shape", ())) == 2:
         with Progress("relevance", count) as progress:
             relevant = most_relevant(subject, in_order, min(STRONGEST, count), batch_size, parts, progress)
+    concepts: dict[str, Concepts] = {}
+    # Concepts add up: of the highest layer whose cells have positions and are nowhere negative.
+    made_of = [name for name in in_order if name in known and not found[name].negative.any()][-1:]
+    for name in made_of if relevant else ():
+        with Progress("concepts", count) as progress:
+            most = min(CONCEPTS, model.place(name).shape[-1])
+            concepts[name] = find_concepts(
+                subject, name, most, k=min(STRONGEST, count), each=batch_size, parts=parts, progress=progress
+            )
     surveyed = tuple(
         Layer(
             place.name,
@@ -111,6 +123,7 @@ def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int
             found[place.name],
             known.get(place.name),
             relevant.get(place.name),
+            concepts.get(place.name),
         )
         for place in places
     )

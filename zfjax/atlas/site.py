@@ -41,7 +41,8 @@ def write(folder: Path, survey: Survey, sheets: Sequence[Sheet]) -> int:
     faces = [next((found[0] for found in reversed(by_layer) if found), None) for by_layer in favorites]
     count = 1 + sum(1 + layer.maps for layer in survey.layers) + len(survey.classes)
     # Create only these, so that it is an error if the folder itself has vanished.
-    for name in ("layer", "map", "class", *(f"map/{layer.slug}" for layer in survey.layers)):
+    count += sum(layer.concepts is not None for layer in survey.layers)
+    for name in ("layer", "map", "class", "concepts", *(f"map/{layer.slug}" for layer in survey.layers)):
         (folder / name).mkdir()
     with Progress("pages", count, unit="page") as progress:
         pages = _Pages(folder, survey, sheets, progress)
@@ -86,6 +87,16 @@ def relevant_path(name: str, number: int) -> str:
     return f"{PICTURES}/{name}/{number}-relevant.webp"
 
 
+def concept_path(name: str, number: int) -> str:
+    """The picture of a concept."""
+    return f"{PICTURES}/{name}/concept-{number}.webp"
+
+
+def concepts_path(name: str) -> str:
+    """The page of a layer's concepts."""
+    return f"concepts/{name}.html"
+
+
 class _Pages:
     """Renders pages into a folder."""
 
@@ -113,6 +124,8 @@ class _Pages:
             "picture_path": picture_path,
             "thumbnail_path": thumbnail_path,
             "relevant_path": relevant_path,
+            "concept_path": concept_path,
+            "concepts_path": concepts_path,
             "floor": FLOOR,
             "share": SHARE,
             "favorites": lambda layer, number: _favorites(survey, layer, number),
@@ -130,6 +143,9 @@ class _Pages:
         layer, above = layers[i], layers[i + 1] if i + 1 < len(layers) else None
         around = {"below": layers[i - 1] if i else None, "above": above}
         self.write("layer.html", layer_path(layer.slug), layer=layer, **around)
+        if layer.concepts is not None:
+            shown = views.concepts(self._survey, layer.concepts)
+            self.write("concepts.html", concepts_path(layer.slug), layer=layer, shown=shown)
         for number in range(layer.maps):
             self.write(
                 "map.html",

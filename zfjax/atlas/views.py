@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from zfjax.atlas.collect import Layer, Survey
 from zfjax.atlas.pictures import COLUMNS
-from zfjax.experiments.responses import Responses
+from zfjax.experiments.concepts import Concepts
 from zfjax.experiments.gallery import Top
+from zfjax.experiments.responses import Responses
 
 CLASSES_OF_MAP = 10  # shown on its page
 CONCEPTS_OF_MAP = 5  # shown there, too
@@ -46,6 +47,15 @@ class Detected(NamedTuple):
     name: str
     iou: float
     share: float  # of the longest bar
+
+
+class Shown(NamedTuple):
+    """A concept: what shows it, and what the net loses without it."""
+
+    number: int
+    winners: list[Winner]
+    importance: tuple[float, float, float]  # the mean fall of the logit, and its interval
+    by_class: list[tuple[int, float, float]]  # label, fall, and share of the longest bar
 
 
 class Bar(NamedTuple):
@@ -107,7 +117,19 @@ def detected(layer: Layer, number: int) -> list[Detected]:
         return []
     iou = layer.dissected.overlaps.iou[number]
     order = [place for place in np.argsort(-iou, kind="stable") if iou[place] > 0][:CONCEPTS_OF_MAP]
-    return [Detected(*layer.dissected.concepts[i], float(iou[i]), float(iou[i] / iou[order[0]])) for i in order]
+    concepts = layer.dissected.concepts
+    return [Detected(concepts[i].kind, concepts[i].name, float(iou[i]), float(iou[i] / iou[order[0]])) for i in order]
+
+
+def concepts(survey: Survey, found: Concepts) -> list[Shown]:
+    """The concepts of a layer, the most important first, each with the classes that lose most without it."""
+    falls, shown = np.nan_to_num(found.by_class(len(survey.classes))), []
+    for number, (of_class, importance) in enumerate(zip(falls, found.importance, strict=True)):
+        order = [int(i) for i in np.argsort(-of_class, kind="stable") if of_class[i] > 0][:CONCEPTS_OF_MAP]
+        bars = [(i, float(of_class[i]), float(of_class[i] / of_class[order[0]])) for i in order]
+        low, high = importance[1:].tolist()
+        shown.append(Shown(number, winners(survey, found.top, number), (float(importance[0]), low, high), bars))
+    return shown
 
 
 def exciting(layer: Layer, number: int) -> list[Excited]:

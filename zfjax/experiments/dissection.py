@@ -41,15 +41,15 @@ class Label(NamedTuple):
 class Overlaps(NamedTuple):
     """Pixels of the masks of one layer's maps, of all concepts, and of both, added up over images."""
 
-    both: Int[np.ndarray, "maps concepts"]
-    of_map: Int[np.ndarray, " maps"]
-    of_concept: Int[np.ndarray, " concepts"]
+    both: Int[Array | np.ndarray, "*n maps concepts"]
+    of_map: Int[Array | np.ndarray, "*n maps"]
+    of_concept: Int[Array | np.ndarray, "*n concepts"]
 
     @property
     def iou(self) -> Float[np.ndarray, "maps concepts"]:
         """Intersection over union; 0 where there is neither."""
-        union = self.of_map[:, None] + self.of_concept[None] - self.both
-        return self.both / np.maximum(union, 1)
+        both, of_map, of_concept = map(np.asarray, self)
+        return both / np.maximum(of_map[:, None] + of_concept[None] - both, 1)
 
 
 @shown_by_shape
@@ -154,7 +154,7 @@ def _shared(
         def of_layer(name: str) -> Overlaps:
             def of_image(row: tuple) -> Overlaps:
                 acts, concepts, number = row
-                return _of_image(acts, *placing[name], thresholds[name], concepts, number >= 0)
+                return _of_image(acts, placing[name], thresholds[name], concepts, number >= 0)
 
             size = max(1, _AT_ONCE // (concepts.shape[1] * acts[name].shape[-1]))
             return jax.lax.map(of_image, (acts[name], concepts, numbers), batch_size=min(size, len(numbers)))
@@ -176,13 +176,12 @@ def _as_masks(
 
 def _of_image(
     acts: Float[Array, "h w maps"],
-    down: Float[Array, "height h"],
-    across: Float[Array, "width w"],
+    placing: tuple[Float[Array, "height h"], Float[Array, "width w"]],
     threshold: Float[Array, " maps"],
     concepts: Bool[Array, "pixels concepts"],
     counts: Bool[Array, ""],
 ) -> Overlaps:
-    exact = jax.lax.Precision.HIGHEST
+    exact, (down, across) = jax.lax.Precision.HIGHEST, placing
     rows = jnp.einsum("Hh,hwk->Hwk", down, acts.astype(jnp.float32), precision=exact)
     large = jnp.einsum("Ww,Hwk->HWk", across, rows, precision=exact)
     mask = ((large > threshold[None, None]) & counts).reshape(-1, acts.shape[-1])

@@ -96,13 +96,35 @@ def strongest(
     Returns:
         By layer, on the host.
     """
+    return strongest_of(subject, subject.model.activations(names), names, k, each, parts, progress)
+
+
+def strongest_of(
+    subject: Subject,
+    fun: Callable[[Array], Mapping[str, Float[Array, "n *grid maps"]]],
+    words: Sequence[str],
+    k: int,
+    each: int,
+    parts: Parts | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Top]:
+    """The same for any function from the subject's images to maps by name.
+
+    Args:
+        subject: the model and its images.
+        fun: of the model alone; from `functions.live` if it should not be traced anew for each part of the pass.
+        words: say which function of the model it is, for what is kept in `parts`.
+        k: as for `strongest`.
+        each: as for `strongest`.
+        parts: as for `strongest`.
+        progress: as for `strongest`.
+    """
     mesh = sharding.data_mesh()
-    fun = subject.model.activations(names)
 
     def go_on(images: Iterator[Numbered], _: int, tops: dict[str, Top] | None) -> dict[str, Top]:
         return jax.device_get(top_activations(fun, images, k, mesh, before=tops))
 
-    return _part_by_part(subject, Top, _key(subject, names, k, each), go_on, each, parts, progress)
+    return _part_by_part(subject, Top, _key(subject, words, k, each), go_on, each, parts, progress)
 
 
 def most_relevant(
@@ -132,19 +154,14 @@ def most_relevant(
     Paper: Achtibat et al. 2023, "From Attribution Maps to Human-Understandable Explanations through Concept Relevance
     Propagation": relevance maximization.
     """
-    mesh = sharding.data_mesh()
     splits = {name: subject.model.split(name) for name in names}
 
     def relevance(images: Array) -> dict[str, Array]:
         # The same program up to the splits and down to them, which XLA computes once.
         return {name: unit_relevance(split, images, _highest) for name, split in splits.items()}
 
-    fun = functions.live(relevance, functools.partial(sharding.replicate, mesh=mesh))  # traced once, not in each part
-
-    def go_on(images: Iterator[Numbered], _: int, tops: dict[str, Top] | None) -> dict[str, Top]:
-        return jax.device_get(top_activations(fun, images, k, mesh, before=tops))
-
-    return _part_by_part(subject, Top, _key(subject, ("relevance", *names), k, each), go_on, each, parts, progress)
+    fun = functions.live(relevance, functools.partial(sharding.replicate, mesh=sharding.data_mesh()))
+    return strongest_of(subject, fun, ("relevance", *names), k, each, parts, progress)
 
 
 def _highest(logits: Float[Array, "n classes"]) -> Float[Array, " n"]:

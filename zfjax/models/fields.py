@@ -144,6 +144,57 @@ def project_fields(
     return projected(fun, images, units, positions, fields=fields)
 
 
+def project_directions(
+    fun: Callable[[Array], Float[Array, "n *grid maps"]],
+    images: Float[Array | np.ndarray, "n height width channels"],
+    directions: Float[Array | np.ndarray, "n maps"],
+    positions: Int[Array | np.ndarray, "n axes"],
+) -> Projected:
+    """Project a direction in the space of a layer's maps, one at one cell of each image.
+
+    Whole images are computed; patches and projections are cropped as by `project_fields`.
+
+    Args:
+        fun: as in `project_units`.
+        images: as `fun` takes them.
+        directions: what is sent down from the cell, for each image.
+        positions: (row, column) of the cell in each image; no columns for dense layers.
+
+    Warns:
+        RuleWarning: as `zfjax.deconvnet` does, each time.
+    """
+    images = floats("images", images)
+    fields = fields_of(fun, (images.shape[1], images.shape[2]))
+    fun = functions.live(fun)
+    warn_of_idle_rules(fun, images, DECONVNET)
+    return _directions(fun, images, jnp.asarray(directions), jnp.asarray(positions), fields=fields)
+
+
+@functions.jit
+def _directions(
+    fun: Callable, images: Array, directions: Array, positions: Array, *, fields: Fields | None
+) -> Projected:
+    y, project = backproject(fun, images, Rules(DECONVNET.named))  # the caller has warned
+    here = jnp.ones(y.shape[:-1], bool)
+    for axis, index in enumerate(positions.T, start=1):
+        cells = jnp.arange(y.shape[axis]).reshape([-1 if one == axis else 1 for one in range(y.ndim - 1)])
+        here &= index.reshape(-1, *(1,) * (y.ndim - 2)) == cells
+    spread = directions.astype(y.dtype).reshape(len(y), *(1,) * (y.ndim - 2), -1)
+    projections = project(jnp.where(here[..., None], spread, jnp.zeros_like(y)))
+    values = jnp.linalg.norm(directions, axis=1)
+    return _cropped(values, projections, images, positions, fields)
+
+
+def _cropped(values: Array, projections: Array, images: Array, positions: Array, fields: Fields | None) -> Projected:
+    """Projections of whole images, with these, cropped to the fields of the units if they are known."""
+    if fields is None:
+        whole = jnp.array([[0, 0, *images.shape[1:3]]], jnp.int32)
+        return Projected(values, projections, images, jnp.broadcast_to(whole, (len(images), 4)))
+    inside = fields.inside(positions)
+    projections, patches = (_cut(pictures, inside[:, :2], fields.patch) for pictures in (projections, images))
+    return Projected(values, projections, patches, inside)
+
+
 @functions.jit
 def _units(fun: Callable, images: Array, units: Array, positions: Array) -> tuple[Array, Array]:
     y, project = backproject(fun, images, Rules(DECONVNET.named))  # the caller has warned
@@ -155,23 +206,18 @@ def _units(fun: Callable, images: Array, units: Array, positions: Array) -> tupl
 def projected(fun: Callable, images: Array, units: Array, positions: Array, *, fields: Fields | None) -> Projected:
     """`project_fields` of a function from `functions.live`, with the `fields_of` it, without warnings."""
     height, width = images.shape[1:3]
-    if fields is None:
-        values, projections = _units(fun, images, units, positions)
-        whole = jnp.array([[0, 0, height, width]], jnp.int32)
-        return Projected(values, projections, images, jnp.broadcast_to(whole, (len(images), 4)))
-    inside = fields.inside(positions)
-    is_whole = math.prod(fields.size) >= height * width
-    if not is_whole and isinstance(fun, Partial) and isinstance(fun.func, Layer) and not _has_shortcuts(fun.func.net):
-        starts = fields.starts(positions)
+    is_part = fields is not None and math.prod(fields.size) < height * width
+    if is_part and isinstance(fun, Partial) and isinstance(fun.func, Layer) and not _has_shortcuts(fun.func.net):
+        assert fields is not None
+        inside, starts = fields.inside(positions), fields.starts(positions)
         on_field = Partial(_OnField(fun.func.net, (height, width)), *fun.args, starts)
         crops = _cut(images, starts, fields.size)
         values, projections = _units(on_field, crops, units, jnp.zeros_like(positions))
         # If the field was moved inside the image, its projection moves along.
         projections = _cut(projections, inside[:, :2] - starts, fields.patch)
-    else:
-        values, projections = _units(fun, images, units, positions)
-        projections = _cut(projections, inside[:, :2], fields.patch)
-    return Projected(values, projections, _cut(images, inside[:, :2], fields.patch), inside)
+        return Projected(values, projections, _cut(images, inside[:, :2], fields.patch), inside)
+    values, projections = _units(fun, images, units, positions)
+    return _cropped(values, projections, images, positions, fields)
 
 
 def _has_shortcuts(net: ConvNet) -> bool:
