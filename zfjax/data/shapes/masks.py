@@ -68,10 +68,10 @@ def pixels(
         label, stored = int(record["label"]), np.asarray(_stored(record)) > 127
         numbers = [np.where(stored, np.uint8(label + 1), np.uint8(0))]
         if kept := again.get(_digest(label, stored)):
-            owners = np.frombuffer(zlib.decompress(kept), np.uint8).reshape(SIDE, SIDE)
+            drawn = np.frombuffer(zlib.decompress(kept), np.uint8).reshape(SIDE, SIDE)
             first = np.uint8(_FIRST_PART[label] - 1)
-            numbers.append(np.where((owners > 0) & (owners < CLUTTER), owners + first, np.uint8(0)))
-            numbers.append(np.select([owners == 0, owners == CLUTTER, owners == COVER], [1, 2, 3]).astype(np.uint8))
+            numbers.append(np.where((drawn > 0) & (drawn < CLUTTER), drawn + first, np.uint8(0)))
+            numbers.append(np.select([drawn == 0, drawn == CLUTTER, drawn == COVER], [1, 2, 3]).astype(np.uint8))
         for kind, of_kind in enumerate(numbers):
             of_picture[..., kind] = _center(_resized(of_kind, square), size)
     return found
