@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 
 import zfjax
 from zfjax.console.errors import UserError
-from zfjax.experiments.concepts import find_concepts, projections, strengths
+from zfjax.experiments.concepts import _factorized, find_concepts, projections, strengths
 from zfjax.models.display import display_of
 from zfjax.models.fields import project_directions, project_fields
 from zfjax.runs.subject import of_model
@@ -138,3 +138,16 @@ def test_what_has_no_concepts_is_named(subject, words, error, line):
     model = zfjax.Model(below, (1, 16, 16, 3), preprocess=preprocess)
     with pytest.raises(error, match=line):
         find_concepts(subject._replace(model=model), *words, images=5)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line"),
+    [
+        (np.ones((2, 5)), "3 concepts need as many cells of all images, but there are 2"),
+        (np.zeros((9, 5)), "it never fires"),
+        (np.full((9, 5), np.nan), "not finite"),
+    ],
+)
+def test_cells_that_are_no_sums_are_named(cells, line):
+    with pytest.raises(UserError, match=line):
+        _factorized(cells, 3, "relu5")

@@ -106,9 +106,8 @@ def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int
         with Progress("relevance", count) as progress:
             relevant = most_relevant(subject, in_order, min(STRONGEST, count), batch_size, parts, progress)
     concepts: dict[str, Concepts] = {}
-    # Concepts add up: of the highest layer whose cells have positions and are nowhere negative.
-    made_of = [name for name in in_order if name in known and not found[name].negative.any()][-1:]
-    for name in made_of if relevant else ():
+    made_of = [name for name in in_order if name in known and _adds_up(found[name])][-1:]  # the highest
+    for name in made_of if relevant and count >= CONCEPTS else ():
         with Progress("concepts", count) as progress:
             most = min(CONCEPTS, model.place(name).shape[-1])
             concepts[name] = find_concepts(
@@ -151,6 +150,12 @@ def galleries(subject: Subject, surveyed: Layer, top: Top) -> Iterator[Gallery]:
     for first in range(0, surveyed.maps, _MAPS_AT_ONCE):
         maps = np.arange(first, min(first + _MAPS_AT_ONCE, surveyed.maps))
         yield gallery(fun, top, maps, subject.load, batch_size=4 * top.values.shape[1], mesh=mesh)
+
+
+def _adds_up(responses: Responses) -> bool:
+    """Whether activations may be sums of concepts: they are finite, nowhere negative and not all zero."""
+    is_finite = bool(np.isfinite(responses.excitation).all())
+    return is_finite and not responses.negative.any() and bool(responses.histogram.any())
 
 
 def _smaller(field: Pair | None, size: int) -> Pair | None:

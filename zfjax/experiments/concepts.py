@@ -78,8 +78,8 @@ def find_concepts(
         progress: advanced by the number of images of the split.
 
     Raises:
-        UserError: no such place, or its activations have no positions or are somewhere negative; or there are no
-            images.
+        UserError: no such place, or its activations have no positions, are somewhere negative or not finite, or zero
+            everywhere; or there are no images, or too few.
         ValueError: count is below 1, or above the place's number of maps.
 
     Paper: Lee & Seung 1999, "Learning the parts of objects by non-negative matrix factorization"; Fel et al. 2023,
@@ -179,6 +179,10 @@ def _factorized(
     """Directions of length 1, and the share of the squares of the cells that they explain."""
     if not np.isfinite(cells).all():
         raise UserError(f"place {place}: its activations are not finite")
+    if len(cells) < count:
+        raise UserError(f"place {place}: {count} concepts need as many cells of all images, but there are {len(cells)}")
+    if not cells.any():
+        raise UserError(f"place {place}: it never fires, so it is made of nothing")
     if cells.min() < 0:
         raise UserError(
             f"place {place}: concepts need activations that are nowhere negative, as after a ReLU; here the lowest is"
