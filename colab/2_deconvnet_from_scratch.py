@@ -276,6 +276,19 @@ zfjax.show(np.stack([projections(fun, images) for fun in layers]))
 # things, and a dahlia on a dark background is none of them. The fine grid where the photograph is flat comes from the
 # net, not from the photograph: it is the spacing of its windows.
 #
+# ## Click through it
+#
+# The live page does all of this at a click: any layer, any unit, any picture that you drop on it. Check the box to open
+# it below; it takes a minute or two to compile.
+
+# %%
+EXPLORE = False  # @param {type:"boolean"}
+
+if EXPLORE:
+    get_ipython().run_line_magic("pip", "install -q 'gradio>=6.31,<7'")
+    zfjax.explore(val)
+
+# %% [markdown]
 # **Next**: [what the net relies
 # on](https://colab.research.google.com/github/zfjax/zfjax/blob/main/colab/3_what_it_relies_on.ipynb);
 # [docs/deconvnet.md](https://github.com/zfjax/zfjax/blob/main/docs/deconvnet.md) for your own rules, and for what

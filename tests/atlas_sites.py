@@ -131,7 +131,7 @@ class Page(HTMLParser):
         found = [attributes[key] for _, attributes in self.tags for key in ("href", "src") if key in attributes]
         for url in found:
             parts = urlsplit(url)
-            if parts.scheme == "data":
+            if parts.scheme == "data" or url.startswith(site.EXPLORE_AT):
                 continue
             assert parts.scheme + parts.netloc == "", f"{url} in {self.path} leaves the folder"
             yield (

@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import shutil
+import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -15,6 +17,7 @@ import urllib.request
 import explore_sites
 import numpy as np
 import pytest
+import tiny_runs
 from explore_sites import SIDE
 from PIL import Image
 from test_atlas_browser import ARGUMENTS, DESK, PHONE, missing
@@ -139,6 +142,8 @@ def test_clicks_keys_brush_and_lens(open_page):
     page.wait_for_function("location.search.includes('column=13') && !location.search.includes('row=36')")
     # The brush, and the lens of another class.
     page.get_by_label("paints gray").check()
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
     page.mouse.move(box["x"] + 20, box["y"] + 20)
     page.mouse.down()
     page.mouse.move(box["x"] + 120, box["y"] + 60, steps=6)
@@ -321,3 +326,56 @@ def test_elsewhere_wants_a_token(explorer):
         assert "SameSite=Strict" in headers["Set-Cookie"]
         assert asked(f"{plain}save.py?picture=0&layer=relu2", cookie=cookie)[0] == 200
         assert asked(f"{plain}save.py?picture=0&layer=relu2", cookie=cookie + "x")[0] == 401
+
+
+QUICKLY = """
+import sys
+from zfjax.console import command, signals
+signals.listen()
+from zfjax.experiments.exploring.explorer import Explorer
+from zfjax.explore import main, opening
+opening.opened = lambda subject, *_: Explorer(subject)  # compiled when it is asked
+command.execute(main)
+"""
+
+
+def test_ctrl_c_ends_the_command(tmp_path, explorer):
+    run = tiny_runs.untrained(tiny_runs.make_folder(tmp_path / "photos", per_class=4), tmp_path / "run")
+    command = [sys.executable, "-c", QUICKLY, f"--workdir={run}", "--nobrowser", f"--port={free_port()}"]
+    with tiny_runs.start(command) as process:
+        line = process.stdout.readline()
+        assert line.startswith("open http://127.0.0.1:"), line + process.stderr.read()
+        at = line.split()[1]
+        assert asked(at)[0] == 200
+        link = "save.py?picture=0&layer=relu2&map=1"
+        status, _, text = asked(f"{at}{link}")
+        assert (status, "zfjax.open_run(sys.argv[1]).val" in text) == (200, True)
+        taken = tiny_runs.run([*command[:-1], f"--port={at.rstrip('/').rpartition(':')[2]}"])
+        assert taken.returncode == 2
+        assert "cannot listen at 127.0.0.1:" in taken.stderr
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in said
+    assert str(tmp_path) not in rest
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_a_notebook_calls_the_package(explorer, monkeypatch):
+    import zfjax
+    from zfjax.explore import opening
+
+    seen = []
+    monkeypatch.setattr(opening, "opened", lambda subject, *args, **kwargs: seen.append(subject) or explorer)
+    page = zfjax.explore(explorer.subject.model, np.zeros((2, SIDE, SIDE, 3), np.uint8))
+    try:
+        assert asked(page.address)[0] == 200
+    finally:
+        page.close()
+    zfjax.explore(explorer.subject, inline=False).close()
+    assert [len(one.pictures) for one in seen] == [2, 12]

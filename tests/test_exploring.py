@@ -1,5 +1,6 @@
 """Looking at a picture through a model, without a page: views, kept passes, projections, the brush, lenses."""
 
+import importlib.util
 import inspect
 import threading
 
@@ -284,3 +285,10 @@ def test_kept_results_have_bounded_room_and_are_made_once():
     with pytest.raises(ZeroDivisionError):
         kept.or_made("wrong", lambda: 1 // 0)
     assert kept.or_made("wrong", lambda: b"right") == b"right"
+
+
+def test_without_gradio_the_page_says_what_it_needs(explorer, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
+    with pytest.raises(UserError, match=r"pip install 'zfjax\[explore\]'"):
+        zfjax.explore(explorer.subject)

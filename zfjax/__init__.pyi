@@ -5,6 +5,7 @@ from .attribution import grad_cam as grad_cam
 from .console.errors import UserError as UserError
 from .experiments.gallery import top_activations as top_activations
 from .experiments.occlusion import occlusion as occlusion
+from .explore.notebook import explore as explore
 from .models import ConvNet as ConvNet
 from .models import Model as Model
 from .models import alexnet as alexnet

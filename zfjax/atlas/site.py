@@ -17,6 +17,7 @@ from zfjax.console.progress import Progress
 from zfjax.experiments.dissection import FLOOR, SHARE
 
 PICTURES = "pictures"
+EXPLORE_AT = "http://127.0.0.1:7860/"  # where `zfjax explore` is, unless it is told otherwise
 _SHOWPIECES = 4  # maps of each layer on the first page
 _FOUND_BY_CLASS = 2  # maps per layer shown when searching for a class
 
@@ -116,6 +117,7 @@ class _Pages:
             "classes": survey.classes,
             "sheets": dict(zip((layer.name for layer in survey.layers), sheets, strict=True)),
             "columns": COLUMNS,
+            "explore_at": EXPLORE_AT,
             "maps_of_class": views.MAPS_OF_CLASS,
             "classes_of_map": views.CLASSES_OF_MAP,
             "layer_path": layer_path,

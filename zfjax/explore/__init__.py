@@ -17,22 +17,21 @@ from zfjax.console import signals
 if signals.is_starting(__name__):  # before the imports, which take time
     signals.listen()
 
+import sys
 import threading
+import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from zfjax.console import command, options
-from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 
 if TYPE_CHECKING:
     from zfjax.explore.saving import Origin
     from zfjax.explore.serving import Served
     from zfjax.runs.given import Given
-
-_EXTRA = "the page needs Gradio: pip install 'zfjax[explore]'"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,9 +50,10 @@ def main(argv: Sequence[str]) -> None:
     flags.DEFINE_bool("browser", True, "Open a browser.", flag_values=values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "explore")
     with Progress("starting JAX"):
+        from zfjax.explore import opening
         from zfjax.runs.given import given
 
-        _require_gradio()
+        opening.require_gradio()
     asked = given(values, "explore", writes=False)
     served = _served(asked, values)
     print(f"open {served.address}", flush=True)
@@ -82,6 +82,7 @@ def _served(asked: "Given", values: flags.FlagValues) -> "Served":
         megabytes=values.megabytes,
         origin=_origin(asked, values),
         inbrowser=values.browser,
+        atlas=str(asked.folder / "atlas") if asked.folder is not None else "",
     )
 
 
@@ -95,8 +96,14 @@ def _origin(asked: "Given", values: flags.FlagValues) -> "Origin | None":
     return Origin(f"zfjax.open_run(sys.argv[1]{checkpoint}).val", has_numbers=not values.images)
 
 
-def _require_gradio() -> None:
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise UserError(_EXTRA) from error
+class _Callable(types.ModuleType):
+    """This module, which is a verb, is a function too: `zfjax.explore(model, pictures)`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Served":
+        """What `zfjax.explore.notebook.explore` does."""
+        from zfjax.explore.notebook import explore
+
+        return explore(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

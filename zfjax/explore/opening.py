@@ -1,12 +1,14 @@
 """From a run or a model to an explorer of it: what is known of its maps from the whole split, then all programs."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from zfjax.atlas.collect import STRONGEST, with_unknown
+from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.pictures import Pictures
 from zfjax.experiments.exploring.explorer import Explorer, Known
@@ -26,6 +28,12 @@ class _Some:
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
         return self.pictures.load(self.numbers[indices])
+
+
+def require_gradio() -> None:
+    """Raise a UserError if the library that the page is made with is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page needs Gradio: pip install 'zfjax[explore]'")
 
 
 def few(subject: Subject, most: int) -> Subject:

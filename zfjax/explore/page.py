@@ -33,7 +33,6 @@ _PARTS = {  # of the page, by what of a view each depends on
     "detail": ("picture", "painted", "place", "unit", "row", "column", "rules"),
     "save": View._fields,
 }
-_TITLE = "What a ConvNet sees"
 
 
 def static(name: str) -> str:
@@ -55,7 +54,7 @@ class Page:
         with gr.Blocks(title=f"{title} · zfjax explore", analytics_enabled=False, fill_width=True) as self.blocks:
             # Never shown: the view, and what the slower parts show of it.
             self._link, self._of_strongest, self._of_lens = (gr.Textbox(visible=False) for _ in range(3))
-            gr.Markdown(f"# {_TITLE}")
+            gr.HTML(filled("head.html", title=title, atlas=atlas))
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     self._lay_out_picture()
@@ -66,13 +65,13 @@ class Page:
 
     def _lay_out_picture(self) -> None:
         explorer, count = self._explorer, len(self._explorer.subject.pictures)
-        self._take = gr.HTML(filled("take.html"), js_on_load=static("take.js"))
+        self._take = gr.HTML(filled("take.html"), js_on_load=static("take.js"), elem_id="zx-take")
         with gr.Row(visible=count > 0):
             label = f"or one of the {count:,} pictures, by number"
             self._number = gr.Number(0, label=label, precision=0, minimum=0, maximum=max(count - 1, 0), min_width=120)
-            self._another = gr.Button("Another", min_width=80)
+            self._another = gr.Button("Another", size="sm", min_width=80)
         self._note = gr.HTML()
-        self._pictures = _part()
+        self._pictures = _part("zx-pictures")
         with gr.Row():
             self._how = gr.Radio(_HOW, value=LOOKS, label="A click on the picture", elem_id="zx-how", interactive=True)
             self._width = gr.Radio(WIDTHS, value=4, label="Brush", elem_id="zx-width", interactive=True)
@@ -80,7 +79,7 @@ class Page:
             self._clean = gr.Button("Remove the paint", size="sm")
             self._keep = gr.Button("Put this picture beside", size="sm")
             self._alone = gr.Button("Nothing beside", size="sm")
-        self._classes = _part()
+        self._classes = _part("zx-classes")
         named = [("none", ""), *((lens.title, name) for name, lens in explorer.lenses.items())]
         label = "Lens: what does the chosen class depend on?"
         self._lens = gr.Dropdown(named, value="", label=label, visible=len(named) > 1, elem_id="zx-lens")
@@ -88,43 +87,38 @@ class Page:
 
     def _lay_out_layer(self) -> None:
         self._place = gr.Radio(list(self._explorer.places), label="Layer", elem_id="zx-layer")
-        self._maps = _part()
+        self._maps = _part("zx-maps")
         with gr.Row():
             self._unit = gr.Number(0, label="Map", precision=0, minimum=0, min_width=80)
             named = [(choice.title, name) for name, choice in menus.RULES.items()]
             self._rules = gr.Dropdown(
                 named, value="deconvnet", label="Projection by", min_width=200, elem_id="zx-rules"
             )
-        self._detail = _part()
-        self._strongest = _part()
+        self._detail = _part("zx-detail")
+        self._strongest = _part("zx-strongest")
 
     def _connect(self) -> None:
         """Each event changes the view, and shows what this changes; what takes longer follows."""
         self._shown = [self._link, self._note, self._number, self._place, self._unit, self._rules, self._lens]
         self._shown += [self._pictures, self._classes, self._maps, self._detail, self._save]
 
-        def follow(event: Any) -> None:
-            event = event.then(
-                self._strongest_of, [self._link, self._of_strongest], [self._of_strongest, self._strongest], **_QUICK
-            )
-            event.then(self._lens_of, [self._link, self._of_lens], [self._of_lens, self._lensed], **_SLOW)
-
         def valued(listen: Callable, change: Callable[..., View], *inputs: Any, again: Sequence[str] = ()) -> None:
             def answer(link: str, *values: Any) -> list[Any]:
                 return self._answer(link, lambda view: change(view, *values), again)
 
-            follow(listen(answer, [self._link, *inputs], self._shown, **_QUICK))
+            listen(answer, [self._link, *inputs], self._shown, **_QUICK)
 
         def told(listen: Callable, change: Callable[[View, Any], View]) -> None:
             def answer(link: str, event: gr.EventData) -> list[Any]:
                 return self._answer(link, lambda view: change(view, event._data))
 
-            follow(listen(answer, self._link, self._shown, **_QUICK))
+            # Of clicks that come faster than answers the last one counts; a stroke brings those that are not answered.
+            listen(answer, self._link, self._shown, trigger_mode="always_last", **_QUICK)
 
         def opened(request: gr.Request) -> list[Any]:
             return self._answer(str(request.query_params), lambda view: view, tuple(_PARTS), fresh=True)
 
-        follow(self.blocks.load(opened, None, self._shown, **_QUICK))
+        self.blocks.load(opened, None, self._shown, **_QUICK)
         told(self._take.select, _pictured)
         told(self._strongest.select, _pictured)
         told(self._pictures.select, _touched)
@@ -139,7 +133,12 @@ class Page:
         valued(self._place.input, lambda view, place: view._replace(place=place, unit=None), self._place)
         valued(self._unit.submit, lambda view, unit: view._replace(unit=int(unit or 0)), self._unit, again=("maps",))
         valued(self._rules.input, lambda view, rules: view._replace(rules=rules), self._rules)
-        self._link.change(None, self._link, self._link, js=static("address.js"), api_visibility="private")
+        change = self._link.change
+        change(None, self._link, None, js=static("address.js"), api_visibility="private")
+        # One at a time, and the last of what was asked meanwhile: a slow answer never replaces a later one.
+        strongest, lens = [self._of_strongest, self._strongest], [self._of_lens, self._lensed]
+        change(self._strongest_of, [self._link, self._of_strongest], strongest, trigger_mode="always_last", **_QUICK)
+        change(self._lens_of, [self._link, self._of_lens], lens, trigger_mode="always_last", **_SLOW)
 
     def _answer(
         self, link: str, change: Callable[[View], View], again: Sequence[str] = (), fresh: bool = False
@@ -189,8 +188,8 @@ class Page:
         return str(random.randrange(len(self._explorer.subject.pictures)))
 
 
-def _part() -> gr.HTML:
-    return gr.HTML(js_on_load=static("page.js"))
+def _part(name: str) -> gr.HTML:
+    return gr.HTML(js_on_load=static("page.js"), elem_id=name)
 
 
 def _with_picture(view: View, picture: str) -> View:
@@ -203,12 +202,14 @@ def _pictured(view: View, data: Any) -> View:
 
 
 def _touched(view: View, data: Any) -> View:
-    """After a click or a stroke on the picture: another pixel to ask about, or other cells that are painted."""
-    if data["how"] == LOOKS:
+    """After a click or strokes on the picture: another pixel to ask about, or other cells that are painted."""
+    if not data["strokes"]:
         return view._replace(row=int(data["row"]), column=int(data["column"]), unit=None)
-    cells, width = unpacked(view.painted), int(data["width"])
-    before = (width - 1) // 2
-    for row, column in np.clip(np.array(data["cells"], int).reshape(-1, 2), 0, CELLS - 1):
-        top, left = max(row - before, 0), max(column - before, 0)
-        cells[top : row - before + width, left : column - before + width] = data["how"] == PAINTS
+    cells = unpacked(view.painted)
+    for stroke in data["strokes"]:
+        width = int(stroke["width"])
+        before = (width - 1) // 2
+        for row, column in np.clip(np.array(stroke["cells"], int).reshape(-1, 2), 0, CELLS - 1):
+            top, left = max(row - before, 0), max(column - before, 0)
+            cells[top : row - before + width, left : column - before + width] = stroke["how"] == PAINTS
     return view._replace(painted=packed(cells))

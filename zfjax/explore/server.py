@@ -10,7 +10,7 @@ import anyio
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import brief, readable
@@ -26,7 +26,7 @@ _STARTS = "startup-events"  # Gradio asks itself for it, and nothing is in the a
 _KINDS = {"png": "image/png", "npz": "application/zip", "py": "text/x-python"}
 
 
-def routes(explorer: Explorer, origin: saving.Origin, megabytes: int, at_once: int) -> list[Route]:
+def routes(explorer: Explorer, origin: saving.Origin, megabytes: int, at_once: int) -> list[BaseRoute]:
     """Where pictures are sent to, and what is saved comes from.
 
     Args:

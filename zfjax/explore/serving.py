@@ -8,6 +8,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import,
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
 
 from zfjax.console.errors import UserError
 from zfjax.experiments.exploring.explorer import Explorer
@@ -58,9 +60,12 @@ def serve(
         UserError: the port is taken, or the address is not this machine's.
     """
     token = "" if host in _LOOPBACK else secrets.token_urlsafe(24)
-    made = page.Page(explorer, title, atlas)
+    has_atlas = bool(atlas) and os.path.isfile(os.path.join(atlas, "index.html"))
+    made = page.Page(explorer, title, "atlas" if has_atlas else "")
     made.blocks.queue(default_concurrency_limit=page.AT_ONCE, api_open=False)
-    routes = server.routes(explorer, origin or Origin(), megabytes, page.AT_ONCE)
+    routes: list[BaseRoute] = server.routes(explorer, origin or Origin(), megabytes, page.AT_ONCE)
+    if has_atlas:
+        routes.append(Mount("/atlas", StaticFiles(directory=atlas, html=True)))
     kwargs: dict[str, Any] = {
         "routes": routes,
         "middleware": [server.guard(token)],

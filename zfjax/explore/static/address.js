@@ -1,1 +1,1 @@
-link => { history.replaceState(null, '', link ? `?${link}` : location.pathname); return link; }
+link => { history.replaceState(null, '', link ? `?${link}` : location.pathname); }
