@@ -48,7 +48,7 @@ def asked_of_maps(fun: Fun | Split, inputs: Images | Crossing, target: Target, *
 
 
 def is_of_these_images(head: Callable) -> bool:
-    """Whether a head from `asked_of_maps` holds what passes the cut by, and so takes all its images at once alone."""
+    """Whether a head from `asked_of_maps` holds what passes the cut by, and so takes all of its images, not some."""
     if isinstance(head, Partial) and isinstance(head.func, OneClass):
         head = head.args[0]
     return isinstance(head, Partial) and isinstance(head.func, _Beside)
