@@ -68,6 +68,7 @@ from zfjax.attribution.gradients import (
     saliency,
     smooth_grad,
 )
+from zfjax.attribution.maco import Maco, Spectrum, maco, spectrum
 from zfjax.attribution.maps import upsample
 from zfjax.attribution.maximization import maximize
 from zfjax.attribution.relevance import Relevance, lrp, unit_relevance
@@ -81,9 +82,11 @@ __all__ = [
     "Fourier",
     "Gains",
     "IntegratedGradients",
+    "Maco",
     "Occluded",
     "Pixels",
     "Relevance",
+    "Spectrum",
     "ablation_cam",
     "deconvolution",
     "deep_lift",
@@ -102,12 +105,14 @@ __all__ = [
     "integrated_gradients",
     "layer_cam",
     "lrp",
+    "maco",
     "maximize",
     "occlusion",
     "per_pixel",
     "saliency",
     "score_cam",
     "smooth_grad",
+    "spectrum",
     "unit_relevance",
     "upsample",
     "xgrad_cam",

@@ -2,37 +2,30 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from zfjax.attribution import chunks
+from zfjax.attribution.ascent import LINEAR_SHARE, Units, asked_units, uphill
 from zfjax.attribution.asked import Fun, at_least_one, at_least_zero, require_key
 from zfjax.attribution.bases import FOURIER, Basis
-from zfjax.attribution.targets import Number, as_one_class
 from zfjax.console.deprecation import renamed_arguments
 from zfjax.ops.windows import Pair, pair
 from zfjax.transform import functions
-from zfjax.transform.backprojection import backproject
-from zfjax.transform.equations import Down, Equation, Input, only, takes_inputs
-from zfjax.transform.rules import Rules
 
 START = 0.08  # root mean square of the initial noise, as a share of `reach`
-# Of the steps, in which ReLUs pass the signal as if they were not there, much as in Lucid: most rectified units are
-# silent on noise, and have no gradient there.
-LINEAR_SHARE = 0.1
 
 
 @renamed_arguments(steps="n_steps")
 def maximize(
     fun: Fun,
-    units: int | np.integer | Sequence[int] | Int[Array | np.ndarray, " k"] | Number,
+    units: Units,
     key: PRNGKeyArray,
     *,
     size: int | Pair,
@@ -82,7 +75,7 @@ def maximize(
     at_least_zero(lr=lr, l2=l2, tv=tv, jitter=jitter, reach=reach)
     size = pair("size", size)
     picture = functions.live(basis.picture, name="basis.picture")
-    fun, units = _asked(functions.live(fun), units, size, channels)
+    fun, units = asked_units(functions.live(fun), units, size, channels)
     count, rows = chunks.even(len(units), batch_size)
     strengths = _Strengths(*(jnp.asarray(value, jnp.float32) for value in (lr, l2, tv, reach)))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, units)
@@ -138,8 +131,8 @@ class _Ascent:
         span = (-self.jitter, self.jitter + 1)
         shifts = jax.vmap(lambda key: jax.random.randint(key, (2,), *span))(keys)
         linear = step < jnp.int32(LINEAR_SHARE * self.steps)
-        uphill = _rolled(_uphill(fun, by.reach * _rolled(pictures, shifts), units, linear), -shifts)
-        (downhill,) = pull(by.l2 * pictures + by.tv * _variation_gradient(pictures) - uphill)
+        climb = _rolled(uphill(fun, by.reach * _rolled(pictures, shifts), units, linear, center=True), -shifts)
+        (downhill,) = pull(by.l2 * pictures + by.tv * _variation_gradient(pictures) - climb)
 
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
             updates, adam = jax.vmap(optax.adam(by.lr).update)(downhill, here.adam)
@@ -149,23 +142,6 @@ class _Ascent:
 
 def _unbounded(picture: Callable, coefficients: Float[Array, "k ..."], size: Pair) -> Float[Array, "k height width c"]:
     return jax.vmap(lambda row: picture(row, size))(coefficients)
-
-
-def _uphill(fun: Callable, images: Array, units: Array, linear: Array) -> Array:
-    """The gradient of each image's unit, scaled to root mean square 1; with `linear`, as if there were no ReLUs."""
-
-    @takes_inputs
-    def relu(equation: Equation, inputs: Sequence[Input]) -> Down:
-        passed = (only(equation, inputs) > 0) | linear
-        return lambda signal: jnp.where(passed, signal, jnp.zeros_like(signal))
-
-    activations, project = backproject(fun, images, Rules((("relu", relu),)))
-    center = tuple(length // 2 for length in activations.shape[1:-1])
-    ones = jnp.ones(len(units), activations.dtype)
-    seed = jnp.zeros_like(activations).at[jnp.arange(len(units)), *center, units].set(ones)
-    gradient = project(seed)
-    size = jnp.sqrt(jnp.mean(gradient**2, axis=(1, 2, 3), keepdims=True))
-    return gradient / jnp.where(size > 0, size, jnp.ones_like(size))
 
 
 def _rolled(images: Array, shifts: Int[Array, "k 2"]) -> Array:
@@ -191,65 +167,3 @@ def _started(keys: Array, *, shape: tuple[int, ...]) -> _Climbed:
 @functions.jit
 def _pictures(picture: Callable, coefficients: Array, reach: Array, *, size: Pair) -> Array:
     return reach * jnp.tanh(_unbounded(picture, coefficients, size))
-
-
-def _asked(
-    fun: Callable, units: int | np.integer | Sequence[int] | Array | np.ndarray | Number, size: Pair, channels: int
-) -> tuple[Callable, Int[Array, " k"]]:
-    """A function with units, and which of these."""
-    outputs = _outputs(fun, size, channels)
-    if callable(units):
-        fun, units = as_one_class(fun, _picture(size, channels), units, "pictures", has_slope=True), 0
-        outputs = functions.output_of(fun, _picture(size, channels))
-    return fun, _checked_units(units, _activations(outputs))
-
-
-def _picture(size: Pair, channels: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
-
-
-def _outputs(fun: Callable, size: Pair, channels: int) -> PyTree:
-    """What `fun` gives for one picture."""
-
-    def of(channels: int) -> Any:
-        return functions.output_of(fun, _picture(size, channels))
-
-    try:
-        return of(channels)
-    except Exception as error:  # of any library
-        for other in (1, 3, 4):
-            if other != channels and _works(of, other):
-                raise ValueError(
-                    f"channels: fun takes pictures of {other}, not of {channels}; say channels={other}"
-                ) from error
-        raise
-
-
-def _activations(outputs: PyTree) -> jax.ShapeDtypeStruct:
-    shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) not in (2, 4) or shape[0] != 1:
-        got = type(outputs).__name__ if shape is None else f"{list(shape)} of one image"
-        raise ValueError(f"fun: expected activations [n, units] or [n, h, w, units], got {got}")
-    return cast(jax.ShapeDtypeStruct, outputs)
-
-
-def _works(function: Callable, *args: Any) -> bool:
-    try:
-        function(*args)
-    except Exception:
-        return False
-    return True
-
-
-def _checked_units(
-    units: int | np.integer | Sequence[int] | Array | np.ndarray, activations: jax.ShapeDtypeStruct
-) -> Int[Array, " k"]:
-    shape = activations.shape
-    found = units if isinstance(units, jax.Array) else np.asarray(units)
-    if not jnp.issubdtype(found.dtype, jnp.integer) or found.ndim > 1 or not found.size:
-        raise ValueError(f"units: expected numbers of units, one or [k], got {found.dtype}{list(found.shape)}")
-    if not isinstance(found, jax.core.Tracer):
-        wrong = [int(number) for number in np.atleast_1d(found) if not 0 <= number < shape[-1]]
-        if wrong:
-            raise ValueError(f"units: expected some of the {shape[-1]} units, 0 to {shape[-1] - 1}; got {wrong[0]}")
-    return jnp.atleast_1d(jnp.asarray(found, jnp.int32))
