@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(zfjax.__file__).parent
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (
     *("console", "ops", "transform", "models", "weights", "data", "training", "runs"),
-    *("attribution", "experiments", "plots", "atlas", "explore", "compare", "figures"),
+    *("attribution", "experiments", "plots", "atlas", "explore", "compare", "explain", "figures"),
 )
 # `compare` and `figures` are verbs that need a folder; they share no floor with each other or with the atlas.
 

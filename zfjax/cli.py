@@ -18,6 +18,7 @@ GROUPS = {
         "figures": "draw the paper's figures of a finished run",
         "atlas": "write a browsable site of what each map of a run fires for",
         "explore": "look at any picture through a run in the browser: drop a photograph, click a unit",
+        "explain": "explain what a net says of one picture: why, what would change it, what to believe",
         "compare": "compare lenses side by side, and score them on known objects",
         "summary": "print the layer table of a net or of a run",
     },

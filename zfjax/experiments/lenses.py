@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key
 
 from zfjax import attribution
+from zfjax.attribution.asked import Target
 from zfjax.attribution.gradients import per_pixel
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
@@ -155,7 +156,7 @@ def maps_by(lens: Lens, case: Case) -> Float[Array | np.ndarray, "n ..."]:
     return given_to(lens, case.options, case.first)(fun, case.images, case.target)
 
 
-def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Array, Array], Array | np.ndarray]:
+def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Array, Target], Array | np.ndarray]:
     """A lens with the options that it takes: `lens(fun, images, target)` gives maps.
 
     Args:
@@ -164,7 +165,7 @@ def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Arr
         first: the first image's number.
     """
 
-    def of(fun: Any, images: Array, target: Array) -> Array | np.ndarray:
+    def of(fun: Any, images: Array, target: Target) -> Array | np.ndarray:
         numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
         key, batch_size, cover = options
         every = {"key": key, "batch_size": batch_size, "fill": cover, "baseline": cover, "numbers": numbers}

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -17,6 +16,7 @@ from zfjax.experiments.counterfactuals import Agreement, readings
 from zfjax.experiments.lenses import Lens
 from zfjax.experiments.sanity import Sanity
 from zfjax.plots.colors import BLUE, LINES, ORANGE
+from zfjax.plots.overlay import overlay
 from zfjax.plots.picture import Picture
 from zfjax.plots.projections import per_image
 
@@ -173,9 +173,7 @@ def _draw(
         axes.imshow(per_image(one), interpolation="nearest")
         strength = np.abs(one).max(axis=2)
     else:
-        gray = np.clip(image.mean(axis=2, keepdims=True) / 255, 0, 1)
-        shares = np.maximum(one, 0) / max(float(one.max()), np.finfo(np.float32).tiny)
-        axes.imshow(0.35 * gray + 0.65 * colormaps["viridis"](shares)[..., :3])
+        axes.imshow(overlay(one, image))
         strength = one
     if strength.max() > strength.min():  # otherwise there is no maximum
         row, column = np.unravel_index(np.argmax(strength), strength.shape)
