@@ -7,8 +7,10 @@ import pytest
 from scipy.optimize import nnls
 
 import zfjax
+from zfjax.attribution import unit_relevance
 from zfjax.console.errors import UserError
 from zfjax.experiments.concepts import _factorized, find_concepts, projections, strengths
+from zfjax.experiments.passes import most_relevant
 from zfjax.models.display import display_of
 from zfjax.models.fields import project_directions, project_fields
 from zfjax.runs.subject import of_model
@@ -88,6 +90,18 @@ def test_planted_concepts_are_found(subject):
     assert shown.projections.shape == (2, 3, 1, 1, 3)  # a cell sees one pixel
     sent = found.top.values[..., None] * found.directions[:, None]
     np.testing.assert_allclose(shown.projections[:, :, 0, 0], sent, rtol=1e-5)
+
+
+def test_where_a_map_matters_most_is_told_by_relevance_over_the_whole_split(subject):
+    """As `unit_relevance` gives it for all images at once, whatever the devices and parts."""
+    found = most_relevant(subject, ["relu1"], k=4, each=3)["relu1"]
+    every = unit_relevance(subject.model.split("relu1"), subject.load(np.arange(70)), lambda logits: logits.max(axis=1))
+    largest = np.asarray(every).max(axis=(1, 2))
+    assert found.images.tolist() == np.argsort(-largest, axis=0, kind="stable")[:4].T.tolist()
+    for unit in range(3):
+        for value, image, (row, column) in zip(*(part[unit] for part in found), strict=True):
+            np.testing.assert_allclose(value, every[image, row, column, unit], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(value, largest[image, unit], rtol=1e-4, atol=1e-6)
 
 
 def test_strengths_are_the_least_squares_that_are_not_negative():

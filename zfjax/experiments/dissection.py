@@ -1,12 +1,13 @@
 """What each map detects, if it has a name: how far its strongest cells overlap with what the pictures show there."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from zfjax.console.text import shown_by_shape
@@ -41,9 +42,9 @@ class Label(NamedTuple):
 class Overlaps(NamedTuple):
     """Pixels of the masks of one layer's maps, of all concepts, and of both, added up over images."""
 
-    both: Int[Array | np.ndarray, "*n maps concepts"]
-    of_map: Int[Array | np.ndarray, "*n maps"]
-    of_concept: Int[Array | np.ndarray, "*n concepts"]
+    both: Int[Array | np.ndarray, "maps concepts"]
+    of_map: Int[Array | np.ndarray, " maps"]
+    of_concept: Int[Array | np.ndarray, " concepts"]
 
     @property
     def iou(self) -> Float[np.ndarray, "maps concepts"]:
@@ -104,7 +105,7 @@ def overlaps(
         placing = {name: (down[::STEP], across[::STEP]) for name, (down, across) in every.items()}
         cut = sharding.replicate((placing, dict(thresholds)), mesh)
         new = jax.device_get(_shared(fun, *cut, *batch, counts=(*counts, len(colors.NAMES)), mesh=mesh))
-        parts = {name: Overlaps(*(part.sum(axis=0, dtype=np.int64) for part in one)) for name, one in new.items()}
+        parts = {name: Overlaps(*(np.asarray(part, np.int64) for part in one)) for name, one in new.items()}
         found = parts if found is None else {name: Overlaps(*map(np.add, found[name], parts[name])) for name in parts}
     if found is None:
         raise ValueError("batches: expected at least one batch of images, got none")
@@ -142,7 +143,7 @@ def _shared(
     counts: tuple[int, ...],
     mesh: Mesh | None,
 ) -> dict[str, Overlaps]:
-    """What each image adds."""
+    """What all images of a batch add."""
 
     def on_one(fun: Callable, placing: Mapping, thresholds: Mapping, *rows: Array) -> dict[str, Overlaps]:
         images, numbers, pictures, pixels = rows
@@ -157,11 +158,23 @@ def _shared(
                 return _of_image(acts, placing[name], thresholds[name], concepts, number >= 0)
 
             size = max(1, _AT_ONCE // (concepts.shape[1] * acts[name].shape[-1]))
-            return jax.lax.map(of_image, (acts[name], concepts, numbers), batch_size=min(size, len(numbers)))
+            each = jax.lax.map(of_image, (acts[name], concepts, numbers), batch_size=min(size, len(numbers)))
+            return Overlaps(*(part.sum(axis=0, dtype=jnp.int32) for part in each))
 
         return {name: of_layer(name) for name in thresholds}
 
-    return sharding.on_each(on_one, mesh, whole=3)(fun, placing, thresholds, images, numbers, pictures, pixels)
+    rows = images, numbers, pictures, pixels
+    if mesh is None:
+        return on_one(fun, placing, thresholds, *rows)
+
+    def on_each(*args: Any) -> dict[str, Overlaps]:
+        return jax.lax.psum(on_one(*args), "data")
+
+    specs = (*(P(),) * 3, *(P("data"),) * 4)
+    # Not checked: the check knows no rule for some primitives of nets.
+    return jax.shard_map(on_each, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)(
+        fun, placing, thresholds, *rows
+    )
 
 
 def _as_masks(
