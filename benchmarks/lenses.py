@@ -238,6 +238,30 @@ def compare(name: str, ours: Callable[[], Any], theirs: list[Action], repeats: i
     print(f"{name:<26}{mine:>12.1f}{their:>12.1f}{their / mine:>10.2f}{gap:>10.1e}{layouts:>10.1e}", flush=True)
 
 
+def many_units(count: int, steps: int, repeats: int) -> None:
+    """Print how much faster MACO of many units at once is than one after another, on the net of the default run."""
+    net = zfjax.zfnet(10, width=0.25, image_size=96)
+    images = jnp.asarray(np.random.default_rng(0).normal(0, 60, (8, 96, 96, 3)), jnp.float32)
+    variables = jax.jit(net.init)(jax.random.key(0), images)
+    ask = functools.partial(
+        attribution.maco,
+        zfjax.layer(net, variables, "relu5"),
+        key=jax.random.key(0),
+        spectrum=attribution.spectrum(images),
+        n_steps=steps,
+        batch_size=count,
+    )
+    found = medians(
+        {
+            "at once": lambda: jax.block_until_ready(ask(units=np.arange(count))),
+            "one by one": lambda: jax.block_until_ready([ask(units=unit) for unit in range(count)]),
+        },
+        repeats,
+    )
+    once, each = found["at once"], found["one by one"]
+    print(f"MACO of {count} units, {steps} steps: {once:.0f} ms at once, {each:.0f} ms one by one, {each / once:.2f} x")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each; the median is shown")
@@ -248,7 +272,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="images per pass in lenses that need many")
     parser.add_argument("--image-size", type=int, default=224, help="pixels")
     parser.add_argument("--lenses", nargs="*", help="lenses to run, by name")
+    parser.add_argument("--units", type=int, default=0, help="only MACO of so many units, at once and one by one")
+    parser.add_argument("--unit-steps", type=int, default=16, help="its steps")
     args = parser.parse_args()
+    if args.units:
+        return many_units(args.units, args.unit_steps, args.repeats)
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
     net = preset("resnet18", 1000).clone(kernel_init=jax.nn.initializers.he_normal())
