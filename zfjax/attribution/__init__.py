@@ -45,6 +45,7 @@ by one. Called with arrays, they compile their work, and long ones show progress
 """
 
 from zfjax.attribution.ablation import ablation_cam
+from zfjax.attribution.accentuation import Accentuated, accentuate
 from zfjax.attribution.backward import deconvolution, guided_backprop
 from zfjax.attribution.baselines import Gains, deep_lift, expected_gradients, gradient_shap
 from zfjax.attribution.bases import FOURIER, PIXELS, Basis, Fourier, Pixels
@@ -78,6 +79,7 @@ from zfjax.console.deprecation import renamed
 __all__ = [
     "FOURIER",
     "PIXELS",
+    "Accentuated",
     "Basis",
     "Fourier",
     "Gains",
@@ -88,6 +90,7 @@ __all__ = [
     "Relevance",
     "Spectrum",
     "ablation_cam",
+    "accentuate",
     "deconvolution",
     "deep_lift",
     "eigen_cam",
