@@ -538,6 +538,7 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
         ([], "holds files but no atlas"),
         ([f"--out={tmp_path / 'other'}", "--layers=relu9"], "no layer 'relu9'"),
         ([f"--out={tmp_path / 'other'}", "--checkpoint=77"], "has no checkpoint '77'"),
+        ([f"--out={tmp_path / 'other'}", "--boxes=nowhere.json"], "--boxes: cannot read nowhere.json"),
         (["--out=gs://bucket/site"], "expected a path on this disk"),
     ):
         assert command.run(atlas.main, [*words, *more]) == 2, more
@@ -583,7 +584,10 @@ def test_of_a_resnet_and_of_fewer_than_nine_images(capsys, tmp_path):
     variables = jax.device_get(net.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
     grey = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     write_run(tmp_path / "run", config, Loaded(net, variables, grey, {}, ()), {})
+    boxes = {path.relative_to(folder).as_posix(): [0, 0, 9, 9] for path in folder.rglob("*.*") if path.is_file()}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     words = ["atlas", f"--workdir={tmp_path / 'run'}", "--layers=fc,stage4,stage1_1,stage4"]
+    words += [f"--boxes={tmp_path / 'boxes.json'}"]
     assert command.run(atlas.main, words) == 0
     out = tmp_path / "run" / "atlas"
     pages = check(out)

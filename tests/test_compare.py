@@ -14,7 +14,7 @@ from PIL import Image
 from test_comparison import REDDEST, WEIGHTS
 
 from zfjax import compare, train
-from zfjax.compare import drawings, objects, photographs
+from zfjax.compare import drawings, photographs
 from zfjax.console import command
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
@@ -23,6 +23,7 @@ from zfjax.data.pictures import DecodedPictures
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.runs import given
 from zfjax.runs import subject as subjects
+from zfjax.runs.boxes import of_boxes
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Splits
 from zfjax.training.config import default
@@ -182,7 +183,7 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
 def test_boxes_are_carried_as_pictures_are(on_photos):
     """What is bright in the crop lies in the carried box, and fills it."""
     subject, file, _ = on_photos
-    known = objects.of_boxes(given.of_run(given.read_run(""), "compare"), subject, str(file))
+    known = of_boxes(given.of_run(given.read_run(""), "compare"), subject, str(file))
     assert known.numbers.tolist() == list(range(7))
     for number, mask in zip(known.numbers, known.masks(known.numbers), strict=True):
         image = np.asarray(subject.load(np.array([number]))[0]) + 90

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from zfjax.data import colors
+from zfjax.data.annotations import Annotations
 from zfjax.data.shapes import owners, prepared_builder
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.data.shapes.builder import ShapesConfig
@@ -15,6 +16,7 @@ from zfjax.experiments.dissection import STEP, Concept, Overlaps, Pictured, conc
 from zfjax.experiments.gallery import top_activations
 from zfjax.experiments.lenses import Grid, placed
 from zfjax.experiments.responses import LabeledImages, responses
+from zfjax.runs.boxes import BoxedObjects, Known
 from zfjax.training.sharding import data_mesh
 
 GRID = Grid((1.5, 2.5), (4.0, 4.0))
@@ -147,3 +149,28 @@ def test_pixels_of_drawings_are_those_of_their_parts(tmp_path):
     (place,) = same
     assert (part[place] == np.where(masks[place], first, 0)).all()  # the first class's parts come first
     assert (around[place] == np.select([masks[place], first == 0, first == CLUTTER], [0, 1, 2], 3)).all()
+
+
+def test_boxes_say_of_which_class_pixels_are():
+    """By the pictures' numbers in the dataset, of which broken ones are left out; unknown classes show nothing."""
+    boxes = {0: (0, 0, 2, 2), 2: (1, 1, 3, 3), 3: (0, 0, 4, 4)}
+
+    def masks(numbers):
+        found = np.zeros((len(numbers), 4, 4), bool)
+        for mask, number in zip(found, numbers, strict=True):
+            top, left, height, width = boxes[int(number)]
+            mask[top : top + height, left : left + width] = True
+        return found
+
+    kept, labels = np.array([1, 4, 5, 9]), np.array([1, 0, 0, -1])
+    known = BoxedObjects(Known(np.array([0, 2, 3]), masks), kept, labels, ("a", "b"))
+    assert known.pixel_names == {"class": ("a", "b")}
+    found = known.pixels(np.array([9, 1, 4, 5]), square=5, size=4)[..., 0]
+    assert not found[0].any()  # of no class of the model
+    assert found[1].tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [0] * 4, [0] * 4]
+    assert not found[2].any()  # it has no box
+    assert (found[3] == np.pad(np.ones((3, 3)), ((1, 0), (1, 0)))).all()
+    many = BoxedObjects(known.known, kept, labels, tuple(map(str, range(300))))
+    assert many.pixel_names == {"object": ("object",)}
+    assert (many.pixels(np.array([1]), square=5, size=4) == (found[1:2, ..., None] > 0)).all()
+    assert isinstance(known, Annotations)

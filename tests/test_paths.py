@@ -10,13 +10,13 @@ from etils import epath
 
 from zfjax import train
 from zfjax.atlas import build
-from zfjax.compare.objects import _read_boxes
 from zfjax.console import command, options, paths
 from zfjax.console.errors import UserError
 from zfjax.console.paths import absolute_path, user_path
 from zfjax.data import cache, folder, multilabel, opening, outside
 from zfjax.data.source import Source
 from zfjax.runs import folder as runs
+from zfjax.runs.boxes import _read_boxes
 from zfjax.runs.subject import Subject
 from zfjax.training.recipe import _called
 from zfjax.weights import files, outputs

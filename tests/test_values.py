@@ -97,6 +97,7 @@ VERBS = {
     "figures": ("figures.draw.all_of", ()),
     "compare": ("compare.scores.write_scores", ("boxes", "sanity_images")),
     "atlas": ("atlas.collect.strongest", ()),
+    "explain": ("explain.page.explained", ()),
     "probe": ("experiments.probing.kept_features", ("per_class",)),
     "transfer": ("experiments.transfer.kept_features", ("dataset", "per_class")),
     "export_weights": ("weights.pretrained.write", ("out",)),
@@ -122,6 +123,7 @@ def test_odd_values_of_flags_are_used_or_refused(capsys, tmp_path, monkeypatch, 
     }
     place, names = VERBS[verb]
     module, function = place.rsplit(".", 1)
+    picture = next(other.rglob("*.png"))
     monkeypatch.setattr(importlib.import_module(f"zfjax.{module}"), function, stop)
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module(f"zfjax.{verb}").main
@@ -132,7 +134,7 @@ def test_odd_values_of_flags_are_used_or_refused(capsys, tmp_path, monkeypatch, 
     for flag in flags_of(main, verb):
         for value in QUICK:
             words = {**usual, flag: value}
-            file = [str(tmp_path / "nowhere.pth")] if verb == "import_weights" else []
+            file = {"import_weights": [str(tmp_path / "nowhere.pth")], "explain": [str(picture)]}.get(verb, [])
             ends(capsys, main, [verb, *file, *(f"--{name}={word}" for name, word in words.items())], (flag, value[:50]))
 
 

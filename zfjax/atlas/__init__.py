@@ -8,6 +8,9 @@ Examples:
   python -m zfjax.atlas --model=net.onnx --dataset=folder:PHOTOS --out=site
       any model: an ONNX file, or a function in a Python file, --model=nets.py:mine
 
+  python -m zfjax.atlas --workdir=runs/photos --boxes=boxes.json
+      maps labeled by the objects they fire for, too; the file is as for compare
+
 Layers link to maps. Each map has a page with the nine images that excite it most, their patches and projections, a
 histogram of its activations and the classes that excite it; classes link to their maps. The folder opens from disk or
 on any web server. It is put in place only when complete, and replaces an earlier atlas.
@@ -31,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=64, pictures=True, model=True)
     options.names(values, "layers", [], "Layers, such as relu5; default the paper's 1 to 5.")
+    flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for labels of maps.", flag_values=values)
     options.processes(values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 
@@ -41,5 +45,7 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.atlas import build
         from zfjax.runs.given import given
 
-    if written := build.build(given(values, "atlas", local=build.LOCAL), values.layers, values.batch_size):
+    if written := build.build(
+        given(values, "atlas", local=build.LOCAL), values.layers, values.batch_size, values.boxes
+    ):
         print(written)

@@ -18,6 +18,7 @@ from zfjax.data.outside import require_outside, root_of
 from zfjax.experiments.concepts import projections
 from zfjax.experiments.gallery import Gallery, in_rgb
 from zfjax.experiments.passes import Parts
+from zfjax.runs.boxes import with_boxes
 from zfjax.runs.first import from_first, is_first, on_first
 from zfjax.runs.given import Given
 from zfjax.runs.subject import Subject
@@ -31,13 +32,14 @@ _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file mana
 _NEW, _OLD = "new", "old"  # subfolders of the folder in which the atlas is built
 
 
-def build(given: Given, layers: Sequence[str], batch_size: int) -> str:
+def build(given: Given, layers: Sequence[str], batch_size: int, boxes: str = "") -> str:
     """Write the atlas of a run or a model; return a line on what was written, empty in all processes but the first.
 
     Args:
         given: the run or model, and the folder to write.
         layers: names of layers, in any order; empty for those that are like the paper's layers 1 to 5.
         batch_size: images on a device at a time.
+        boxes: a file of the objects' boxes, for labels; empty for none.
 
     Raises:
         UserError: no such checkpoint or layer; the folder holds something other than an atlas, or cannot be written.
@@ -51,6 +53,7 @@ def build(given: Given, layers: Sequence[str], batch_size: int) -> str:
         stack.enter_context(matmul_precision(given.precision))
         with Progress("opening the run"):
             val = given.splits().val
+            val = with_boxes(given, val, boxes) if boxes else val
             memory.require_batches(val.model, batch_size)
         parts = Parts(given.passes)
         survey = collect.survey(given, val, layers or val.model.feature_layers, batch_size, parts)
