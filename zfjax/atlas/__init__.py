@@ -45,7 +45,6 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.atlas import build
         from zfjax.runs.given import given
 
-    if written := build.build(
-        given(values, "atlas", local=build.LOCAL), values.layers, values.batch_size, values.boxes
-    ):
+        asked = given(values, "atlas", local=build.LOCAL)
+    if written := build.build(asked, values.layers, values.batch_size, values.boxes):
         print(written)
