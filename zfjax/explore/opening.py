@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -12,7 +12,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.pictures import Pictures
 from zfjax.experiments.exploring.explorer import Explorer, Known
-from zfjax.experiments.passes import Parts, responded, strongest
+from zfjax.experiments.passes import Dissected, Parts, dissected, responded, strongest
 from zfjax.runs.subject import Subject
 
 
@@ -46,7 +46,6 @@ def few(subject: Subject, most: int) -> Subject:
         pictures=_Some(subject.pictures, numbers),
         labels=subject.labels[numbers],
         kept=subject.kept[numbers],
-        annotations=None,
         fingerprint=f"{most} of {subject.fingerprint}",
     )
 
@@ -75,7 +74,14 @@ def opened(
             tops = strongest(labeled, names, min(STRONGEST, count), batch_size, parts, progress)
         with Progress("histograms and classes", count) as progress:
             responses = responded(labeled, tops, batch_size, parts, progress) if labeled.classes else {}
-        known = {name: Known(tops[name], responses.get(name)) for name in names}
+        labels: Mapping[str, Dissected] = {}
+        if responses:
+            with Progress("labels", count) as progress:
+                labels = dissected(labeled, responses, batch_size, parts, progress)
+        known = {
+            name: Known(tops[name], responses.get(name), labels[name].labels if name in labels else ())
+            for name in names
+        }
     explorer = Explorer(subject, known, precision)
     explorer.prepare()
     return explorer

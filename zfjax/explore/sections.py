@@ -99,6 +99,7 @@ class Sections:
             rules=menus.RULES[view.rules].title,
             histogram=views.histogram(known.responses, view.unit) if known and known.responses else None,
             excited=self._excited(view),
+            label=known.labels[view.unit] if known and known.labels else None,
             atlas=self._atlas and known and f"{self._atlas}/map/{as_file(view.place)}/{view.unit}.html",
         )
 
@@ -113,7 +114,7 @@ class Sections:
                 found.values[0], top.images[view.unit].tolist(), drawing.nine(found), strict=True
             ):
                 if value > 0:
-                    tiles.append((float(value), number, self._label_of(number), *map(drawing.url, pair)))
+                    tiles.append((float(value), number, self._label_of(number), *map(drawing.small, pair)))
         return filled("strongest.html", tiles=tiles, known=found is not None, view=view)
 
     def lens(self, view: View) -> str:

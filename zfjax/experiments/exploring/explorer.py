@@ -1,10 +1,10 @@
 """A model to look at pictures with: its compiled programs, and one forward pass of each picture."""
 
+import concurrent.futures
 import functools
 import hashlib
 import inspect
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from zfjax.console.progress import Progress
 from zfjax.console.text import brief, did_you_mean, first_line, shown_by_shape
 from zfjax.data.decode import BrokenImage, decode_square
 from zfjax.experiments import lenses
+from zfjax.experiments.dissection import Label
 from zfjax.experiments.exploring import looks, menus, painting
 from zfjax.experiments.exploring.keeping import Kept
 from zfjax.experiments.exploring.looks import Look
@@ -35,6 +36,7 @@ UPLOADED = "u"  # begins the names of pictures that are not the split's
 _UPLOADS = 256_000_000  # bytes of uploaded squares that are kept
 _LOOKS = 512_000_000  # bytes of activations
 _TAPES = 1_024_000_000  # bytes of ways down
+_COMPILERS = 2  # programs compiled at the same time
 _OTHERS = 16  # pictures of the split that some lenses compare with
 
 
@@ -43,6 +45,7 @@ class Known(NamedTuple):
 
     top: Top
     responses: Responses | None
+    labels: Sequence[Label | None] = ()  # what each map detects, where the pictures tell
 
 
 @shown_by_shape
@@ -89,7 +92,6 @@ class Explorer:
         self._tapes = Kept[Any](_TAPES, lambda tape: sum(leaf.nbytes for leaf in jax.tree.leaves(tape)))
         self._galleries = Kept[Gallery](128_000_000, lambda found: found.images.nbytes + found.projections.nbytes)
         self._lensed = Kept[Lensed](64_000_000, lambda found: found.found.nbytes + found.heat.nbytes)
-        self._one_lens = threading.Lock()  # so that slow ones leave the other core to clicks
         try:
             self.cam_layer = lenses.highest_maps(model)
         except UserError:
@@ -270,7 +272,7 @@ class Explorer:
         """What the view's lens says of its class."""
 
         def make() -> Lensed:
-            with self._one_lens, matmul_precision(self._precision):
+            with matmul_precision(self._precision):
                 return self._lensed_now(view)
 
         return self._lensed.or_made((view.picture, view.painted, view.lens, view.label), make)
@@ -337,8 +339,17 @@ class Explorer:
     def prepare(self) -> None:
         """Compile everything, so that no click waits for it."""
         steps = self.steps()
-        with Progress("compiling", len(steps), unit="program") as progress:
-            for title, step in steps:
-                progress.advance(0, title)
-                step()
-                progress.advance(1, title)
+        (_, first), *others = steps  # all others need the forward pass
+        with (
+            Progress("compiling", len(steps), unit="program") as progress,
+            concurrent.futures.ThreadPoolExecutor(_COMPILERS) as pool,
+        ):
+            first()
+            progress.advance(1)
+            at_work = {pool.submit(step): title for title, step in others}
+            try:
+                for done in concurrent.futures.as_completed(at_work):
+                    done.result()
+                    progress.advance(1, at_work[done])
+            finally:
+                pool.shutdown(cancel_futures=True)
