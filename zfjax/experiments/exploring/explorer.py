@@ -33,9 +33,9 @@ from zfjax.transform import functions
 
 SHOWN = 5  # classes
 UPLOADED = "u"  # begins the names of pictures that are not the split's
-_UPLOADS = 256_000_000  # bytes of uploaded squares that are kept
-_LOOKS = 512_000_000  # bytes of activations
-_TAPES = 1_024_000_000  # bytes of ways down
+_UPLOADS = 128_000_000  # bytes of uploaded squares that are kept
+_LOOKS = 128_000_000  # bytes of activations
+_TAPES = 384_000_000  # bytes of ways down
 _COMPILERS = 2  # programs compiled at the same time
 _OTHERS = 16  # pictures of the split that some lenses compare with
 
@@ -90,8 +90,8 @@ class Explorer:
         self._squares = Kept[np.ndarray](_UPLOADS, lambda square: square.nbytes)
         self._looks = Kept[Look](_LOOKS, lambda look: look.bytes)
         self._tapes = Kept[Any](_TAPES, lambda tape: sum(leaf.nbytes for leaf in jax.tree.leaves(tape)))
-        self._galleries = Kept[Gallery](128_000_000, lambda found: found.images.nbytes + found.projections.nbytes)
-        self._lensed = Kept[Lensed](64_000_000, lambda found: found.found.nbytes + found.heat.nbytes)
+        self._galleries = Kept[Gallery](64_000_000, lambda found: found.images.nbytes + found.projections.nbytes)
+        self._lensed = Kept[Lensed](32_000_000, lambda found: found.found.nbytes + found.heat.nbytes)
         try:
             self.cam_layer = lenses.highest_maps(model)
         except UserError:
