@@ -229,6 +229,19 @@ def test_two_tabs_and_a_reload_in_the_middle(open_page):
     assert "picture=1&" in one.url
 
 
+def test_a_slow_lens_stops_nobody(open_page, explorer, monkeypatch):
+    go, lensed = threading.Event(), explorer.lensed
+    monkeypatch.setattr(explorer, "lensed", lambda view: go.wait(60) and lensed(view))
+    page = open_page("picture=6&layer=relu2&lens=saliency")
+    for number in (2, 4):
+        button = page.locator(".zx-maps button").nth(number)
+        button.click()
+        page.wait_for_selector(f"h3:has-text('Map {button.get_attribute('data-map')} of')")
+    assert not page.locator("h3:has-text('saliency of')").count()
+    go.set()
+    page.wait_for_selector("h3:has-text('saliency of')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_in_light_and_dark(open_page, scheme):
     page = open_page("picture=3&layer=relu2", viewport=PHONE, color_scheme=scheme)
@@ -278,6 +291,16 @@ def test_ways_that_the_page_does_not_use_are_closed(address):
     status, _, text = asked(f"{address}picture?name=..%2F..%2Fx.png", b"no picture")
     assert status == 422
     assert json.loads(text)["error"].startswith("cannot read the image x.png: ")
+
+
+def test_the_server_asks_nobody(explorer, monkeypatch):
+    hosts, look_up = set(), socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *args, **how: hosts.add(host) or look_up(host, *args, **how)
+    )
+    with explore_sites.served(explorer) as address:
+        assert asked(address)[0] == 200
+    assert hosts <= {"127.0.0.1", "localhost", None}
 
 
 def test_uploads_wait_for_each_other_and_none_is_lost(address, explorer, monkeypatch):
