@@ -72,6 +72,7 @@ def test_thumbnails_show_each_map_in_its_place():
         View("5", painted(), place="fc7", rules="guided", lens="grad_cam", label=1),
         View("1", place="relu4", row=20, column=30, rules="epsilon_plus", lens="smooth_grad"),
         View("upload", place="conv3", lens="expected_gradients"),
+        View("2", place="relu1", lens="accentuate"),
     ],
 )
 def test_the_saved_python_gives_the_saved_numbers(explorer, view, tmp_path, monkeypatch):

@@ -167,6 +167,7 @@ def _called(explorer: Explorer, lens: Lens, view: View) -> str:
         "baseline": "subject.display.cover",
         "others": 'jnp.asarray(saved["others"])',
         "reach": repr(explorer.reach()),
+        "lower": f'model.layer("{explorer.lower}")',
     }
     where = "menus" if view.lens in menus.OWN else "zfjax.attribution"
     fun = f'model.split("{explorer.cam_layer}")' if lens.at_cut else "model.function"

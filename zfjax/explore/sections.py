@@ -127,7 +127,7 @@ class Sections:
         pictures = [("where it is strong", drawing.url(drawing.overlaid(found.heat, rgb)))]
         if found.found.ndim == 3:
             drawn = explorer.subject.display.pixels(found.found[None])[0]
-            if view.lens == menus.PICTURE:
+            if view.lens in menus.PICTURES:
                 pictures = [("a picture of its own", drawing.url(drawing.picture(drawn)))]
             else:
                 signal = explorer.subject.display.signals(found.found[None])[0]

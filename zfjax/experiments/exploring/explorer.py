@@ -300,13 +300,22 @@ class Explorer:
     def _options_of(self, lens: Lens) -> dict[str, Any]:
         """What some lenses get besides what all do."""
         taken = inspect.signature(lens.of).parameters
-        made: dict[str, Callable[[], Any]] = {"others": self.others, "reach": self.reach}
+        made: dict[str, Callable[[], Any]] = {
+            "others": self.others,
+            "reach": self.reach,
+            "lower": lambda: self.subject.model.layer(self.lower),
+        }
         return {name: make() for name, make in made.items() if name in taken}
 
     def others(self) -> Array:
         """Pictures of the split, spread evenly, that some lenses compare with."""
         count = self._count
         return self.subject.load(np.unique(np.linspace(0, count - 1, min(_OTHERS, count)).astype(int)))
+
+    @property
+    def lower(self) -> str:
+        """The layer in which an accentuated picture stays close to what it was."""
+        return self.subject.model.feature_layers[0]
 
     def reach(self) -> float:
         """How far pixels are from the middle of their range, as the model takes them."""

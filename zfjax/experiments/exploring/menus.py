@@ -52,7 +52,7 @@ def expected_gradients(
     return attribution.expected_gradients(fun, images, target, others, key, n_samples=50, batch_size=batch_size)
 
 
-def maximized(
+def maximize(
     fun: Any, images: Array, target: Int[Array, " n"], *, key: Key[Array, ""], reach: float
 ) -> Float[Array, "n height width channels"]:
     """What would excite a class most: no map of the picture, but a picture of its own."""
@@ -61,14 +61,30 @@ def maximized(
     return jnp.asarray(found)
 
 
-PICTURE = "maximize"  # the lens that makes a picture of its own
+def maco(
+    fun: Any, images: Array, target: Int[Array, " n"], *, others: Array, key: Key[Array, ""]
+) -> Float[Array, "n height width channels"]:
+    """The same, with the frequencies of other pictures of the split."""
+    return attribution.maco(fun, target, key, spectrum=attribution.spectrum(others), n_steps=64).pictures
+
+
+def accentuate(
+    fun: Any, images: Array, target: Int[Array, " n"], *, lower: Any, key: Key[Array, ""], reach: float
+) -> Float[Array, "n height width channels"]:
+    """The picture, changed such that its class shows."""
+    return attribution.accentuate(fun, images, target, lower, key, n_steps=64, reach=reach).images
+
+
 OTHERS = (
     Lens("gradient", "gradient", attribution.gradient),
     Lens("gradient_shap", "GradientSHAP", gradient_shap),
     Lens("expected_gradients", "expected gradients", expected_gradients),
     Lens("unit_relevance", "relevance of the layer's units", unit_relevance, at_cut=True),
-    Lens(PICTURE, "what would excite the class most", maximized),
+    Lens("maximize", "what would excite the class most", maximize),
+    Lens("maco", "the same, of natural frequencies", maco),
+    Lens("accentuate", "the picture, accentuated", accentuate),
 )
 OWN = frozenset(lens.name for lens in OTHERS if lens.of.__module__ == __name__)  # that are functions here
-COMPARING = frozenset(("gradient_shap", "expected_gradients"))  # with other pictures of the split
+PICTURES = frozenset(("maximize", "maco", "accentuate"))  # that give pictures, not maps of the one that is looked at
+COMPARING = frozenset(("gradient_shap", "expected_gradients", "maco"))  # with other pictures of the split
 ALL: Mapping[str, Lens] = MappingProxyType({lens.name: lens for lens in (*LENSES, *MORE, *OTHERS)})
