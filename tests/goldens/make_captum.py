@@ -1,9 +1,10 @@
 """Attributions by Captum 0.9: `PYTHONPATH=tests python tests/goldens/make_captum.py`, commit captum.npz.
 
-DeepLift, GradientShap and LRP on a small net with a stride, a pool and biases. In DeepLift the pool takes means: below
-a maximum Captum's own parts do not add up, by its own measure. In LRP convolutions have no biases, to which Captum's γ
-and αβ do not apply, unlike zennit's. GradientShap gets the numbers that zfjax draws, in place of its own. Importing
-this file needs neither Captum nor PyTorch.
+DeepLift, GradientShap and LRP on a small net with a stride, a pool and biases. Where a max-pool takes what a ReLU
+gives, Captum sends the plain gradient into the ReLU, since of the hooks on the array between them the ReLU's is called
+first: its parts then do not add up. So in DeepLift a product by 1 stands between them. In LRP convolutions have no
+biases, to which Captum's γ and αβ do not apply, unlike zennit's. GradientShap gets the numbers that zfjax draws, in
+place of its own. Importing this file needs neither Captum nor PyTorch.
 """
 
 import pathlib
@@ -43,15 +44,20 @@ def baselines() -> np.ndarray:
     return draw(10, 4, 14, 14, 3, scale=0.5)
 
 
-def net(activation: str, pool: str = "MaxPool2d"):
+def net(activation: str, pool: str = "MaxPool2d", apart: bool = False):
     """Convolution, activation, pool, convolution with a stride, activation, two dense layers."""
     import torch
     from torch import nn
 
+    class Once(nn.Module):
+        def forward(self, x):
+            return 1.0 * x
+
     kinds = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
     act = kinds[activation]
+    pools = nn.Sequential(Once(), getattr(nn, pool)(2, 2)) if apart else getattr(nn, pool)(2, 2)
     made = nn.Sequential(
-        *(nn.Conv2d(3, 8, 3, padding=1), act(), getattr(nn, pool)(2, 2), nn.Conv2d(8, 8, 3, 2, padding=1), act()),
+        *(nn.Conv2d(3, 8, 3, padding=1), act(), pools, nn.Conv2d(8, 8, 3, 2, padding=1), act()),
         *(nn.Flatten(), nn.Linear(128, 12), act(), nn.Linear(12, CLASSES)),
     )
     found = {key: torch.tensor(value) for key, value in weights().items()}
@@ -120,17 +126,19 @@ def lrp(name: str) -> np.ndarray:
     return attr.LRP(made).attribute(x, target=list(TARGETS)).detach().numpy().transpose(0, 2, 3, 1)
 
 
-def deep_lift(activation: str) -> np.ndarray:
+def deep_lift(activation: str, pool: str) -> np.ndarray:
     import torch
     from captum import attr
 
     x, base = (torch.tensor(array.transpose(0, 3, 1, 2).copy()) for array in (pictures(), baselines()[:2]))
-    found = attr.DeepLift(net(activation, "AvgPool2d")).attribute(x, base, target=list(TARGETS))
+    found = attr.DeepLift(net(activation, pool, apart=True)).attribute(x, base, target=list(TARGETS))
     return found.detach().numpy().transpose(0, 2, 3, 1)
 
 
 def main() -> None:
-    found = {f"deep_lift.{activation}": deep_lift(activation) for activation in ("relu", "tanh", "elu")}
+    activations = ("relu", "tanh", "elu")
+    found = {f"deep_lift.{activation}": deep_lift(activation, "AvgPool2d") for activation in activations}
+    found |= {f"deep_lift_max.{activation}": deep_lift(activation, "MaxPool2d") for activation in activations}
     found |= {f"lrp.{name}": lrp(name) for name in RULES} | {"gradient_shap": gradient_shap()}
     for name, array in found.items():
         print(name, array.sum((1, 2, 3)), np.abs(array).max())
