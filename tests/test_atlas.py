@@ -23,6 +23,7 @@ from PIL import Image
 import zfjax
 from zfjax import atlas, train
 from zfjax.atlas import build, site, views
+from zfjax.atlas import features as atlas_features
 from zfjax.atlas.pictures import pictures
 from zfjax.console import command
 from zfjax.console.errors import UserError
@@ -284,7 +285,35 @@ def build_site(monkeypatch, tmp_path, unchecked):
     monkeypatch.setattr(
         build.collect, "galleries", lambda val, layer, top: [atlas_sites.gallery_of(layer, 7, range(layer.maps))]
     )
-    return lambda out: build.build(given(out), ["relu1", "relu4"], 8)
+    return lambda out, **more: build.build(given(out), ["relu1", "relu4"], 8, **more)
+
+
+def test_each_map_has_a_picture_that_it_responds_to_where_they_are_asked_for(build_site, monkeypatch, tmp_path):
+    """The net is a made-up one; three of its maps are found two at a time, and all pages get the same file."""
+    net = zfjax.zfnet(2, width=0.02, image_size=96)
+    model = NetModel(net, net.init(jax.random.key(0), jnp.zeros((1, 96, 96, 3))))
+    images = 50 * jax.random.normal(jax.random.key(1), (6, 96, 96, 3))
+    display = Display(np.full((96, 96, 3), -100.0, np.float32), np.eye(3, dtype=np.float32))
+    val = SimpleNamespace(model=model, display=display, pictures=range(6), load=lambda numbers: images[numbers])
+    monkeypatch.setattr(atlas_features, "_STEPS", 2)
+    found = dict(atlas_features.features(SimpleNamespace(name="relu5", maps=3), val, 4))
+    assert list(found) == [0, 1, 2]
+    for file in found.values():
+        wide = Image.open(io.BytesIO(file))
+        assert (wide.mode, wide.size) == ("RGBA", (192 + site.FEATURE_GAP, 96))
+        assert (np.asarray(wide)[:, :96, 3] == 255).all()
+        assert np.asarray(wide)[:, -96:, 3].min() < 255
+    assert atlas_features.can_have(SimpleNamespace(name="fc8"), val)
+
+    monkeypatch.setattr(build, "features", lambda layer, *_: iter([(number, found[0]) for number in range(layer.maps)]))
+    build_site(tmp_path / "without")
+    assert not list((tmp_path / "without").rglob("*-feature.webp"))
+    build_site(tmp_path / "site", with_features=True)
+    pages = check(tmp_path / "site")
+    of_maps = [page for path, page in pages.items() if path.parent.parent.name == "map"]
+    assert len(of_maps) == 7
+    for page in of_maps:
+        assert sum(one["src"].endswith("-feature.webp") for one in page.of("img")) == 1
 
 
 def test_a_second_build_into_one_folder_is_refused_and_disturbs_nothing(build_site, monkeypatch, tmp_path):

@@ -35,6 +35,9 @@ def main(argv: Sequence[str]) -> None:
     command.run_flags(values, batch_size=64, pictures=True, model=True)
     options.names(values, "layers", [], "Layers, such as relu5; default the paper's 1 to 5.")
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for labels of maps.", flag_values=values)
+    flags.DEFINE_bool(
+        "features", False, "Also find a picture that each map responds to, which takes minutes.", flag_values=values
+    )
     options.processes(values)
     command.reject_arguments(command.parse(argv, __doc__ or "", values, required=command.RUN), "atlas")
 
@@ -46,5 +49,5 @@ def main(argv: Sequence[str]) -> None:
         from zfjax.runs.given import given
 
         asked = given(values, "atlas", local=build.LOCAL)
-    if written := build.build(asked, values.layers, values.batch_size, values.boxes):
+    if written := build.build(asked, values.layers, values.batch_size, values.boxes, with_features=values.features):
         print(written)

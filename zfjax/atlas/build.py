@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from zfjax.atlas import collect, site
+from zfjax.atlas.features import can_have, features
 from zfjax.atlas.pictures import Sheet, pictures
 from zfjax.console import sealed, signals
 from zfjax.console.errors import UserError
@@ -32,7 +33,7 @@ _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file mana
 _NEW, _OLD = "new", "old"  # subfolders of the folder in which the atlas is built
 
 
-def build(given: Given, layers: Sequence[str], batch_size: int, boxes: str = "") -> str:
+def build(given: Given, layers: Sequence[str], batch_size: int, boxes: str = "", *, with_features: bool = False) -> str:
     """Write the atlas of a run or a model; return a line on what was written, empty in all processes but the first.
 
     Args:
@@ -40,6 +41,7 @@ def build(given: Given, layers: Sequence[str], batch_size: int, boxes: str = "")
         layers: names of layers, in any order; empty for those that are like the paper's layers 1 to 5.
         batch_size: images on a device at a time.
         boxes: a file of the objects' boxes, for labels; empty for none.
+        with_features: also find a picture that each map responds to.
 
     Raises:
         UserError: no such checkpoint or layer; the folder holds something other than an atlas, or cannot be written.
@@ -58,6 +60,9 @@ def build(given: Given, layers: Sequence[str], batch_size: int, boxes: str = "")
         parts = Parts(given.passes)
         survey = collect.survey(given, val, layers or val.model.feature_layers, batch_size, parts)
         sheets = _write_pictures(survey, val, _aside_of(folder) / _NEW, folder)
+        if with_features:
+            survey = survey._replace(features=tuple(one.name for one in survey.layers if can_have(one, val)))
+            _write_features(survey, val, batch_size, _aside_of(folder) / _NEW, folder)
         line = from_first(lambda: _write(survey, sheets, _aside_of(folder), folder).encode())
         parts.clear()
     return line.decode() if is_first() else ""
@@ -216,6 +221,18 @@ def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, pr
             progress.advance(len(found.maps), layer.name)
     (sheet,) = sheets
     return sheet
+
+
+def _write_features(survey: collect.Survey, val: Subject, batch_size: int, new: Path, folder: Path) -> None:
+    """Write a picture that each map responds to; the first process alone finds and writes them."""
+    layers = [layer for layer in survey.layers if layer.name in survey.features]
+    if not is_first():
+        return
+    with Progress("features", sum(layer.maps for layer in layers), unit="map") as progress:
+        for layer in layers:
+            for number, file in features(layer, val, batch_size, progress.advance):
+                with _writing(folder):
+                    (new / site.feature_path(layer.slug, number)).write_bytes(file)
 
 
 def _galleries(layer: collect.Layer, val: Subject) -> Iterator[tuple[Callable[[str, int], str], Iterator[Gallery]]]:

@@ -73,6 +73,7 @@ class Survey(NamedTuple):
     classes: tuple[str, ...]
     labels: Int[np.ndarray, " images"]
     names: tuple[str, ...]  # of the images
+    features: tuple[str, ...] = ()  # layers of which there is a picture that each map responds to
 
 
 def survey(given: Given, subject: Subject, names: Sequence[str], batch_size: int, parts: Parts | None = None) -> Survey:

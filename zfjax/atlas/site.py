@@ -18,6 +18,7 @@ from zfjax.experiments.dissection import FLOOR, SHARE
 
 PICTURES = "pictures"
 EXPLORE_AT = "http://127.0.0.1:7860/"  # where `zfjax explore` is, unless it is told otherwise
+FEATURE_GAP = 8  # pixels between a picture that a map responds to and the same faded
 _SHOWPIECES = 4  # maps of each layer on the first page
 _FOUND_BY_CLASS = 2  # maps per layer shown when searching for a class
 
@@ -98,6 +99,11 @@ def concepts_path(name: str) -> str:
     return f"concepts/{name}.html"
 
 
+def feature_path(name: str, number: int) -> str:
+    """The picture that a map responds to."""
+    return f"{PICTURES}/{name}/{number}-feature.webp"
+
+
 class _Pages:
     """Renders pages into a folder."""
 
@@ -125,6 +131,8 @@ class _Pages:
             "class_path": class_path,
             "picture_path": picture_path,
             "thumbnail_path": thumbnail_path,
+            "feature_path": feature_path,
+            "feature_gap": FEATURE_GAP,
             "relevant_path": relevant_path,
             "concept_path": concept_path,
             "concepts_path": concepts_path,
