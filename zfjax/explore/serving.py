@@ -1,5 +1,6 @@
 """Starts the page: on this machine alone unless told otherwise, with nothing sent to or fetched from elsewhere."""
 
+import logging
 import os
 import secrets
 from typing import Any, NamedTuple
@@ -29,6 +30,12 @@ class Served(NamedTuple):
     def close(self) -> None:
         """End it."""
         self.blocks.close(verbose=False)
+
+
+def _is_no_left_tab(record: logging.LogRecord) -> bool:
+    """False for what Gradio raises when a tab is closed while it waits for an answer."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, RuntimeError) and "response already started" in str(error))
 
 
 def serve(
@@ -93,4 +100,5 @@ def serve(
         )
     except OSError as error:
         raise UserError(f"cannot listen at {host}{f':{port}' if port else ''}: {error}") from error
+    logging.getLogger("uvicorn.error").addFilter(_is_no_left_tab)
     return Served(made.blocks, f"{address}?token={token}" if token else address)
