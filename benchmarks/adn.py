@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from zfjax.console.text import align
 from zfjax.experiments.adn import inference, learning
@@ -45,7 +44,7 @@ def main() -> None:
     stack, usual = Stack((args.size, args.size), PAPER), Settings()
     images = jax.random.normal(jax.random.key(0), (args.batch, args.size, args.size, 1))
     filters, switches, total = [], [], 0.0
-    bound, one = jnp.float32(100), images[:1]
+    bound, one = inference.Bounds(100.0, 100.0), images[:1]
     rows = [("layer", "infer one (s)", "the paper's", "learn, each image (s)")]
     for number in range(1, 5):
         drawn = jax.random.normal(jax.random.key(number), stack.kernel(number))

@@ -256,8 +256,8 @@ def our_iteration(mesh: Mesh) -> Call:
 
     def run(filters: Any, batch: learning.Batch) -> Any:
         ones = jnp.ones(len(batch.images))
-        state = inference._State(batch.codes, batch.codes, ones, 0 * ones)
-        return inference._step(stack, filters, batch.switches, 1.0, 10 * ones, batch.images, state, True, False).codes
+        state = inference._State(batch.codes, batch.codes, ones, 0 * ones, jnp.inf * ones, 10 * ones)
+        return inference._step(stack, filters, batch.switches, 1.0, batch.images, state, True, False).codes
 
     return jax.jit(run), (filters, batch)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zfjax.experiments.adn import inference, learning, operators
-from zfjax.experiments.adn.inference import Codes, Method
+from zfjax.experiments.adn.inference import Bounds, Codes, Method
 from zfjax.experiments.adn.stack import PAPER, Deconv, Stack
 
 # Sides that the pools don't divide; below layer 2 the maps are large enough for each form of the filters' gradient.
@@ -19,15 +19,19 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def both(bound):
+    return Bounds(bound, bound)
+
+
 def with_switches(stack, images, seed=0):
     """Filters of all layers, and the switches of the layers below the last, found from the images."""
     filters, switches = [], []
     for number in range(1, len(stack.layers) + 1):
         filters.append(learning.unit_length(normal(seed + number, *stack.kernel(number)))[0])
         if number < len(stack.layers):
-            bound = inference.largest_eigenvalue(stack, filters, switches, images) * 1.05
+            bounds = both(inference.largest_eigenvalue(stack, filters, switches, images) * 1.05)
             codes = inference.no_codes(stack, number, images)
-            codes = inference.infer(stack, filters, switches, 10.0, bound, images, codes, Method(2))
+            codes = inference.infer(stack, filters, switches, 10.0, bounds, images, codes, Method(2))
             switches.append(codes.switches)
     return filters, switches
 
@@ -55,8 +59,20 @@ def test_projection_is_the_adjoint_of_reconstruction_in_the_maps_and_in_the_filt
     scale = float(jnp.linalg.norm(made) * jnp.linalg.norm(images))
     product = jnp.vdot(made, images)
     assert abs(product - jnp.vdot(maps, operators.project(*known, images))) < 1e-5 * scale
-    gradient = operators.filter_gradient(*known, maps, images)
-    assert abs(product - jnp.vdot(filters[number - 1], gradient)) < 1e-5 * scale
+    none = jnp.zeros(maps.shape, jnp.uint8)
+    pooled, own = (maps, none) if number == 4 else inference.abs_max_pool(maps, STACK.layers[number - 1].pool)
+    alike = STACK, filters[:number], (*switches[: number - 1], own)
+    made, product = (
+        operators.reconstruct_pooled(*alike, pooled),
+        jnp.vdot(pooled, operators.project_pooled(*alike, images)),
+    )
+    np.testing.assert_allclose(
+        made, operators.reconstruct(*known, operators.unpooled(STACK, number, pooled, own)), atol=1e-4
+    )
+    assert abs(jnp.vdot(made, images) - product) < 1e-5 * scale
+    assert (
+        abs(product - jnp.vdot(filters[number - 1], operators.filter_gradient(*alike, pooled, images))) < 1e-5 * scale
+    )
     (jaxs,) = jax.linear_transpose(lambda maps: operators.reconstruct(*known, maps), maps)(images)
     np.testing.assert_allclose(operators.project(*known, images), jaxs, atol=1e-4)
 
@@ -83,16 +99,16 @@ def test_the_cost_never_rises_while_switches_are_fixed_and_fista_is_no_worse(who
     images, filters, switches = whole
     for number in (1, 3):
         known = STACK, filters[:number], switches[: number - 1]
-        bound = inference.largest_eigenvalue(*known, images, 30) * 1.05
-        codes = inference.infer(*known, 10.0, bound, images, inference.no_codes(STACK, number, images), Method(1))
+        bounds = both(inference.largest_eigenvalue(*known, images, 30) * 1.05)
+        codes = inference.infer(*known, 10.0, bounds, images, inference.no_codes(STACK, number, images), Method(1))
         ista, fista, last = codes, codes, np.inf
         for _ in range(12):
-            ista = inference.infer(*known, 10.0, bound, images, ista, Method(0, 1))
+            ista = inference.infer(*known, 10.0, bounds, images, ista, Method(0, 1))
             cost = inference.costs(*known, 10.0, images, ista)[0]
             np.testing.assert_array_less(cost, last)
             np.testing.assert_array_equal(ista.switches, codes.switches)
             last = cost
-        fista = inference.infer(*known, 10.0, bound, images, codes, Method(0, 12, momentum=True))
+        fista = inference.infer(*known, 10.0, bounds, images, codes, Method(0, 12, momentum=True))
         np.testing.assert_array_less(inference.costs(*known, 10.0, images, fista)[0], last)
 
 
@@ -101,10 +117,10 @@ def test_momentum_starts_again_in_the_images_whose_switches_move(whole):
     before = Codes(jnp.ones((2, 1, 1, 2)), jnp.array([[[[1, 2]]], [[[1, 2]]]], jnp.uint8))
     after = Codes(jnp.array([[[[1.0, 0.0]]], [[[1.0, 1.0]]]]), jnp.array([[[[1, 0]]], [[[1, 3]]]], jnp.uint8))
     np.testing.assert_array_equal(inference._moved(before, after), [False, True])
-    bound = inference.largest_eigenvalue(STACK, filters[:1], (), images) * 1.05
+    bounds = both(inference.largest_eigenvalue(STACK, filters[:1], (), images) * 1.05)
     start = inference.no_codes(STACK, 1, images)
     found = {
-        momentum: inference.infer(STACK, filters[:1], (), 3.0, bound, images, start, Method(30, 0, momentum))
+        momentum: inference.infer(STACK, filters[:1], (), 3.0, bounds, images, start, Method(30, 0, momentum))
         for momentum in (False, True)
     }
     cost = {
@@ -120,7 +136,7 @@ def test_an_iteration_is_the_papers_gradient_step_shrinkage_and_pool(whole):
     maps = np.asarray(up) / bound
     maps = np.sign(maps) * np.maximum(abs(maps) - 1 / (weight * bound), 0)
     expected = inference.abs_max_pool(jnp.asarray(maps), STACK.layers[0].pool)
-    found = inference.infer(*known, weight, bound, images, inference.no_codes(STACK, 1, images), Method(1))
+    found = inference.infer(*known, weight, both(bound), images, inference.no_codes(STACK, 1, images), Method(1))
     np.testing.assert_allclose(found.values, expected[0], atol=1e-6)
     assert (found.switches == expected[1]).mean() > 0.99
     assert np.count_nonzero(found.values) > 10
@@ -131,9 +147,9 @@ def test_one_layer_without_a_pool_is_coded_as_sporco_does():
     stack, weight = Stack(golden["image"].shape, (Deconv(golden["filters"].shape[2], 5),)), float(golden["weight"])
     filters, images = (jnp.asarray(golden["filters"]),), jnp.asarray(golden["image"])[None, :, :, None]
     theirs = Codes(jnp.asarray(golden["maps"])[None], jnp.zeros((1, *stack.maps(1)), jnp.uint8))
-    bound = 1.05 * inference.largest_eigenvalue(stack, filters, (), images)
+    bounds = both(1.05 * inference.largest_eigenvalue(stack, filters, (), images))
     codes = inference.no_codes(stack, 1, images)
-    ours = inference.infer(stack, filters, (), weight, bound, images, codes, Method(0, 300, momentum=True))
+    ours = inference.infer(stack, filters, (), weight, bounds, images, codes, Method(0, 300, momentum=True))
     (cost, *_), (known, *_) = (inference.costs(stack, filters, (), weight, images, codes) for codes in (ours, theirs))
     np.testing.assert_allclose(known, golden["cost"], rtol=1e-4)  # their maps, and what we call the cost
     np.testing.assert_allclose(cost, golden["cost"], rtol=1e-3)
@@ -182,8 +198,8 @@ def test_a_planted_dictionary_is_found_again():
     assert np.mean(found_again(planted, kernel) >= 0.95) < 0.9
     codes = inference.no_codes(stack, 1, images)
     for _ in range(20):
-        bound = 1.05 * inference.largest_eigenvalue(stack, (kernel,), (), images[:1]).max()
-        codes = inference.infer(stack, (kernel,), (), 2.0, bound, images, codes, Method(0, 10, momentum=True))
+        bounds = both(1.05 * inference.largest_eigenvalue(stack, (kernel,), (), images[:1]).max())
+        codes = inference.infer(stack, (kernel,), (), 2.0, bounds, images, codes, Method(0, 10, momentum=True))
         kernel = learning.improve(stack, (kernel,), [learning.Batch(images, (), codes)])
         kernel, _ = learning.unit_length(kernel)
     assert np.mean(found_again(planted, kernel) >= 0.95) >= 0.9

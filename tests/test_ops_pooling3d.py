@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from platform_forms import whole_numbers
 
-from zfjax.ops import abs_max_pool, abs_max_unpool, at_switches
+from zfjax.ops import abs_max_pool, abs_max_unpool, at_switches, conv, conv_transpose
 from zfjax.ops.pooling3d import pooled_shape
+from zfjax.ops.tiles import conv_transpose_at, unpool_conv, unpool_conv_gradient
 
 SIZES = [((2, 7, 8, 5), (3, 3, 3)), ((1, 6, 6, 4), (3, 3, 2)), ((1, 5, 2, 3), (2, 4, 5)), ((1, 3, 3, 2), (1, 1, 1))]
 
@@ -97,3 +98,32 @@ def test_what_does_not_fit_is_refused():
         abs_max_unpool(pooled, switches, (2, 2, 2), (1, 6, 4, 4))
     with pytest.raises(ValueError, match="must both be"):
         at_switches(jnp.zeros((1, 6, 4, 4)), switches, (2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "kernel"),
+    [
+        ((2, 7, 8, 5), (3, 3, 3), (3, 2, 5, 2)),
+        ((1, 6, 9, 4), (3, 2, 2), (5, 4, 4, 3)),
+        ((1, 5, 5, 3), (1, 1, 1), (5, 1, 3, 1)),
+        ((1, 9, 9, 64), (3, 3, 2), (2, 2, 64, 1)),
+    ],
+)
+def test_unpooled_and_convolved_in_one_go_is_the_same_and_so_are_its_adjoints(shape, window, kernel):
+    keys = jax.random.split(jax.random.key(0), 3)
+    pooled, switches = abs_max_pool(jax.random.normal(keys[0], shape), window)
+    weights = jax.random.normal(keys[1], kernel)
+
+    def one_by_one(pooled, weights):
+        return conv(abs_max_unpool(pooled, switches, window, shape), weights)
+
+    expected, back = jax.vjp(one_by_one, pooled, weights)
+    y = jax.random.normal(keys[2], expected.shape)
+    found = unpool_conv(pooled, switches, weights, window, shape)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    above = conv_transpose_at(y, switches, weights, window, shape)
+    maps = conv_transpose(y, weights, (1, 1), ((0, 0), (0, 0)), shape)
+    np.testing.assert_allclose(above, at_switches(maps, switches, window), atol=1e-4)
+    gradient = unpool_conv_gradient(pooled, switches, y, kernel, window, shape)
+    for one, other in zip((above, gradient), back(y), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)

@@ -5,9 +5,10 @@ Examples:
       every map of the paper's layers 1 to 5, over the validation split; open runs/shapes/atlas/index.html
   python -m zfjax.atlas --workdir=runs/photos --out=site --checkpoint=best --layers=relu4,relu5
       two layers, from the weights that scored best, into another folder
+  python -m zfjax.atlas --workdir=runs/adn
+      all maps of a network of zfjax adn, over 200 validation images; open runs/adn/atlas/index.html
   python -m zfjax.atlas --model=net.onnx --dataset=folder:PHOTOS --out=site
       any model: an ONNX file, or a function in a Python file, --model=nets.py:mine
-
   python -m zfjax.atlas --workdir=runs/photos --boxes=boxes.json
       maps labeled by the objects they fire for, too; the file is as for compare
 
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from zfjax.console import command, options, processes
+from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 
 
@@ -46,8 +48,17 @@ def main(argv: Sequence[str]) -> None:
     with Progress("starting JAX"):
         processes.join_to_look(place)
         from zfjax.atlas import build
+        from zfjax.experiments.adn.kept import is_network
+        from zfjax.runs.folder import absolute
         from zfjax.runs.given import given
 
-        asked = given(values, "atlas", local=build.LOCAL)
+    if values.workdir and is_network(workdir := absolute(values.workdir)):
+        of_runs = ("model", "checkpoint", "batch_size", "boxes", "features")
+        command.reject_unused(values, of_runs, "with a --workdir of zfjax adn")
+        if place:
+            raise UserError("an atlas of a --workdir of zfjax adn is written by one process; run it without the others")
+        print(build.build_deconvolutional(workdir, values.out, values.dataset, values.layers))
+        return
+    asked = given(values, "atlas", local=build.LOCAL)
     if written := build.build(asked, values.layers, values.batch_size, values.boxes, with_features=values.features):
         print(written)

@@ -5,7 +5,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from zfjax.atlas import collect, site
+from etils import epath
+
+from zfjax.atlas import collect, deconvolutional, site
 from zfjax.atlas.features import can_have, features
 from zfjax.atlas.pictures import Sheet, pictures
 from zfjax.console import sealed, signals
@@ -30,6 +32,8 @@ from zfjax.version import __version__
 LOCAL = "where it can be copied from"  # why the folder must be on this disk
 MARK = "atlas.json"  # lists what was written, so that nothing else is ever deleted
 _LITTER = frozenset((".DS_Store", "Thumbs.db", "desktop.ini"))  # what file managers leave behind
+# Of a layer: galleries to look at, and where their pictures are to be.
+Galleries = Callable[[collect.Layer], Iterator[tuple[Callable[[str, int], str], Iterator[Gallery]]]]
 _NEW, _OLD = "new", "old"  # subfolders of the folder in which the atlas is built
 
 
@@ -59,13 +63,38 @@ def build(given: Given, layers: Sequence[str], batch_size: int, boxes: str = "",
             memory.require_batches(val.model, batch_size)
         parts = Parts(given.passes)
         survey = collect.survey(given, val, layers or val.model.feature_layers, batch_size, parts)
-        sheets = _write_pictures(survey, val, _aside_of(folder) / _NEW, folder)
+        sheets = _write_pictures(survey, functools.partial(_galleries, val), _aside_of(folder) / _NEW, folder)
         if with_features:
             survey = survey._replace(features=tuple(one.name for one in survey.layers if can_have(one, val)))
             _write_features(survey, val, batch_size, _aside_of(folder) / _NEW, folder)
         line = from_first(lambda: _write(survey, sheets, _aside_of(folder), folder).encode())
         parts.clear()
     return line.decode() if is_first() else ""
+
+
+def build_deconvolutional(workdir: epath.Path, out: str, dataset: str, layers: Sequence[str]) -> str:
+    """Write the atlas of a network that `zfjax adn` learned; return a line on what was written.
+
+    Args:
+        workdir: of the network.
+        out: the folder to write; by default one in `workdir`.
+        dataset: where its pictures are now; by default where they were.
+        layers: names of layers; empty for all.
+
+    Raises:
+        UserError: no such layer or pictures; the folder holds something other than an atlas, or cannot be written.
+    """
+    folder = _local(out or str(workdir / "atlas"))
+    network = deconvolutional.opened(workdir, dataset)
+    require_outside(folder, "--out", network.root)
+    with _held(folder):
+        coded, survey = deconvolutional.survey(network, layers)
+
+        def galleries(layer: collect.Layer) -> Iterator[tuple[Callable[[str, int], str], Iterator[Gallery]]]:
+            yield site.picture_path, deconvolutional.galleries(network, coded, layer)
+
+        sheets = _write_pictures(survey, galleries, _aside_of(folder) / _NEW, folder)
+        return _write(survey, sheets, _aside_of(folder), folder)
 
 
 @contextlib.contextmanager
@@ -188,31 +217,31 @@ def _clear(aside: Path, folder: Path) -> None:
     remove(aside)
 
 
-def _write_pictures(survey: collect.Survey, val: Subject, new: Path, folder: Path) -> tuple[Sheet, ...]:
+def _write_pictures(survey: collect.Survey, galleries: Galleries, new: Path, folder: Path) -> tuple[Sheet, ...]:
     """Write the pictures of all maps into the `new` atlas of `folder`; return each layer's layout.
 
     All processes project; the first writes, and alone returns something.
     """
     if not is_first():
         for layer in survey.layers:
-            for _, found in _galleries(layer, val):
+            for _, found in galleries(layer):
                 for _ in found:
                     pass
         return ()
     count = sum(layer.maps * (2 if layer.relevant else 1) for layer in survey.layers)
     count += sum(len(layer.concepts.directions) for layer in survey.layers if layer.concepts)
     with Progress("projections", count, unit="map") as progress:
-        return tuple(_write_layer(layer, val, new, folder, progress) for layer in survey.layers)
+        return tuple(_write_layer(layer, galleries, new, folder, progress) for layer in survey.layers)
 
 
-def _write_layer(layer: collect.Layer, val: Subject, new: Path, folder: Path, progress: Progress) -> Sheet:
+def _write_layer(layer: collect.Layer, galleries: Galleries, new: Path, folder: Path, progress: Progress) -> Sheet:
     """Write the pictures of a layer's maps; return their common layout."""
     with _writing(folder):
         (new / site.PICTURES / layer.slug).mkdir(parents=True)
     sheets = set()
-    for path_of, galleries in _galleries(layer, val):
-        for found in galleries:
-            for picture in pictures(in_rgb(found, val.display)):
+    for path_of, parts in galleries(layer):
+        for found in parts:
+            for picture in pictures(found):
                 with _writing(folder):
                     (new / path_of(layer.slug, picture.map)).write_bytes(picture.full)
                     if picture.thumbnail and path_of is site.picture_path:
@@ -235,13 +264,17 @@ def _write_features(survey: collect.Survey, val: Subject, batch_size: int, new: 
                     (new / site.feature_path(layer.slug, number)).write_bytes(file)
 
 
-def _galleries(layer: collect.Layer, val: Subject) -> Iterator[tuple[Callable[[str, int], str], Iterator[Gallery]]]:
+def _galleries(val: Subject, layer: collect.Layer) -> Iterator[tuple[Callable[[str, int], str], Iterator[Gallery]]]:
     """All galleries of a layer, and where their pictures are to be: of maps, of what matters, of concepts."""
-    yield site.picture_path, collect.galleries(val, layer, layer.top)
+
+    def shown(parts: Iterator[Gallery]) -> Iterator[Gallery]:
+        return (in_rgb(found, val.display) for found in parts)
+
+    yield site.picture_path, shown(collect.galleries(val, layer, layer.top))
     if layer.relevant is not None:
-        yield site.relevant_path, collect.galleries(val, layer, layer.relevant)
+        yield site.relevant_path, shown(collect.galleries(val, layer, layer.relevant))
     if layer.concepts is not None:
-        yield site.concept_path, iter([projections(val, layer.concepts)])
+        yield site.concept_path, shown(iter([projections(val, layer.concepts)]))
 
 
 def _put_in_place(aside: Path, folder: Path, files: Sequence[str]) -> None:

@@ -11,10 +11,10 @@ from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference
 from zfjax.experiments.adn.layerwise import Learned
 from zfjax.experiments.adn.looking import Coded, Strongest
-from zfjax.experiments.adn.operators import reconstruct, unpooled
+from zfjax.experiments.adn.operators import Filters, Maps, reconstruct, unpooled
 from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Sides, Stack
-from zfjax.ops import unpooling
+from zfjax.ops import conv, unpooling
 from zfjax.ops.pooling3d import Block
 from zfjax.ops.windows import Windows
 
@@ -66,7 +66,8 @@ def without_switches(
 ) -> dict[str, Float[np.ndarray, "n side side"]]:
     """What remains of images, from a layer's codes, if the switches below it are lost in part.
 
-    Where the place in its window is lost, the center takes its place; where the map is, the first of the group does.
+    Where the place in its window is lost, the center takes its place; where the map is, the first of the group does. Of
+    the average, each value is in all cells of its window, with the same energy as in one.
     """
     filters, codes = tuple(layer.kernel for layer in layers[:number]), coded.codes[number - 1]
     maps = unpooled(stack, number, *codes)
@@ -86,10 +87,22 @@ def without_switches(
         "none": changed(place=False, group=False),
         "another image's": tuple(jnp.roll(at, 1, axis=0) for at in own),
     }
-    return {
-        name: np.asarray(reconstruct(stack.of(number), filters, switches, maps))[..., 0]
-        for name, switches in ways.items()
-    }
+    found = {name: reconstruct(stack.of(number), filters, switches, maps) for name, switches in ways.items()}
+    found["average"] = _averaged(stack, filters, maps)
+    return {name: np.asarray(made)[..., 0] for name, made in found.items()}
+
+
+def _averaged(stack: Stack, filters: Filters, maps: Maps) -> Maps:
+    """`reconstruct` without switches: each value goes to all cells of its window."""
+    for number in range(len(filters), 0, -1):
+        pool = stack.layers[number - 1].pool
+        if pool is not None and number < len(filters):  # the last layer's maps are not pooled
+            for axis, times in enumerate(pool, 1):
+                maps = jnp.repeat(maps, times, axis) / np.sqrt(times).astype(np.float32)
+            height, width, count = stack.maps(number)
+            maps = maps[:, :height, :width, :count]
+        maps = conv(maps, filters[number - 1])
+    return maps
 
 
 def _kept(
@@ -115,14 +128,14 @@ class Tradeoff(NamedTuple):
 def tradeoff(
     settings: Settings, layers: Sequence[Learned], coded: Coded, number: int, factors: Sequence[float]
 ) -> Tradeoff:
-    """Signal-to-noise and sparsity of a layer with λ times some factors, over all the images together."""
+    """Signal-to-noise and sparsity of a layer with λ times some factors, on average over the images."""
     stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
     last, decibels, shares = layers[number - 1], list[float](), list[float]()
     for factor in factors:
         known = (stack, filters, coded.switches(number), last.weight * factor)
         start = inference.no_codes(stack, number, coded.images)
-        codes = inference.infer(*known, last.bound, coded.images, start, settings.inference)
+        codes = inference.infer(*known, last.bounds, coded.images, start, settings.inference)
         _, errors, nonzero = inference.costs(*known, coded.images, codes)
-        decibels.append(float(inference.decibels(coded.images, errors)))
+        decibels.append(float(jnp.nanmean(inference.decibels(coded.images, errors))))
         shares.append(float(nonzero.sum()) / (len(coded.images) * float(np.prod(stack.maps(number)))))
     return Tradeoff(last.weight * np.array(factors), np.array(decibels), np.array(shares))

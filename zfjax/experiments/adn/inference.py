@@ -5,8 +5,10 @@ A layer's cost of an image y is  λ/2 ‖R z - y‖² + |z|₁.  One iteration o
     z ← shrink(z - t λ Rᵀ(R z - y), t)        t = 1 / (λ L),  L the largest eigenvalue of RᵀR
 
 so that z moves by 1/L times the gradient of the squared error. After each iteration the maps are pooled and unpooled,
-which sets the layer's switches; those below stay as they are. FISTA adds momentum, which helps while switches are
-fixed; it starts again in each image in which a switch moves.
+which sets the layer's switches; those below stay as they are. While switches are fixed, only the cells that they point
+to can move, and their L is a seventh of that of all cells, so steps are that much longer. FISTA adds momentum; it
+starts again in each image in which a switch moves, or whose cost rises by a fifth: then L was too small for it, and is
+doubled.
 
 An iteration over a batch of images is one compiled program, and the loop over iterations is Python's: XLA:CPU takes two
 to ten times as long for the same in a loop of its own (jax 0.10).
@@ -20,11 +22,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.adn.operators import Filters, Maps, Switches, pooled_at, project, reconstruct, unpooled
+from zfjax.experiments.adn.operators import (
+    Filters,
+    Maps,
+    Switches,
+    project,
+    project_pooled,
+    reconstruct,
+    reconstruct_pooled,
+    unpooled,
+)
 from zfjax.experiments.adn.stack import Stack
 from zfjax.ops import abs_max_pool
 
 Number = float | Float[Array, ""]
+Own = Integer[Array, "n h w maps"]
 
 
 @shown_by_shape
@@ -33,6 +45,13 @@ class Codes(NamedTuple):
 
     values: Float[Array, "*batch h w maps"]
     switches: Integer[Array, "*batch h w maps"]
+
+
+class Bounds(NamedTuple):
+    """L, at least the largest eigenvalue of RᵀR: a number, or one for each image."""
+
+    moving: Number | Float[Array, " n"]  # of all cells
+    fixed: Number | Float[Array, " n"]  # of those that the layer's switches point to; of a layer without a pool, of all
 
 
 class Method(NamedTuple):
@@ -51,19 +70,21 @@ def costs(
     stack: Stack, filters: Filters, switches: Switches, weight: Number, images: Maps, codes: Codes
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Integer[Array, " n"]]:
     """Of each image: the cost, the squared error, and how many values are not zero."""
-    maps = unpooled(stack, len(filters), codes.values, codes.switches)
-    error = jnp.square(reconstruct(stack, filters, switches, maps) - images).sum((1, 2, 3))
+    made = reconstruct_pooled(stack, filters, (*switches, codes.switches), codes.values)
+    error = jnp.square(made - images).sum((1, 2, 3))
     size = jnp.abs(codes.values).sum((1, 2, 3))
     return jnp.asarray(0.5 * weight * error + size), error, jnp.count_nonzero(codes.values, (1, 2, 3))
 
 
-def decibels(images: Float[Array, "..."], errors: Float[Array, "..."]) -> Float[Array, ""]:
-    """The signal-to-noise ratio of images and the squared errors of their reconstructions, over all of them, in dB."""
-    return 10 * (jnp.log10(jnp.square(images).sum()) - jnp.log10(errors.sum()))
+def decibels(images: Maps, errors: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The signal-to-noise ratio in dB of each image, from the squared error of its reconstruction; NaN for zeros."""
+    energy = jnp.square(images).sum((1, 2, 3))
+    ratio = jnp.where(energy > 0, energy, 1) / jnp.maximum(errors, 1e-30)
+    return jnp.where(energy > 0, 10 * jnp.log10(ratio), jnp.nan)
 
 
 def largest_eigenvalue(
-    stack: Stack, filters: Filters, switches: Switches, like: Maps, iterations: int = 20
+    stack: Stack, filters: Filters, switches: Switches, like: Maps, iterations: int = 20, own: Own | None = None
 ) -> Float[Array, " n"]:
     """The largest eigenvalue of RᵀR for each image's switches, from below, by power iteration.
 
@@ -73,18 +94,23 @@ def largest_eigenvalue(
         switches: as for `reconstruct`.
         like: [N, H, W, 1], images, of which only the number and the type matter.
         iterations: products with RᵀR.
+        own: the layer's own switches, if only the cells that they point to shall count.
     """
-    shape = (like.shape[0], *stack.maps(len(filters)))
+    shape = (like.shape[0], *stack.maps(len(filters))) if own is None else own.shape
     vector = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (1, *shape[1:]), like.dtype), shape)
     for _ in range(iterations):
-        vector = _multiplied(stack, filters, switches, vector)
+        vector = _multiplied(stack, filters, switches, vector, own)
     return _lengths(vector)[:, 0, 0, 0]
 
 
 @functools.partial(jax.jit, static_argnames=("stack",))
-def _multiplied(stack: Stack, filters: Filters, switches: Switches, vector: Maps) -> Maps:
+def _multiplied(stack: Stack, filters: Filters, switches: Switches, vector: Maps, own: Own | None) -> Maps:
     """RᵀR times a vector of length 1, for each image."""
-    return project(stack, filters, switches, reconstruct(stack, filters, switches, vector / _lengths(vector)))
+    vector /= _lengths(vector)
+    if own is None:
+        return project(stack, filters, switches, reconstruct(stack, filters, switches, vector))
+    known = stack, filters, (*switches, own)
+    return project_pooled(*known, reconstruct_pooled(*known, vector))
 
 
 def _lengths(maps: Array) -> Float[Array, "n 1 1 1"]:
@@ -102,7 +128,7 @@ def infer(
     filters: Filters,
     switches: Switches,
     weight: Number,
-    bound: Number | Float[Array, " n"],
+    bounds: Bounds,
     images: Maps,
     codes: Codes,
     method: Method = _USUAL,
@@ -114,17 +140,16 @@ def infer(
         filters: of the layers up to this one.
         switches: of the layers below it, for these images.
         weight: λ.
-        bound: L, at least the largest eigenvalue of RᵀR: a number, or one for each image.
+        bounds: L.
         images: [N, H, W, 1].
         codes: where to begin, from `no_codes` or an earlier call.
         method: how many iterations of which kind.
     """
-    bound = jnp.broadcast_to(jnp.asarray(bound, images.dtype), images.shape[:1])
+    ones = jnp.ones(images.shape[0], images.dtype)
     for moving, iterations in ((True, method.moving), (False, method.fixed)):
-        ones = jnp.ones(images.shape[0], images.dtype)
-        state = _State(codes, codes, ones, 0 * ones)
+        state = _State(codes, codes, ones, 0 * ones, jnp.inf * ones, ones * (bounds.moving if moving else bounds.fixed))
         for _ in range(iterations):
-            state = _step(stack, filters, switches, weight, bound, images, state, moving, method.momentum)
+            state = _step(stack, filters, switches, weight, images, state, moving, method.momentum)
         codes = state.codes
     return codes
 
@@ -135,6 +160,8 @@ class _State(NamedTuple):
     last: Codes  # those before
     speed: Float[Array, " n"]  # t of FISTA
     share: Float[Array, " n"]  # of the last move that is added to the next
+    lowest: Float[Array, " n"]  # cost so far
+    bound: Float[Array, " n"]  # L
 
 
 @functools.partial(jax.jit, static_argnames=("stack", "moving", "momentum"))
@@ -143,30 +170,39 @@ def _step(
     filters: Filters,
     switches: Switches,
     weight: Number,
-    bound: Float[Array, " n"],
     images: Maps,
     state: _State,
     moving: bool,
     momentum: bool,
 ) -> _State:
     """One iteration; `moving`: the layer's switches are set anew."""
-    number, bound = len(filters), bound[:, None, None, None]
-    pool, codes = stack.layers[number - 1].pool, state.codes
-    maps = unpooled(stack, number, *codes)
+    number, codes, last = len(filters), state.codes, state.last
+    pool, values, all_switches = stack.layers[number - 1].pool, codes.values, (*switches, codes.switches)
     if momentum:
-        maps += state.share[:, None, None, None] * (maps - unpooled(stack, number, *state.last))
-    error = reconstruct(stack, filters, switches, maps) - images
-    maps -= project(stack, filters, switches, error) / bound
-    maps = jnp.sign(maps) * jnp.maximum(jnp.abs(maps) - 1 / (weight * bound), 0)
+        same = codes.switches == last.switches
+        values += state.share[:, None, None, None] * jnp.where(same, values - last.values, 0)
+    error = reconstruct_pooled(stack, filters, all_switches, values) - images
+    cost = 0.5 * weight * jnp.square(error).sum((1, 2, 3)) + jnp.abs(values).sum((1, 2, 3))
+    short = (cost > 1.2 * state.lowest) & (not moving)  # momentum makes it swing, but not by that much
+    bound = jnp.where(short, 2 * state.bound, state.bound)
+    step = 1 / bound[:, None, None, None]
     if moving and pool:
-        found = Codes(*abs_max_pool(maps, pool))
+        maps = unpooled(stack, number, values, codes.switches) - step * project(stack, filters, switches, error)
+        found = Codes(*abs_max_pool(_shrunk(maps, step / weight), pool))
     else:
-        found = Codes(pooled_at(stack, number, maps, codes.switches), codes.switches)
+        values -= step * project_pooled(stack, filters, all_switches, error)
+        found = Codes(_shrunk(values, step / weight), codes.switches)
+    state = state._replace(codes=found, lowest=jnp.minimum(cost, state.lowest), bound=bound)
     if not momentum:
-        return state._replace(codes=found)
+        return state
     speed = (1 + jnp.sqrt(1 + 4 * jnp.square(state.speed))) / 2
-    moved = _moved(codes, found)
-    return _State(found, codes, jnp.where(moved, 1, speed), jnp.where(moved, 0, (state.speed - 1) / speed))
+    again = _moved(codes, found) | short
+    share = jnp.where(again, 0, (state.speed - 1) / speed)
+    return state._replace(last=codes, speed=jnp.where(again, 1, speed), share=share)
+
+
+def _shrunk(maps: Maps, by: Float[Array, "n 1 1 1"]) -> Maps:
+    return jnp.sign(maps) * jnp.maximum(jnp.abs(maps) - by, 0)
 
 
 def _moved(before: Codes, after: Codes) -> Bool[Array, " n"]:

@@ -22,7 +22,18 @@ from zfjax.experiments.adn.settings import Settings
 
 FILE, LEARNING = "adn.json", "learning.safetensors"
 # What is drawn at the end, beside pictures of each layer.
-DRAWN = ("filters.png", "learning.png", "reconstructions.png", "sparsity.png", "layers.csv", "layers.md", "layers.json")
+DRAWN = (
+    "filters.png",
+    "learning.png",
+    "reconstructions.png",
+    "sparsity.png",
+    "layers.csv",
+    "layers.md",
+    "layers.json",
+    "classes.csv",
+    "classes.md",
+    "classes.json",
+)
 _TOLD = "zfjax"  # the key of what is known about the arrays
 
 
@@ -31,7 +42,12 @@ def layer_file(number: int) -> str:
     return f"layer{number}.safetensors"
 
 
-def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str) -> bool:
+def is_network(folder: epath.Path) -> bool:
+    """Whether a network was begun there."""
+    return (folder / FILE).exists()
+
+
+def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, data_dir: str = "") -> bool:
     """Write what identifies the network, unless it was begun here before; return whether it was.
 
     Args:
@@ -39,12 +55,13 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str) -
         settings: of the network; more layers than before may be learned.
         dataset: its name.
         pictures: a digest of them.
+        data_dir: where datasets of TFDS are.
 
     Raises:
         UserError: the folder has another network, or files of nobody's.
     """
-    now = {**settings.as_json(), "dataset": dataset, "pictures": pictures}
-    if not (folder / FILE).exists():
+    now = {**settings.as_json(), "dataset": dataset, "data_dir": data_dir, "pictures": pictures}
+    if not is_network(folder):
         layers = [layer_file(number) for number in range(1, len(settings.layers) + 1)]
         for name in (*layers, LEARNING, *DRAWN, "config.json", "checkpoints"):
             if (folder / name).exists():
@@ -54,7 +71,7 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str) -
         write_json(folder / FILE, now)
         return False
     before = read_settings(folder)
-    changed = [name for name in now if name not in ("dataset", "layers") and before.get(name) != now[name]]
+    changed = [name for name in now if name not in ("dataset", "data_dir", "layers") and before.get(name) != now[name]]
     few = min(len(before["layers"]), len(now["layers"]))
     if before["layers"][:few] != now["layers"][:few]:
         changed.append("layers")

@@ -14,16 +14,17 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference, kept
-from zfjax.experiments.adn.inference import Codes
+from zfjax.experiments.adn.inference import Bounds, Codes, Method
 from zfjax.experiments.adn.learning import Batch, first_filters, improve, unit_length
 from zfjax.experiments.adn.operators import Kernel, project
 from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Stack
 
 _AGAIN = "remove it to learn that again"
-_LOOKED_AT = 4  # images from which L is estimated, as λ is from those of the first batch
+_LOOKED_AT = 20  # images from which λ and the first filters are taken, a few of each of some batches
+_FOR_BOUND = 8  # of them, from which L is estimated
 _MOST = 30.0  # times the λ that a layer begins with, while it learns
-_MARGIN = 1.1  # over that estimate, which is from below
+_MARGIN = 1.1  # over that estimate, which is from below; twice if it depends on an image's own switches
 
 
 @shown_by_shape
@@ -32,7 +33,8 @@ class Learned(NamedTuple):
 
     kernel: Kernel
     weight: float  # λ, of inference
-    bound: float  # L
+    bounds: Bounds  # L
+    reached: float  # dB, with that λ, on average over some images
     history: Float[np.ndarray, "epochs 4"]  # cost of an image, dB, share of values that are not zero, λ
 
 
@@ -62,6 +64,12 @@ class Task(NamedTuple):
         """Of the layer."""
         return len(self.stack.layers)
 
+    @property
+    def some(self) -> list[int]:
+        """Batches spread over all, with about as many images as are looked at."""
+        count = min(len(self.images), -(-_LOOKED_AT // len(self.images[0])))
+        return np.linspace(0, len(self.images) - 1, count).astype(int).tolist()
+
 
 def learn(
     settings: Settings, images: Float[np.ndarray, "n side side"], folder: epath.Path, mesh: Mesh
@@ -77,11 +85,11 @@ def learn(
     Raises:
         UserError: the cost is not finite, λ leaves nothing, or a file is damaged or cannot be written.
     """
-    # A dataset's images come class by class, but λ, L and the first filters are taken from the first batch.
+    # A dataset's images come class by class.
     images = images[np.random.default_rng(settings.seed).permutation(len(images))]
     batches, learned = batched(images, settings.batch_size, mesh), list[Learned]()
     task = Task(settings, settings.stack.of(1), (), batches, [() for _ in batches], len(images))
-    below = batches[0]
+    below = jnp.concatenate([batches[at] for at in task.some])
     for number in range(1, len(settings.layers) + 1):
         path = folder / kept.layer_file(number)
         if path.exists():
@@ -92,7 +100,7 @@ def learn(
         above = range(number + 1, len(settings.layers) + 1)
         if not all((folder / kept.layer_file(one)).exists() for one in above):
             codes = infer_all(task, learned[-1])
-            below = codes[0].values
+            below = jnp.concatenate([codes[at].values for at in task.some])
             switches = [(*at, own.switches) for at, own in zip(task.switches, codes, strict=True)]
             del codes  # as large as all images
             filters = (*task.filters, learned[-1].kernel)
@@ -120,7 +128,7 @@ def infer_all(task: Task, layer: Learned) -> list[Codes]:
         for images, switches in zip(task.images, task.switches, strict=True):
             start = inference.no_codes(task.stack, task.number, images)
             codes = inference.infer(
-                task.stack, filters, switches, layer.weight, layer.bound, images, start, task.settings.inference
+                task.stack, filters, switches, layer.weight, layer.bounds, images, start, task.settings.inference
             )
             if not bool(jnp.isfinite(codes.values).all()):
                 raise UserError(f"layer {task.number}: its maps are not finite; what was saved before is kept")
@@ -143,9 +151,10 @@ def _learn_layer(task: Task, below: Array, folder: epath.Path) -> Learned:
             arrays = {"kernel": np.asarray(state.kernel), "values": values, "switches": switches}
             about = {"layer": number, "weight": state.weight, "history": state.history}
             kept.write(folder / kept.LEARNING, arrays, about)
-    bound = _bound(task, state.kernel)
-    weight = state.weight if settings.weights else weight_for(task, state.kernel, bound)
-    return Learned(state.kernel, weight, bound, np.array(state.history))
+    bounds = _bounds(task, state.kernel, state.weight)
+    with Progress(f"layer {number}: λ") as progress:
+        weight, reached = weight_for(task, state.kernel, bounds, state.weight, progress)
+    return Learned(state.kernel, weight, bounds, reached, np.array(state.history))
 
 
 def _first_state(task: Task, below: Array) -> Progressing:
@@ -156,8 +165,9 @@ def _first_state(task: Task, below: Array) -> Progressing:
     if settings.weights:
         weight = settings.weights[number - 1]
     else:  # a few times the least that leaves anything
-        up = project(task.stack, (*task.filters, kernel), task.switches[0], task.images[0])
-        weight = 4 / max(float(jnp.abs(up).max()), 1e-6)
+        filters, some = (*task.filters, kernel), task.some
+        up = (project(task.stack, filters, task.switches[at], task.images[at]) for at in some)
+        weight = 4 / max(1e-6, *(float(jnp.abs(maps).max()) for maps in up))
     codes = [inference.no_codes(task.stack, number, images) for images in task.images]
     return Progressing(kernel, weight, codes, [])
 
@@ -181,72 +191,105 @@ def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Pr
     """One pass over all images, in an order that depends on the seed, the layer and the epoch alone."""
     settings, stack, total = task.settings, task.stack, len(task.images)
     order = np.random.default_rng((settings.seed, task.number, epoch)).permutation(total)
-    group = settings.group or total
-    kernel, codes, bound, sums = state.kernel, list(state.codes), _bound(task, state.kernel), np.zeros(4)
-    seen = 0
+    group = -(-settings.images_between(task.number) // len(task.images[0])) if settings.pixels else total
+    kernel, codes, bounds = state.kernel, list(state.codes), _bounds(task, state.kernel, state.weight)
+    sums, seen = np.zeros(3), 0
     for start in range(0, total, group):
         batches = []
         for chosen in order[start : start + group]:
             images, switches, filters = task.images[chosen], task.switches[chosen], (*task.filters, kernel)
             known = (stack, filters, switches, state.weight)
-            codes[chosen] = inference.infer(*known, bound, images, codes[chosen], settings.learning)
+            codes[chosen] = inference.infer(*known, bounds, images, codes[chosen], settings.learning)
             cost, error, nonzero = inference.costs(*known, images, codes[chosen])
-            parts = (part.sum() for part in (cost, jnp.square(images), error, nonzero))
-            sums += [float(part) for part in jax.device_get((*parts,))]  # fetched at once
+            parts = (cost.sum(), jnp.nansum(inference.decibels(images, error)), nonzero.sum())
+            sums += [float(part) for part in jax.device_get(parts)]  # fetched at once
             batches.append(Batch(images, switches, codes[chosen]))
-            seen += len(images)
-            progress.advance(min(task.pictures, seen) - min(task.pictures, seen - len(images)), _note(sums, seen))
+            before, seen = seen, min(task.pictures, seen + len(images))
+            progress.advance(seen - before, _note(sums, seen))
         kernel = unit_length(improve(stack, (*task.filters, kernel), batches, settings.conjugate_gradients))[0]
-    cost, energy, error, nonzero = sums.tolist()
-    snr = _decibels(energy, error)
-    share = nonzero / (task.pictures * np.prod(stack.maps(task.number)))
-    history = [*state.history, [cost / task.pictures, snr, float(share), state.weight]]
+    cost, snr, nonzero = (sums / task.pictures).tolist()
+    history = [*state.history, [cost, snr, nonzero / float(np.prod(stack.maps(task.number))), state.weight]]
     weight = state.weight
     if not settings.weights:
-        weight = min(weight * _change(settings, epoch, snr), _MOST * history[0][3])
+        weight = min(weight * _change(settings, task.number, epoch, snr), _MOST * history[0][3])
     return Progressing(kernel, weight, codes, history)
 
 
-def _decibels(energy: float, error: float) -> float:
-    return float(10 * np.log10(max(energy, 1e-30) / max(error, 1e-30)))
-
-
 def _note(sums: np.ndarray, seen: int) -> str:
-    cost, energy, error, nonzero = sums
-    return f"cost {cost / seen:,.0f}, {_decibels(energy, error):.1f} dB, {nonzero / seen:,.0f} not zero"
+    cost, decibels, nonzero = sums / seen
+    return f"cost {cost:,.0f}, {decibels:.1f} dB, {nonzero:,.0f} not zero"
 
 
-def _change(settings: Settings, epoch: int, snr: float) -> float:
+def _change(settings: Settings, number: int, epoch: int, snr: float) -> float:
     """By what λ is multiplied after an epoch: toward the ratio wanted by then."""
     part = min(1.0, (epoch + 1) / max(1, settings.epochs * 2 / 3))
-    wanted = settings.snr * (0.25 + 0.5 * part)
+    wanted = settings.wanted(number) * (0.25 + 0.5 * part)
     return float(np.clip(10 ** ((wanted - snr) / 10), 0.5, 2)) if np.isfinite(snr) else 1.0
 
 
-def _bound(task: Task, kernel: Kernel) -> float:
-    """L, from some of the images."""
+def _bounds(task: Task, kernel: Kernel, weight: float) -> Bounds:
+    """L, from some of the images, and with the switches that a few iterations find for them."""
     number, settings = task.number, task.settings
     if settings.steps:
-        return 1 / (settings.weights[number - 1] * settings.steps[number - 1])
-    switches, images = jax.tree.map(lambda at: at[:_LOOKED_AT], (task.switches[0], task.images[0]))
-    return _MARGIN * float(inference.largest_eigenvalue(task.stack, (*task.filters, kernel), switches, images).max())
+        given = 1 / (settings.weights[number - 1] * settings.steps[number - 1])
+        return Bounds(given, given)
+    few, filters, all_cells, pointed_to = -(-_FOR_BOUND // len(task.some)), (*task.filters, kernel), 0.0, 0.0
+    for at in task.some:
+        switches, images = jax.tree.map(lambda part: part[:few], (task.switches[at], task.images[at]))
+        known = task.stack, filters, switches
+        values = inference.largest_eigenvalue(*known, images)
+        all_cells = max(all_cells, float(values.max()))
+        if task.stack.layers[-1].pool:
+            start, bounds = inference.no_codes(task.stack, number, images), Bounds(_MARGIN * values, 0.0)
+            own = inference.infer(*known, weight, bounds, images, start, Method(2)).switches
+            pointed_to = max(pointed_to, float(inference.largest_eigenvalue(*known, images, own=own).max()))
+    return Bounds(_MARGIN * all_cells, _MARGIN**2 * pointed_to or _MARGIN * all_cells)
 
 
-def weight_for(task: Task, kernel: Kernel, bound: float) -> float:
-    """λ by which inference of some images reaches the wanted signal-to-noise ratio, or nearly the best if none does."""
-    images, known = task.images[0], (task.stack, (*task.filters, kernel), task.switches[0])
+def weight_for(task: Task, kernel: Kernel, bounds: Bounds, near: float, progress: Progress) -> tuple[float, float]:
+    """λ by which inference of images reaches the wanted signal-to-noise ratio, and the ratio that it reaches.
 
-    def decibels(power: float) -> float:
-        start = inference.no_codes(task.stack, task.number, images)
-        codes = inference.infer(*known, 10**power, bound, images, start, task.settings.inference)
-        return float(inference.decibels(images, inference.costs(*known, 10**power, images, codes)[1]))
+    Where no λ reaches it, it is the λ that comes within a fifth of a decibel of the best. The images are spread over
+    all; the ratio is an average of theirs.
 
-    low, high = -2.0, 3.0
-    wanted = min(task.settings.snr, decibels(high) - 0.2)
-    for _ in range(8):
-        middle = (low + high) / 2
-        low, high = (middle, high) if decibels(middle) < wanted else (low, middle)
-    return 10**high
+    Args:
+        task: what the layer learns from.
+        kernel: its filters.
+        bounds: L.
+        near: a λ to begin with; it stays if λ is given.
+        progress: is told if the ratio is out of reach.
+    """
+    known, wanted = (task.stack, (*task.filters, kernel)), task.settings.wanted(task.number)
+
+    def reached(weight: float) -> float:
+        found = []
+        for at in task.some:
+            images, switches = task.images[at], task.switches[at]
+            start = inference.no_codes(task.stack, task.number, images)
+            codes = inference.infer(*known, switches, weight, bounds, images, start, task.settings.inference)
+            found.append(inference.decibels(images, inference.costs(*known, switches, weight, images, codes)[1]))
+        return float(np.nanmean(np.concatenate(found)))
+
+    if task.settings.weights:
+        return near, reached(near)
+    low, high = -2.0, 3.0  # powers of ten
+    best = reached(10**high)
+    if best < wanted:
+        progress.say(f"layer {task.number}: no λ reaches {wanted:g} dB, the most is {best:.1f} dB; see --snr")
+        wanted = best - 0.2
+    tried = [(high, best)]
+    power = min(max(float(np.log10(near)), low + 0.1), high - 0.1)
+    for _ in range(8):  # by secants
+        ratio, (before, last) = reached(10**power), tried[-1]
+        low, high = (power, high) if ratio < wanted else (low, power)
+        tried.append((power, ratio))
+        if abs(ratio - wanted) < 0.02:
+            break
+        power += float((wanted - ratio) / np.clip((ratio - last) / (power - before), 2, 20))
+        if not low < power < high:
+            power = (low + high) / 2
+    power, ratio = min(tried, key=lambda pair: abs(pair[1] - wanted))
+    return 10**power, ratio
 
 
 def _require_possible(settings: Settings, number: int, epoch: int, state: Progressing) -> None:
@@ -271,10 +314,11 @@ def _require_possible(settings: Settings, number: int, epoch: int, state: Progre
 def write_layer(path: epath.Path, layer: Learned) -> None:
     """Write a finished layer. Raises a UserError if that fails."""
     arrays = {"kernel": np.asarray(layer.kernel), "history": layer.history}
-    kept.write(path, arrays, {"weight": layer.weight, "bound": layer.bound})
+    kept.write(path, arrays, {"weight": layer.weight, "bounds": list(layer.bounds), "reached": layer.reached})
 
 
 def read_layer(path: epath.Path) -> Learned:
     """Read a finished layer. Raises a UserError if it is missing or damaged."""
     arrays, about = kept.read(path, _AGAIN)
-    return Learned(jnp.asarray(arrays["kernel"]), about["weight"], about["bound"], arrays["history"])
+    weight, bounds, reached = (about[name] for name in ("weight", "bounds", "reached"))
+    return Learned(jnp.asarray(arrays["kernel"]), weight, Bounds(*bounds), reached, arrays["history"])

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Integer
 
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn.inference import Codes
-from zfjax.experiments.adn.operators import Filters, Kernel, filter_gradient, reconstruct, unpooled
+from zfjax.experiments.adn.operators import Filters, Kernel, filter_gradient, reconstruct_pooled
 from zfjax.experiments.adn.stack import Stack
 
 
@@ -86,6 +86,6 @@ def _total(stack: Stack, filters: Filters, batches: Sequence[Batch], *, residual
 @functools.partial(jax.jit, static_argnames=("stack", "residual"))
 def _gradient(stack: Stack, filters: Filters, batch: Batch, residual: bool) -> Kernel:
     """The adjoint in the filters, of what they reconstruct or of what that leaves of the images."""
-    maps = unpooled(stack, len(filters), *batch.codes)
-    made = reconstruct(stack, filters, batch.switches, maps)
-    return filter_gradient(stack, filters, batch.switches, maps, batch.images - made if residual else made)
+    values, switches = batch.codes.values, (*batch.switches, batch.codes.switches)
+    made = reconstruct_pooled(stack, filters, switches, values)
+    return filter_gradient(stack, filters, switches, values, batch.images - made if residual else made)

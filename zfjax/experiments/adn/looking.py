@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference
 from zfjax.experiments.adn.inference import Codes
@@ -38,7 +39,12 @@ class Coded(NamedTuple):
         return tuple(codes.switches for codes in self.codes[: number - 1])
 
 
-def coded(settings: Settings, layers: Sequence[Learned], images: Float[np.ndarray, "n side side"]) -> Coded:
+def coded(
+    settings: Settings,
+    layers: Sequence[Learned],
+    images: Float[np.ndarray, "n side side"],
+    progress: Progress | None = None,
+) -> Coded:
     """Infer the codes of images in all layers, the lower first, as many images at once as when they were learned."""
     size, count = settings.batch_size, len(images)
     filled = np.zeros((-(-count // size) * size, *images.shape[1:], 1), np.float32)
@@ -50,8 +56,10 @@ def coded(settings: Settings, layers: Sequence[Learned], images: Float[np.ndarra
             stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
             known = (stack, filters, tuple(codes.switches for codes in found))
             last, start = layers[number - 1], inference.no_codes(stack, number, shown)
-            found.append(inference.infer(*known, last.weight, last.bound, shown, start, settings.inference))
+            found.append(inference.infer(*known, last.weight, last.bounds, shown, start, settings.inference))
         parts.append(Coded(shown, tuple(found)))
+        if progress:
+            progress.advance(size)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
 
 
@@ -131,9 +139,8 @@ def reconstructed(
     filters, codes = tuple(layer.kernel for layer in layers[:number]), coded.codes[number - 1]
     maps = unpooled(stack, number, *codes)
     made = np.asarray(reconstruct(stack.of(number), filters, coded.switches(number), maps))
-    images = np.asarray(coded.images)
-    errors, energy = (np.square(values).sum((1, 2, 3)) for values in (made - images, images))
-    decibels = 10 * np.log10(np.maximum(energy, 1e-30) / np.maximum(errors, 1e-30))
+    errors = np.square(made - np.asarray(coded.images)).sum((1, 2, 3))
+    decibels = np.asarray(inference.decibels(coded.images, jnp.asarray(errors)))
     share = np.count_nonzero(np.asarray(codes.values), (1, 2, 3)) / np.prod(stack.maps(number))
     return made[..., 0], decibels, share
 

@@ -12,11 +12,11 @@ is one for each layer, from the first.
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from zfjax.experiments.adn.stack import Stack
-from zfjax.ops import abs_max_unpool, at_switches, conv, conv_transpose
+from zfjax.ops import abs_max_unpool, conv, conv_transpose
+from zfjax.ops.tiles import conv_transpose_at, unpool_conv, unpool_conv_gradient
 
 # Sides differ from layer to layer, so they have no names.
 Kernel = Float[Array, "_ _ _ _"]  # [side, side, maps, pooled maps below]
@@ -36,19 +36,37 @@ def reconstruct(stack: Stack, filters: Filters, switches: Switches, maps: Maps, 
         maps: [N, H, W, maps] of the layer, unpooled.
         to: the layer whose maps are asked for, unpooled as they lie at its switches; 0: the image [N, H, W, 1].
     """
+    if to == len(filters):
+        return maps
+    return reconstruct_pooled(stack, filters[:-1], switches, conv(maps, filters[-1]), to)
+
+
+def reconstruct_pooled(stack: Stack, filters: Filters, switches: Switches, pooled: Maps, to: int = 0) -> Maps:
+    """What the pooled values of a layer amount to below; arguments as for `reconstruct`, with the layer's switches."""
     for number in range(len(filters), to, -1):
-        maps = conv(maps, filters[number - 1])
-        if number > 1:
-            maps = unpooled(stack, number - 1, maps, switches[number - 2])
-    return maps
+        pool, kernel = stack.layers[number - 1].pool, filters[number - 1]
+        if pool is None:
+            pooled = conv(pooled, kernel)
+        else:
+            shape = (len(pooled), *stack.maps(number))
+            pooled = unpool_conv(pooled, switches[number - 1], kernel, pool, shape)
+    return unpooled(stack, to, pooled, switches[to - 1]) if to else pooled
 
 
 def project(stack: Stack, filters: Filters, switches: Switches, images: Maps) -> Maps:
     """The adjoint of `reconstruct`: from images up to the maps of the layer whose filters are the last."""
+    below = project_pooled(stack, filters[:-1], switches, images)
+    return conv_transpose(below, filters[-1], _ONES, _NONE, (len(images), *stack.maps(len(filters))))
+
+
+def project_pooled(stack: Stack, filters: Filters, switches: Switches, images: Maps) -> Maps:
+    """The adjoint of `reconstruct_pooled`: up to what lies at the switches of the layer whose filters are the last."""
     for number, kernel in enumerate(filters, 1):
-        if number > 1:
-            images = pooled_at(stack, number - 1, images, switches[number - 2])
-        images = conv_transpose(images, kernel, _ONES, _NONE, (images.shape[0], *stack.maps(number)))
+        pool, shape = stack.layers[number - 1].pool, (len(images), *stack.maps(number))
+        if pool is None:
+            images = conv_transpose(images, kernel, _ONES, _NONE, shape)
+        else:
+            images = conv_transpose_at(images, switches[number - 1], kernel, pool, shape)
     return images
 
 
@@ -58,24 +76,11 @@ def unpooled(stack: Stack, number: int, pooled: Maps, switches: Integer[Array, "
     return pooled if pool is None else abs_max_unpool(pooled, switches, pool, (len(pooled), *stack.maps(number)))
 
 
-def pooled_at(stack: Stack, number: int, maps: Maps, switches: Integer[Array, "n _ _ _"]) -> Maps:
-    """P: the cells of a layer's maps at its switches; all of them if it has no pool."""
-    pool = stack.layers[number - 1].pool
-    return maps if pool is None else at_switches(maps, switches, pool)
-
-
-def filter_gradient(stack: Stack, filters: Filters, switches: Switches, maps: Maps, images: Maps) -> Kernel:
-    """The adjoint of `reconstruct` as a function of the last layer's filters, its maps given; a sum over images."""
+def filter_gradient(stack: Stack, filters: Filters, switches: Switches, pooled: Maps, images: Maps) -> Kernel:
+    """The adjoint of `reconstruct_pooled` as a function of the last layer's filters; a sum over images."""
     number, kernel = len(filters), filters[-1]
-    if number > 1:
-        images = project(stack, filters[:-1], switches, images)
-        images = pooled_at(stack, number - 1, images, switches[number - 2])
-    if images.shape[1] * images.shape[2] < 256:
-        return jax.vjp(lambda kernel: conv(maps, kernel), kernel)[1](images)[0]
-    # There are fewer maps below, so it is cheaper to lay the windows over those: 14 ms where XLA takes 378 (15 maps of
-    # 156×156 to 1, 4 images, 2 cores, jax 0.10).
-    (height, width), below = kernel.shape[:2], kernel.shape[3]
-    wide = jnp.pad(images, ((0, 0), (height - 1, height - 1), (width - 1, width - 1), (0, 0)))
-    swapped = jnp.zeros((height, width, below, maps.shape[3]), maps.dtype)
-    found = jax.vjp(lambda swapped: conv(wide, swapped), swapped)[1](maps)[0]
-    return found[::-1, ::-1].transpose(0, 1, 3, 2)
+    pool, images = stack.layers[number - 1].pool, project_pooled(stack, filters[:-1], switches, images)
+    if pool is None:
+        return jax.vjp(lambda kernel: conv(pooled, kernel), kernel)[1](images)[0]
+    shape = (len(pooled), *stack.maps(number))
+    return unpool_conv_gradient(pooled, switches[number - 1], images, kernel.shape, pool, shape)

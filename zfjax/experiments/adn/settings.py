@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from zfjax.console.errors import UserError
@@ -19,21 +20,44 @@ class Settings(NamedTuple):
 
     layers: tuple[Deconv, ...] = PAPER[:2]
     side: int = 64  # pixels of an image
-    snr: float = 10.0  # dB, of each layer's reconstructions
+    snr: tuple[float, ...] = (10.0,)  # dB, of each layer's reconstructions; the last is of all further layers too
     weights: tuple[float, ...] = ()  # λ of each layer; (): as snr says
     steps: tuple[float, ...] = ()  # the recalled β of each layer, with λ β = 1/L; (): 1/L by power iteration
     epochs: int = 12
     batch_size: int = 5  # images at once
-    group: int = 2  # batches between updates of filters; 0: all of them
-    learning: Method = Method(moving=5)  # for each image and epoch
-    inference: Method = Method(moving=10, fixed=30, momentum=True)  # for an image as such
+    pixels: int = 4  # to learn from between updates of filters, at least, for each of their numbers; 0: all images
+    learning: Method = Method(moving=2, fixed=3, momentum=True)  # for each image and epoch
+    inference: Method = Method(moving=4, fixed=16, momentum=True)  # for an image as such
     conjugate_gradients: int = 2  # steps for each update
     seed: int = 0
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Settings":
+        """What `as_json` made a file's content of. Raises a KeyError, TypeError or ValueError if it isn't that."""
+        values = {name: found[name] for name in cls._fields}
+        for name in ("snr", "weights", "steps"):
+            values[name] = tuple(map(float, values[name]))
+        values["layers"] = tuple(
+            Deconv(maps, side, None if pool is None else (pool[0], pool[1], pool[2]))
+            for maps, side, pool in values["layers"]
+        )
+        for name in ("learning", "inference"):
+            values[name] = Method(*values[name])
+        return cls(**values)
 
     @property
     def stack(self) -> Stack:
         """The layers over images of this size."""
         return Stack((self.side, self.side), self.layers)
+
+    def wanted(self, number: int) -> float:
+        """The signal-to-noise ratio in dB that a layer's reconstructions shall have."""
+        return self.snr[min(number, len(self.snr)) - 1]
+
+    def images_between(self, number: int) -> int:
+        """From how many images, at least, a layer's filters are updated: ten, or more if there are many of them."""
+        pixels, numbers = math.prod(self.stack.image), math.prod(self.stack.kernel(number))
+        return max(10, -(-self.pixels * numbers // pixels))
 
     def as_json(self) -> dict[str, Any]:
         """For a file, with lists for tuples."""
@@ -48,7 +72,7 @@ def paper() -> Settings:
         weights=(2.0, 0.1, 0.005, 0.001),
         steps=(1e-3, 1e-4, 1e-6, 1e-8),
         epochs=10,
-        group=0,
+        pixels=0,
         learning=Method(moving=1),
         inference=Method(moving=10),
     )
@@ -64,8 +88,10 @@ def check(settings: Settings) -> None:
                 f"layer {number}: its filters of {layer.side}×{layer.side} are larger than {where} of"
                 f" {height}×{height}; give a larger --size"
             )
-    if not (math.isfinite(settings.snr) and settings.snr > 0):
-        raise UserError(f"--snr: expected decibels above 0, got {settings.snr:g}")
+    if not settings.snr or not all(math.isfinite(one) and one > 0 for one in settings.snr):
+        raise UserError(f"--snr: expected decibels above 0, got {','.join(f'{one:g}' for one in settings.snr)}")
+    if len(settings.snr) > len(settings.layers):
+        raise UserError(f"--snr has {len(settings.snr)} numbers, but there are {len(settings.layers)} layers")
     for name, values in (("weights", settings.weights), ("steps", settings.steps)):
         if values and (len(values) < len(settings.layers) or min(values) <= 0):
             raise UserError(f"{name}: expected {len(settings.layers)} numbers above 0, got {list(values)}")
