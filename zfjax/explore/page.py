@@ -16,16 +16,20 @@ from zfjax.experiments.exploring.view import CELLS, View, packed, read, unpacked
 from zfjax.explore.sections import Sections, filled
 
 LOOKS, PAINTS, ERASES = "look", "paint", "erase"
-AT_ONCE = 2  # answers that are computed at the same time; others wait in order
+AT_ONCE = 2  # pictures that are read, or views that are saved, at the same time; others wait
 WIDTHS = (1, 2, 4, 8)  # of the brush, in cells
 _HOW = [("asks what looks there", LOOKS), ("paints gray", PAINTS), ("erases", ERASES)]
+# Three lines of answers, each computed one at a time and in the order of the questions: what a click shows, a map's
+# patches, lenses.
 _QUICK = {
-    "concurrency_id": "quick",
-    "concurrency_limit": AT_ONCE,
+    "concurrency_id": "clicks",
+    "concurrency_limit": 1,
     "show_progress": "hidden",
     "api_visibility": "private",
+    "trigger_mode": "multiple",
 }
-_SLOW = {"concurrency_id": "slow", "concurrency_limit": 1, "show_progress": "minimal", "api_visibility": "private"}
+_PATCHES = _QUICK | {"concurrency_id": "patches"}
+_SLOW = _QUICK | {"concurrency_id": "lenses", "show_progress": "minimal"}
 _PARTS = {  # of the page, by what of a view each depends on
     "pictures": ("picture", "painted", "beside", "place", "unit", "row", "column"),
     "classes": ("picture", "painted", "beside"),
@@ -112,8 +116,8 @@ class Page:
             def answer(link: str, event: gr.EventData) -> list[Any]:
                 return self._answer(link, lambda view: change(view, event._data))
 
-            # Of clicks that come faster than answers the last one counts; a stroke brings those that are not answered.
-            listen(answer, self._link, self._shown, trigger_mode="always_last", **_QUICK)
+            # Clicks that come faster than answers are answered in order; a stroke brings those that are not answered.
+            listen(answer, self._link, self._shown, **_QUICK)
 
         def opened(request: gr.Request) -> list[Any]:
             return self._answer(str(request.query_params), lambda view: view, tuple(_PARTS), fresh=True)
@@ -135,10 +139,10 @@ class Page:
         valued(self._rules.input, lambda view, rules: view._replace(rules=rules), self._rules)
         change = self._link.change
         change(None, self._link, None, js=static("address.js"), api_visibility="private")
-        # One at a time, and the last of what was asked meanwhile: a slow answer never replaces a later one.
+        # In order too: a slow answer never replaces a later one.
         strongest, lens = [self._of_strongest, self._strongest], [self._of_lens, self._lensed]
-        change(self._strongest_of, [self._link, self._of_strongest], strongest, trigger_mode="always_last", **_QUICK)
-        change(self._lens_of, [self._link, self._of_lens], lens, trigger_mode="always_last", **_SLOW)
+        change(self._strongest_of, [self._link, self._of_strongest], strongest, **_PATCHES)
+        change(self._lens_of, [self._link, self._of_lens], lens, **_SLOW)
 
     def _answer(
         self, link: str, change: Callable[[View], View], again: Sequence[str] = (), fresh: bool = False
