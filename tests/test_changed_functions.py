@@ -21,10 +21,12 @@ from zfjax import attribution as lenses
 from zfjax import experiments
 from zfjax.attribution import metrics
 from zfjax.experiments.correspondence import correspondence
+from zfjax.experiments.dissection import Pictured, overlaps
 from zfjax.experiments.gallery import Top, gallery, top_activations
 from zfjax.experiments.invariance import invariance, paper_steps, response, translations
+from zfjax.experiments.lenses import Grid
 from zfjax.experiments.responses import LabeledImages, responses
-from zfjax.models.fields import project_fields, project_units
+from zfjax.models.fields import project_directions, project_fields, project_units
 from zfjax.training.sharding import data_mesh
 
 BEFORE, AFTER = jnp.asarray(draw((3, 4), 1)), jnp.asarray(draw((3, 4), 2))
@@ -259,6 +261,10 @@ TOP = Top(np.ones((4, 1), np.float32), np.array([[0], [1], [0], [1]]), np.zeros(
 MAPS = np.arange(40, dtype=np.float32).reshape(2, 4, 5)
 UNITS = np.full(2, TARGET), np.zeros((2, 0), np.int32)
 BOXES = np.full((1, 2, 4), (0, 0, 2, 2))
+DIRECTIONS = np.eye(4, dtype=np.float32)[[TARGET, TARGET]]
+GRIDS = {"hidden": Grid((0.5, 0.5), (1.0, 1.0))}
+SHOWN = np.ones((2, 4, 4, 3), np.uint8)
+PICTURED = Pictured(IMAGES[:, :, :4], np.arange(2, dtype=np.int32), SHOWN, SHOWN[..., :1])
 
 
 def down(weights):
@@ -369,6 +375,14 @@ OF_NAMED = {
         lambda fun: invariance(fun, ("hidden",), "logits", IMAGES, [TARGET] * 2, paper_steps(16)).untransformed,
         said,
     ),
+    "overlaps": (
+        lambda fun: (
+            overlaps(
+                lambda x: {"hidden": fun(x)["hidden"]}, [PICTURED], {"hidden": np.full(4, 0.5, np.float32)}, GRIDS, (1,)
+            )["hidden"].of_map
+        ),
+        None,
+    ),
     "top_activations of several layers": (
         lambda fun: top_activations(fun, [IMAGES], 1)["logits"].values[:, 0],
         lambda w: net(w, IMAGES).max(axis=0),
@@ -393,6 +407,18 @@ MORE = {
     "sensitivity": (
         lambda fun: metrics.sensitivity(lenses.grad_cam_plus_plus, fun, IMAGES, TARGET, KEY, n_samples=2).mean,
         None,
+    ),
+    "maco": (
+        lambda fun: lenses.maco(fun, [0, 1], KEY, spectrum=lenses.spectrum(IMAGES), n_steps=2, n_crops=1).pictures,
+        None,
+    ),
+    "accentuate": (
+        lambda fun: lenses.accentuate(fun, IMAGES, TARGET, lambda x: x, KEY, n_steps=2, lr=1.0, jitter=0).images,
+        None,
+    ),
+    "project_directions": (
+        lambda fun: project_directions(fun, IMAGES, DIRECTIONS, np.zeros((2, 0), np.int32)).projections,
+        lambda w: slope(w, deconv_relu),
     ),
     "eigen_cam": (lambda fun: lenses.eigen_cam((fun, lambda maps: maps.mean(axis=(1, 2))), IMAGES), None),
 }
@@ -466,13 +492,15 @@ def test_no_function_that_takes_one_is_left_out():
         for parameter in inspect.signature(function).parameters.values()
         if "Callable" in str(parameter.annotation)
     }
-    on_host = {"ablate", "difference", "evaluate", "evolution", "first_layers", "from_first", "on_first"}
-    on_host |= {"sanity_check", "shared", "snapshots_of"}
+    on_host = {"ablate", "difference", "evaluate", "evolution", "first_layers", "forms", "from_first", "on_first"}
+    on_host |= {"sanity_check", "shared", "smoothed", "snapshots_of", "strongest_of"}
     made_by_layer = {"fields_of", "is_listable", "pools_above"}  # of any other function they say nothing
     parts = {
         "asked",
+        "asked_of_maps",
         "by_platform",
         "check_input",
+        "features_of",
         "in_full",
         "live",
         "projected",

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, UInt8
 from zfjax.console.errors import UserError
 from zfjax.console.files import read_whole
 from zfjax.console.paths import user_path
-from zfjax.console.text import brief, first_line, readable, reason
+from zfjax.console.text import brief, first_line, readable, reason, shown_by_shape
 from zfjax.data.annotations import PartBoxes
 from zfjax.data.folder import FolderExamples
 from zfjax.data.shapes.parts import in_crop
@@ -23,6 +23,7 @@ from zfjax.runs.subject import Subject
 MANY = 256  # classes
 
 
+@shown_by_shape
 class Known(NamedTuple):
     """Pictures of a split with known objects."""
 

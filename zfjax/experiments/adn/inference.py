@@ -47,6 +47,7 @@ class Codes(NamedTuple):
     switches: Integer[Array, "*batch h w maps"]
 
 
+@shown_by_shape
 class Bounds(NamedTuple):
     """L, at least the largest eigenvalue of RᵀR: a number, or one for each image."""
 

@@ -39,6 +39,7 @@ class Look(NamedTuple):
         return found.astype(np.float32)
 
 
+@shown_by_shape
 class Ranked(NamedTuple):
     """The maps of a layer, strongest first, and at which cell each is strongest, or the one cell asked about."""
 
