@@ -15,7 +15,7 @@ from zfjax.console.errors import UserError
 from zfjax.experiments import passes
 from zfjax.experiments.exploring import looks, menus, painting
 from zfjax.experiments.exploring.explorer import Explorer, Known
-from zfjax.experiments.exploring.keeping import Kept
+from zfjax.experiments.exploring.keeping import Cache
 from zfjax.experiments.exploring.view import CELLS, View, over, packed, read, unpacked
 from zfjax.models import incremental
 from zfjax.models.nets import NetModel
@@ -261,7 +261,7 @@ def test_any_model_is_looked_at():
 
 
 def test_kept_results_have_bounded_room_and_are_made_once():
-    kept = Kept[bytes](100, len)
+    kept = Cache[bytes](100, len)
     for number in range(50):
         kept.or_made(number, lambda: bytes(30))
     assert [number for number in range(50) if kept.get(number) is not None] == [47, 48, 49]

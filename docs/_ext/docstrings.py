@@ -34,7 +34,7 @@ def unwrap_jitted(app: Sphinx) -> None:
         getattr(zfjax, name)
     modules = [found.name for found in pkgutil.walk_packages(zfjax.__path__, "zfjax.")]
     for module_name in modules:
-        if module_name.endswith("__main__"):
+        if module_name.endswith("__main__") or module_name.startswith("zfjax.explore."):  # these need Gradio
             continue
         __import__(module_name)
         module = sys.modules[module_name]

@@ -35,7 +35,7 @@ PARTS = 64  # of a pass at most
 ROUNDS = 8  # in which all devices take images, in a part at the least
 _PRECISION = "jax_default_matmul_precision"  # of which JAX does not say that its configuration has it
 _END = "images"  # in a file: how many images the pass has seen
-Kept = TypeVar("Kept", Top, Sums, Overlaps)  # what a pass keeps of each layer
+PerLayer = TypeVar("PerLayer", Top, Sums, Overlaps)  # what a pass keeps of each layer
 Batch = TypeVar("Batch", Numbered, Seen)
 
 
@@ -47,13 +47,13 @@ class Parts:
         self._folder = epath.Path(folder)
         self._files: list[epath.Path] = []
 
-    def read(self, key: str, kind: type[Kept]) -> tuple[dict[str, Kept], int] | None:
+    def read(self, key: str, kind: type[PerLayer]) -> tuple[dict[str, PerLayer], int] | None:
         """What the pass with this key found in its first images, and how many these are; the same in all processes."""
         path = self._path(key)
         self._files.append(path)
         return _unpacked(from_first(lambda: _content(path)), kind)
 
-    def write(self, key: str, found: dict[str, Kept], images: int) -> None:
+    def write(self, key: str, found: dict[str, PerLayer], images: int) -> None:
         """Keep what a pass has found in its first images."""
         if is_first():
             write_whole(self._path(key), _packed(found, images))
@@ -252,15 +252,15 @@ def dissected(
 
 def _part_by_part(
     subject: Subject,
-    kind: type[Kept],
+    kind: type[PerLayer],
     key: str,
-    go_on: Callable[[Iterator[Any], int, dict[str, Kept] | None], dict[str, Kept]],
+    go_on: Callable[[Iterator[Any], int, dict[str, PerLayer] | None], dict[str, PerLayer]],
     each: int,
     parts: Parts | None,
     progress: Progress | None,
     *,
     read: Callable[..., Iterator[Any]] | None = None,
-) -> dict[str, Kept]:
+) -> dict[str, PerLayer]:
     """A pass over all images; `go_on` takes those of a part, the number of the first, and what was found before.
 
     They are read by `subject.numbered`, or by `read`.
@@ -304,7 +304,7 @@ def _key(subject: Subject, names: Sequence[str], k: int, each: int) -> str:
     return hashlib.sha256("\0".join(map(str, words)).encode() + digest_of(subject.model)).hexdigest()[:16]
 
 
-def _packed(found: dict[str, Kept], images: int) -> bytes:
+def _packed(found: dict[str, PerLayer], images: int) -> bytes:
     arrays = {f"{name}/{part}": array for name, one in found.items() for part, array in one._asdict().items()}
     # NumPy's files have no bfloat16; float32 holds each of its values.
     arrays = {name: array.astype(np.float32) if name.endswith("/values") else array for name, array in arrays.items()}
@@ -321,7 +321,7 @@ def _content(path: epath.Path) -> bytes:
         return b""
 
 
-def _unpacked(content: bytes, kind: type[Kept]) -> tuple[dict[str, Kept], int] | None:
+def _unpacked(content: bytes, kind: type[PerLayer]) -> tuple[dict[str, PerLayer], int] | None:
     digest, rest = content[:32], content[32:]
     if hashlib.sha256(rest).digest() != digest:
         return None

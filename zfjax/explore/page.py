@@ -21,7 +21,7 @@ WIDTHS = (1, 2, 4, 8)  # of the brush, in cells
 _HOW = [("asks what looks there", LOOKS), ("paints gray", PAINTS), ("erases", ERASES)]
 # Three lines of answers, each computed one at a time and in the order of the questions: what a click shows, a map's
 # patches, lenses.
-_QUICK = {
+_QUICK: dict[str, Any] = {
     "concurrency_id": "clicks",
     "concurrency_limit": 1,
     "show_progress": "hidden",

@@ -19,7 +19,7 @@ from zfjax.data.decode import BrokenImage, decode_square
 from zfjax.experiments import lenses
 from zfjax.experiments.dissection import Label
 from zfjax.experiments.exploring import looks, menus, painting
-from zfjax.experiments.exploring.keeping import Kept
+from zfjax.experiments.exploring.keeping import Cache
 from zfjax.experiments.exploring.looks import Look
 from zfjax.experiments.exploring.view import CELLS, View, over, packed, unpacked
 from zfjax.experiments.gallery import Gallery, gallery, in_rgb
@@ -87,11 +87,11 @@ class Explorer:
         self._order = sorted(names)
         self._fun = functions.live(model.activations(names))
         self._painting = painting.painting_of(model)
-        self._squares = Kept[np.ndarray](_UPLOADS, lambda square: square.nbytes)
-        self._looks = Kept[Look](_LOOKS, lambda look: look.bytes)
-        self._tapes = Kept[Any](_TAPES, lambda tape: sum(leaf.nbytes for leaf in jax.tree.leaves(tape)))
-        self._galleries = Kept[Gallery](64_000_000, lambda found: found.images.nbytes + found.projections.nbytes)
-        self._lensed = Kept[Lensed](32_000_000, lambda found: found.found.nbytes + found.heat.nbytes)
+        self._squares = Cache[np.ndarray](_UPLOADS, lambda square: square.nbytes)
+        self._looks = Cache[Look](_LOOKS, lambda look: look.bytes)
+        self._tapes = Cache[Any](_TAPES, lambda tape: sum(leaf.nbytes for leaf in jax.tree.leaves(tape)))
+        self._galleries = Cache[Gallery](64_000_000, lambda found: found.images.nbytes + found.projections.nbytes)
+        self._lensed = Cache[Lensed](32_000_000, lambda found: found.found.nbytes + found.heat.nbytes)
         try:
             self.cam_layer = lenses.highest_maps(model)
         except UserError:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class Kept(Generic[Result]):
+class Cache(Generic[Result]):
     """The results that were asked for last, up to a number of bytes; at least one."""
 
     def __init__(self, room: int, size: Callable[[Result], int]):
