@@ -1,45 +1,24 @@
 """The atlas in headless Chromium, opened from disk: pictures, keys, search, phones, without JavaScript."""
 
 import contextlib
-import os
-import shutil
 from urllib.parse import quote
 
 import atlas_sites
 import pytest
 from atlas_sites import CLASSES, MANY
+from browsers import DESK, PHONE, chromium
 
 from zfjax.atlas import site
 
 pytestmark = pytest.mark.slow
 
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 ABORTED = "net::ERR_ABORTED"
-DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
-
-
-def missing(what):
-    """Skips, but on CI, where the browser must be there."""
-    if os.environ.get("CI"):
-        pytest.fail(f"CI is set, and {what}")
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    try:
-        from playwright import sync_api
-    except ImportError:
-        missing("playwright is not installed")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_api.sync_playwright() as playwright:
-        if path is None and not os.path.exists(playwright.chromium.executable_path):
-            missing("there is no Chromium: neither on the PATH nor by `playwright install chromium`")
-        with playwright.chromium.launch(executable_path=path, args=ARGUMENTS) as launched:
-            yield launched
+    with chromium() as launched:
+        yield launched
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """The live page in headless Chromium with the network cut, and its server asked directly."""
 
 import contextlib
+import importlib.util
 import io
 import json
-import os
 import pathlib
-import shutil
 import signal
 import socket
 import sys
@@ -18,9 +17,9 @@ import explore_sites
 import numpy as np
 import pytest
 import tiny_runs
+from browsers import DESK, PHONE, chromium, missing
 from explore_sites import SIDE
 from PIL import Image
-from test_atlas_browser import ARGUMENTS, DESK, PHONE, missing
 
 from zfjax.data.decode import decode_square
 
@@ -33,9 +32,7 @@ EXPECTED = ("422", "AbortError", "Unexpected error Connect")  # refused files; s
 
 @pytest.fixture(scope="module")
 def explorer():
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("gradio") is None:
         missing("gradio is not installed")
     return explore_sites.explorer()
 
@@ -48,16 +45,8 @@ def address(explorer):
 
 @pytest.fixture(scope="module")
 def browser():
-    try:
-        from playwright import sync_api
-    except ImportError:
-        missing("playwright is not installed")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_api.sync_playwright() as playwright:
-        if path is None and not os.path.exists(playwright.chromium.executable_path):
-            missing("there is no Chromium: neither on the PATH nor by `playwright install chromium`")
-        with playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, CUT]) as launched:
-            yield launched
+    with chromium(CUT) as launched:
+        yield launched
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import zfjax  # noqa: E402
 from zfjax.console.errors import UserError  # noqa: E402
-from zfjax.runs.given import model_given  # noqa: E402
+from zfjax.runs.model_files import model_given  # noqa: E402
 from zfjax.weights.onnx import load  # noqa: E402
 
 RANDOM = np.random.default_rng(0)

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
             values, ("net", "num_classes", "width", "image_size", "workdir"), "with --model, which is shown"
         )
         with Progress("reading the model"):
-            from zfjax.runs.given import model_given
+            from zfjax.runs.model_files import model_given
 
             model = model_given(values.model)
         _print(model, values)

@@ -164,7 +164,7 @@ class Page:
                 for part, fields in _PARTS.items()
             ]
         except UserError as error:
-            return [gr.skip() if fresh is False else "", filled("note.html", line=str(error)), *nothing[2:]]
+            return ["" if fresh else gr.skip(), filled("note.html", line=str(error)), *nothing[2:]]
         except Exception as error:  # the page goes on; the line is for whoever runs it
             say(f"a fault in zfjax explore: {type(error).__name__}: {first_line(error)}")
             return [gr.skip(), filled("note.html", line="that did not work; see the terminal"), *nothing[2:]]

@@ -14,7 +14,7 @@ from zfjax.explore import drawing
 from zfjax.models.edits import layer_title
 from zfjax.plots.picture import Picture
 
-MODEL = "zfjax.runs.looking.alone(zfjax.runs.given.model_given(sys.argv[1]))"
+MODEL = "zfjax.runs.looking.alone(zfjax.runs.model_files.model_given(sys.argv[1]))"
 
 
 class Origin(NamedTuple):

@@ -126,14 +126,20 @@ class Explorer:
 
     def square(self, picture: str) -> UInt8[np.ndarray, "side side 3"]:
         """A picture's RGB square. Raises a UserError if there is no such picture, or it is no longer kept."""
+        if (found := self._require(picture)) is not None:
+            return found
+        squares, _ = self.subject.pictures.load(np.array([int(picture)]))
+        return squares[0]
+
+    def _require(self, picture: str) -> UInt8[np.ndarray, "side side 3"] | None:
+        """Raise a UserError if there is no such picture; return its square if it is at hand."""
         if picture.startswith(UPLOADED):
             if (found := self._squares.get(picture)) is None:
                 raise UserError("this picture is not here any more: drop it again, and the link shows the same")
             return found
         if not (picture.isdecimal() and len(picture) < 19 and int(picture) < self._count):
             raise UserError(f"picture {brief(picture)}: expected a number below {self._count:,}, or one that you drop")
-        squares, _ = self.subject.pictures.load(np.array([int(picture)]))
-        return squares[0]
+        return None
 
     def settled(self, view: View) -> View:
         """A view with everything chosen that it leaves open.
@@ -141,9 +147,8 @@ class Explorer:
         Raises:
             UserError: there is no such picture, place, unit, pixel, class, set of rules or lens.
         """
-        self.square(view.picture)
-        if view.beside:
-            self.square(view.beside)
+        for picture in filter(None, (view.picture, view.beside)):
+            self._require(picture)
         unpacked(view.painted)
         for kind, name, names in (("rules", view.rules, menus.RULES), ("lens", view.lens, self.lenses)):
             if name and name not in names:
