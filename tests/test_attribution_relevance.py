@@ -142,6 +142,27 @@ def test_batch_norm_counts_as_part_of_the_weights(form, rule):
         assert_close(project(normal(y.shape, 4)), expected(normal(y.shape, 4)), 1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "products"), [("float32", 4), ("bfloat16", 5)])
+def test_both_sides_of_alpha_beta_are_also_the_result(dtype, products):
+    """Two convolutions up and two down; one more where the sum of two rounded sides would be no result."""
+    x, kernel, bias = jnp.abs(normal((1, 6, 6, 3))), normal((3, 3, 3, 4), 1), normal((1, 1, 1, 4), 2)
+    x, kernel, bias = (array.astype(dtype) for array in (x, kernel, bias))
+    chosen = zfjax.rules.Rules((("convolution", AlphaBeta()),))
+
+    def fun(x):
+        return FORMS["NHWC"](jax.nn.relu(x), kernel) + bias
+
+    def both_ways(x):
+        y, project = zfjax.backproject(fun, x, chosen)
+        return y, project(y)
+
+    y, _ = both_ways(x)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.float32(y), np.float32(fun(x)), atol=1e-5)
+    text = jax.jit(both_ways).lower(x).as_text()
+    assert text.count("stablehlo.convolution") == products
+
+
 # What must hold of all.
 
 

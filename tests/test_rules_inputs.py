@@ -249,3 +249,13 @@ def test_the_gradient_takes_back_a_rule():
         rules.gradient, when=lambda equation: equation.kind == "sin"
     )
     np.testing.assert_array_equal(signal(jnp.sin, chosen), signal(jnp.sin, zfjax.GRADIENT))
+
+
+def test_a_rule_that_has_the_result_may_return_it():
+    @rules.takes_inputs
+    def doubled(equation, inputs):
+        return rules.Evaluated(jnp.float32(7) * inputs[0].value, lambda signal: [2 * signal])
+
+    y, project = zfjax.backproject(lambda x: jnp.sin(x) + 1, jnp.ones(3), zfjax.GRADIENT.extend(sin=doubled))
+    np.testing.assert_array_equal(y, np.full(3, 8.0))  # its result, not the sine
+    np.testing.assert_array_equal(project(jnp.ones(3)), np.full(3, 2.0))

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 from zfjax.console.warning import warn
 from zfjax.ops.arguments import described, is_array, kept
 from zfjax.transform import functions, jaxprs, loops, parts, rectifiers, tape
-from zfjax.transform.equations import Input, in_full
+from zfjax.transform.equations import Evaluated, Input, in_full
 from zfjax.transform.given import besides_of, check_input, is_float
 from zfjax.transform.idle import RuleWarning as RuleWarning
 from zfjax.transform.idle import warnings_of
@@ -264,8 +264,8 @@ class _Ascent:
             Input(wire.value, wire.slot is not None, wire.other if self._has_baseline else None) for wire in wires
         )
         below = tuple(wire.slot for wire in wires if wire.slot)
-        y, beside = equation.fun(*(wire.value for wire in wires)), self._beside(equation.fun, wires)
-        rule = in_full(unit.rule)(equation, inputs)
+        rule, beside = in_full(unit.rule)(equation, inputs), self._beside(equation.fun, wires)
+        y, rule = rule if isinstance(rule, Evaluated) else (equation.fun(*(wire.value for wire in wires)), rule)
         if len(end.outvars) != 1:
             raise ValueError(f"rule {name!r}: expected a function with one output, got {len(end.outvars)}")
         if not callable(rule):

@@ -3,7 +3,8 @@
 A rule is a function `rule(equation, inputs) -> down`. It is called on the way up; `down` takes the signal at the
 equation's output, shaped as that, and returns one for each input that carries a signal, in their order, shaped as
 these. What `down` closes over, such as switches, is kept until then. `takes_inputs` marks a rule of this form; any
-other function is a rule of one input, `rule(equation, x) -> down`, whose down returns the one signal itself.
+other function is a rule of one input, `rule(equation, x) -> down`, whose down returns the one signal itself. A rule
+that has the equation's result anyway may return it too, as `Evaluated`.
 """
 
 import dataclasses
@@ -86,7 +87,16 @@ class Equation:
 PARTS = frozenset((*curves.NAMES, "attention", "convolution", "dense", "normalization", "softmax"))
 Signals = Value | Sequence[Value]
 Down = Callable[[jax.Array], Any]  # returns Signals
-Rule = Callable[[Any, Any], Down]
+
+
+class Evaluated(NamedTuple):
+    """What a rule may return in place of the way down alone, so that the result is not computed a second time."""
+
+    result: Value
+    down: Down
+
+
+Rule = Callable[[Any, Any], Down | Evaluated]
 _Rule = TypeVar("_Rule", bound=Rule)
 
 
@@ -135,7 +145,7 @@ def only(equation: Equation, inputs: Sequence[Input]) -> Value:
     return carried[0]
 
 
-def _of_one_input(rule: Rule, equation: Equation, inputs: Sequence[Input]) -> Down:
+def _of_one_input(rule: Rule, equation: Equation, inputs: Sequence[Input]) -> Down | Evaluated:
     x = only(equation, inputs)
     named = Activation(equation.name, equation.of_signals(inputs)) if equation.is_part else equation.source[-1]
     return rule(named, x)

@@ -20,6 +20,7 @@ from zfjax.ops.windows import Windows
 from zfjax.transform.deep_lift import DEEP_LIFT as DEEP_LIFT
 from zfjax.transform.equations import Activation as Activation
 from zfjax.transform.equations import Down, Equation, Input, only
+from zfjax.transform.equations import Evaluated as Evaluated
 from zfjax.transform.equations import Rule as Rule
 from zfjax.transform.equations import takes_inputs as takes_inputs
 from zfjax.transform.relevance.composites import ATTN_LRP as ATTN_LRP

@@ -6,7 +6,10 @@ import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from zfjax.transform.equations import Down, Equation, Input
+import jax
+import jax.numpy as jnp
+
+from zfjax.transform.equations import Down, Equation, Evaluated, Input
 from zfjax.transform.relevance.layers import layer
 from zfjax.transform.relevance.shares import at_least_zero, divided
 
@@ -36,8 +39,8 @@ class AlphaBeta:
         if self.alpha - self.beta != 1:
             raise ValueError(f"alpha and beta: expected alpha = beta + 1, got {self.alpha} and {self.beta}")
 
-    def __call__(self, equation: Equation, inputs: Sequence[Input]) -> Down:
-        """Return the way down of an equation."""
+    def __call__(self, equation: Equation, inputs: Sequence[Input]) -> Down | Evaluated:
+        """Return the way down of an equation, and its result if that is the sum of both sides."""
         found = layer(equation, inputs)
         sides = [(self.alpha, 1), *([(-self.beta, -1)] if self.beta else [])]
         summed = [(factor, sign, *found.parts(sign)) for factor, sign in sides]
@@ -49,7 +52,11 @@ class AlphaBeta:
             )
             return functools.reduce(operator.add, sides)
 
-        return down
+        expected = jax.eval_shape(equation.fun, *(input.value for input in inputs))
+        if not self.beta or jnp.finfo(expected.dtype).bits < 32:  # each rounded, they may cancel to noise
+            return down
+        linear = functools.reduce(operator.add, (z for _, _, z, _ in summed))
+        return Evaluated((linear if found.bias is None else linear + found.bias).astype(expected.dtype), down)
 
 
 def ZPlus(stabilizer: float = 1e-6) -> AlphaBeta:
