@@ -1,6 +1,5 @@
 """`zfjax explain`: one page for one picture, what would change the answer, and bad input in one line each."""
 
-import functools
 import json
 import re
 
@@ -91,7 +90,13 @@ def test_a_page_a_picture_and_numbers_are_written(capsys, monkeypatch, run, tmp_
     picture = tmp_path / "<b>one & two.png"
     picture.write_bytes((pictures / "noise" / "000.png").read_bytes())
     one = [lens for lens in LENSES if lens.name == "grad_cam"]
-    monkeypatch.setattr(page, "explained", functools.partial(explanation.explained, lenses=one))
+    answers = []
+
+    def explained_once(*arguments):
+        answers.append(answers[0] if answers else explanation.explained(*arguments, lenses=one))
+        return answers[0]
+
+    monkeypatch.setattr(page, "explained", explained_once)
     assert command.run(explain.main, ["explain", str(picture), f"--workdir={workdir}", "--nearest=3"]) == 0
     said = capsys.readouterr().out.strip()
     files = {path.suffix: path for path in (workdir / "explain").iterdir()}
@@ -119,6 +124,16 @@ def test_a_page_a_picture_and_numbers_are_written(capsys, monkeypatch, run, tmp_
     assert all(line in html.replace("&#39;", "'") for line in values["words"])
     with Image.open(files[".png"]) as drawn:
         assert drawn.width == 1500
+
+    # The same picture replaces its page; another one with its name does not.
+    other = tmp_path / "other" / picture.name
+    other.parent.mkdir()
+    other.write_bytes((pictures / "noise" / "001.png").read_bytes())
+    for file, count in ((picture, 1), (other, 2), (other, 2)):
+        assert command.run(explain.main, ["explain", str(file), f"--workdir={workdir}", "--nearest=0"]) == 0
+        assert len([*(workdir / "explain").glob("*.json")]) == count
+    assert (workdir / "explain" / f"{files['.json'].stem}-2.html").exists()
+    assert json.loads(files[".json"].read_text())["picture"] == str(picture)
 
 
 def test_an_expected_class_is_asked_about(run):

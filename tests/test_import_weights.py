@@ -156,7 +156,7 @@ def test_the_last_layer_is_cut_to_the_datasets_classes(capsys, folder, tmp_path)
     (tmp_path / "names.txt").write_text("\n".join(names) + "\n\n")
     words = (
         *(tmp_path / "net.safetensors", "--model=zfnet_pytorchcv", f"--workdir={tmp_path / 'run'}", *SIZES),
-        *(f"--dataset=folder:{folder}", f"--classes={tmp_path / 'names.txt'}"),
+        *(f"--dataset=folder:{folder}", f"--class_names={tmp_path / 'names.txt'}"),
     )
     code, out, _ = run(capsys, import_weights.main, *words)
     assert code == 0
@@ -202,7 +202,7 @@ def test_a_training_scripts_file_and_names_that_two_outputs_have(capsys, tmp_pat
     tensors = {f"model.module.{name}": value for name, value in state_dict().items()}
     save_file(tensors | {f"model_ema.{name}": value * 2 for name, value in state_dict().items()}, tmp_path / "a.PTH")
     (tmp_path / "names.txt").write_bytes("crane\r\n café\r\ncrane ".encode("utf-16"))
-    flags = ("--model=resnet18", "--key=model", f"--classes={tmp_path / 'names.txt'}", *SIZES)
+    flags = ("--model=resnet18", "--key=model", f"--class_names={tmp_path / 'names.txt'}", *SIZES)
     words = (tmp_path / "a.PTH", f"--workdir={tmp_path / 'run'}", *flags)
     assert run(capsys, import_weights.main, *words)[0] == 0
     known = read_run(tmp_path / "run")
@@ -311,7 +311,7 @@ class TestMistakes:
             (("--model=resnet18", "--pixel_max=nan"), "pixel_max=nan must be positive"),
             (("--model=resnet18", "--key=ema"), "net.safetensors: it has no net under 'ema'; it has bn1.bias,"),
             (("--model=resnet18", "--dataset=folder:nowhere"), "image folder nowhere: not there"),
-            (("--model=resnet18", "--classes=nowhere.txt"), "cannot read the class names in nowhere.txt"),
+            (("--model=resnet18", "--class_names=nowhere.txt"), "cannot read the class names in nowhere.txt"),
             (("--model=resnet18", "--image_sise=3"), "unknown flag --image_sise; did you mean --image_size?"),
         ],
     )
@@ -329,12 +329,14 @@ class TestMistakes:
         save_file(state_dict(classes=5), tmp_path / "a.safetensors")
         words = (tmp_path / "a.safetensors", "--model=resnet18", f"--dataset=folder:{folder}", *SIZES)
         line = self.said(capsys, tmp_path, *words)
-        assert f"the net has 5 outputs, but folder:{folder} has 3 classes; expected as many, or --classes=FILE" in line
+        assert (
+            f"the net has 5 outputs, but folder:{folder} has 3 classes; expected as many, or --class_names=FILE" in line
+        )
         (tmp_path / "names.txt").write_text("a\nb\ncircle\nd\nnoise\n")
-        line = self.said(capsys, tmp_path, *words, f"--classes={tmp_path / 'names.txt'}")
+        line = self.said(capsys, tmp_path, *words, f"--class_names={tmp_path / 'names.txt'}")
         assert "has classes that the net does not know: circles, stripes; did you mean circle?" in line
         (tmp_path / "names.txt").write_text("\n")
-        assert "names.txt is empty" in self.said(capsys, tmp_path, *words, f"--classes={tmp_path / 'names.txt'}")
+        assert "names.txt is empty" in self.said(capsys, tmp_path, *words, f"--class_names={tmp_path / 'names.txt'}")
 
     def test_weights_that_are_not_finite(self, capsys, tmp_path, folder):
         save_file(state_dict() | {"bn1.bias": np.full(4, np.inf, np.float32)}, tmp_path / "a.safetensors")

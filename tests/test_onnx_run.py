@@ -84,7 +84,12 @@ def imported(pictures, source, tmp_path_factory):
     """A run of the file; its outputs are the classes of the pictures, and one that is not."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "names.txt").write_text("stripes\ndogs\ncircles\n")
-    words = (source, f"--workdir={folder / 'run'}", f"--dataset=folder:{pictures}", f"--classes={folder / 'names.txt'}")
+    words = (
+        source,
+        f"--workdir={folder / 'run'}",
+        f"--dataset=folder:{pictures}",
+        f"--class_names={folder / 'names.txt'}",
+    )
     assert command.run(import_weights.main, ["zfjax", *map(str, words), *TAKES, "--image_size=32"]) == 0
     return folder / "run"
 
@@ -188,7 +193,7 @@ def test_fig6_beside_another_run(capsys, imported, source, pictures, tmp_path):
 
 
 def test_runs_are_scored_together(capsys, imported, source, pictures, tmp_path):
-    names = f"--classes={imported.parent / 'names.txt'}"
+    names = f"--class_names={imported.parent / 'names.txt'}"
     run(capsys, import_weights.main, source, f"--workdir={tmp_path / 'second'}", "--image_size=32", names)
     code, said, errors = run(capsys, evaluate.main, f"--workdir={imported},{tmp_path / 'second'}")
     assert code == 0, errors
@@ -198,7 +203,7 @@ def test_runs_are_scored_together(capsys, imported, source, pictures, tmp_path):
 def test_importing_again(capsys, imported, source, pictures, tmp_path):
     """The same changes nothing; anything else is refused, and so is anything in the folder of another run."""
     before = {path: path.stat().st_mtime_ns for path in imported.rglob("*")}
-    words = (f"--workdir={imported}", f"--dataset=folder:{pictures}", f"--classes={imported.parent / 'names.txt'}")
+    words = (f"--workdir={imported}", f"--dataset=folder:{pictures}", f"--class_names={imported.parent / 'names.txt'}")
     assert run(capsys, import_weights.main, source, *words, *TAKES, "--image_size=32")[0] == 0
     moved = shutil.copytree(source.parent, tmp_path / "moved") / "net.onnx"
     assert run(capsys, import_weights.main, moved, *words, *TAKES, "--image_size=32")[0] == 0

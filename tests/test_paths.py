@@ -138,7 +138,7 @@ TAKERS = {
     "cache_dir": lambda path: cache.folder_for(path, SOURCE, 8),
     "--images": lambda path: Subject.of_files(None, [path]),
     "--boxes": _read_boxes,
-    "--classes": outputs.read_names,
+    "--class_names": outputs.read_names,
     "--config": lambda path: _called(f"{path}.py", ()),
     "file of weights": files.read,
     "--out of weights": lambda path: files.write(f"{path}.safetensors", {}, {}),

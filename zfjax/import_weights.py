@@ -3,13 +3,13 @@
 Examples:
   python -m zfjax.import_weights resnet18.pth --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
       a file from torch.save or safetensors: a state_dict, a training script's checkpoint, or a whole module
-  python -m zfjax.import_weights vgg.safetensors --model=vgg16 --dataset=folder:PHOTOS --classes=names.txt --workdir=RUN
+  python -m zfjax.import_weights vgg.pth --model=vgg16 --dataset=folder:PHOTOS --class_names=names.txt --workdir=RUN
       names.txt names the net's 1000 outputs, one per line; the last layer is cut to the folders of PHOTOS
   python -m zfjax.import_weights caffe.pth --model=vgg16 --bgr --pixel_max=255 --mean=103.939,116.779,123.68 --std=1,1,1
       a net that expects Caffe's preprocessing
   python -m zfjax.import_weights resnet18.onnx --model=resnet18 --dataset=folder:IMAGENET --workdir=RUN
       a net that PyTorch or others exported; on random pictures the run's net and the file's must give the same logits
-  python -m zfjax.import_weights vit.onnx --dataset=folder:PHOTOS --classes=names.txt --workdir=RUN
+  python -m zfjax.import_weights vit.onnx --dataset=folder:PHOTOS --class_names=names.txt --workdir=RUN
       any net at all: without --model, an ONNX file becomes a run as it is; it cannot be trained further
 
 PyTorch is not needed, and no code in a file is run. Prefixes of names (module., backbone.) are left out. If a file has
@@ -78,7 +78,7 @@ def _convert(file: str, values: flags.FlagValues) -> None:
             before = asked_for(values, said.preprocessing)
             config = imported.run_config(model, values.dataset, data_dir=values.data_dir, width=width, image_size=size)
             loaded = from_file(tensors, file, model, preprocessing=before, width=width, image_size=size, key=values.key)
-            named = outputs.read_names(values.classes) if values.classes else outputs.Names(said.classes)
+            named = outputs.read_names(values.class_names) if values.class_names else outputs.Names(said.classes)
             fitted = imported.fit_classes(loaded, config, named.names)
             imported.write_run(folder, config, fitted, {"source": file, "model": model}, named.names)
     for note in loaded.notes + named.notes:
@@ -103,7 +103,7 @@ def _keep(file: str, values: flags.FlagValues) -> None:
         from zfjax.weights import outputs
         from zfjax.weights.preprocessing import TORCHVISION, asked_for
 
-        named = outputs.read_names(values.classes) if values.classes else outputs.Names(())
+        named = outputs.read_names(values.class_names) if values.class_names else outputs.Names(())
         source = open_source(values.dataset, data_dir=values.data_dir) if values.dataset else None
         said = onnx_run.Said(
             asked_for(values, TORCHVISION), named.names or None, values.image_size, values.dataset, values.data_dir
@@ -146,11 +146,12 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "classes",
+        "class_names",
         "",
         "File with the class names of the net's outputs, one per line, in order; default the dataset's classes.",
         flag_values=values,
     )
+    flags.DEFINE_alias("classes", "class_names", flag_values=values)
     options.whole_number(
         values, "image_size", None, "Height and width in pixels; default an ONNX file's, or 224.", smallest=1
     )

@@ -1,9 +1,10 @@
 """How sure a mean over pictures is."""
 
+import functools
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt16
 
 from zfjax.console.tables import Interval
 
@@ -32,11 +33,18 @@ def intervals(
     n = values.shape[-1]
     if not n:
         raise ValueError("values: expected those of one picture or more, got none")
-    rng, even, flat = np.random.default_rng(0), np.full(n, 1 / n), values.reshape(-1, n).astype(float)
-    means = np.stack([flat @ rng.multinomial(n, even) / n for _ in range(N_RESAMPLES)])
+    flat = values.reshape(-1, n).astype(float)
+    means = flat @ _resamples(n).astype(float).T / n
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    low, high = np.percentile(means, [tail, 100 - tail], axis=1)
     return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
+
+
+@functools.lru_cache(maxsize=2)
+def _resamples(n: int) -> UInt16[np.ndarray, "resamples n"]:
+    """How often each of n pictures is in each resample. A table has hundreds of means over the same pictures."""
+    rng, even = np.random.default_rng(0), np.full(n, 1 / n)
+    return np.stack([rng.multinomial(n, even).astype(np.uint16) for _ in range(N_RESAMPLES)])
 
 
 def mean_of(values: Float[np.ndarray, " n"]) -> Interval:

@@ -100,14 +100,17 @@ def sanity_check(
     trained = maps_of(model)
     if trained.ndim < 2 or len(trained) != len(images):
         raise ValueError(f"lens: expected maps [{len(images)}, H, W] or with channels, got {list(trained.shape)}")
+    ranks = [_centered_ranks(part) for part in (trained, np.abs(trained))]
     names: list[str] = []
-    cascade: list[tuple[np.ndarray, np.ndarray]] = []
-    alone: list[tuple[np.ndarray, np.ndarray]] = []
+    cascade: list[list[np.ndarray]] = []
+    alone: list[list[np.ndarray]] = []
     for redrawn in randomized(model, key, bottom_up=bottom_up):
         names.append(redrawn.layer)
         for found, one in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
             maps = maps_of(one)
-            found.append((rank_correlation(maps, trained), rank_correlation(np.abs(maps), np.abs(trained))))
+            found.append(
+                [_correlation(_centered_ranks(part), of) for part, of in zip((maps, np.abs(maps)), ranks, strict=True)]
+            )
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 
 
@@ -169,10 +172,16 @@ def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
 
 def rank_correlation(one: Real[np.ndarray, "n ..."], other: Real[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
     """Spearman's rank correlation between matching rows of two arrays; NaN if a row is constant."""
-    rows = (np.reshape(array, (len(array), -1)).astype(float) for array in (one, other))
-    first, second = (stats.rankdata(array, axis=1) for array in rows)
-    first -= first.mean(axis=1, keepdims=True)
-    second -= second.mean(axis=1, keepdims=True)
+    return _correlation(_centered_ranks(one), _centered_ranks(other))
+
+
+def _centered_ranks(array: Real[np.ndarray, "n ..."]) -> Float[np.ndarray, "n cells"]:
+    """Each row's ranks, less their mean."""
+    ranks = stats.rankdata(np.reshape(array, (len(array), -1)).astype(float), axis=1)
+    return ranks - ranks.mean(axis=1, keepdims=True)
+
+
+def _correlation(first: Float[np.ndarray, "n cells"], second: Float[np.ndarray, "n cells"]) -> Float[np.ndarray, " n"]:
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
     return np.where(spread > 0, (first * second).sum(axis=1) / np.where(spread > 0, spread, 1), np.nan)
 

@@ -10,7 +10,8 @@ Examples:
       training pictures too
 
 Writes one page, NAME.html, which needs nothing else; the same as a picture, NAME.png; and all of its numbers,
-NAME.json; into the run's folder explain, or --out, in place of earlier ones of a picture with the same name.
+NAME.json; into the run's folder explain, or --out, in place of earlier ones of the same picture. Another picture with
+the same name becomes NAME-2, and so on.
 
   why           Grad-CAM, Layer-CAM, LRP, integrated gradients and occlusion, of the class that the net says
   --expected    the same lenses, of the logit of the expected class less that of what it says; and squares that make the

@@ -1,7 +1,9 @@
 """The page of one picture: opened, explained, written."""
 
 import base64
+import hashlib
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import jax
 import jinja2
 import numpy as np
+from etils import epath
 from jaxtyping import Float
 from PIL import Image
 
 from zfjax.console.errors import UserError
 from zfjax.console.files import write_whole
+from zfjax.console.paths import user_path
 from zfjax.console.progress import Progress
 from zfjax.console.text import as_file, readable
 from zfjax.data.folder import FolderExamples
@@ -62,19 +66,36 @@ def write(given: Given, file: str, expected: str, count: int, batch_size: int) -
     neighbors = _neighbors(given, train, found)
     classes_near = [one["class"] for one in neighbors]
     said = words.lines(found, subject.classes, classes_near)
-    values = _values(given, subject, layer, file, found, said, neighbors)
+    digest = hashlib.sha256(user_path(file, "image").read_bytes()).hexdigest()
+    values = _values(given, subject, layer, file, found, said, neighbors) | {"sha256": digest}
     pictures: Sequence[np.ndarray] = ()
     if train is not None and found.nearest is not None:
         pictures = [*train.display.pixels(train.load(np.asarray(found.nearest.images)))]
     titles = [f"{one['class']} {one['cosine']:.3f}" for one in neighbors]
     near = [Named(picture, title) for picture, title in zip(pictures, titles, strict=True)]
-    name = as_file(image.names[0])
+    name = _free(given.out, as_file(image.names[0]), digest)
     with Progress("drawing"):
         save_png(plot_explanation(found, shown, subject.classes, near, said), given.out / f"{name}.png")
         html = _html(given, found, shown, subject.classes, near, values)
         write_whole(given.out / f"{name}.html", html.encode(errors="replace"))
         write_whole(given.out / f"{name}.json", json.dumps(values, allow_nan=False).encode())
     return [f"{name}.{ending}" for ending in ("html", "png", "json")]
+
+
+def _free(folder: epath.Path, name: str, digest: str) -> str:
+    """The name of a page: that of a picture, or NAME-2 and so on if the folder has pages of others with this name."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    files = ((one, folder / f"{one}.json") for one in names)
+    return next(one for one, file in files if not file.exists() or _digest_in(file) == digest)
+
+
+def _digest_in(file: epath.Path) -> str | None:
+    """The digest of the picture that a page's numbers are of; None if the file is something else, or damaged."""
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return values.get("sha256") if isinstance(values, dict) else None
 
 
 def _neighbors(given: Given, train: Subject | None, found: Explanation) -> list[dict[str, Any]]:

@@ -288,7 +288,7 @@ class OfModel(Given):
         if not len(known):
             raise UserError(
                 f"no class of {self.dataset} is one of the outputs of {self.name}, which are {listed(val.classes, 5)};"
-                " expected the same names: Model(…, classes=), --class_names or import-weights --classes says them"
+                " expected the same names: Model(…, classes=), or --class_names says them"
             )
         pictures = ChosenPictures(LabeledPictures(val.pictures, val.labels), known)
         return pictures, len(val.labels) - len(known)
@@ -401,7 +401,7 @@ def given(values: flags.FlagValues, folder: str, *, local: str = "", other: bool
 
 def _class_names(path: str) -> tuple[str, ...]:
     """The names in a file, as in `read_names`, with what was unusual about it said."""
-    found = read_names(path, "--class_names")
+    found = read_names(path)
     for note in found.notes:
         say(note)
     return found.names

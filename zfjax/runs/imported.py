@@ -105,7 +105,8 @@ def fit_classes(loaded: Loaded, config: ConfigDict, names: Sequence[str]) -> Loa
     if loaded.outputs != len(source.classes):
         raise UserError(
             f"the net has {loaded.outputs} outputs, but {source.name} has {len(source.classes)} classes;"
-            " expected as many, or --classes=FILE with the outputs' class names, one per line, among them the dataset's"
+            " expected as many, or --class_names=FILE with the outputs' class names, one per line, among them the"
+            " dataset's"
         )
     return loaded
 

@@ -38,7 +38,7 @@ class Names(NamedTuple):
     notes: tuple[str, ...] = ()  # what was unusual about their file, one sentence each
 
 
-def read_names(path: str | os.PathLike[str], flag: str = "--classes") -> Names:
+def read_names(path: str | os.PathLike[str]) -> Names:
     """Read class names, one per line, stripped of surrounding spaces; empty lines at the start and end are skipped.
 
     The file is UTF-8, or begins with the byte-order mark of another encoding; otherwise it is read as Windows-1252,
@@ -47,13 +47,12 @@ def read_names(path: str | os.PathLike[str], flag: str = "--classes") -> Names:
 
     Args:
         path: the file.
-        flag: which named it, for errors.
 
     Raises:
         UserError: the file cannot be read, is not text, has no names, or has an empty line between them.
     """
     try:
-        content = read_whole(user_path(path, flag))
+        content = read_whole(user_path(path, "--class_names"))
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {reason(error)}") from error
     text, note = _decoded(path, content)
