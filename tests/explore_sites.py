@@ -8,6 +8,7 @@ import numpy as np
 
 import zfjax
 from zfjax.experiments import passes
+from zfjax.experiments.dissection import Concept, Label
 from zfjax.experiments.exploring.explorer import Explorer, Known
 from zfjax.models.nets import NetModel
 
@@ -16,23 +17,25 @@ NASTY = ("<script>alert(1)</script>", "{{value}} ${alert(2)} `", "</bdi><img src
 
 
 def explorer() -> Explorer:
-    """Of a net that nobody trained and twelve pictures of noise, with what is known of one layer."""
+    """Of a net that nobody trained and twelve pictures of noise, with what is known of two layers."""
     net = zfjax.zfnet(4, width=0.05, image_size=SIDE)
     variables = net.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
     squares = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3), np.uint8)
     model = NetModel(net, variables, classes=NASTY, preprocess=lambda squares: jnp.asarray(squares, jnp.float32) - 128)
     subject = zfjax.look(model, squares).val._replace(labels=np.arange(12, dtype=np.int32) % 4)
-    tops = passes.strongest(subject, ["relu2"], 9, 4)
-    return Explorer(subject, {"relu2": Known(tops["relu2"], passes.responded(subject, tops, 4)["relu2"])})
+    tops = passes.strongest(subject, ["relu1", "relu2"], 9, 4)
+    responses = passes.responded(subject, {"relu2": tops["relu2"]}, 4)["relu2"]
+    labels = [Label(Concept("class", name), 0.25) for name in NASTY] + [None] * (len(tops["relu2"].values) - len(NASTY))
+    return Explorer(subject, {"relu1": Known(tops["relu1"], None), "relu2": Known(tops["relu2"], responses, labels)})
 
 
 @contextlib.contextmanager
 def served(of: Explorer, **options):
-    """Its page; gives the address, without the slash at its end."""
+    """Its page."""
     from zfjax.explore import serving
 
     page = serving.serve(of, "tiny", **options)
     try:
-        yield page.address
+        yield page
     finally:
         page.close()

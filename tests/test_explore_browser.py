@@ -1,6 +1,7 @@
 """The live page in headless Chromium with the network cut, and its server asked directly."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -10,9 +11,11 @@ import socket
 import sys
 import tempfile
 import threading
+import types
 import urllib.error
 import urllib.request
 
+import atlas_sites
 import explore_sites
 import numpy as np
 import pytest
@@ -21,7 +24,12 @@ from browsers import DESK, PHONE, chromium, missing
 from explore_sites import SIDE
 from PIL import Image
 
+import zfjax
+from zfjax.atlas import site
+from zfjax.console import command
 from zfjax.data.decode import decode_square
+from zfjax.experiments.exploring.explorer import Explorer
+from zfjax.experiments.exploring.view import read, unpacked
 
 # Gradio and what it stands on warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -38,9 +46,14 @@ def explorer():
 
 
 @pytest.fixture(scope="module")
-def address(explorer):
-    with explore_sites.served(explorer, megabytes=4) as address:
-        yield address
+def served(explorer):
+    with explore_sites.served(explorer, megabytes=4) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    return served.address
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +63,8 @@ def browser():
 
 
 @pytest.fixture
-def open_page(browser, address):
-    """Opens pages; at the end none had an error or a dialog, asked anybody else, or got a path of this machine."""
+def open_page(browser, served, address):
+    """Opens pages; at the end none had an error or a dialog, asked anybody else, knew a path here, or kept growing."""
     wrong, answers = [], []
     with contextlib.ExitStack() as stack:
 
@@ -86,6 +99,8 @@ def open_page(browser, address):
                     text = answer.text()
                     wrong.extend((answer.url, place) for place in places if place in text)
         assert not wrong
+    tabs = served.blocks.app.state_holder.session_data.values()
+    assert {len(tab.blocks_config.blocks) for tab in tabs} == {len(served.blocks.blocks)}
 
 
 def map_of(page):
@@ -223,6 +238,78 @@ def test_two_tabs_and_a_reload_in_the_middle(open_page):
     assert "picture=1&" in one.url
 
 
+def test_clicks_that_come_faster_than_answers_all_count(open_page):
+    """Of different kinds, all made before the first answer."""
+    page = open_page("picture=5&layer=relu2")
+    page.get_by_label("paints gray").check()
+    unit = page.locator(".zx-maps button").nth(2).get_attribute("data-map")
+    label = page.locator(".zx-classes button").nth(1).get_attribute("data-label")
+    page.evaluate(
+        """([unit, label]) => {
+          document.querySelector(`.zx-maps [data-map="${unit}"]`).click();
+          document.querySelector(`.zx-classes [data-label="${label}"]`).click();
+          const stage = document.querySelector('.zx-stage');
+          for (const key of [' ', 'ArrowUp', 'ArrowUp', 'ArrowUp', 'ArrowUp', 'ArrowUp', ' '])
+            stage.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+        }""",
+        [unit, label],
+    )
+    page.wait_for_selector("figcaption:has-text('before the brush')")
+    page.wait_for_selector(f"h3:has-text('Map {unit} of')")
+    for _ in range(50):
+        view = read(page.url.partition("?")[2])
+        if unpacked(view.painted).sum() == 32:  # two dabs of 4 by 4 cells
+            break
+        page.wait_for_timeout(100)
+    assert unpacked(view.painted).sum() == 32
+    assert (view.unit, view.label) == (int(unit), int(label))
+    assert pressed(page, ".zx-classes").get_attribute("data-label") == label
+
+
+def test_two_pictures_beside_each_other(open_page):
+    page = open_page("picture=2&layer=relu2")
+    first = page.locator(".zx-stage img").get_attribute("src")
+    page.get_by_role("button", name="Put this picture beside").click()
+    page.wait_for_function("location.search.includes('beside=2')")
+    page.get_by_label("by number").fill("7")
+    page.get_by_label("by number").press("Enter")
+    page.wait_for_function("location.search.includes('picture=7&beside=2')")
+    figures = page.locator("#zx-pictures figure")
+    assert [text.partition(",")[0] for text in figures.locator("figcaption").all_inner_texts()] == [
+        "picture 7",
+        "picture 2",
+    ]
+    assert figures.nth(1).locator("img").get_attribute("src") == first
+    assert page.locator(".zx-classes small").count() == 4
+    page.get_by_role("button", name="Nothing beside").click()
+    page.wait_for_function("!location.search.includes('beside')")
+    assert figures.count() == 1
+    assert page.locator(".zx-classes small").count() == 0
+
+
+def test_the_atlas_links_into_the_page_and_back(open_page, explorer, browser, tmp_path):
+    with explore_sites.served(explorer, atlas=str(atlas_sites.write(tmp_path))) as other:
+        there, page = other.address, browser.new_page()
+        # As if the page were where `zfjax explore` is by default, which other programs may be.
+        page.context.route(
+            f"{site.EXPLORE_AT}**",
+            lambda route: route.fulfill(
+                status=302, headers={"Location": route.request.url.replace(site.EXPLORE_AT, there)}
+            ),
+        )
+        page.goto(there)
+        page.get_by_role("link", name="the atlas of the run").click()
+        page.goto(f"{there}atlas/{site.map_path('relu1', 2)}")
+        page.get_by_role("link", name="this map in the live page").click()
+        page.wait_for_selector("h3:has-text('Map 2 of layer 1')")
+        assert page.url.startswith(there)
+        with page.expect_popup() as back:
+            page.get_by_role("link", name="Its page in the atlas").click()
+        assert back.value.url == f"{there}atlas/{site.map_path('relu1', 2)}"
+        assert back.value.locator("h1").inner_text().startswith("Map 2 of layer 1")
+        page.context.close()
+
+
 def test_a_slow_lens_stops_nobody(open_page, explorer, monkeypatch):
     go, lensed = threading.Event(), explorer.lensed
     monkeypatch.setattr(explorer, "lensed", lambda view: go.wait(60) and lensed(view))
@@ -247,7 +334,8 @@ def test_a_phone_in_light_and_dark(open_page, scheme):
 
 
 def test_names_are_text(open_page):
-    page = open_page()
+    page = open_page("layer=relu2&map=2")
+    assert page.locator("p", has_text="overlaps most with").locator("bdi").inner_text() == explore_sites.NASTY[2]
     shown = page.locator(".zx-classes bdi").all_inner_texts()
     assert sorted(shown) == sorted(explore_sites.NASTY)
     assert page.locator(".zx-classes bdi *").count() == 0
@@ -292,8 +380,8 @@ def test_the_server_asks_nobody(explorer, monkeypatch):
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *args, **how: hosts.add(host) or look_up(host, *args, **how)
     )
-    with explore_sites.served(explorer) as address:
-        assert asked(address)[0] == 200
+    with explore_sites.served(explorer) as page:
+        assert asked(page.address)[0] == 200
     assert hosts <= {"127.0.0.1", "localhost", None}
 
 
@@ -330,8 +418,8 @@ def test_uploads_wait_for_each_other_and_none_is_lost(address, explorer, monkeyp
 
 
 def test_elsewhere_wants_a_token(explorer):
-    with explore_sites.served(explorer, host="0.0.0.0") as address:
-        local = address.replace("0.0.0.0", "127.0.0.1")
+    with explore_sites.served(explorer, host="0.0.0.0") as page:
+        local = page.address.replace("0.0.0.0", "127.0.0.1")
         plain, _, token = local.partition("?token=")
         assert len(token) > 20
         for way in ("", "?token=", "?token=x", "config", "save.png?picture=0", "gradio_api/info"):
@@ -345,6 +433,18 @@ def test_elsewhere_wants_a_token(explorer):
         assert asked(f"{plain}save.py?picture=0&layer=relu2", cookie=cookie + "x")[0] == 401
 
 
+NETS = """
+import jax
+import jax.numpy as jnp
+import zfjax
+
+def mine():
+    def net(images):
+        kernel = jnp.ones((3, 3, 3, 2))
+        return jax.lax.conv_general_dilated(images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    return zfjax.Model(net, (1, 16, 16, 3), preprocess=lambda squares: squares.astype(jnp.float32) / 255)
+"""
 QUICKLY = """
 import sys
 from zfjax.console import command, signals
@@ -377,14 +477,37 @@ def test_ctrl_c_ends_the_command(tmp_path, explorer):
     assert str(tmp_path) not in rest
 
 
+def test_the_command_takes_a_function_in_a_file(capsys, monkeypatch, tmp_path, explorer):
+    from zfjax.explore import opening, serving
+
+    (tmp_path / "nets.py").write_text(NETS)
+    serve, answers = serving.serve, []
+
+    def served(*args, **kwargs):
+        page = serve(*args, **kwargs)
+        noise = np.random.default_rng(8).integers(0, 256, (30, 40, 3), np.uint8)
+        with contextlib.closing(page):
+            picture = json.loads(asked(f"{page.address}picture?name=x", jpeg(noise))[2])["picture"]
+            answers.extend((asked(page.address), asked(f"{page.address}save.py?picture={picture}&layer=conv1")))
+        return page
+
+    verb = importlib.import_module("zfjax.explore")  # `zfjax.explore` is the function
+    monkeypatch.setattr(verb, "threading", types.SimpleNamespace(Event=lambda: types.SimpleNamespace(wait=list)))
+    monkeypatch.setattr(serving, "serve", served)
+    monkeypatch.setattr(opening, "opened", lambda subject, *_: Explorer(subject))  # compiled when it is asked
+    assert command.run(verb.main, ["explore", f"--model={tmp_path}/nets.py:mine", "--nobrowser"]) == 0
+    assert capsys.readouterr().out.startswith("open http://127.0.0.1:")
+    assert [status for status, _, _ in answers] == [200, 200]
+    assert "model_given(sys.argv[1])" in answers[1][2]
+
+
 def free_port():
     with contextlib.closing(socket.socket()) as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
 
 
-def test_a_notebook_calls_the_package(explorer, monkeypatch):
-    import zfjax
+def test_a_notebook_calls_the_function(explorer, monkeypatch):
     from zfjax.explore import opening
 
     seen = []

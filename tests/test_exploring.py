@@ -266,6 +266,13 @@ def test_kept_results_have_bounded_room_and_are_made_once():
         kept.or_made(number, lambda: bytes(30))
     assert [number for number in range(50) if kept.get(number) is not None] == [47, 48, 49]
     assert kept.or_made("large", lambda: bytes(1000)) == kept.get("large")  # the last one stays
+    kept = Cache[bytes](100, len)
+    for size in (90, 10, 10):  # another result in place of the first
+        kept.put("same", bytes(size))
+    kept.put("other", bytes(85))
+    assert kept.get("same") == bytes(10)
+    kept.put("other", bytes(95))
+    assert kept.get("same") is None
     started, go, made = threading.Event(), threading.Event(), []
 
     def make():
@@ -292,3 +299,14 @@ def test_without_gradio_the_page_says_what_it_needs(explorer, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
     with pytest.raises(UserError, match=r"pip install 'zfjax\[explore\]'"):
         zfjax.explore(explorer.subject)
+
+
+def test_the_function_keeps_its_name_from_the_command():
+    """Whichever of the two is imported first, and whatever of the package is imported later."""
+    assert inspect.isfunction(zfjax.explore)
+    command = importlib.import_module("zfjax.explore")
+    assert inspect.ismodule(command)
+    del vars(zfjax)["explore"]
+    importlib.reload(command)
+    importlib.import_module("zfjax.explore.opening")
+    assert inspect.isfunction(zfjax.explore)

@@ -17,11 +17,9 @@ from zfjax.console import signals
 if signals.is_starting(__name__):  # before the imports, which take time
     signals.listen()
 
-import sys
 import threading
-import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -94,16 +92,3 @@ def _origin(asked: "Given", values: flags.FlagValues) -> "Origin | None":
         return None
     checkpoint = "" if values.checkpoint == "latest" else f", {values.checkpoint!r}"
     return Origin(f"zfjax.open_run(sys.argv[1]{checkpoint}).val", has_numbers=not values.images)
-
-
-class _Callable(types.ModuleType):
-    """This module, which is a verb, is a function too: `zfjax.explore(model, pictures)`."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Served":
-        """What `zfjax.explore.notebook.explore` does."""
-        from zfjax.explore.notebook import explore
-
-        return explore(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable

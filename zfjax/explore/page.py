@@ -12,12 +12,14 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import first_line, say
 from zfjax.experiments.exploring import menus
 from zfjax.experiments.exploring.explorer import Explorer
+from zfjax.experiments.exploring.keeping import Cache
 from zfjax.experiments.exploring.view import CELLS, View, packed, read, unpacked
 from zfjax.explore.sections import Sections, filled
 
 LOOKS, PAINTS, ERASES = "look", "paint", "erase"
 AT_ONCE = 2  # pictures that are read, or views that are saved, at the same time; others wait
 WIDTHS = (1, 2, 4, 8)  # of the brush, in cells
+_LINKS = 1_000_000  # letters of links that are kept, of as many tabs as these make
 _HOW = [("asks what looks there", LOOKS), ("paints gray", PAINTS), ("erases", ERASES)]
 # Three lines of answers, each computed one at a time and in the order of the questions: what a click shows, a map's
 # patches, lenses.
@@ -55,6 +57,9 @@ class Page:
     def __init__(self, explorer: Explorer, title: str, atlas: str = ""):
         """`title` says what is looked at; `atlas` is the address of its atlas, if there is one."""
         self._explorer, self._sections = explorer, Sections(explorer, atlas)
+        # The link of each tab's last answer: clicks that come faster than answers all bring the same link, and each has
+        # to add to what the one before changed. (A gr.State would take one of a browser's six connections per tab.)
+        self._last = Cache[str](_LINKS, len)
         with gr.Blocks(title=f"{title} · zfjax explore", analytics_enabled=False, fill_width=True) as self.blocks:
             # Never shown: the view, and what the slower parts show of it.
             self._link, self._of_strongest, self._of_lens = (gr.Textbox(visible=False) for _ in range(3))
@@ -103,24 +108,25 @@ class Page:
 
     def _connect(self) -> None:
         """Each event changes the view, and shows what this changes; what takes longer follows."""
-        self._shown = [self._link, self._note, self._number, self._place, self._unit, self._rules, self._lens]
+        # As long as it knows a tab, Gradio 6.31 keeps each component that it skipped or updated (gr.skip, gr.update)
+        # and then read, or gave a plain value: what is read always gets values, and what may be skipped only updates.
+        self._shown = [self._link, self._number, self._place, self._unit, self._rules, self._lens, self._note]
         self._shown += [self._pictures, self._classes, self._maps, self._detail, self._save]
 
         def valued(listen: Callable, change: Callable[..., View], *inputs: Any, again: Sequence[str] = ()) -> None:
-            def answer(link: str, *values: Any) -> list[Any]:
-                return self._answer(link, lambda view: change(view, *values), again)
+            def answer(request: gr.Request, link: str, *values: Any) -> list[Any]:
+                return self._answer(request, link, lambda view: change(view, *values), again)
 
             listen(answer, [self._link, *inputs], self._shown, **_QUICK)
 
         def told(listen: Callable, change: Callable[[View, Any], View]) -> None:
-            def answer(link: str, event: gr.EventData) -> list[Any]:
-                return self._answer(link, lambda view: change(view, event._data))
+            def answer(request: gr.Request, link: str, event: gr.EventData) -> list[Any]:
+                return self._answer(request, link, lambda view: change(view, event._data))
 
-            # Clicks that come faster than answers are answered in order; a stroke brings those that are not answered.
             listen(answer, self._link, self._shown, **_QUICK)
 
         def opened(request: gr.Request) -> list[Any]:
-            return self._answer(str(request.query_params), lambda view: view, tuple(_PARTS), fresh=True)
+            return self._answer(request, str(request.query_params), lambda view: view, tuple(_PARTS), fresh=True)
 
         self.blocks.load(opened, None, self._shown, **_QUICK)
         told(self._take.select, _pictured)
@@ -145,51 +151,65 @@ class Page:
         change(self._lens_of, [self._link, self._of_lens], lens, **_SLOW)
 
     def _answer(
-        self, link: str, change: Callable[[View], View], again: Sequence[str] = (), fresh: bool = False
+        self,
+        request: gr.Request,
+        link: str,
+        change: Callable[[View], View],
+        again: Sequence[str] = (),
+        fresh: bool = False,
     ) -> list[Any]:
         """What all parts show after a change of the view; those that it leaves alone are not sent again."""
-        nothing = [gr.skip()] * len(self._shown)
+        tab = str(request.session_hash)
+        link = self._last.get(tab) or link
+        before, was = View(), "" if fresh else link
         try:
-            before = View() if fresh else read(link)
+            before = read(was)
             asked = change(read(link))
             if asked.painted != before.painted:  # first, so that only what changed is computed
                 self._explorer.look(asked, before)
             view = self._explorer.settled(asked)
-            changed = [getattr(view, field) != getattr(before, field) for field in View._fields]
-            differs = dict(zip(View._fields, changed, strict=True))
+            changed = {field for field in View._fields if getattr(view, field) != getattr(before, field)}
             parts = [
-                getattr(self._sections, part)(view)
-                if part in again or any(differs[field] for field in fields)
+                gr.update(value=getattr(self._sections, part)(view))
+                if not was or part in again or changed & {*fields}
                 else gr.skip()
                 for part, fields in _PARTS.items()
             ]
         except UserError as error:
-            return ["" if fresh else gr.skip(), filled("note.html", line=str(error)), *nothing[2:]]
+            line = str(error)
         except Exception as error:  # the page goes on; the line is for whoever runs it
             say(f"a fault in zfjax explore: {type(error).__name__}: {first_line(error)}")
-            return [gr.skip(), filled("note.html", line="that did not work; see the terminal"), *nothing[2:]]
-        number = int(view.picture) if view.picture.isdecimal() else gr.skip()
-        return [view.link, "", number, view.place, view.unit, view.rules, view.lens, *parts]
+            line = "that did not work; see the terminal"
+        else:
+            self._last.put(tab, view.link)
+            return [view.link, *_controls(view), "", *parts]
+        return [was, *_controls(before), filled("note.html", line=line), *[gr.skip()] * len(_PARTS)]
 
-    def _strongest_of(self, link: str, shown: str) -> tuple[Any, Any]:
+    def _strongest_of(self, link: str, shown: str) -> tuple[str, Any]:
         view = read(link)
         return self._unless_shown(f"{view.place} {view.unit}", shown, self._sections.strongest, view)
 
-    def _lens_of(self, link: str, shown: str) -> tuple[Any, Any]:
+    def _lens_of(self, link: str, shown: str) -> tuple[str, Any]:
         view = read(link)
         what = f"{view.picture} {view.painted} {view.lens} {view.label}" if view.lens else ""
         return self._unless_shown(what, shown, self._sections.lens, view)
 
-    def _unless_shown(self, what: str, shown: str, part: Callable[[View], str], view: View) -> tuple[Any, Any]:
+    def _unless_shown(self, what: str, shown: str, part: Callable[[View], str], view: View) -> tuple[str, Any]:
         if what == shown or not view.place:
-            return gr.skip(), gr.skip()
+            return shown, gr.skip()
         try:
-            return what, part(self._explorer.settled(view))
+            return what, gr.update(value=part(self._explorer.settled(view)))
         except UserError as error:
-            return what, filled("note.html", line=str(error))
+            return what, gr.update(value=filled("note.html", line=str(error)))
 
     def _drawn(self) -> str:
         return str(random.randrange(len(self._explorer.subject.pictures)))
+
+
+def _controls(view: View) -> list[Any]:
+    """What the number of the picture, the layer, the map, the rules and the lens show."""
+    number = int(view.picture) if view.picture.isdecimal() else None
+    return [number, view.place or None, view.unit, view.rules, view.lens]
 
 
 def _part(name: str) -> gr.HTML:
@@ -206,14 +226,12 @@ def _pictured(view: View, data: Any) -> View:
 
 
 def _touched(view: View, data: Any) -> View:
-    """After a click or strokes on the picture: another pixel to ask about, or other cells that are painted."""
-    if not data["strokes"]:
+    """After a click or a stroke on the picture: another pixel to ask about, or other cells that are painted."""
+    if data["how"] == LOOKS:
         return view._replace(row=int(data["row"]), column=int(data["column"]), unit=None)
-    cells = unpacked(view.painted)
-    for stroke in data["strokes"]:
-        width = int(stroke["width"])
-        before = (width - 1) // 2
-        for row, column in np.clip(np.array(stroke["cells"], int).reshape(-1, 2), 0, CELLS - 1):
-            top, left = max(row - before, 0), max(column - before, 0)
-            cells[top : row - before + width, left : column - before + width] = stroke["how"] == PAINTS
+    cells, width = unpacked(view.painted), int(data["width"])
+    before = (width - 1) // 2
+    for row, column in np.clip(np.array(data["cells"], int).reshape(-1, 2), 0, CELLS - 1):
+        top, left = max(row - before, 0), max(column - before, 0)
+        cells[top : row - before + width, left : column - before + width] = data["how"] == PAINTS
     return view._replace(painted=packed(cells))

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import, which asks for it
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Else each answer makes a table of the times of the last 10,000, for a page that is closed here.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
 import gradio as gr
 from starlette.routing import BaseRoute, Mount
@@ -18,6 +21,7 @@ from zfjax.explore import page, server
 from zfjax.explore.saving import Origin
 
 HERE = "127.0.0.1"
+_SESSIONS = 100  # whose last answers Gradio keeps; each reload is one more. The page of one that is forgotten goes on
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -97,6 +101,8 @@ def serve(
             max_file_size=1,
             pwa=False,
             enable_monitoring=False,
+            run_history=False,
+            state_session_capacity=_SESSIONS,
         )
     except OSError as error:
         raise UserError(f"cannot listen at {host}{f':{port}' if port else ''}: {error}") from error

@@ -31,8 +31,9 @@ class Cache(Generic[Result]):
     def put(self, key: Hashable, result: Result) -> None:
         """Keep a result, instead of those that were not asked for the longest."""
         with self._lock:
-            if key not in self._found:
-                self._taken += self._size(result)
+            if key in self._found:
+                self._taken -= self._size(self._found[key])
+            self._taken += self._size(result)
             self._found[key] = result
             self._found.move_to_end(key)
             while self._taken > self._room and len(self._found) > 1:

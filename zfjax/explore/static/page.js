@@ -25,7 +25,7 @@ element.addEventListener('keydown', event => {
 });
 
 // The picture: a cross that keys move, and a brush.
-let cross = null, stroke = null, strokes = [];  // those that no answer has shown yet
+let cross = null, stroke = null;
 const stage = () => element.querySelector('.zx-stage');
 const sizes = () => { const { size, cells } = stage().dataset; return { size: +size, cells: +cells }; };
 
@@ -63,10 +63,9 @@ const dab = at => {
 };
 
 const done = () => {
-  const cells = [...(stroke ?? [])].map(text => text.split(',').map(Number));
+  const cells = [...stroke].map(text => text.split(',').map(Number));
   stroke = null;
-  if (paints()) strokes.push({ cells, how: chosen('zx-how'), width: +chosen('zx-width') || 2 });
-  trigger('select', { ...cross, strokes });
+  trigger('select', { ...cross, cells, how: chosen('zx-how'), width: +chosen('zx-width') || 2 });
 };
 
 const paints = () => chosen('zx-how') !== 'look';
@@ -113,7 +112,6 @@ element.addEventListener('keydown', event => {
 let held = null;
 element.addEventListener('focusin', event => { held = event.target.closest('.zx-stage') ? '.zx-stage' : event.target.dataset?.map ? `button[data-map="${event.target.dataset.map}"]` : event.target.dataset?.label ? `button[data-label="${event.target.dataset.label}"]` : null; });
 watch('value', () => {
-  strokes = [];
   show();
   if (held && document.activeElement === document.body) element.querySelector(held)?.focus();
 });
