@@ -13,7 +13,7 @@ import zfjax
 from zfjax import attribution
 from zfjax.console.errors import UserError
 from zfjax.experiments import passes
-from zfjax.experiments.exploring import looks, menus, painting
+from zfjax.experiments.exploring import keeping, looks, menus, painting
 from zfjax.experiments.exploring.explorer import Explorer, Known
 from zfjax.experiments.exploring.keeping import Cache
 from zfjax.experiments.exploring.view import CELLS, View, over, packed, read, unpacked
@@ -260,7 +260,7 @@ def test_any_model_is_looked_at():
     assert explorer.look(view._replace(painted=painted((0, 0, 2))), view).acts
 
 
-def test_kept_results_have_bounded_room_and_are_made_once():
+def test_kept_results_have_bounded_room_and_are_made_once(monkeypatch):
     kept = Cache[bytes](100, len)
     for number in range(50):
         kept.or_made(number, lambda: bytes(30))
@@ -273,6 +273,11 @@ def test_kept_results_have_bounded_room_and_are_made_once():
     assert kept.get("same") == bytes(10)
     kept.put("other", bytes(95))
     assert kept.get("same") is None
+    monkeypatch.setattr(keeping, "give_back", lambda: given.append(1))
+    given, much = [], Cache[int](0, lambda size: size)  # of what only says how large it is
+    for number in range(8):
+        much.put(number, 50_000_000)
+    assert len(given) == 2
     started, go, made = threading.Event(), threading.Event(), []
 
     def make():

@@ -81,7 +81,7 @@ class _Room:
             yield
         finally:
             if amount > _LARGE:
-                _give_back()
+                give_back()
             with self._changed:
                 self._taken -= amount
                 self._changed.notify_all()
@@ -90,8 +90,8 @@ class _Room:
 room = _Room(TOGETHER)
 
 
-def _give_back() -> None:
-    """Have glibc return freed memory to the system: it would keep up to a picture's worth per thread."""
+def give_back() -> None:
+    """Have glibc return freed memory to the system: each thread would keep some, up to the most that it ever took."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # not on Linux
         ctypes.CDLL(None).malloc_trim(0)
 

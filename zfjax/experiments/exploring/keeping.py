@@ -6,7 +6,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from zfjax.data.images.bounds import give_back
+
 Result = TypeVar("Result")
+_MUCH = 128_000_000  # bytes: once so much was dropped, it is worth the tenth of a second to give it back
 
 
 class Cache(Generic[Result]):
@@ -15,7 +18,7 @@ class Cache(Generic[Result]):
     def __init__(self, room: int, size: Callable[[Result], int]):
         """Keep up to `room` bytes; `size` tells how many a result takes."""
         self._room, self._size = room, size
-        self._taken = 0
+        self._taken = self._dropped = 0
         self._lock = threading.Lock()
         self._found: OrderedDict[Hashable, Result] = OrderedDict()
         self._at_work: dict[Hashable, concurrent.futures.Future[Result]] = {}
@@ -37,8 +40,14 @@ class Cache(Generic[Result]):
             self._found[key] = result
             self._found.move_to_end(key)
             while self._taken > self._room and len(self._found) > 1:
-                _, oldest = self._found.popitem(last=False)
-                self._taken -= self._size(oldest)
+                oldest = self._size(self._found.popitem(last=False)[1])
+                self._taken -= oldest
+                self._dropped += oldest
+            gives_back = self._dropped > _MUCH
+            if gives_back:
+                self._dropped = 0
+        if gives_back:
+            give_back()
 
     def or_made(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """What is kept under a key, else what `make` returns or raises; others who ask meanwhile wait for it."""
