@@ -21,8 +21,8 @@ AT_ONCE = 2  # pictures that are read, or views that are saved, at the same time
 WIDTHS = (1, 2, 4, 8)  # of the brush, in cells
 _LINKS = 1_000_000  # letters of links that are kept, of as many tabs as these make
 _HOW = [("asks what looks there", LOOKS), ("paints gray", PAINTS), ("erases", ERASES)]
-# Three lines of answers, each computed one at a time and in the order of the questions: what a click shows, a map's
-# patches, lenses.
+# Four lines of answers, each computed one at a time and in the order of the questions: what a click shows, projections
+# in a picture that is new or painted anew, a map's patches, lenses.
 _QUICK: dict[str, Any] = {
     "concurrency_id": "clicks",
     "concurrency_limit": 1,
@@ -30,6 +30,7 @@ _QUICK: dict[str, Any] = {
     "api_visibility": "private",
     "trigger_mode": "multiple",
 }
+_PROJECTIONS = _QUICK | {"concurrency_id": "projections"}
 _PATCHES = _QUICK | {"concurrency_id": "patches"}
 _SLOW = _QUICK | {"concurrency_id": "lenses", "show_progress": "minimal"}
 _PARTS = {  # of the page, by what of a view each depends on
@@ -61,8 +62,8 @@ class Page:
         # to add to what the one before changed. (A gr.State would take one of a browser's six connections per tab.)
         self._last = Cache[str](_LINKS, len)
         with gr.Blocks(title=f"{title} · zfjax explore", analytics_enabled=False, fill_width=True) as self.blocks:
-            # Never shown: the view, and what the slower parts show of it.
-            self._link, self._of_strongest, self._of_lens = (gr.Textbox(visible=False) for _ in range(3))
+            # Never shown: the view, its picture, and what the slower parts show of it.
+            self._link, self._of_pass, self._of_strongest, self._of_lens = (gr.Textbox(visible=False) for _ in range(4))
             gr.HTML(filled("head.html", title=title, atlas=atlas))
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
@@ -110,7 +111,8 @@ class Page:
         """Each event changes the view, and shows what this changes; what takes longer follows."""
         # As long as it knows a tab, Gradio 6.31 keeps each component that it skipped or updated (gr.skip, gr.update)
         # and then read, or gave a plain value: what is read always gets values, and what may be skipped only updates.
-        self._shown = [self._link, self._number, self._place, self._unit, self._rules, self._lens, self._note]
+        self._shown = [self._link, self._of_pass]
+        self._shown += [self._number, self._place, self._unit, self._rules, self._lens, self._note]
         self._shown += [self._pictures, self._classes, self._maps, self._detail, self._save]
 
         def valued(listen: Callable, change: Callable[..., View], *inputs: Any, again: Sequence[str] = ()) -> None:
@@ -146,6 +148,7 @@ class Page:
         change = self._link.change
         change(None, self._link, None, js=static("address.js"), api_visibility="private")
         # In order too: a slow answer never replaces a later one.
+        self._of_pass.change(self._detail_of, self._link, self._detail, **_PROJECTIONS)
         strongest, lens = [self._of_strongest, self._strongest], [self._of_lens, self._lensed]
         change(self._strongest_of, [self._link, self._of_strongest], strongest, **_PATCHES)
         change(self._lens_of, [self._link, self._of_lens], lens, **_SLOW)
@@ -168,10 +171,11 @@ class Page:
             if asked.painted != before.painted:  # first, so that only what changed is computed
                 self._explorer.look(asked, before)
             view = self._explorer.settled(asked)
+            is_new = not was or _pass(view) != _pass(before)  # what is sent down is not computed yet: `_detail_of`
             changed = {field for field in View._fields if getattr(view, field) != getattr(before, field)}
             parts = [
                 gr.update(value=getattr(self._sections, part)(view))
-                if not was or part in again or changed & {*fields}
+                if (not was or part in again or changed & {*fields}) and not (is_new and part == "detail")
                 else gr.skip()
                 for part, fields in _PARTS.items()
             ]
@@ -182,8 +186,25 @@ class Page:
             line = "that did not work; see the terminal"
         else:
             self._last.put(tab, view.link)
-            return [view.link, *_controls(view), "", *parts]
-        return [was, *_controls(before), filled("note.html", line=line), *[gr.skip()] * len(_PARTS)]
+            return [view.link, _pass(view), *_controls(view), "", *parts]
+        return [
+            was,
+            _pass(before) if was else "",
+            *_controls(before),
+            filled("note.html", line=line),
+            *[gr.skip()] * len(_PARTS),
+        ]
+
+    def _detail_of(self, request: gr.Request, link: str) -> Any:
+        tab = str(request.session_hash)
+        view = read(self._last.get(tab) or link)
+        try:
+            found = self._sections.detail(self._explorer.settled(view))
+        except UserError as error:
+            found = filled("note.html", line=str(error))
+        now = read(self._last.get(tab) or link)
+        moved_on = any(getattr(now, field) != getattr(view, field) for field in _PARTS["detail"])
+        return gr.skip() if moved_on else gr.update(value=found)  # a later answer shows its own
 
     def _strongest_of(self, link: str, shown: str) -> tuple[str, Any]:
         view = read(link)
@@ -204,6 +225,11 @@ class Page:
 
     def _drawn(self) -> str:
         return str(random.randrange(len(self._explorer.subject.pictures)))
+
+
+def _pass(view: View) -> str:
+    """What goes through the model."""
+    return f"{view.picture} {view.painted}"
 
 
 def _controls(view: View) -> list[Any]:
