@@ -278,8 +278,9 @@ zfjax.show(np.stack([projections(fun, images) for fun in layers]))
 #
 # ## Click through it
 #
-# The live page does all of this at a click: any layer, any unit, any picture that you drop on it. Check the box to open
-# it below; it takes a minute or two to compile.
+# The live page does all of this at a click: any layer, any unit, any picture that you drop on it. It is off here: it
+# needs Gradio, which this notebook does not install, a minute or two to compile, and a running kernel to answer, so a
+# stored notebook could only show an empty frame. Set `EXPLORE` (in Colab, check the box) and run the cell to open it.
 
 # %%
 EXPLORE = False  # @param {type:"boolean"}
