@@ -50,6 +50,9 @@ def test_each_part_shows_what_it_is_about(explorer):
     assert sections.strongest(view).count("<figure>") == fires > 0
     assert sections.strongest(explorer.settled(View("3", place="relu3"))) == ""
     assert "before the brush" in sections.pictures(view._replace(painted=painted()))
+    corner = explorer.settled(View("3", place="relu1", row=0, column=0))
+    assert "the frame is what the unit sees" in sections.pictures(corner)
+    assert "the unit sees all of it" in sections.pictures(explorer.settled(View("3", place="pool5", row=24, column=24)))
     dense = explorer.settled(View("3", place="fc7", unit=5))
     assert "where it fires" not in sections.detail(dense)
     assert "zx-field" not in sections.pictures(dense)

@@ -35,15 +35,18 @@ class Sections:
             beside, caption = explorer.rgb(View(view.beside)), self._name(view.beside)
         elif view.painted:
             beside, caption = explorer.rgb(view._replace(painted="")), "before the brush"
+        size, field = explorer.subject.size, looks.field_of(place, explorer.cell(view))
         return filled(
             "pictures.html",
-            size=explorer.subject.size,
+            size=size,
             cells=CELLS,
             url=drawing.url(drawing.picture(explorer.rgb(view))),
             name=self._name(view.picture),
             beside=None if beside is None else drawing.url(drawing.picture(beside)),
             caption=caption,
-            field=looks.field_of(place, explorer.cell(view)),
+            field=field,
+            sees_all=field is not None
+            and all(begin <= 0 and begin + length >= size for begin, length in zip(field[:2], field[2:], strict=True)),
             view=view,
         )
 
