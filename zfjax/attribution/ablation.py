@@ -77,7 +77,7 @@ class _WithoutAMap:
         count = question.inputs.shape[3]
         numbers = places.at[chunks.numbers(chunk, self.size)].get(mode="fill", fill_value=found.size)
         image, unit = numbers // jnp.int32(count + 1), numbers % jnp.int32(count + 1)
-        x, target = (part.at[image].get(mode="clip") for part in (question.inputs, question.target))
+        x, target = chunks.taken((question.inputs, question.target), image)
         gone = jnp.arange(count, dtype=jnp.int32)[None] == unit[:, None]
         left = jnp.where(gone[:, None, None, :], jnp.zeros((), x.dtype), x)
         score = scores(Asked(question.fun, left, target))

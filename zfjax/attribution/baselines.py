@@ -190,7 +190,7 @@ class _Drawn:
     ) -> Array:
         numbers = chunks.numbers(chunk, self.size)
         image, sample = numbers // jnp.int32(self.samples), numbers % jnp.int32(self.samples)
-        x, target, std = (part.at[image].get(mode="clip") for part in (question.inputs, question.target, std))
+        x, target, std = chunks.taken((question.inputs, question.target, std), image)
         noise, drawn, places = jax.vmap(lambda sample: _draws(key, sample, len(baselines)))(sample)
         shape = (-1, *(1,) * (x.ndim - 1))
         x = x + std.reshape(shape) * jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(noise)

@@ -23,6 +23,16 @@ def numbers(chunk: Int[Array, ""], size: int) -> Int[Array, " size"]:
     return chunk * jnp.int32(size) + jnp.arange(size, dtype=jnp.int32)
 
 
+def taken(whole: PyTree, numbers: Int[Array, " size"]) -> PyTree:
+    """The rows with these numbers; those past the end are the last."""
+    return jax.tree.map(lambda part: part.at[numbers].get(mode="clip"), whole)
+
+
+def put(whole: PyTree, numbers: Int[Array, " size"], rows: PyTree) -> PyTree:
+    """The whole with other rows at these numbers; those past the end are dropped."""
+    return jax.tree.map(lambda part, row: part.at[numbers].set(row, mode="drop"), whole, rows)
+
+
 def walk(step: Partial, carry: PyTree, chunks: int, size: int, what: str) -> PyTree:
     """Run carry = step(carry, chunk) for each chunk in turn.
 

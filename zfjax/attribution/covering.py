@@ -168,7 +168,7 @@ def covered_at(
         window: height and width of all rectangles.
     """
     rows = question.inputs, question.target, cover
-    x, target, behind = (part.at[image].get(mode="clip") for part in rows)
+    x, target, behind = chunks.taken(rows, image)
     sides = (jnp.full_like(image, side) for side in window)
     hidden = sweeps.inside(Rectangles(corners[:, 0], corners[:, 1], *sides), (x.shape[1], x.shape[2]))
     return x, Asked(question.fun, jnp.where(hidden[..., None], behind, x), target)

@@ -179,7 +179,7 @@ class _NoisyGradients:
     def __call__(self, question: Asked, std: Array, key: PRNGKeyArray, total: Array, chunk: Int[Array, ""]) -> Array:
         numbers = chunks.numbers(chunk, self.size)
         image, sample = numbers // jnp.int32(self.samples), numbers % jnp.int32(self.samples)
-        x, target, std = (part.at[image].get(mode="clip") for part in (question.inputs, question.target, std))
+        x, target, std = chunks.taken((question.inputs, question.target, std), image)
         draw = jax.vmap(lambda number: jax.random.normal(jax.random.fold_in(key, number), x.shape[1:], x.dtype))
         noisy = x + std.reshape(-1, *(1,) * (x.ndim - 1)) * draw(sample)
         _, gradients = scores_and_gradients(Asked(question.fun, noisy, target))
@@ -200,7 +200,7 @@ class _PathGradients:
         places, weights, ends = (jnp.asarray(part, total.dtype) for part in self._nodes())
         numbers = chunks.numbers(chunk, self.size)
         image, node = numbers // jnp.int32(self.steps + 2), numbers % jnp.int32(self.steps + 2)
-        x, start, target = (part.at[image].get(mode="clip") for part in (question.inputs, start, question.target))
+        x, start, target = chunks.taken((question.inputs, start, question.target), image)
         dtype, x, start = x.dtype, widened(x), widened(start)
         place, weight = (part[node].reshape(-1, *(1,) * (x.ndim - 1)) for part in (places, weights))
         between = (start + place * (x - start)).astype(dtype)

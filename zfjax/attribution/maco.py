@@ -159,7 +159,7 @@ class _Step:
         number: Array,
     ) -> _Climbed:
         rows, step = chunks.numbers(number // jnp.int32(self.steps), self.rows), number % jnp.int32(self.steps)
-        here, units, keys = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), (climbed, units, keys))
+        here, units, keys = chunks.taken((climbed, units, keys), rows)
         pictures, pull = jax.vjp(lambda phases: _pictures(phases, spectrum), here.phases)
 
         # Drawn by unit and step; the first key is the first phases'.
@@ -177,7 +177,7 @@ class _Step:
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
             updates, nadam = jax.vmap(optax.nadam(by.lr).update)(downhill, here.nadam)
         found = _Climbed(here.phases + updates, nadam, here.moved + jnp.abs(gradient).sum(axis=-1))
-        return jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), climbed, found)
+        return chunks.put(climbed, rows, found)
 
 
 def _place(key: PRNGKeyArray, by: _Strengths) -> tuple[Float[Array, ""], Float[Array, " 2"]]:

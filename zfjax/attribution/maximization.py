@@ -123,7 +123,7 @@ class _Ascent:
         number: Array,
     ) -> _Climbed:
         rows, step = chunks.numbers(number // jnp.int32(self.steps), self.rows), number % jnp.int32(self.steps)
-        here, units, keys = jax.tree.map(lambda part: part.at[rows].get(mode="clip"), (climbed, units, keys))
+        here, units, keys = chunks.taken((climbed, units, keys), rows)
         pictures, pull = jax.vjp(lambda rows: jnp.tanh(_unbounded(picture, rows, self.size)), here.coefficients)
 
         # Drawn by unit and step; the first key is the noise's.
@@ -137,7 +137,7 @@ class _Ascent:
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies its int32 step count with floats
             updates, adam = jax.vmap(optax.adam(by.lr).update)(downhill, here.adam)
         found = _Climbed(here.coefficients + updates, adam)
-        return jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), climbed, found)
+        return chunks.put(climbed, rows, found)
 
 
 def _unbounded(picture: Callable, coefficients: Float[Array, "k ..."], size: Pair) -> Float[Array, "k height width c"]:

@@ -88,7 +88,7 @@ class _MaskedScores:
         numbers = chunks.numbers(chunk, self.size)
         image, unit = numbers // jnp.int32(maps.shape[3]), numbers % jnp.int32(maps.shape[3])
         rows = question.inputs, question.target, cover
-        x, target, behind = (part.at[image].get(mode="clip") for part in rows)
+        x, target, behind = chunks.taken(rows, image)
         cells = maps.at[image, :, :, unit].get(mode="clip").astype(x.dtype)
         mask = upsample(cells, (x.shape[1], x.shape[2]))
         lowest, highest = _extremes(mask)

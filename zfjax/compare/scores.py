@@ -137,7 +137,7 @@ def write_sanity(asked: Asked, drawn: Drawn, count: int) -> list[str]:
         return []
     images, target = asked.subject.load(numbers), jnp.asarray(drawn.labels[:count], jnp.int32)
     weights_key, lens_key = jax.random.split(jax.random.key(asked.seed))
-    each = 1 + 2 * len(names) + 2 * (1 + SAMPLES)  # nets, and copies of images
+    each = 2 * len(names) + 2 * (1 + SAMPLES)  # nets, and copies of images
     with Progress("randomized nets", len(lenses) * each * len(numbers), unit="map") as progress:
         for lens in lenses[jax.process_index() :: jax.process_count()]:
             of = _counted(lens, asked.options._replace(key=lens_key), progress)

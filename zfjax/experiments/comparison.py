@@ -72,7 +72,7 @@ def compare(
     layer: str,
     options: Options,
     n_steps: int = 20,
-    costly: int = 64,
+    costly: int = 32,
     rows: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -239,7 +239,8 @@ def _trusted(
     scores = {"road": road, "infidelity": found.scaled}
     if lens not in BASELINES:
         fun, of = case.split if lens.at_cut else case.fun, given_to(lens, case.options, case.first)
-        scores["sensitivity"] = metrics.sensitivity(of, fun, images, target, key, n_samples=4, **by_number).largest
+        known = {"n_samples": 4, "attributions": attributions[:count], **by_number}
+        scores["sensitivity"] = metrics.sensitivity(of, fun, images, target, key, **known).largest
     missing = (0, len(batch.images) - count)
     return {name: np.pad(np.asarray(some), missing, constant_values=np.nan) for name, some in scores.items()}
 

@@ -101,16 +101,18 @@ def sanity_check(
     if trained.ndim < 2 or len(trained) != len(images):
         raise ValueError(f"lens: expected maps [{len(images)}, H, W] or with channels, got {list(trained.shape)}")
     ranks = [_centered_ranks(part) for part in (trained, np.abs(trained))]
+
+    def similarity(model: Model) -> list[np.ndarray]:
+        maps = maps_of(model)
+        return [_correlation(_centered_ranks(part), of) for part, of in zip((maps, np.abs(maps)), ranks, strict=True)]
+
     names: list[str] = []
     cascade: list[list[np.ndarray]] = []
     alone: list[list[np.ndarray]] = []
     for redrawn in randomized(model, key, bottom_up=bottom_up):
         names.append(redrawn.layer)
-        for found, one in ((cascade, redrawn.cascade), (alone, redrawn.alone)):
-            maps = maps_of(one)
-            found.append(
-                [_correlation(_centered_ranks(part), of) for part, of in zip((maps, np.abs(maps)), ranks, strict=True)]
-            )
+        cascade.append(similarity(redrawn.cascade))
+        alone.append(similarity(redrawn.alone) if len(names) > 1 else cascade[0])
     return Sanity(tuple(names), *(Similarity(*np.swapaxes(found, 0, 1)) for found in (cascade, alone)))
 
 

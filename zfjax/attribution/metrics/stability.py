@@ -35,6 +35,7 @@ def sensitivity(
     n_samples: int = 10,
     batch_size: int = 32,
     first: int = 0,
+    attributions: Float[Array | np.ndarray, "n ..."] | None = None,
 ) -> Stability:
     """Max ‖φ(x + r) − φ(x)‖ / ‖φ(x)‖ over images whose pixels are at most `radius` from those of x.
 
@@ -52,6 +53,7 @@ def sensitivity(
         n_samples: noisy copies of each image.
         batch_size: the most images that the lens gets at once.
         first: number of the first image.
+        attributions: what the lens gives for the images themselves, if that is known.
 
     Raises:
         TypeError: images are not floating-point numbers, or it is no key.
@@ -71,10 +73,7 @@ def sensitivity(
 
     def maps_of(images: Array, rows: Int[np.ndarray, " some"]) -> Float[Array, "some cells"]:
         found = lens(fun, images, target if one_each is None else one_each[rows])
-        maps = array("lens", getattr(found, "attributions", found))
-        if maps.ndim < 2 or len(maps) != len(images):
-            raise ValueError(f"lens: expected maps [{len(images)}, …], one for each image, got {list(maps.shape)}")
-        return maps.astype(jnp.float32).reshape(len(images), -1)
+        return _flat("lens", getattr(found, "attributions", found), len(images))
 
     def in_parts(count: int, of: Callable[[Int[np.ndarray, " some"]], Array]) -> Array:
         parts, size = chunks.even(count, batch_size)
@@ -87,11 +86,22 @@ def sensitivity(
         return jnp.linalg.norm(maps_of(copies, rows) - clean[rows], axis=1) / norm[rows]
 
     share = jnp.asarray(radius, images.dtype)
-    clean = in_parts(n, lambda rows: maps_of(images[rows], rows))
+    if attributions is None:
+        clean = in_parts(n, lambda rows: maps_of(images[rows], rows))
+    else:
+        clean = _flat("attributions", attributions, n)
     norm = jnp.linalg.norm(clean, axis=1)
     norm = jnp.where(norm > 0, norm, jnp.ones_like(norm))
     found = in_parts(n_samples * n, moved).reshape(n_samples, n)
     return Stability(found.max(axis=0), found.mean(axis=0))
+
+
+def _flat(name: str, maps: Any, count: int) -> Float[Array, "n cells"]:
+    """Maps as rows of numbers. Raises a ValueError unless there is one for each of `count` images."""
+    maps = array(name, maps)
+    if maps.ndim < 2 or len(maps) != count:
+        raise ValueError(f"{name}: expected maps [{count}, …], one for each image, got {list(maps.shape)}")
+    return maps.astype(jnp.float32).reshape(count, -1)
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
