@@ -197,6 +197,12 @@ def test_every_lens_takes_a_color_as_cover():
             assert np.isfinite(maps_by(lens, case)).all(), lens
 
 
+def test_lenses_take_the_steps_of_the_options():
+    case = reddest(*squares(2)[:2])
+    mine = Lens("mine", "mine", lambda fun, images, target, n_steps: jnp.full(images.shape[:3], float(n_steps)))
+    assert (maps_by(mine, case._replace(options=OPTIONS._replace(n_steps=7))) == 7).all()
+
+
 def test_random_maps_are_each_images_own():
     images, labels, _ = squares(3)
     first = np.asarray(maps_by(BY_NAME["random"], reddest(images, labels)))

@@ -159,6 +159,8 @@ def test_sensitivity_by_its_formula():
         moved.append(np.linalg.norm(there - clean, axis=1) / np.linalg.norm(clean, axis=1))
     assert_close(found.largest, np.max(moved, axis=0))
     assert_close(found.mean, np.mean(moved, axis=0))
+    known = sensitivity(lens, linear, IMAGES, 1, KEY, radius=0.1, n_samples=4, attributions=clean)
+    assert_close(known.largest, found.largest)
     assert not np.any(sensitivity(lens, linear, IMAGES, 1, KEY, radius=0).largest)
 
 
@@ -195,6 +197,10 @@ def test_bad_arguments(unchecked):
         (lambda: infidelity(NET, IMAGES, 0, maps, KEY, window=9), "window: expected at most the image's 8×10 px"),
         (lambda: infidelity(NET, IMAGES, 4, maps, KEY, window=2), r"target: expected one of the 4 classes"),
         (lambda: sensitivity(lenses.gradient, NET, IMAGES, 0, KEY, radius=-1), r"radius: expected 0 or more"),
+        (
+            lambda: sensitivity(lenses.gradient, NET, IMAGES, 0, KEY, attributions=maps),
+            r"attributions: expected maps of 240 numbers, as the lens gives them, got 80",
+        ),
         (lambda: sparseness(np.ones(3, np.float32)), r"attributions: expected \[n, …\]"),
     ):
         with pytest.raises(ValueError, match=error):

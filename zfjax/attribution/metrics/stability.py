@@ -58,7 +58,7 @@ def sensitivity(
     Raises:
         TypeError: images are not floating-point numbers, or it is no key.
         ValueError: `n_samples` or `batch_size` is below 1, `radius` is negative, the lens does not give one map for
-            each image, or as it raises it.
+            each image, attributions have another shape, or as the lens raises it.
 
     Paper: Yeh et al. 2019, "On the (In)fidelity and Sensitivity of Explanations", definition 4.1; the share of the norm
     is Quantus'.
@@ -83,7 +83,11 @@ def sensitivity(
     def moved(numbers: Int[np.ndarray, " some"]) -> Float[Array, " some"]:
         rows = numbers % n
         copies = noisy(images[rows], key, numbers // n, first + rows, share)
-        return jnp.linalg.norm(maps_of(copies, rows) - clean[rows], axis=1) / norm[rows]
+        maps = maps_of(copies, rows)
+        if maps.shape[1] != clean.shape[1]:
+            got = f"{maps.shape[1]} numbers, as the lens gives them, got {clean.shape[1]}"
+            raise ValueError(f"attributions: expected maps of {got}")
+        return jnp.linalg.norm(maps - clean[rows], axis=1) / norm[rows]
 
     share = jnp.asarray(radius, images.dtype)
     if attributions is None:
