@@ -210,7 +210,7 @@ def lowered(platform, fun, *args) -> str:
 
 
 def test_a_program_has_the_forms_of_the_platform_that_it_is_lowered_for():
-    """Not those of the machine that lowers it; and no conditionals but one that is meant, since XLA:CPU does not see through."""
+    """Not those of the machine that lowers it; no conditionals, which XLA:CPU cannot see through, but one we mean."""
     x = jnp.ones((1, 20, 20, 5))
     kernel = jnp.ones((3, 3, 5, 5))
 
