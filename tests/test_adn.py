@@ -112,6 +112,33 @@ def test_the_cost_never_rises_while_switches_are_fixed_and_fista_is_no_worse(who
         np.testing.assert_array_less(inference.costs(*known, 10.0, images, fista)[0], last)
 
 
+def test_values_that_are_left_are_fitted_again_by_least_squares(whole):
+    images, filters, switches = whole
+    for number in (2, 4):
+        known = STACK, filters[:number], switches[: number - 1]
+        bounds = both(inference.largest_eigenvalue(*known, images, 30) * 1.05)
+        start = inference.no_codes(STACK, number, images)
+        shrunk, few, many = (
+            inference.infer(*known, 3.0, bounds, images, start, Method(4, refit=steps)) for steps in (0, 3, 60)
+        )
+        (_, large, _), (_, less, _), (_, least, _) = (
+            inference.costs(*known, 3.0, images, codes) for codes in (shrunk, few, many)
+        )
+        np.testing.assert_array_less(less, large)
+        np.testing.assert_array_less(least, less)
+        np.testing.assert_array_equal(many.switches, shrunk.switches)
+        np.testing.assert_array_equal(many.values != 0, shrunk.values != 0)
+        alike = STACK, filters[:number], (*switches[: number - 1], many.switches)
+        before, after = (
+            operators.project_pooled(*alike, images - operators.reconstruct_pooled(*alike, codes.values))
+            for codes in (shrunk, many)
+        )
+        kept = many.values != 0
+        assert jnp.linalg.norm(after[kept]) < 0.05 * jnp.linalg.norm(before[kept])  # nothing more to gain from them
+    nothing = inference.infer(*known, 1e-9, bounds, images, start, Method(1, refit=2))
+    assert not nothing.values.any()
+
+
 def test_momentum_starts_again_in_the_images_whose_switches_move(whole):
     images, filters, _ = whole
     before = Codes(jnp.ones((2, 1, 1, 2)), jnp.array([[[[1, 2]]], [[[1, 2]]]], jnp.uint8))

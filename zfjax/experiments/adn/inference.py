@@ -10,12 +10,16 @@ to can move, and their L is a seventh of that of all cells, so steps are that mu
 starts again in each image in which a switch moves, or whose cost rises by a fifth: then L was too small for it, and is
 doubled.
 
+At the end the values that are left can be fitted again by conjugate gradients, without the penalty, which made them too
+small: |z|₁ chooses cells, least squares their values. Upper layers need that: their largest eigenvalue is a hundred
+times a cell's own, so that steps of 1/L take hundreds of iterations to do the same.
+
 An iteration over a batch of images is one compiled program, and the loop over iterations is Python's: XLA:CPU takes two
 to ten times as long for the same in a loop of its own (jax 0.10).
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +65,7 @@ class Method(NamedTuple):
     moving: int = 10
     fixed: int = 0
     momentum: bool = False  # FISTA; False: ISTA
+    refit: int = 0  # then so many conjugate-gradient steps on the values that are not zero
 
 
 _USUAL = Method()
@@ -121,7 +126,8 @@ def _lengths(maps: Array) -> Float[Array, "n 1 1 1"]:
 def no_codes(stack: Stack, number: int, images: Maps) -> Codes:
     """A layer's maps at zero, where inference starts."""
     shape = (images.shape[0], *stack.pooled(number))
-    return Codes(jnp.zeros(shape, images.dtype), jnp.zeros(shape, jnp.uint8))
+    zeros = Codes(jnp.zeros(shape, images.dtype), jnp.zeros(shape, jnp.uint8))
+    return _beside(images, zeros)
 
 
 def infer(
@@ -149,10 +155,17 @@ def infer(
     ones = jnp.ones(images.shape[0], images.dtype)
     for moving, iterations in ((True, method.moving), (False, method.fixed)):
         state = _State(codes, codes, ones, 0 * ones, jnp.inf * ones, ones * (bounds.moving if moving else bounds.fixed))
+        state = _beside(images, state)
         for _ in range(iterations):
             state = _step(stack, filters, switches, weight, images, state, moving, method.momentum)
         codes = state.codes
-    return codes
+    if not method.refit:
+        return codes
+    known = stack, filters, (*switches, codes.switches)
+    fit = _unfitted(*known, images, codes.values)
+    for _ in range(method.refit):
+        fit = _refit(*known, fit)
+    return codes._replace(values=fit.values)
 
 
 @shown_by_shape
@@ -200,6 +213,49 @@ def _step(
     again = _moved(codes, found) | short
     share = jnp.where(again, 0, (state.speed - 1) / speed)
     return state._replace(last=codes, speed=jnp.where(again, 1, speed), share=share)
+
+
+@shown_by_shape
+class _Fit(NamedTuple):
+    values: Maps
+    kept: Bool[Array, "n _ _ _"]  # which may change: those that were not zero
+    residual: Maps  # Rᵀ(y - R z) of these
+    direction: Maps
+    length: Float[Array, "n 1 1 1"]  # of the residual, squared
+
+
+@functools.partial(jax.jit, static_argnames=("stack",))
+def _unfitted(stack: Stack, filters: Filters, switches: Switches, images: Maps, values: Maps) -> _Fit:
+    left = images - reconstruct_pooled(stack, filters, switches, values)
+    kept = values != 0
+    residual = jnp.where(kept, project_pooled(stack, filters, switches, left), 0)
+    return _Fit(values, kept, residual, residual, _products(residual, residual))
+
+
+@functools.partial(jax.jit, static_argnames=("stack",))
+def _refit(stack: Stack, filters: Filters, switches: Switches, fit: _Fit) -> _Fit:
+    """One step of conjugate gradients on ‖R z - y‖² in the values that are kept, for each image by itself."""
+    made = reconstruct_pooled(stack, filters, switches, fit.direction)
+    part = _ratio(fit.length, _products(made, made))
+    up = jnp.where(fit.kept, project_pooled(stack, filters, switches, made), 0)
+    residual = fit.residual - part * up
+    length = _products(residual, residual)
+    direction = residual + _ratio(length, fit.length) * fit.direction
+    return _Fit(fit.values + part * fit.direction, fit.kept, residual, direction, length)
+
+
+def _products(one: Maps, other: Maps) -> Float[Array, "n 1 1 1"]:
+    return (one * other).sum((1, 2, 3), keepdims=True)
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """0 where there is nothing below, as in images of zeros."""
+    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1), 0)
+
+
+def _beside(images: Maps, tree: Any) -> Any:
+    """On the devices of the images, as what is computed from them is; else each program would be compiled twice."""
+    return jax.device_put(tree, images.sharding) if images.committed else tree
 
 
 def _shrunk(maps: Maps, by: Float[Array, "n 1 1 1"]) -> Maps:

@@ -22,7 +22,7 @@ from zfjax.experiments.adn.stack import Stack
 
 _AGAIN = "remove it to learn that again"
 _LOOKED_AT = 20  # images from which λ and the first filters are taken, a few of each of some batches
-_FOR_BOUND = 8  # of them, from which L is estimated
+_FOR_BOUND = 8  # of them, at least, from which L is estimated
 _MOST = 30.0  # times the λ that a layer begins with, while it learns
 _MARGIN = 1.1  # over that estimate, which is from below; twice if it depends on an image's own switches
 
@@ -223,7 +223,7 @@ def _note(sums: np.ndarray, seen: int) -> str:
 def _change(settings: Settings, number: int, epoch: int, snr: float) -> float:
     """By what λ is multiplied after an epoch: toward the ratio wanted by then."""
     part = min(1.0, (epoch + 1) / max(1, settings.epochs * 2 / 3))
-    wanted = settings.wanted(number) * (0.25 + 0.5 * part)
+    wanted = settings.wanted(number) * (0.25 + 0.75 * part)
     return float(np.clip(10 ** ((wanted - snr) / 10), 0.5, 2)) if np.isfinite(snr) else 1.0
 
 
@@ -233,15 +233,16 @@ def _bounds(task: Task, kernel: Kernel, weight: float) -> Bounds:
     if settings.steps:
         given = 1 / (settings.weights[number - 1] * settings.steps[number - 1])
         return Bounds(given, given)
-    few, filters, all_cells, pointed_to = -(-_FOR_BOUND // len(task.some)), (*task.filters, kernel), 0.0, 0.0
-    for at in task.some:
-        switches, images = jax.tree.map(lambda part: part[:few], (task.switches[at], task.images[at]))
+    filters, all_cells, pointed_to = (*task.filters, kernel), 0.0, 0.0
+    for at in task.some[: -(-_FOR_BOUND // len(task.images[0]))]:
+        images, switches = task.images[at], task.switches[at]
         known = task.stack, filters, switches
         values = inference.largest_eigenvalue(*known, images)
         all_cells = max(all_cells, float(values.max()))
         if task.stack.layers[-1].pool:
             start, bounds = inference.no_codes(task.stack, number, images), Bounds(_MARGIN * values, 0.0)
-            own = inference.infer(*known, weight, bounds, images, start, Method(2)).switches
+            method = Method(2, momentum=settings.learning.momentum)
+            own = inference.infer(*known, weight, bounds, images, start, method).switches
             pointed_to = max(pointed_to, float(inference.largest_eigenvalue(*known, images, own=own).max()))
     return Bounds(_MARGIN * all_cells, _MARGIN**2 * pointed_to or _MARGIN * all_cells)
 
@@ -285,7 +286,7 @@ def weight_for(task: Task, kernel: Kernel, bounds: Bounds, near: float, progress
         tried.append((power, ratio))
         if abs(ratio - wanted) < 0.02:
             break
-        power += float((wanted - ratio) / np.clip((ratio - last) / (power - before), 2, 20))
+        power += float((wanted - ratio) / np.clip((ratio - last) / (power - before), 2, 100))
         if not low < power < high:
             power = (low + high) / 2
     power, ratio = min(tried, key=lambda pair: abs(pair[1] - wanted))
