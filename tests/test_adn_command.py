@@ -223,8 +223,8 @@ def test_settings_that_cannot_be_are_refused():
 def test_a_recipe_says_what_flags_leave_open(tmp_path, capsys):
     recipe = epath.Path(__file__).parent.parent / "configs" / "adn.py"
     chosen = settings_of(f"--config={recipe}", "--layers=2", "--size=64")
-    assert (chosen.layers, chosen.side, chosen.epochs) == (PAPER[:2], 64, 5)
-    assert chosen.snr == (12.5, 10.5)
+    assert (chosen.layers, chosen.side, chosen.epochs) == (PAPER[:2], 64, 6)
+    assert chosen.snr == (12.5, 9.5)
     assert settings_of(f"--config={recipe}").layers == PAPER
     (tmp_path / "none.py").write_text("def get_config(): return 3")
     assert command.run(adn.main, ["adn", f"--config={tmp_path / 'none.py'}"]) == 2
