@@ -192,7 +192,7 @@ def test_filters_solve_the_linear_least_squares(whole):
     def made(kernel):
         return operators.reconstruct(STACK, (filters[0], kernel), switches[:1], maps)
 
-    matrix = np.asarray(jax.jacobian(made)(filters[1])).reshape(images.size, -1)
+    matrix = np.asarray(jax.jacfwd(made)(filters[1])).reshape(images.size, -1)  # fewer numbers than pixels
     best = np.linalg.lstsq(matrix, np.asarray(images).ravel(), rcond=None)[1]
     batch = learning.Coded(images, tuple(switches[:1]), codes)
     batches = [jax.tree.map(lambda x, row=row: x[row : row + 1], batch) for row in range(2)]  # one image at a time
