@@ -92,11 +92,9 @@ def learn(
     below = jnp.concatenate([batches[at] for at in task.some])
     for number in range(1, len(settings.layers) + 1):
         path = folder / kept.layer_file(number)
-        if path.exists():
-            learned.append(read_layer(path))
-        else:
-            learned.append(_learn_layer(task, below, folder))
-            write_layer(path, learned[-1])
+        if not path.exists():
+            write_layer(path, _learn_layer(task, below, folder))
+        learned.append(read_layer(path))  # bound to no devices, so that whatever is drawn is compiled once
         above = range(number + 1, len(settings.layers) + 1)
         if not all((folder / kept.layer_file(one)).exists() for one in above):
             codes = infer_all(task, learned[-1])
