@@ -1,3 +1,4 @@
+import collections
 import fnmatch
 import functools
 import gc
@@ -93,6 +94,11 @@ def full_precision(request):
         yield
 
 
+def pytest_addoption(parser):
+    text = "of a test with many cases, run every Nth from the Kth: the others run with other versions"
+    parser.addoption("--cases", metavar="K/N", default="1/1", help=text)
+
+
 def pytest_configure():
     asked = os.environ["ZFJAX_TEST_PLATFORM"]
     if asked != "cpu" and jax.default_backend() == "cpu":  # which JAX takes in its place
@@ -121,7 +127,15 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    first, every = map(int, config.option.cases.split("/"))
+    tests = collections.defaultdict(list)
+    for item in items:
+        tests[item.path, item.originalname].append(item)
+    rest = {item for cases in tests.values() if len(cases) > 1 for item in set(cases) - {*cases[first - 1 :: every]}}
+    config.hook.pytest_deselected(items=[item for item in items if item in rest])
+    items[:] = [item for item in items if item not in rest]
+
     names = {item: name_of(item.path) for item in items}
     for item, name in names.items():
         if is_one_of(name, VERSIONED):

@@ -560,7 +560,7 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
     train_words = tiny_runs.train_command(folder, tmp_path / "run", epochs=1, cosine=False, image_size=64)[3:]
     assert command.run(train.main, ["train", *train_words]) == 0
     out = tmp_path / "site"
-    words = ["atlas", f"--workdir={tmp_path / 'run'}", f"--out={out}"]
+    words = ["atlas", f"--workdir={tmp_path / 'run'}", f"--out={out}", "--layers=relu2,relu5"]
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     for more, expected in (
