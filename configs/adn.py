@@ -12,4 +12,4 @@ from zfjax.experiments.adn.stack import PAPER
 
 def get_config():
     """The four layers."""
-    return Settings(layers=PAPER, side=150, snr=(12.5, 9.5, 8.8, 8.3), epochs=6)
+    return Settings(layers=PAPER, side=150, snr=(12.5, 9.5, 8.5, 8.0), epochs=6)

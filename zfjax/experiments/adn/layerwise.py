@@ -221,7 +221,7 @@ def _note(sums: np.ndarray, seen: int) -> str:
 def _change(settings: Settings, number: int, epoch: int, snr: float) -> float:
     """By what λ is multiplied after an epoch: toward the ratio wanted by then."""
     part = min(1.0, (epoch + 1) / max(1, settings.epochs * 2 / 3))
-    wanted = settings.wanted(number) * (0.25 + 0.75 * part)
+    wanted = settings.wanted(number) * (0.25 + 0.5 * part)
     return float(np.clip(10 ** ((wanted - snr) / 10), 0.5, 2)) if np.isfinite(snr) else 1.0
 
 

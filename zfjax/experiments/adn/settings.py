@@ -25,9 +25,9 @@ class Settings(NamedTuple):
     steps: tuple[float, ...] = ()  # the recalled β of each layer, with λ β = 1/L; (): 1/L by power iteration
     epochs: int = 12
     batch_size: int = 5  # images at once
-    pixels: int = 1  # to learn from between updates of filters, at least, for each of their numbers; 0: all images
-    learning: Method = Method(moving=2, fixed=1, momentum=True, refit=2)  # for each image and epoch
-    inference: Method = Method(moving=4, fixed=6, momentum=True, refit=10)  # for an image as such
+    pixels: int = 4  # to learn from between updates of filters, at least, for each of their numbers; 0: all images
+    learning: Method = Method(moving=2, fixed=3, momentum=True)  # for each image and epoch
+    inference: Method = Method(moving=4, fixed=6, momentum=True, refit=30)  # for an image as such
     conjugate_gradients: int = 2  # steps for each update
     seed: int = 0
 
