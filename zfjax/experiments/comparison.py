@@ -239,8 +239,9 @@ def _trusted(
     scores = {"road": road, "infidelity": found.scaled}
     if lens not in BASELINES:
         fun, of = case.split if lens.at_cut else case.fun, given_to(lens, case.options, case.first)
-        known = {"n_samples": 4, "attributions": attributions[:count], **by_number}
-        scores["sensitivity"] = metrics.sensitivity(of, fun, images, target, key, **known).largest
+        known = attributions[:count]
+        moved = metrics.sensitivity(of, fun, images, target, key, n_samples=4, attributions=known, **by_number)
+        scores["sensitivity"] = moved.largest
     missing = (0, len(batch.images) - count)
     return {name: np.pad(np.asarray(some), missing, constant_values=np.nan) for name, some in scores.items()}
 

@@ -111,9 +111,9 @@ class Page:
         """Each event changes the view, and shows what this changes; what takes longer follows."""
         # As long as it knows a tab, Gradio 6.31 keeps each component that it skipped or updated (gr.skip, gr.update)
         # and then read, or gave a plain value: what is read always gets values, and what may be skipped only updates.
-        self._shown = [self._link, self._of_pass]
-        self._shown += [self._number, self._place, self._unit, self._rules, self._lens, self._note]
-        self._shown += [self._pictures, self._classes, self._maps, self._detail, self._save]
+        controls = [self._number, self._place, self._unit, self._rules, self._lens]
+        parts = [self._pictures, self._classes, self._maps, self._detail, self._save]
+        self._shown = [self._link, self._of_pass, *controls, self._note, *parts]
 
         def valued(listen: Callable, change: Callable[..., View], *inputs: Any, again: Sequence[str] = ()) -> None:
             def answer(request: gr.Request, link: str, *values: Any) -> list[Any]:
