@@ -33,3 +33,8 @@ def chromium(*arguments):
             missing("there is no Chromium: neither on the PATH nor by `playwright install chromium`")
         with playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments]) as launched:
             yield launched
+
+
+def href(page):
+    """As the page itself has it: Playwright's `page.url` follows it only after a message of the browser."""
+    return page.evaluate("location.href")

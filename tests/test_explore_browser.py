@@ -20,7 +20,7 @@ import explore_sites
 import numpy as np
 import pytest
 import tiny_runs
-from browsers import DESK, PHONE, chromium, missing
+from browsers import DESK, PHONE, chromium, href, missing
 from explore_sites import SIDE
 from PIL import Image
 
@@ -131,7 +131,7 @@ def test_clicks_keys_brush_and_lens(open_page):
     other.click()
     page.wait_for_selector(f"h3:has-text('Map {unit} of')")
     page.wait_for_selector(f"h3:has-text('excite map {unit} most'), p:has-text('excites map {unit}.')")
-    assert f"map={unit}&" in page.url + "&"
+    assert f"map={unit}&" in href(page) + "&"
     assert pressed(page, ".zx-maps").get_attribute("data-map") == unit
     # Keys walk through the maps, and the focus stays where it is.
     page.keyboard.press("ArrowRight")
@@ -168,10 +168,10 @@ def test_clicks_keys_brush_and_lens(open_page):
     page.get_by_role("option", name="saliency", exact=True).click()
     page.wait_for_selector("h3:has-text('saliency of')")
     # The link brings all of it back, here and in another window.
-    link, seen = page.url.partition("?")[2], page.locator("main, .gradio-container").first.inner_text()
+    link, seen = href(page).partition("?")[2], page.locator("main, .gradio-container").first.inner_text()
     page.reload()
     page.wait_for_selector("h3:has-text('saliency of')")
-    assert page.url.endswith(link)
+    assert href(page).endswith(link)
     again = open_page(link, ready="h3:has-text('saliency of')")
     assert map_of(again) == map_of(page)
     assert map_of(page) in seen
@@ -214,7 +214,7 @@ def test_odd_files(open_page):
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=50)
     upload(page, file.getvalue(), "moves.gif")
     page.wait_for_function("location.search.includes('picture=u')")
-    before = page.url
+    before = href(page)
     large = io.BytesIO()
     Image.new("L", (12000, 9000), 90).save(large, "JPEG", quality=20)
     upload(page, large.getvalue(), "huge.jpg")
@@ -231,12 +231,12 @@ def test_two_tabs_and_a_reload_in_the_middle(open_page):
         page.wait_for_function("document.querySelector('.zx-maps [aria-pressed=true]') !== null")
         unit = pressed(page, ".zx-maps").get_attribute("data-map")
         page.wait_for_selector(f"h3:has-text('Map {unit} of')")
-    assert "picture=1&layer=relu3" in one.url
-    assert "picture=4&layer=relu4" in two.url
+    assert "picture=1&layer=relu3" in href(one)
+    assert "picture=4&layer=relu4" in href(two)
     one.locator("#zx-layer input").nth(1).check()
     one.reload()
     one.wait_for_selector(READY)
-    assert "picture=1&" in one.url
+    assert "picture=1&" in href(one)
 
 
 def test_clicks_that_come_faster_than_answers_all_count(open_page):
@@ -256,7 +256,7 @@ def test_clicks_that_come_faster_than_answers_all_count(open_page):
         [unit, label],
     )
     for _ in range(50):
-        view = read(page.url.partition("?")[2])
+        view = read(href(page).partition("?")[2])
         found = view.unit, view.label, unpacked(view.painted).sum()
         if found == (int(unit), int(label), 32):  # two dabs of 4 by 4 cells
             break
@@ -302,10 +302,10 @@ def test_the_atlas_links_into_the_page_and_back(open_page, explorer, browser, tm
         page.goto(f"{there}atlas/{site.map_path('relu1', 2)}")
         page.get_by_role("link", name="this map in the live page").click()
         page.wait_for_selector("h3:has-text('Map 2 of layer 1')")
-        assert page.url.startswith(there)
+        assert href(page).startswith(there)
         with page.expect_popup() as back:
             page.get_by_role("link", name="Its page in the atlas").click()
-        assert back.value.url == f"{there}atlas/{site.map_path('relu1', 2)}"
+        assert href(back.value) == f"{there}atlas/{site.map_path('relu1', 2)}"
         assert back.value.locator("h1").inner_text().startswith("Map 2 of layer 1")
         page.context.close()
 
