@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from devices import above_noise, tolerance
+from jax import export
 
 import zfjax
 from zfjax import ops
-from zfjax.attribution.sweeps import is_listable
+from zfjax.attribution.sweeps import grid, is_listable
 from zfjax.experiments import occlusion as experiment
 from zfjax.experiments.occlusion import Occlusion, covered_share, hiding, occlusion, sensitivity
-from zfjax.models import ConvNet, layers
+from zfjax.models import ConvNet, incremental, layers
 from zfjax.models.nets import NetModel
-from zfjax.models.specs import LRN, Conv, MaxPool, ReLU, same
+from zfjax.models.specs import LRN, Conv, MaxPool, ReLU, Size, same
 
 
 def by_loops(fun, image, window, stride, cover):
@@ -124,6 +125,24 @@ def test_any_other_function_takes_whole_images_and_gives_the_same():
     fun = zfjax.layer(grouped, variables, "conv2")
     assert not is_listable(fun)
     assert_close(occlusion(fun, image, 9, 8).outputs, by_loops(fun, image, (9, 9), (8, 8), 0.0))
+
+
+def test_tpus_take_whole_images_and_give_the_same(on):
+    net, variables, image = drawn(NETS["zfnet"], (64, 64))
+    chunk = grid((64, 64), (16, 16), (9, 9), 13).chunks[0]
+    plan, (changed,) = incremental.plan(net, ("relu1", "relu5", "fc8"), Size(*image.shape), [chunk])
+    clean = [image]
+    for layer in plan.listed:
+        clean.append(zfjax.layer(net, variables, layer.name)(jnp.asarray(image)[None])[0])
+
+    def sweep():
+        reads = incremental.reads(plan, changed)
+        return incremental.recompute(plan, variables["params"], clean, 0 * image, reads)
+
+    listed, whole = (on(platform, sweep) for platform in ("cpu", "tpu"))
+    assert_close(listed, whole)
+    programs = (export.export(jax.jit(sweep), platforms=[one])().mlir_module() for one in ("cpu", "tpu"))
+    assert ["stablehlo.gather" in program for program in programs] == [True, False]
 
 
 def test_what_is_kept_of_each_batch_is_what_then_says():

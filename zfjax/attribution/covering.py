@@ -170,7 +170,7 @@ def covered_at(
     rows = question.inputs, question.target, cover
     x, target, behind = chunks.taken(rows, image)
     sides = (jnp.full_like(image, side) for side in window)
-    hidden = sweeps.inside(Rectangles(corners[:, 0], corners[:, 1], *sides), (x.shape[1], x.shape[2]))
+    hidden = Rectangles(corners[:, 0], corners[:, 1], *sides).mask((x.shape[1], x.shape[2]))
     return x, Asked(question.fun, jnp.where(hidden[..., None], behind, x), target)
 
 

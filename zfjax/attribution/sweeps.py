@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
@@ -245,20 +245,10 @@ def _covered(
 ) -> PyTree:
     def of_one(fun: Callable, cover: Array, windows: Rectangles, image: Array, then: Callable, chunk: Array) -> PyTree:
         here = jax.tree.map(lambda part: part[chunk], windows)
-        hidden = inside(here, (image.shape[0], image.shape[1]))
+        hidden = here.mask((image.shape[0], image.shape[1]))
         return then(fun(jnp.where(hidden[..., None], cover[None], image[None])))
 
     return sharding.one_on_each(of_one, mesh, whole=3)(fun, cover, windows, images, then, chunks)
-
-
-def inside(windows: Rectangles, size: Pair) -> Bool[Array, "n height width"]:
-    """Which pixels of an image lie in each rectangle."""
-    down, across = (
-        jnp.arange(length, dtype=jnp.int32)[None] - first[:, None]
-        for length, first in zip(size, (windows.top, windows.left), strict=True)
-    )
-    rows, columns = (down >= 0) & (down < windows.height[:, None]), (across >= 0) & (across < windows.width[:, None])
-    return rows[:, :, None] & columns[:, None, :]
 
 
 def _positions(length: int, window: int, stride: int) -> Int[np.ndarray, " positions"]:

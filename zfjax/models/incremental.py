@@ -6,6 +6,8 @@ it, from the clean layer elsewhere. If a convolution changes more cells than cha
 effect of each changed cell to its clean output, tap by tap: fewer products, and no windows to gather. No cell is
 computed unnecessarily, positions at the border cost less, and the plan is data, so all chunks run one program.
 Nakandala et al. (SIGMOD 2019) use fixed windows instead.
+
+TPUs compute whole images: what gathers of single cells would move there is more than whole images do.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from zfjax import ops
 from zfjax.console.text import shown_by_shape
@@ -24,6 +26,7 @@ from zfjax.models.convnet import ConvNet
 from zfjax.models.specs import LRN, Conv, Dense, Dropout, Layer, MaxPool, ReLU, Size
 from zfjax.ops.platforms import by_platform
 from zfjax.ops.precision import widened
+from zfjax.ops.windows import Pair
 
 # Above this share of changed cells the whole map is computed: a plain convolution beats gathered windows there.
 WHOLE = 0.9
@@ -41,6 +44,15 @@ class Rectangles(NamedTuple):
     def cells(self) -> Int[Any, " n"]:
         """The number of cells in each."""
         return self.height * self.width
+
+    def mask(self, size: Pair) -> Bool[Array, "n height width"]:
+        """Which cells of a map, (height, width), lie in each."""
+        down, across = (
+            jnp.arange(length, dtype=jnp.int32)[None] - first[:, None]
+            for length, first in zip(size, (self.top, self.left), strict=True)
+        )
+        rows, columns = (down >= 0) & (down < self.height[:, None]), (across >= 0) & (across < self.width[:, None])
+        return rows[:, :, None] & columns[:, None, :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +127,11 @@ class Reads(NamedTuple):
     """Where a chunk reads its values.
 
     Indices in `windows` and `maps` number the clean map's cells, then one for everything outside it, then the changed
-    cells. If a convolution adds up changes, its windows number only the changed cells, then one for none.
+    cells. If a convolution adds up changes, its windows number only the changed cells, then one for none. TPUs need
+    the rectangles alone.
     """
 
+    rectangles: Rectangles  # of the image
     cells: tuple[Int[Array, " _"], ...]  # the changed cells' positions on the map, for the image and each listed layer
     windows: tuple[Int[Array, "_ _"], ...]  # for each listed layer, in the layer below; empty for pointwise layers
     maps: tuple[Int[Array, "n _"], ...]  # for the image and each listed layer, whole; empty if not needed
@@ -129,6 +143,13 @@ def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
 
     This is a separate program: otherwise XLA would recompute an index for each number that is read with it.
     """
+    shapes = jax.eval_shape(functools.partial(_indices, plan), changed)
+    nowhere = jax.tree.map(lambda index: jnp.zeros(index.shape, index.dtype), shapes)
+    indices = by_platform(changed, default=functools.partial(_indices, plan), tpu=lambda _: nowhere)
+    return Reads(jax.tree.map(jnp.asarray, changed[0]), *indices)
+
+
+def _indices(plan: Plan, changed: Sequence[Rectangles]) -> tuple[tuple[Array, ...], ...]:
     nothing = jnp.zeros((0, 0), jnp.int32)
     windows = []
     for layer, size, below, above, *rooms in zip(
@@ -150,7 +171,7 @@ def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
     cells = [
         _places(size, rectangles, room) for size, rectangles, room in zip(plan.sizes, changed, plan.room, strict=True)
     ]
-    return Reads(tuple(cells), tuple(windows), tuple(maps))
+    return tuple(cells), tuple(windows), tuple(maps)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -173,6 +194,17 @@ def recompute(
     Returns:
         By name [n, height, width, maps], or [n, units] for dense layers.
     """
+    listed, whole = functools.partial(_listed, plan), functools.partial(_whole, plan)
+    return by_platform(params, clean, cover, reads, default=listed, tpu=whole)
+
+
+def _whole(plan: Plan, params: PyTree, clean: Sequence[Array], cover: Array, reads: Reads) -> dict[str, Array]:
+    hidden = reads.rectangles.mask(clean[0].shape[:2])[..., None]
+    _, acts = plan.net.apply({"params": params}, jnp.where(hidden, cover[None], clean[0][None]))
+    return {name: acts[name] for name in plan.names}
+
+
+def _listed(plan: Plan, params: PyTree, clean: Sequence[Array], cover: Array, reads: Reads) -> dict[str, Array]:
     found = {}
     values = _flat(cover)[reads.cells[0]]
     for number, (layer, below, map_, windows) in enumerate(
