@@ -142,9 +142,10 @@ def test_without_switches_less_remains(whole, images):
     every = [jnp.full_like(switches, cell) for cell in range(18)]  # an average over all switches that there are
     sums = sum(operators.reconstruct(TINY.stack, [one.kernel for one in layers], (at,), maps) for at in every)
     np.testing.assert_allclose(found["average"], np.asarray(sums)[..., 0] / np.sqrt(18), atol=1e-4)
-    curve = dissecting.tradeoff(TINY, layers, coded, 1, (0.1, 1.0))
-    assert curve.decibels[0] < curve.decibels[1]
-    assert curve.shares[0] < curve.shares[1]
+    curve = dissecting.tradeoff(TINY, layers, coded, 1, 3)
+    assert curve.weights[-1] == pytest.approx(2 * layers[0].weight)
+    assert 0 < curve.shares[0] < curve.shares[1] < curve.shares[2]
+    assert curve.decibels[0] < curve.decibels[1] < curve.decibels[2]
 
 
 def test_pyramids_count_words_and_their_intersections_are_products_of_vectors(whole, images):

@@ -173,7 +173,7 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
         wanted = None if settings.weights else settings.wanted(number)
         reached = float(decibels.mean()), 100 * float(share.mean())
         lines.append((name, layer.kernel.shape[2], layer.weight, wanted, *reached))
-        curve = dissecting.tradeoff(settings, layers, few, number, (0.1, 0.2, 0.4, 0.7, 1.0, 2.0))
+        curve = dissecting.tradeoff(settings, layers, few, number, 7)
         balance[name] = (curve.shares, curve.decibels)
     shown = np.asarray(few.images)[..., 0]
     figures["reconstructions.png"] = adn.plot_reconstructions(shown, rows, ratios)

@@ -76,7 +76,8 @@ def plot_tradeoff(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Pictur
     for color, (name, (shares, decibels)) in zip(_COLORS, layers.items(), strict=False):
         axes.plot(100 * shares, decibels, ".-", color=color, label=name)
     axes.set(xlabel="values that are not zero (%)", ylabel="signal to noise (dB)")
-    axes.set_xlim(0, None)
+    axes.set_xscale("log")  # a layer may need a hundred times the share of another
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -11,7 +11,7 @@ from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference
 from zfjax.experiments.adn.layerwise import Learned
 from zfjax.experiments.adn.looking import Coded, Strongest
-from zfjax.experiments.adn.operators import Filters, Maps, reconstruct, unpooled
+from zfjax.experiments.adn.operators import Filters, Maps, project, reconstruct, unpooled
 from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Sides, Stack
 from zfjax.ops import conv, unpooling
@@ -125,17 +125,20 @@ class Tradeoff(NamedTuple):
     shares: Float[np.ndarray, " k"]  # of values that are not zero
 
 
-def tradeoff(
-    settings: Settings, layers: Sequence[Learned], coded: Coded, number: int, factors: Sequence[float]
-) -> Tradeoff:
-    """Signal-to-noise and sparsity of a layer with λ times some factors, on average over the images."""
+def tradeoff(settings: Settings, layers: Sequence[Learned], coded: Coded, number: int, count: int) -> Tradeoff:
+    """Signal-to-noise and sparsity of a layer, on average over the images.
+
+    By `count` λ from twice the least that leaves anything to twice the layer's own, in even ratios.
+    """
     stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
     last, decibels, shares = layers[number - 1], list[float](), list[float]()
-    for factor in factors:
-        known = (stack, filters, coded.switches(number), last.weight * factor)
+    least = 1 / max(1e-6, float(jnp.abs(project(stack, filters, coded.switches(number), coded.images)).max()))
+    weights = np.geomspace(2 * least, 2 * last.weight, count)
+    for weight in weights.tolist():
+        known = (stack, filters, coded.switches(number), weight)
         start = inference.no_codes(stack, number, coded.images)
         codes = inference.infer(*known, last.bounds, coded.images, start, settings.inference)
         _, errors, nonzero = inference.costs(*known, coded.images, codes)
         decibels.append(float(jnp.nanmean(inference.decibels(coded.images, errors))))
         shares.append(float(nonzero.sum()) / (len(coded.images) * float(np.prod(stack.maps(number)))))
-    return Tradeoff(last.weight * np.array(factors), np.array(decibels), np.array(shares))
+    return Tradeoff(weights, np.array(decibels), np.array(shares))
