@@ -136,7 +136,7 @@ def compiled(fun: Any, args: tuple[Any, ...], target: Target) -> Cost:
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     if target.platform == "tpu":
         said = program.cost_analysis()
-        flops, moved = said["flops"], said["bytes accessed"]
+        flops, moved = said.get("flops", 0.0), said["bytes accessed"]  # a program that computes nothing says no flops
     else:
         flops, moved = flops_of(lowered), moved_bytes(text)
     return Cost(flops, moved, memory.temp_size_in_bytes, kept + memory.temp_size_in_bytes, collectives(text), seconds)

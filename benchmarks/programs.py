@@ -101,7 +101,7 @@ def looking() -> list[Program]:
 
 
 def lenses() -> list[Program]:
-    """Lenses on ResNet-18; relevance stands beside the gradient."""
+    """Lenses on ResNet-18; relevance stands beside the gradient. MACO looks at Fig. 3's net."""
     net = preset("resnet18", inputs.CLASSES, image_size=inputs.SIZE)
     ours = functools.partial(our_path, net=net, steps=STEPS)
     plain = functools.partial(counterparts.path, target=CLASS, steps=STEPS)
@@ -117,6 +117,10 @@ def lenses() -> list[Program]:
                 functools.partial(counterparts.gradient, target=CLASS),
             )
             for rules in RELEVANCE
+        ),
+        *(
+            Program(f"MACO: a step of {units} units", units, "float32", functools.partial(our_maco, units=units))
+            for units in (1, 64)
         ),
     ]
 
@@ -313,3 +317,19 @@ def our_path(mesh: Mesh, net: ConvNet, steps: int) -> Call:
         return found.attributions
 
     return jax.jit(run), (inputs.variables(net, mesh, net.image_size), inputs.images(mesh, 1, net.image_size))
+
+
+def our_maco(mesh: Mesh, units: int) -> Call:
+    """The first step, in which phases are drawn too; each unit takes four crops."""
+    net = zfjax.zfnet(inputs.CLASSES)
+    size = inputs.images(mesh, 1)
+    colors = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    spectrum = placed(attribution.Spectrum(jax.ShapeDtypeStruct(size.shape[1:], size.dtype), colors), mesh)
+
+    def run(variables: Any, spectrum: attribution.Spectrum) -> jax.Array:
+        fun, numbers = zfjax.layer(net, variables, "relu5"), range(units)
+        return attribution.maco(
+            fun, numbers, jax.random.key(0), spectrum=spectrum, n_steps=1, batch_size=units
+        ).pictures
+
+    return jax.jit(run), (inputs.variables(net, mesh), spectrum)
