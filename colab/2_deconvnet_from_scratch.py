@@ -33,6 +33,7 @@ if importlib.util.find_spec("zfjax") is None:
 # %matplotlib inline
 import importlib.resources
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -278,12 +279,12 @@ zfjax.show(np.stack([projections(fun, images) for fun in layers]))
 #
 # ## Click through it
 #
-# The live page does all of this at a click: any layer, any unit, any picture that you drop on it. It is off here: it
-# needs Gradio, which this notebook does not install, a minute or two to compile, and a running kernel to answer, so a
-# stored notebook could only show an empty frame. Set `EXPLORE` (in Colab, check the box) and run the cell to open it.
+# The live page does all of this at a click: any layer, any unit, any picture that you drop on it. In Colab it opens
+# below, after a minute or two of installing Gradio and compiling. Elsewhere it is off, since a stored notebook could
+# only show an empty frame: set `EXPLORE` to True.
 
 # %%
-EXPLORE = False  # @param {type:"boolean"}
+EXPLORE = "google.colab" in sys.modules
 
 if EXPLORE:
     get_ipython().run_line_magic("pip", "install -q 'gradio>=6.31,<7'")
