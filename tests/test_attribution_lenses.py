@@ -47,6 +47,18 @@ def covered(x, target, **options):
     return lenses.occlusion(NET, x, target, window=(3, 5), strides=(3, 4), **options).attributions
 
 
+def shared_out(x, target):
+    return lenses.lrp(NET, x, target).attributions
+
+
+def differences(x, target):
+    return lenses.deep_lift(NET, x, target).attributions
+
+
+def drawn(x, target):
+    return lenses.gradient_shap(NET, x, target, 0.5 * IMAGES[:2], KEY, n_samples=3).attributions
+
+
 def of_head(lens):
     return lambda x, target: lens(HEAD, jax.jit(FEATURES)(x), target)
 
@@ -68,7 +80,12 @@ LENSES = {
     "xgrad_cam": of_split(lenses.xgrad_cam),
     "ablation_cam": without_each,
     "occlusion": covered,
+    "eigen_cam": of_split(lenses.eigen_cam),
     "eigen_grad_cam": of_split(lenses.eigen_grad_cam),
+    "finer_cam": of_split(lenses.finer_cam),
+    "lrp": shared_out,
+    "deep_lift": differences,
+    "gradient_shap": drawn,
 }
 LONG = {
     "smooth_grad": noisy,

@@ -19,13 +19,19 @@ def eigen_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target | None
     pytorch-grad-cam leaves the sign to the SVD; both subtract each map's mean first, which the paper does not say.
 
     Args:
-        fun: (features, head), as in `grad_cam`; the head is not used.
+        fun: (features, head), as in `grad_cam`; without a target the head is not used.
         inputs: images; or for the head alone what the features made of them.
-        target: not used; all lenses have one.
+        target: as in all lenses, which have one; it is checked, and changes nothing.
+
+    Raises:
+        TypeError: as in all lenses.
+        ValueError: as in all lenses.
 
     Paper: Muhammad & Yeasin 2020, "Eigen-CAM: Class Activation Map using Principal Components", section III.
     """
-    return _first_component(maps_of(fun, inputs))
+    if target is None:
+        return _first_component(maps_of(fun, inputs))
+    return _first_component(asked_of_maps(fun, inputs, target, has_slope=False).inputs)
 
 
 def eigen_grad_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target) -> Cam:
