@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import tolerance
 from goldens import make_logits
 from goldens import make_lxt as lxt
 from goldens import make_relevance as goldens
@@ -69,49 +70,86 @@ def test_the_same_as_zennit(as_theirs, composite):
 X = draw((2, 5), 1)
 KERNEL, BIAS = draw((5, 4), 2), draw((4,), 3)
 SIGNAL = draw((2, 4), 4)
+WINDOWS = ((2, 1), ((1, 0), (2, 1)))  # strides, padding
+IMAGE, FILTERS, BIASES = draw((2, 5, 5, 2), 1), draw((3, 3, 2, 3), 2), draw((3,), 3)
 
 
 def dense(x):
     return x @ jnp.asarray(KERNEL) + jnp.asarray(BIAS).reshape(1, -1)
 
 
-def shares(parts, bias, signal=SIGNAL, stabilizer=1e-6):
+def convolution(x):
+    y = lax.conv_general_dilated(x, jnp.asarray(FILTERS), *WINDOWS, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y + jnp.asarray(BIASES).reshape(1, 1, 1, -1)
+
+
+def as_matrix():
+    """The convolution's weights and biases as those of a dense layer, and which inputs each output sees."""
+    (down, across), ((top, bottom), (left, right)) = WINDOWS
+    height, width = (5 + top + bottom - 3) // down + 1, (5 + left + right - 3) // across + 1
+    kernel, seen = (np.zeros((5, 5, 2, height, width, 3)) for _ in range(2))
+    for y, x, row, column in np.ndindex(height, width, 3, 3):
+        at = y * down + row - top, x * across + column - left
+        if min(at) >= 0 and max(at) < 5:
+            kernel[at][:, y, x], seen[at][:, y, x] = FILTERS[row, column], 1
+    return kernel.reshape(50, -1), np.tile(BIASES, height * width), seen.reshape(50, -1)
+
+
+def shares(parts, bias, signal, stabilizer=1e-6):
     """Relevance of parts [n, in, out] of sums."""
     z = parts.sum(1) + bias
     z = z + np.where(z < 0, -stabilizer, stabilizer)
     return (parts * (signal / z)[:, None]).sum(2)
 
 
-def parts_of(x=X, kernel=KERNEL):
+def parts_of(x, kernel):
     return x.astype(np.float64)[:, :, None] * kernel.astype(np.float64)[None]
 
 
-PARTS = parts_of()
-UP, DOWN = np.maximum(PARTS, 0), np.minimum(PARTS, 0)
-OVER, UNDER = np.maximum(BIAS, 0), np.minimum(BIAS, 0)
-WHOLE = PARTS.sum(1) + BIAS
-BOUNDS = parts_of(np.full_like(X, -3.0), np.maximum(KERNEL, 0)) + parts_of(np.full_like(X, 4.0), np.minimum(KERNEL, 0))
-FORMULAS = {
-    "ε": (Epsilon(0.3), shares(PARTS, BIAS, stabilizer=0.3)),
-    "0": (Epsilon(0), shares(PARTS, BIAS, stabilizer=0)),
-    "z+": (ZPlus(), shares(UP, OVER)),
-    "αβ": (AlphaBeta(3, 2), 3 * shares(UP, OVER) - 2 * shares(DOWN, UNDER)),
-    "γ": (
-        Gamma(0.5),
-        shares(PARTS + 0.5 * UP, BIAS + 0.5 * OVER, np.where(WHOLE > 0, SIGNAL, 0))
-        + shares(PARTS + 0.5 * DOWN, BIAS + 0.5 * UNDER, np.where(WHOLE < 0, SIGNAL, 0)),
-    ),
-    "flat": (Flat(), shares(np.ones_like(PARTS), 0)),
-    "w2": (WSquare(), shares(parts_of(np.ones_like(X), KERNEL**2), BIAS**2)),
-    "zB": (Box(-3.0, 4.0), shares(PARTS - BOUNDS, 0)),
-    "zB of channels": (Box((-3.0,) * 5, (4.0,) * 5), shares(PARTS - BOUNDS, 0)),
-}
+def formulas(x, kernel, bias, seen, signal):
+    """Each rule and what it makes of a signal [n, out]: x is [n, in], kernel [in, out]; `seen` is 1 where it may be."""
+    parts = parts_of(x, kernel)
+    up, down = np.maximum(parts, 0), np.minimum(parts, 0)
+    over, under = np.maximum(bias, 0), np.minimum(bias, 0)
+    whole = parts.sum(1) + bias
+    low, high = np.full_like(x, -3.0), np.full_like(x, 4.0)
+    bounds = parts_of(low, np.maximum(kernel, 0)) + parts_of(high, np.minimum(kernel, 0))
+    ones = parts_of(np.ones_like(x), seen)
+    return {
+        "ε": (Epsilon(0.3), shares(parts, bias, signal, 0.3)),
+        "0": (Epsilon(0), shares(parts, bias, signal, 0)),
+        "z+": (ZPlus(), shares(up, over, signal)),
+        "αβ": (AlphaBeta(3, 2), 3 * shares(up, over, signal) - 2 * shares(down, under, signal)),
+        "γ": (
+            Gamma(0.5),
+            shares(parts + 0.5 * up, bias + 0.5 * over, np.where(whole > 0, signal, 0))
+            + shares(parts + 0.5 * down, bias + 0.5 * under, np.where(whole < 0, signal, 0)),
+        ),
+        "flat": (Flat(), shares(ones, 0, signal)),
+        "w2": (WSquare(), shares(parts_of(np.ones_like(x), kernel**2), bias**2, signal)),
+        "zB": (Box(-3.0, 4.0), shares(parts - bounds, 0, signal)),
+    }
+
+
+FORMULAS = formulas(X, KERNEL, BIAS, np.ones_like(KERNEL), SIGNAL)
+FORMULAS["zB of channels"] = (Box((-3.0,) * 5, (4.0,) * 5), FORMULAS["zB"][1])
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_rules_are_their_formulas(name):
     rule, expected = FORMULAS[name]
     assert_close(zfjax.backproject(dense, X, zfjax.GRADIENT.extend(dense=rule))[1](jnp.asarray(SIGNAL)), expected)
+
+
+def test_rules_of_a_convolution_are_those_of_the_dense_layer_that_it_is():
+    kernel, bias, seen = as_matrix()
+    signal = draw((2, len(bias)), 4)
+    flat = IMAGE.reshape(2, -1)
+    for name, (rule, expected) in formulas(flat, kernel, bias, seen, signal).items():
+        y, project = zfjax.backproject(convolution, IMAGE, zfjax.GRADIENT.extend(convolution=rule))
+        np.testing.assert_allclose(y.reshape(2, -1), flat @ kernel + bias, atol=1e-5)
+        found = np.asarray(project(signal.reshape(y.shape))).reshape(2, -1)
+        assert np.abs(found - expected).max() <= tolerance(1e-5) * np.abs(expected).max(), name
 
 
 def scaled(y):
