@@ -121,6 +121,15 @@ def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
     assert all(-100 <= row["smooth, absolute"] <= row["smooth, absolute high"] <= 100 for row in forms)
 
 
+def test_lenses_that_compare_with_pictures_of_the_split(on_photos, tmp_path):
+    names = ["expected_gradients", "lrp_gamma_box"]
+    words = [*on_photos[2][:-1], f"--only={','.join(names)}", "--count=2", "--rows=1", "--sanity_images=0"]
+    assert command.run(compare.main, words) == 0
+    with np.load(tmp_path / "run" / "compare" / "lenses.npz") as arrays:
+        assert arrays["lenses"].tolist() == names
+        assert all(np.any(arrays[f"map_{name}"]) for name in names)
+
+
 def test_without_sanity_images_there_is_no_sanity_check_and_the_seed_draws_the_pictures(on_photos, tmp_path):
     drawn = []
     for seed in (0, 0, 1):
@@ -145,7 +154,7 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
     """The run's own pictures are not opened; a file's folder is its class where the net knows it."""
     subject, _, _ = on_photos
     monkeypatch.setattr(subjects, "of_run", None)
-    monkeypatch.setattr(subjects, "without_pictures", lambda *_: subject._replace(classes=CLASSES[::-1]))
+    monkeypatch.setattr(subjects, "without_pictures", lambda *_: subject._replace(classes=CLASSES[::-1], pictures=()))
     red = photos[0] / "val" / "red" / "1.png"
     shutil.copy(photos[0] / "val" / "green" / "2.png", tmp_path / "mine.png")
     words = ["compare", f"--workdir={tmp_path / 'run'}", "--layer=relu1", f"--images={red},{tmp_path / 'mine.png'}"]
@@ -172,6 +181,10 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
     assert "skipped broken images" in capsys.readouterr().err
     for more, expected in (
         ([*words, "--rows=2"], "--rows has no meaning with --images, which are not scored: leave it out"),
+        (
+            [*words, "--only=grad_cam,gradient_shap"],
+            "--only=gradient_shap: expected pictures of a val split to compare with",
+        ),
         ([*words[:-1], f"--images={tmp_path / 'none.png'}"], "cannot read the image"),
         ([*words[:-1], f"--images={on_photos[1]}"], "cannot read the image"),
         ([*words[:-1], f"--images={tmp_path / 'empty'}"], "expected pictures in it, found none"),

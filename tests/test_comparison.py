@@ -47,7 +47,7 @@ from zfjax.models.specs import BatchNorm, Conv, Dense, MaxPool, MeanPool, ReLU, 
 from zfjax.plots.comparison import MARK, plot_comparison, plot_sanity
 
 SIZE, KEY = 16, jax.random.key(0)
-OPTIONS = Options(KEY)
+OPTIONS = Options(KEY, others=np.full((2, SIZE, SIZE, 3), -3, np.float32))  # dark pictures
 ALL = LENSES + MORE + BASELINES
 BY_NAME = {lens.name: lens for lens in ALL}
 

@@ -76,6 +76,8 @@ def test_thumbnails_show_each_map_in_its_place():
         View("1", place="relu4", row=20, column=30, rules="epsilon_plus", lens="smooth_grad"),
         View("upload", place="conv3", lens="expected_gradients"),
         View("2", place="relu1", lens="accentuate"),
+        View("2", place="relu1", lens="integrated_gradients"),
+        View("2", place="relu1", lens="lrp_gamma_box"),
     ],
 )
 def test_the_saved_python_gives_the_saved_numbers(explorer, view, tmp_path, monkeypatch):

@@ -13,7 +13,20 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import did_you_mean
 from zfjax.experiments.comparison import filled
-from zfjax.experiments.lenses import BASELINES, LENSES, MORE, Case, Lens, Options, case_of, heat, highest_maps, maps_by
+from zfjax.experiments.lenses import (
+    BASELINES,
+    LENSES,
+    MORE,
+    OTHERS,
+    Case,
+    Lens,
+    Options,
+    case_of,
+    has_others,
+    heat,
+    highest_maps,
+    maps_by,
+)
 from zfjax.runs.given import Given
 from zfjax.runs.subject import Subject
 from zfjax.training import memory
@@ -28,11 +41,13 @@ class Asked(NamedTuple):
     layer: str
     seed: int
     batch_size: int
+    others: Float[np.ndarray, "m size size channels"] | None  # of the split, if a lens compares with other images
 
     @property
     def options(self) -> Options:
         """What lenses get besides a function, images and a target."""
-        return Options(jax.random.key(self.seed), self.batch_size, self.subject.display.cover)
+        key, cover = jax.random.key(self.seed), self.subject.display.cover
+        return Options(key, self.batch_size, cover, others=self.others)
 
     def case(self, images: Float[Array, "n size size channels"], labels: Int[np.ndarray, " n"], first: int = 0) -> Case:
         """Images in the form lenses take. Raises a UserError if the model has no such layer."""
@@ -44,8 +59,8 @@ def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
     """Open a request for a run's net, or another model.
 
     Raises:
-        UserError: the model has no classes or no such layer, or none of the lenses uses one; reported before anything
-            is computed.
+        UserError: the model has no classes or no such layer, or none of the lenses uses one, or one compares with
+            pictures of the split and there is none; reported before anything is computed.
     """
     if not subject.classes:
         raise UserError("lenses explain logits: expected a model that gives [N, classes]")
@@ -53,9 +68,15 @@ def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
         raise UserError(
             f"--layer has no meaning with --only={','.join(request.only)}, none of which is a CAM: leave it out"
         )
+    comparing = [lens.name for lens in lenses if has_others(lens)]
+    if comparing and not len(subject.pictures):
+        raise UserError(
+            f"--only={','.join(comparing)}: expected pictures of a val split to compare with, which --images leaves out"
+        )
     memory.require_batches(subject.model, request.batch_size)
     layer = subject.model.place(request.layer).name if request.layer else highest_maps(subject.model)
-    asked = Asked(request.given, subject, lenses, layer, request.seed, request.batch_size)
+    others = np.asarray(subject.spread(OTHERS)) if comparing else None
+    asked = Asked(request.given, subject, lenses, layer, request.seed, request.batch_size, others)
     asked.case(jnp.zeros((1, *subject.model.image_shape)), np.zeros(1, np.int32))
     return asked
 

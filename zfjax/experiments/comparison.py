@@ -202,7 +202,7 @@ class _Scores(NamedTuple):
 
 
 def _scored(case: Case, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_steps: int) -> _Scores:
-    fun, (_, batch_size, cover, _) = case.fun, case.options
+    fun, (_, batch_size, cover, *_) = case.fun, case.options
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
     boxes = metrics.box_masks(metrics.boxes_of(batch.masks), images.shape[1], images.shape[2])
     # With the paper's blur, 9 of 10 images of `shapes` would still be recognized.
@@ -226,7 +226,7 @@ def _trusted(
     count = min(len(batch.images), costly - case.first)
     if count <= 0:
         return {}
-    (key, batch_size, cover, _), side = case.options, case.images.shape[1]
+    (key, batch_size, cover, *_), side = case.options, case.images.shape[1]
     images, target = case.images[:count], case.target[:count]
     maps = heat(case, attributions)[:count]
     claims = attributions[:count] if np.ndim(attributions) == 4 else maps

@@ -252,7 +252,7 @@ def _measured(
     lens: Lens, case: Case, maps: Float[np.ndarray, "1 ..."], heats: Float[np.ndarray, "1 height width"]
 ) -> dict[str, float]:
     """The measures that ask the net about one lens's map."""
-    fun, images, target, (key, batch_size, cover, _) = case.fun, case.images, case.target, case.options
+    fun, images, target, (key, batch_size, cover, *_) = case.fun, case.images, case.target, case.options
     window = max(1, round(images.shape[1] / 8))
     whole = maps if maps.ndim == 4 else heats
     along: Any = {"n_steps": 25, "fill": cover, "batch_size": batch_size}

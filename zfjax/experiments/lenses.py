@@ -17,6 +17,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
 from zfjax.models import Model
 from zfjax.ops.windows import Pair
+from zfjax.transform import rules
 
 
 class Lens(NamedTuple):
@@ -26,7 +27,7 @@ class Lens(NamedTuple):
     title: str
     # `of(fun, images, target)` gives maps, or a tuple with `attributions`, as all in `zfjax.attribution` do. It gets
     # what it has arguments for: `key`, `batch_size`, `fill` and `baseline`, both what hides a part of an image,
-    # `n_steps`, and the images' `numbers`.
+    # `n_steps`, `n_samples`, `baselines`, which are other images to compare with, and the images' `numbers`.
     of: Callable[..., Any]
     at_cut: bool = False  # its fun is (features, head), as CAMs take it
 
@@ -47,6 +48,8 @@ class Options(NamedTuple):
     batch_size: int = 32  # pictures per pass through the net
     cover: float | Float[Array | np.ndarray, " channels"] = 0.0  # what hides a part of an image
     n_steps: int = 20  # of integrated gradients: its maps correlate by 0.9999 with those of 100 in the default run
+    n_samples: int = 50  # of lenses that average over draws
+    others: Float[Array | np.ndarray, "m height width channels"] | None = None  # images that some lenses compare with
 
 
 @shown_by_shape
@@ -77,6 +80,16 @@ def center_gaussian(fun: Any, images: Array, target: Array) -> Float[Array, "n h
     return jnp.asarray(np.tile(np.outer(down, across), (n, 1, 1)), jnp.float32)
 
 
+def lrp_gamma_box(fun: Any, images: Array, target: Target) -> attribution.Relevance:
+    """LRP by z^B at the first layer, γ at other convolutions, ε at dense layers."""
+    return attribution.lrp(fun, images, target, rules=rules.EPSILON_GAMMA_BOX)
+
+
+def lrp_alpha2_beta1(fun: Any, images: Array, target: Target) -> attribution.Relevance:
+    """LRP by α = 2, β = 1 at convolutions, ε at dense layers."""
+    return attribution.lrp(fun, images, target, rules=rules.EPSILON_ALPHA2_BETA1)
+
+
 LENSES = (
     Lens("saliency", "saliency", attribution.saliency),
     Lens("gradient_times_input", "gradient × input", attribution.gradient_times_input),
@@ -93,7 +106,11 @@ LENSES = (
 )
 MORE = (
     Lens("lrp", "LRP", attribution.lrp),
+    Lens("lrp_gamma_box", "LRP, γ and z^B", lrp_gamma_box),
+    Lens("lrp_alpha2_beta1", "LRP, α2β1", lrp_alpha2_beta1),
     Lens("deep_lift", "DeepLIFT", attribution.deep_lift),
+    Lens("expected_gradients", "expected gradients", attribution.expected_gradients),
+    Lens("gradient_shap", "GradientSHAP", attribution.gradient_shap),
     Lens("hires_cam", "HiResCAM", attribution.hires_cam, at_cut=True),
     Lens("xgrad_cam", "XGrad-CAM", attribution.xgrad_cam, at_cut=True),
     Lens("finer_cam", "Finer-CAM", attribution.finer_cam, at_cut=True),
@@ -101,6 +118,7 @@ MORE = (
     Lens("eigen_cam", "Eigen-CAM", attribution.eigen_cam, at_cut=True),
     Lens("eigen_grad_cam", "Eigen-Grad-CAM", attribution.eigen_grad_cam, at_cut=True),
 )  # compared if they are named
+OTHERS = 16  # images of a split that a lens is given to compare with, spread evenly
 BASELINES = (
     Lens("random", "random map", random_maps),
     Lens("center", "center Gaussian", center_gaussian),
@@ -164,18 +182,35 @@ def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Arr
         lens: one of `LENSES`, `MORE` or `BASELINES`, or your own.
         options: for the lens.
         first: the first image's number.
+
+    Raises:
+        ValueError: the options have no images for a lens that compares with others, or as the lens raises.
     """
 
     def of(fun: Any, images: Array, target: Target) -> Array | np.ndarray:
         numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
-        key, batch_size, cover, n_steps = options
-        every = {"key": key, "batch_size": batch_size, "fill": cover, "baseline": cover, "n_steps": n_steps}
-        every["numbers"] = numbers
+        every = {
+            "key": options.key,
+            "batch_size": options.batch_size,
+            "fill": options.cover,
+            "baseline": options.cover,
+            "n_steps": options.n_steps,
+            "n_samples": options.n_samples,
+            "baselines": options.others,
+            "numbers": numbers,
+        }
+        if has_others(lens) and options.others is None:
+            raise ValueError(f"{lens.name} compares with other images: expected them as Options(…, others=images)")
         taken = inspect.signature(lens.of).parameters
         found = lens.of(fun, images, target, **{name: value for name, value in every.items() if name in taken})
         return getattr(found, "attributions", found)
 
     return of
+
+
+def has_others(lens: Lens) -> bool:
+    """Whether a lens compares with other images."""
+    return "baselines" in inspect.signature(lens.of).parameters
 
 
 def heat(case: Case, attributions: Float[Array | np.ndarray, "n ..."]) -> Float[np.ndarray, "n height width"]:

@@ -4,12 +4,13 @@ import inspect
 import io
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from zfjax.experiments.exploring import menus
 from zfjax.experiments.exploring.explorer import Explorer
 from zfjax.experiments.exploring.view import View, over, unpacked
-from zfjax.experiments.lenses import Lens
+from zfjax.experiments.lenses import Lens, Options
 from zfjax.explore import drawing
 from zfjax.models.edits import layer_title
 from zfjax.plots.picture import Picture
@@ -109,6 +110,7 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
     looks_up = f"subject.pictures.load(np.array([{view.picture}]))[0]"
     square = looks_up if origin.has_numbers and view.picture.isdecimal() else 'saved["square"][None]'
     at = np.unravel_index(explorer.cell(view), explorer.look(view).maps(view.place).shape[:2])
+    package, module = _module(explorer.lenses[view.lens]) if view.lens else ("", "")
     grid = len(explorer.places[view.place].shape) - 1
     cell = "".join(f"[{index}], " for index in at[2 - grid :]) if grid else ""
     lines = [
@@ -125,7 +127,7 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
         "",
         "import zfjax",
         *(["from zfjax.experiments.exploring.view import over, unpacked"] if view.painted else []),
-        *(["from zfjax.experiments.exploring import menus"] if view.lens in menus.OWN else []),
+        *([f"from {package} import {module}"] if package else []),
         *(["import zfjax.runs.given", "import zfjax.runs.looking"] if origin.subject == MODEL else []),
         "",
         f"subject = {origin.subject}",
@@ -159,17 +161,26 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
 
 def _called(explorer: Explorer, lens: Lens, view: View) -> str:
     """The call of a lens, with all that it is given here."""
-    taken = inspect.signature(lens.of).parameters
+    taken, usual = inspect.signature(lens.of).parameters, Options(jax.random.key(0))
     given = {
         "key": "jax.random.key(0)",
         "batch_size": "16",
         "fill": "subject.display.cover",
         "baseline": "subject.display.cover",
+        "baselines": 'jnp.asarray(saved["others"])',
         "others": 'jnp.asarray(saved["others"])',
+        "n_steps": str(usual.n_steps),
+        "n_samples": str(usual.n_samples),
         "reach": repr(explorer.reach()),
         "lower": f'model.layer("{explorer.lower}")',
     }
-    where = "menus" if view.lens in menus.OWN else "zfjax.attribution"
+    where = _module(lens)[1]
     fun = f'model.split("{explorer.cam_layer}")' if lens.at_cut else "model.function"
     options = "".join(f", {name}={value}" for name, value in given.items() if name in taken)
     return f"{where}.{lens.of.__name__}({fun}, images, jnp.array([{view.label}], jnp.int32){options})"
+
+
+def _module(lens: Lens) -> tuple[str, str]:
+    """Where the Python finds a lens: a package to import a module from, empty where it has it, and the module."""
+    package, _, module = lens.of.__module__.rpartition(".")
+    return ("", "zfjax.attribution") if package.startswith("zfjax.attribution") else (package, module)

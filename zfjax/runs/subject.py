@@ -107,6 +107,11 @@ class Subject(NamedTuple):
         squares, _ = self.pictures.load(numbers)
         return self.images_of(squares)
 
+    def spread(self, most: int) -> Float[Array, "n size size channels"]:
+        """Up to `most` images, spread evenly over the split."""
+        count = len(self.pictures)
+        return self.load(np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)))
+
     def images_of(self, squares: UInt8[Array | np.ndarray, "n side side 3"]) -> Float[Array, "n size size channels"]:
         """Squares as the model takes them."""
         return _images(functions.live(self.model.preprocess, name="preprocess"), squares, size=self.size)

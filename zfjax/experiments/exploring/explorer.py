@@ -37,7 +37,6 @@ _UPLOADS = 128_000_000  # bytes of uploaded squares that are kept
 _LOOKS = 128_000_000  # bytes of activations
 _TAPES = 384_000_000  # bytes of ways down
 _COMPILERS = 2  # programs compiled at the same time
-_OTHERS = 16  # pictures of the split that some lenses compare with
 
 
 class Known(NamedTuple):
@@ -285,6 +284,8 @@ class Explorer:
     def _lensed_now(self, view: View) -> Lensed:
         lens, model = self.lenses[view.lens], self.subject.model
         options = lenses.Options(jax.random.key(0), 16, self.subject.display.cover)
+        if lenses.has_others(lens):
+            options = options._replace(others=self.others())
         images, target = jnp.asarray(self.image(view))[None], jnp.array([view.label], jnp.int32)
         fun: Any = model.split(self.cam_layer) if lens.at_cut else model.function
         of = functools.partial(lens.of, **self._options_of(lens))
@@ -314,8 +315,7 @@ class Explorer:
 
     def others(self) -> Array:
         """Pictures of the split, spread evenly, that some lenses compare with."""
-        count = self._count
-        return self.subject.load(np.unique(np.linspace(0, count - 1, min(_OTHERS, count)).astype(int)))
+        return self.subject.spread(lenses.OTHERS)
 
     @property
     def lower(self) -> str:

@@ -38,20 +38,6 @@ def unit_relevance(fun: Any, images: Array, target: Int[Array, " n"]) -> Float[A
     return attribution.unit_relevance(fun, images, target).sum(-1)
 
 
-def gradient_shap(
-    fun: Any, images: Array, target: Int[Array, " n"], *, others: Array, key: Key[Array, ""], batch_size: int
-) -> Any:
-    """GradientSHAP, compared with other pictures of the split."""
-    return attribution.gradient_shap(fun, images, target, others, key, n_samples=50, batch_size=batch_size)
-
-
-def expected_gradients(
-    fun: Any, images: Array, target: Int[Array, " n"], *, others: Array, key: Key[Array, ""], batch_size: int
-) -> Any:
-    """Expected gradients, compared with other pictures of the split."""
-    return attribution.expected_gradients(fun, images, target, others, key, n_samples=50, batch_size=batch_size)
-
-
 def maximize(
     fun: Any, images: Array, target: Int[Array, " n"], *, key: Key[Array, ""], reach: float
 ) -> Float[Array, "n height width channels"]:
@@ -77,14 +63,11 @@ def accentuate(
 
 OTHERS = (
     Lens("gradient", "gradient", attribution.gradient),
-    Lens("gradient_shap", "GradientSHAP", gradient_shap),
-    Lens("expected_gradients", "expected gradients", expected_gradients),
     Lens("unit_relevance", "relevance of the layer's units", unit_relevance, at_cut=True),
     Lens("maximize", "what would excite the class most", maximize),
     Lens("maco", "the same, of natural frequencies", maco),
     Lens("accentuate", "the picture, accentuated", accentuate),
 )
-OWN = frozenset(lens.name for lens in OTHERS if lens.of.__module__ == __name__)  # that are functions here
 PICTURES = frozenset(("maximize", "maco", "accentuate"))  # that give pictures, not maps of the one that is looked at
 COMPARING = frozenset(("gradient_shap", "expected_gradients", "maco"))  # with other pictures of the split
 ALL: Mapping[str, Lens] = MappingProxyType({lens.name: lens for lens in (*LENSES, *MORE, *OTHERS)})
