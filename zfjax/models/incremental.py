@@ -199,7 +199,7 @@ def recompute(
 
 
 def _whole(plan: Plan, params: PyTree, clean: Sequence[Array], cover: Array, reads: Reads) -> dict[str, Array]:
-    hidden = reads.rectangles.mask(clean[0].shape[:2])[..., None]
+    hidden = reads.rectangles.mask((cover.shape[0], cover.shape[1]))[..., None]
     _, acts = plan.net.apply({"params": params}, jnp.where(hidden, cover[None], clean[0][None]))
     return {name: acts[name] for name in plan.names}
 
