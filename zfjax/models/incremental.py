@@ -143,9 +143,13 @@ def reads(plan: Plan, changed: Sequence[Rectangles]) -> Reads:
 
     This is a separate program: otherwise XLA would recompute an index for each number that is read with it.
     """
-    shapes = jax.eval_shape(functools.partial(_indices, plan), changed)
-    nowhere = jax.tree.map(lambda index: jnp.zeros(index.shape, index.dtype), shapes)
-    indices = by_platform(changed, default=functools.partial(_indices, plan), tpu=lambda _: nowhere)
+    listed = functools.partial(_indices, plan)
+    shapes = jax.eval_shape(listed, changed)
+
+    def unread(_: Any) -> Any:
+        return jax.tree.map(lambda index: jnp.zeros(index.shape, index.dtype), shapes)
+
+    indices = by_platform(changed, default=listed, tpu=unread)
     return Reads(jax.tree.map(jnp.asarray, changed[0]), *indices)
 
 
