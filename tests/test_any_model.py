@@ -55,6 +55,12 @@ def test_an_unknown_function_has_the_scores_of_the_same_net(own):
     assert net.ten_crop.loss != net.single_crop.loss
 
 
+def test_what_commands_look_at_gives_logits():
+    model = zfjax.look(ends_in_softmax(), SQUARES).val.model
+    images = model.preprocess(SQUARES[:2, :48, :48])
+    np.testing.assert_allclose(model(images), looked_at.foreign()(images), rtol=1e-4, atol=1e-4)
+
+
 def run(capsys, main, *words):
     code = command.run(main, ["zfjax", *map(str, words)])
     out = capsys.readouterr()

@@ -129,6 +129,21 @@ def test_scores_are_those_of_the_metrics(compared):
     assert (compared.insertion[row] > insertion(case.fun, images, labels, maps, n_steps=8).auc).all()
 
 
+def test_a_softmax_at_the_end_changes_no_score():
+    own = NetModel(REDDEST, WEIGHTS)
+    plain, ends = (
+        zfjax.Model(lambda images, end=end: end(own.function(images)), (1, SIZE, SIZE, 3))
+        for end in (lambda logits: logits, jax.nn.softmax)
+    )
+    lenses = [BY_NAME[name] for name in ("gradient_times_input", "lrp", "grad_cam")]
+    expected, found = (
+        compare(model, batches(2, 2), lenses, layer="relu", options=OPTIONS, n_steps=4) for model in (plain, ends)
+    )
+    assert (expected.deletion > 0).all()
+    for name in set(Comparison._fields) - {"seconds"}:
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_what_takes_long_is_scored_on_the_first_images_alone(compared):
     images, labels, _ = squares(6)
     case, row = reddest(images, labels), list(BY_NAME).index("gradient_times_input")

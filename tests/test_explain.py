@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import looked_at
 import numpy as np
 import pytest
 import tiny_runs
@@ -16,7 +17,7 @@ from zfjax.console import command
 from zfjax.data.boxes import edges
 from zfjax.experiments import explanation
 from zfjax.experiments.explanation import CELLS, MEASURES, Explanation, Flip, Why, best_of, flipped
-from zfjax.experiments.lenses import LENSES, Options, case_of
+from zfjax.experiments.lenses import LENSES, MORE, Options, case_of, highest_maps
 from zfjax.explain import page, words
 
 SIDE = 4 * CELLS
@@ -155,6 +156,26 @@ def test_an_expected_class_is_asked_about(run):
         assert found.flip.becomes == other
     answer = words.lines(found, subject.classes, ())[0]
     assert f"expected was {subject.classes[other]}" in answer
+
+
+def test_a_softmax_at_the_end_changes_nothing_of_an_explanation():
+    plain = looked_at.small()
+    ends = zfjax.Model(lambda images: jax.nn.softmax(plain(images)), (1, *plain.image_shape))
+    image = jax.random.normal(jax.random.key(1), (1, *plain.image_shape))
+    some = [lens for lens in (*LENSES, *MORE) if lens.name in ("grad_cam", "lrp")]
+    options = Options(jax.random.key(0), 49)
+    expected, found = (
+        explanation.explained(model, highest_maps(model), image, 2, options, some) for model in (plain, ends)
+    )
+    assert expected.said != 2
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-5)
+    for one, other in zip(found.why, expected.why, strict=True):
+        np.testing.assert_allclose(one.heat, other.heat, rtol=1e-4, atol=1e-4 * other.heat.max())
+        np.testing.assert_allclose(one.contrast, other.contrast, rtol=1e-4, atol=1e-4 * np.abs(other.contrast).max())
+        assert one.measures == pytest.approx(other.measures, rel=1e-3, abs=1e-5, nan_ok=True)
+    assert expected.flip is not None
+    assert found.flip.boxes.tolist() == expected.flip.boxes.tolist()
+    assert found.flip.probability == pytest.approx(expected.flip.probability, rel=1e-4)
 
 
 def test_words_say_what_was_found():

@@ -655,3 +655,62 @@ def test_a_model_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, capsys, w
     lines = [text for text in capsys.readouterr().err.splitlines() if text.startswith("zfjax: ")]
     assert len(lines) == 1
     assert line.format(file) in lines[0]
+
+
+def by_hand(logits):
+    """A softmax without its largest logit subtracted."""
+    shares = jnp.exp(logits)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        jax.nn.softmax,
+        by_hand,
+        jax.jit(jax.nn.softmax),
+        lambda logits: jax.nn.softmax(logits[:, :, None, None], axis=1),
+        lambda logits: jax.nn.softmax(logits.reshape(len(logits), 1, 1, -1)).reshape(len(logits), -1),
+    ],
+)
+def test_a_softmax_at_the_end_is_left_out_of_logits(ending):
+    net, weights = zoo.build("jnp", "chain", IMAGES)
+    model = zfjax.Model(net, IMAGES, weights=weights)
+    ends = [
+        zfjax.Model(lambda weights, x: ending(net(weights, x)), IMAGES, weights=weights),
+        zfjax.Model(jax.jit(lambda x: ending(net(weights, x))), IMAGES),
+    ]
+    for other in ends:
+        np.testing.assert_allclose(other.logits(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-6)
+        assert len(other.logits.layers) == len(other.layers) - 1 == len(model.layers)
+        features, head = other.logits.split("conv1/relu" if other is ends[0] else next(iter(other.layers)))
+        np.testing.assert_allclose(head(features(IMAGES)), model(IMAGES), rtol=1e-5, atol=1e-6)
+        assert other.logits.logits.output == model.output
+    assert list(ends[0].logits.layers) == list(model.layers)
+    changed = {path: 2 * leaf for path, leaf in model.leaves.items()}
+    expected = model.replaced(changed)(IMAGES)
+    np.testing.assert_allclose(ends[0].logits.replaced(changed)(IMAGES), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        jax.nn.log_softmax,
+        lambda logits: 1 - jax.nn.softmax(logits),
+        lambda logits: jax.nn.softmax(logits) / 2 + jax.nn.softmax(2 * logits) / 2,
+        lambda logits: by_hand(logits) * 2,
+        lambda logits: jax.nn.softmax(logits) @ jnp.ones((5, 3)),
+        lambda logits: logits / logits.sum(axis=1, keepdims=True),
+    ],
+)
+def test_other_ends_are_no_softmax(ending):
+    net, weights = zoo.build("jnp", "chain", IMAGES)
+    model = zfjax.Model(lambda weights, x: ending(net(weights, x)), IMAGES, weights=weights)
+    assert model.logits is model
+
+
+def test_a_bias_below_a_softmax_is_part_of_the_logits():
+    net, weights = zoo.build("jnp", "chain", IMAGES)
+    bias = jnp.arange(5.0)[None]
+    model = zfjax.Model(lambda weights, x: by_hand(net(weights, x) - bias), IMAGES, weights=weights)
+    np.testing.assert_allclose(model.logits(IMAGES), net(weights, IMAGES) - bias, rtol=1e-5, atol=1e-6)

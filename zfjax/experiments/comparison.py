@@ -99,6 +99,7 @@ def compare(
 
     The metrics are in `zfjax.attribution.metrics`.
     """
+    model = model.logits
     parts: list[list[_Scores]] = []
     times: list[np.ndarray] = []  # for each batch, seconds per image of each lens
     for batch, case in _cases(model, batches, layer, options, rows):

@@ -139,6 +139,7 @@ def agreement(
         ValueError: there are no batches, or a lens raises it.
         UserError: the model has no such layer.
     """
+    model = model.logits
     parts: list[Agreement] = []
     for batch in batches:
         rows = rows or len(batch.images)

@@ -22,7 +22,6 @@ from zfjax.experiments.sanity import randomized, rank_correlation
 from zfjax.models import Model
 from zfjax.runs.subject import Subject
 from zfjax.training import sharding
-from zfjax.training.scoring import AnyModel
 from zfjax.transform import functions
 
 # Each asks in another way: weights of maps, their gradients cell by cell, relevance, a path of images, and hiding.
@@ -113,8 +112,8 @@ def explained(
     Raises:
         UserError: as `lenses.case_of`.
     """
-    # Of a model that ends in a softmax, the logarithms.
-    logits = np.asarray(features_of(functions.live(AnyModel(model).logits), image), np.float64)[0]
+    model = model.logits
+    logits = np.asarray(features_of(functions.live(model.function), image), np.float64)[0]
     said, other = int(logits.argmax()), None
     if expected is not None and expected != said:
         other = expected

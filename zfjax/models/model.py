@@ -139,16 +139,20 @@ class Model:
 
     @property
     def logits(self) -> "Model":
-        """The same model with logits [N, classes] where it gives [N, classes, 1, 1], as a SqueezeNet does.
+        """The same model with logits [N, classes]: without the softmax in which it ends, as many ONNX files do.
 
-        A model with any other result is returned as it is.
+        They are these also where it gives [N, classes, 1, 1], as a SqueezeNet does. A model with any other result is
+        returned as it is.
         """
         shape = getattr(self.output, "shape", ())
-        if len(shape) < 3 or max(shape[1:]) < math.prod(shape[1:]):
+        if len(shape) < 2 or max(shape[1:]) < math.prod(shape[1:]):
+            return self
+        if len(shape) == 2 and not self._program.ends_in_softmax(self._weights, self._example):
             return self
         model = copy.copy(self)
-        model.__dict__.pop("_opened", None)  # of the program that it had
-        model._program = self._program.flattened()
+        for read in ("layers", "_opened"):  # of the program that it had
+            model.__dict__.pop(read, None)
+        model._program = self._program.of_logits()
         return model
 
     @property

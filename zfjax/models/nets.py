@@ -103,6 +103,11 @@ class NetModel(Model):
         return self.net.layers[-1].name
 
     @property
+    def logits(self) -> "NetModel":
+        """The model itself."""
+        return self
+
+    @property
     def function(self) -> Partial:
         """The net, from images to logits."""
         return cut.layer(self.net, self.variables, self.result)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from zfjax.console.errors import UserError
 from zfjax.models.places import Place
 from zfjax.transform import functions, jaxprs
-from zfjax.transform.places import cutting, reading
+from zfjax.transform.places import cutting, endings, reading
 from zfjax.transform.places import weights as named_weights
 from zfjax.transform.places.cutting import Crossing
 from zfjax.transform.places.reading import Spot
@@ -26,12 +26,12 @@ RESULT = "<result>"  # no place has this name
 class Program:
     """A function of (weights, images [N, H, W, C]), and what has been read of it."""
 
-    def __init__(self, fun: Callable, layout: str, takes_weights: bool, *, flat: bool = False):
-        """`flat`: the result [N, classes, 1, 1] becomes [N, classes]."""
+    def __init__(self, fun: Callable, layout: str, takes_weights: bool, *, gives_logits: bool = False):
+        """`gives_logits`: the result, [N, classes] or [N, classes, 1, 1], becomes the logits [N, classes]."""
         self.fun = fun
         self._layout = layout
         self.takes_weights = takes_weights
-        self._flat = flat
+        self._gives_logits = gives_logits
         self._read: dict[Any, dict[str, Spot]] = {}
         self.cut: dict[jax.ShapeDtypeStruct, None] = {}  # the images that were cut, as if each were alone
 
@@ -39,20 +39,28 @@ class Program:
         """The function's result."""
         _check_images(images)
         images = jnp.asarray(images)
+        if self._gives_logits:
+            closed, _ = Program(self.fun, self._layout, self.takes_weights).trace(weights, images)
+            closed = endings.below_softmax(closed) or closed
+            (logits,) = jaxprs.evaluate(closed.jaxpr, closed.consts, [*jax.tree.leaves(weights), images])
+            return logits.reshape(len(images), -1)
         fun = functools.partial(self.fun, weights) if self.takes_weights else self.fun
         if self._layout[-3] == "C":
             images = images.transpose(0, 3, 1, 2)
-        result = fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
-        return result.reshape(len(images), -1) if self._flat else result
+        return fun(images) if self._layout[0] == "N" else jax.vmap(fun)(images)
 
-    def flattened(self) -> "Program":
-        """The same function with a result [N, classes] instead of [N, classes, 1, 1]."""
-        return Program(self.fun, self._layout, self.takes_weights, flat=True)
+    def of_logits(self) -> "Program":
+        """The same function without the softmax in which it may end, and with a result [N, classes]."""
+        return Program(self.fun, self._layout, self.takes_weights, gives_logits=True)
+
+    def ends_in_softmax(self, weights: PyTree, images: Any) -> bool:
+        """Whether the result is a softmax."""
+        return endings.below_softmax(self.trace(weights, images)[0]) is not None
 
     def trace(self, weights: PyTree, images: Any) -> tuple[jex.ClosedJaxpr, Any]:
         """The jaxpr, whose last input is the images, and the structure of its result."""
         function = functions.live(self.fun)
-        program = Program(function, self._layout, self.takes_weights, flat=self._flat)
+        program = Program(function, self._layout, self.takes_weights, gives_logits=self._gives_logits)
         # A new function each time: JAX keeps its traces by identity.
         closed, out = jax.make_jaxpr(lambda *arguments: program(*arguments), return_shape=True)(weights, images)
         return closed, jax.tree.structure(out)
