@@ -16,9 +16,10 @@ from zfjax import explain
 from zfjax.console import command
 from zfjax.data.boxes import edges
 from zfjax.experiments import explanation
-from zfjax.experiments.explanation import CELLS, MEASURES, Explanation, Flip, Why, best_of, flipped
+from zfjax.experiments.explanation import CELLS, MEASURES, Explanation, Flip, Missed, Why, best_of, flipped
 from zfjax.experiments.lenses import LENSES, MORE, Options, case_of, highest_maps
 from zfjax.explain import page, words
+from zfjax.runs import looking
 
 SIDE = 4 * CELLS
 
@@ -158,6 +159,44 @@ def test_an_expected_class_is_asked_about(run):
     assert f"expected was {subject.classes[other]}" in answer
 
 
+def test_the_page_of_an_expected_class_is_whole(capsys, run, tmp_path):
+    """Nothing replaced: all five lenses, of any model."""
+    _, pictures = run
+    picture, model = pictures / "noise" / "000.png", f"--model={looked_at.__file__}:small"
+    image = looking.alone(looked_at.small()).of_files(picture).images
+    *_, other, said = np.argsort(looked_at.small()(image)[0]).tolist()
+    words = [str(picture), model, f"--out={tmp_path}", f"--expected=output {other}"]
+    assert command.run(explain.main, ["explain", *words]) == 0, capsys.readouterr().err
+    (file,) = tmp_path.rglob("*.json")
+    values, html = json.loads(file.read_text()), file.with_suffix(".html").read_text()
+    assert (values["says"], values["expected"]) == (f"output {said}", f"output {other}")
+    names = [lens.name for lens in explanation.FIVE]
+    for each in ("measures", "maps", "contrasts"):
+        assert list(values[each]) == names
+    assert all(None not in values["measures"][name].values() for name in names if np.any(values["maps"][name]))
+    assert any(np.any(contrast) for contrast in values["contrasts"].values())
+    flip = values["flip"]
+    assert flip is None or flip["becomes"] == values["expected"]
+    assert values["nearest"] == []
+    assert f"Why <bdi>output {other}</bdi> rather than <bdi>output {said}</bdi>" in html
+    for lens in explanation.FIVE:
+        assert f'alt="The map of {lens.title} for output {other} rather than output {said}"' in html
+    assert html.count("<img ") == 1 + (flip is not None) + 2 * len(names)
+    assert file.with_suffix(".png").exists()
+
+    # LRP shares out the logit; integrated gradients what it gains over the empty picture, here the mean.
+    logits = looked_at.small()(np.concatenate([image, np.zeros_like(image)]))[:, said]
+    missed = values["missed"]
+    assert {*missed} == {"lrp", "integrated_gradients"}
+    assert missed["lrp"]["whole"] == pytest.approx(float(logits[0]), rel=1e-4)
+    assert missed["integrated_gradients"]["whole"] == pytest.approx(float(logits[0] - logits[1]), rel=1e-4)
+    for one in missed.values():
+        assert one["share"] == pytest.approx(abs(one["error"] / one["whole"]))
+        assert one["share"] < 0.05
+    assert html.count("its parts add up to") == 2
+    assert "its parts add up to 100 % of the logit<" in html
+
+
 def test_a_softmax_at_the_end_changes_nothing_of_an_explanation():
     plain = looked_at.small()
     ends = zfjax.Model(lambda images: jax.nn.softmax(plain(images)), (1, *plain.image_shape))
@@ -191,6 +230,11 @@ def test_words_say_what_was_found():
         LENSES[1].title == why.lens.title
     )
     assert best_of(found, "road") == 1
+    assert words.sum_of(why) == ""
+    assert words.sum_of(why._replace(missed=Missed(-2.0, 0.06, False))) == "its parts add up to 97 % of the logit"
+    gains = why._replace(missed=Missed(4.0, 0.04, True))
+    assert words.sum_of(gains) == "its parts add up to 101 % of what the logit gains over an empty picture"
+    assert words.sum_of(why._replace(missed=Missed(0.0, 0.06, False))) == ""
     many = found._replace(expected=2, flip=Flip(np.zeros((3, 4), int), 2, 0.5))
     first, change, _ = words.lines(many, "abc", [])
     assert first == "The net says a (70.0%); expected was c, which it gives 10.0%, place 3 of 3."

@@ -1,6 +1,7 @@
 """One picture explained: what a model says of it, why by several lenses, what would change it, what to believe."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,19 @@ from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
 from zfjax.data.boxes import Boxes, from_edges
 from zfjax.experiments.gallery import Top
-from zfjax.experiments.lenses import LENSES, MORE, Case, Lens, Options, case_of, given_to, heat, maps_by
+from zfjax.experiments.lenses import (
+    LENSES,
+    MORE,
+    Case,
+    Lens,
+    Options,
+    answer_of,
+    case_of,
+    given_to,
+    heat,
+    maps_by,
+    maps_in,
+)
 from zfjax.experiments.passes import strongest_of
 from zfjax.experiments.sanity import randomized, rank_correlation
 from zfjax.models import Model
@@ -60,6 +73,19 @@ MEASURES = (
 )
 
 
+class Missed(NamedTuple):
+    """How far the parts of a map do not add up to what they are parts of, as such a lens says itself."""
+
+    whole: float  # the logit, or with a baseline what the logit gains over it
+    error: float  # the sum of the parts − the whole
+    has_baseline: bool
+
+    @property
+    def share(self) -> float:
+        """The size of the error by that of the whole; NaN if that is 0."""
+        return abs(self.error / self.whole) if self.whole else float("nan")
+
+
 @shown_by_shape
 class Why(NamedTuple):
     """One lens's answer."""
@@ -68,6 +94,7 @@ class Why(NamedTuple):
     heat: Float[np.ndarray, "height width"]  # for what the model says
     contrast: Float[np.ndarray, "height width"] | None  # for the expected class less what it says; None: there is none
     measures: dict[str, float]  # by name of `MEASURES`; NaN where a map is constant
+    missed: Missed | None = None  # None: its parts are not meant to add up to anything
 
 
 @shown_by_shape
@@ -215,10 +242,11 @@ def best_of(found: Explanation, measure: str) -> int | None:
 def _why(model: Model, layer: str, case: Case, other: int | None, lenses: Sequence[Lens]) -> tuple[Why, ...]:
     """What each lens says, and how far it can be believed."""
     said = int(case.target[0])
-    maps, heats, contrasts = {}, {}, {}
+    maps, missed, heats, contrasts = {}, {}, {}, {}
     with Progress("lenses", len(lenses), unit="map") as progress:
         for lens in lenses:
-            maps[lens.name] = np.asarray(maps_by(lens, case))
+            answer = answer_of(lens, case)
+            maps[lens.name], missed[lens.name] = np.asarray(maps_in(answer)), _missed(lens, answer)
             heats[lens.name] = heat(case, maps[lens.name])
             if other is not None:
                 fun, asks = case.split if lens.at_cut else case.fun, _difference(other, said)
@@ -234,9 +262,18 @@ def _why(model: Model, layer: str, case: Case, other: int | None, lenses: Sequen
             measures["randomized"] = abs(_like(heat(random, maps_by(lens, random)), heats[lens.name]))
             others = [_like(heats[lens.name], heats[one]) for one in heats if one != lens.name]
             measures["agreement"] = float(np.mean(others)) if others else float("nan")
-            found.append(Why(lens, heats[lens.name][0], contrasts.get(lens.name), measures))
+            contrast = contrasts.get(lens.name)
+            found.append(Why(lens, heats[lens.name][0], contrast, measures, missed[lens.name]))
             progress.advance(1, lens.title)
     return tuple(found)
+
+
+def _missed(lens: Lens, answer: Any) -> Missed | None:
+    """How far the parts that a lens gives of one image miss their whole, if it says so."""
+    if not hasattr(answer, "error"):
+        return None
+    error, total = float(answer.error[0]), float(np.asarray(answer.attributions, np.float64).sum())
+    return Missed(total - error, error, "baseline" in inspect.signature(lens.of).parameters)
 
 
 def _difference(one: int, other: int) -> Target:

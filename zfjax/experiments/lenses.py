@@ -169,10 +169,19 @@ def case_of(
     return Case(model.function, split, grid, jnp.asarray(images), jnp.asarray(target), first, options)
 
 
+def answer_of(lens: Lens, case: Case) -> Any:
+    """All that a lens gives: maps, or a tuple with `attributions` and what else there is, such as `error`."""
+    return _bound(lens, case.options, case.first)(case.split if lens.at_cut else case.fun, case.images, case.target)
+
+
+def maps_in(answer: Any) -> Float[Array | np.ndarray, "n ..."]:
+    """The maps in what a lens gives."""
+    return getattr(answer, "attributions", answer)
+
+
 def maps_by(lens: Lens, case: Case) -> Float[Array | np.ndarray, "n ..."]:
     """The maps of a lens, as it gives them."""
-    fun = case.split if lens.at_cut else case.fun
-    return given_to(lens, case.options, case.first)(fun, case.images, case.target)
+    return maps_in(answer_of(lens, case))
 
 
 def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Array, Target], Array | np.ndarray]:
@@ -186,8 +195,14 @@ def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Arr
     Raises:
         ValueError: the options have no images for a lens that compares with others, or as the lens raises.
     """
+    bound = _bound(lens, options, first)
+    return lambda fun, images, target: maps_in(bound(fun, images, target))
 
-    def of(fun: Any, images: Array, target: Target) -> Array | np.ndarray:
+
+def _bound(lens: Lens, options: Options, first: int) -> Callable[[Any, Array, Target], Any]:
+    """A lens with the options that it takes: `lens(fun, images, target)` gives all that it does."""
+
+    def of(fun: Any, images: Array, target: Target) -> Any:
         numbers = jnp.arange(first, first + len(images), dtype=jnp.int32)
         every = {
             "key": options.key,
@@ -202,8 +217,7 @@ def given_to(lens: Lens, options: Options, first: int = 0) -> Callable[[Any, Arr
         if has_others(lens) and options.others is None:
             raise ValueError(f"{lens.name} compares with other images: expected them as Options(…, others=images)")
         taken = inspect.signature(lens.of).parameters
-        found = lens.of(fun, images, target, **{name: value for name, value in every.items() if name in taken})
-        return getattr(found, "attributions", found)
+        return lens.of(fun, images, target, **{name: value for name, value in every.items() if name in taken})
 
     return of
 

@@ -75,7 +75,10 @@ def write(given: Given, file: str, expected: str, count: int, batch_size: int) -
     near = [Named(picture, title) for picture, title in zip(pictures, titles, strict=True)]
     name = _free(given.out, as_file(image.names[0]), digest)
     with Progress("drawing"):
-        save_png(plot_explanation(found, shown, subject.classes, near, said), given.out / f"{name}.png")
+        save_png(
+            plot_explanation(found, shown, subject.classes, near, said, [words.sum_of(why) for why in found.why]),
+            given.out / f"{name}.png",
+        )
         html = _html(given, found, shown, subject.classes, near, values)
         write_whole(given.out / f"{name}.html", html.encode(errors="replace"))
         write_whole(given.out / f"{name}.json", json.dumps(values, allow_nan=False).encode())
@@ -146,6 +149,15 @@ def _values(
         "measures": {
             why.lens.name: {name: _finite(value) for name, value in why.measures.items()} for why in found.why
         },
+        "missed": {
+            why.lens.name: {
+                "whole": _finite(why.missed.whole),
+                "error": _finite(why.missed.error),
+                "share": _finite(why.missed.share),
+            }
+            for why in found.why
+            if why.missed
+        },
         "maps": {why.lens.name: _rounded(why.heat) for why in found.why},
         "contrasts": {why.lens.name: _rounded(why.contrast) for why in found.why if why.contrast is not None},
         "flip": flip,
@@ -179,7 +191,7 @@ def _html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    maps = [(why.lens.title, _address(255 * overlay(why.heat, shown.picture))) for why in found.why]
+    maps = [(why.lens.title, _address(255 * overlay(why.heat, shown.picture)), words.sum_of(why)) for why in found.why]
     contrasts = [
         (why.lens.title, _address(255 * overlay(why.contrast, shown.picture)))
         for why in found.why

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zfjax.experiments.explanation import CELLS, MEASURES, MOST_HIDDEN, Explanation, best_of
+from zfjax.experiments.explanation import CELLS, MEASURES, MOST_HIDDEN, Explanation, Why, best_of
 
 
 def lines(found: Explanation, classes: Sequence[str], nearest: Sequence[str]) -> list[str]:
@@ -27,6 +27,14 @@ def lines(found: Explanation, classes: Sequence[str], nearest: Sequence[str]) ->
         said.append(f"{few} of: {counted}.")
     said.append(_trust(found))
     return said
+
+
+def sum_of(why: Why) -> str:
+    """What the parts of a map add up to; nothing where the lens promises no sum, or none can be told as a share."""
+    if why.missed is None or not np.isfinite(why.missed.share):
+        return ""
+    whole = "what the logit gains over an empty picture" if why.missed.has_baseline else "the logit"
+    return f"its parts add up to {100 + 100 * why.missed.error / why.missed.whole:.0f} % of {whole}"
 
 
 def _answer(found: Explanation, classes: Sequence[str]) -> str:

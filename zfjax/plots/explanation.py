@@ -30,6 +30,7 @@ def plot_explanation(
     classes: Sequence[str],
     nearest: Sequence[Named],
     lines: Sequence[str],
+    sums: Sequence[str],
 ) -> Picture:
     """Draw what a model says of a picture, why by each lens, what would change it, its neighbors, and the measures.
 
@@ -39,6 +40,7 @@ def plot_explanation(
         classes: names of the outputs.
         nearest: training pictures, nearest first.
         lines: what is said in words: the answer, what would change it, the neighbors.
+        sums: of each lens what its parts add up to, or nothing.
 
     Returns:
         A figure 10 inches wide.
@@ -50,20 +52,17 @@ def plot_explanation(
     grid = figure.add_gridspec(rows, 1)
     _first(figure, grid[0], found, shown, classes, lines)
     said = classes[found.said]
-    _row(
-        figure,
-        grid[1],
-        [Named(overlay(why.heat, shown.picture) * 255, why.lens.title) for why in found.why],
-        f"why {said}",
-    )
+    maps = [Named(overlay(why.heat, shown.picture) * 255, why.lens.title) for why in found.why]
+    for panel, said_below in zip(_row(figure, grid[1], maps, f"why {said}"), sums, strict=True):
+        panel.set_xlabel(textwrap.fill(said_below, 32), fontsize=7)
     if has_contrast:
         assert found.expected is not None
-        maps = [
+        contrasts = [
             Named(overlay(why.contrast, shown.picture) * 255, why.lens.title)
             for why in found.why
             if why.contrast is not None
         ]
-        _row(figure, grid[2], maps, f"{classes[found.expected]} rather than {said}")
+        _row(figure, grid[2], contrasts, f"{classes[found.expected]} rather than {said}")
     if nearest:
         _row(figure, grid[rows - 2], nearest, "nearest in training")
     _measures(figure.add_subplot(grid[rows - 1]), found)
@@ -103,13 +102,13 @@ def _first(
     words.text(0, 1, text, va="top", fontsize=7.5, parse_math=False, transform=words.transAxes)
 
 
-def _row(figure: Picture, where: SubplotSpec, pictures: Sequence[Named], name: str) -> None:
+def _row(figure: Picture, where: SubplotSpec, pictures: Sequence[Named], name: str) -> list[Axes]:
     inner = where.subgridspec(1, max(5, len(pictures)))
-    for number, one in enumerate(pictures):
-        panel = figure.add_subplot(inner[number])
+    panels = [figure.add_subplot(inner[number]) for number in range(len(pictures))]
+    for panel, one in zip(panels, pictures, strict=True):
         _show(panel, one.picture, one.title)
-        if not number:
-            panel.set_ylabel(textwrap.fill(name, 24), fontsize=8, parse_math=False)
+    panels[0].set_ylabel(textwrap.fill(name, 24), fontsize=8, parse_math=False)
+    return panels
 
 
 def _show(panel: Axes, picture: Float[np.ndarray, "height width 3"], title: str) -> None:
