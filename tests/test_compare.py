@@ -115,7 +115,9 @@ def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
         assert arrays["map_grad_cam"].shape == (3, 16, 16)
     sanity = json.loads((folder / "sanity.json").read_text())["rows"]
     assert {row["lens"] for row in sanity} == {"Grad-CAM", "saliency"}  # random maps ask no net
-    assert set(sanity[0]) == {"lens", "randomized", "map", "fc2", "conv1"}
+    assert set(sanity[0]) == {"lens", "randomized", "map"} | {
+        f"{layer}{end}" for layer in ("fc2", "conv1") for end in ("", " low", " high")
+    }
     forms = json.loads((folder / "randomized.json").read_text())["rows"]
     assert [row["lens"] for row in forms] == ["Grad-CAM", "saliency"]
     assert all(-100 <= row["smooth, absolute"] <= row["smooth, absolute high"] <= 100 for row in forms)

@@ -433,7 +433,9 @@ def test_the_table_of_the_sanity_check_has_a_column_a_layer():
         ("a", "alone", "absolute"),
         ("a", "alone", "signed"),
     ]
-    assert table.rows[0][3] == pytest.approx(100 * one.cascade.absolute[0].mean())
-    assert table.rows[1][3] == pytest.approx(100 * one.cascade.signed[0, 1:].mean())
-    assert np.isnan(table.rows[1][4])
+    values, cell = 100 * one.cascade.absolute[0], table.rows[0][3]
+    assert cell.value == pytest.approx(values.mean())
+    assert values.min() <= cell.low < cell.value < cell.high <= values.max()
+    assert table.rows[1][3].value == pytest.approx(100 * one.cascade.signed[0, 1:].mean())
+    assert np.isnan(table.rows[1][4]).all()
     assert "4 images of squares" in table.title

@@ -1,6 +1,5 @@
 """Check that a lens depends on the weights at all: how its maps change as layers are randomized, top down."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from zfjax.console.deprecation import renamed
 from zfjax.console.errors import UserError
 from zfjax.console.tables import Cell, Table
 from zfjax.console.text import shown_by_shape
+from zfjax.experiments.bootstrap import mean_of
 from zfjax.models import ConvNet, Model
 from zfjax.models.nets import NetModel
 from zfjax.models.specs import BatchNorm, Conv, Dense, flat
@@ -159,16 +159,17 @@ def to_table(found: Mapping[str, Sanity], dataset: str) -> Table:
     for title, one in found.items():
         for way, similarity in (("from the top", one.cascade), ("alone", one.alone)):
             for kind, values in (("absolute", similarity.absolute), ("signed", similarity.signed)):
-                rows.append((title, way, kind, *(100 * _mean(layer) for layer in values)))
+                rows.append((title, way, kind, *(mean_of(100 * layer) for layer in values)))
     first = next(iter(found.values()))
     return Table(
         f"Maps of a randomized net vs. the trained net's, {first.cascade.signed.shape[1]} images of {dataset}",
         ("lens", "randomized", "map", *first.layers),
         rows,
-        "Spearman's rank correlation in percent, mean over images. from the top: the layer and all above it are"
-        " randomized; alone: only it is. Near 0, a map shows what was learned; near 100, what is in the image or in the"
-        " architecture. Constant maps have no ranks and are left out; if all maps are constant, there is no number."
-        " Ranks of a few coarse cells say little. Maps without a sign have the same row twice.",
+        "Spearman's rank correlation in percent, mean over images; after ± half of the 95 % interval of the mean, by a"
+        " bootstrap over images. from the top: the layer and all above it are randomized; alone: only it is. Near 0, a"
+        " map shows what was learned; near 100, what is in the image or in the architecture. Constant maps have no"
+        " ranks and are left out; if all maps are constant, there is no number. Ranks of a few coarse cells say"
+        " little. Maps without a sign have the same row twice.",
     )
 
 
@@ -186,11 +187,6 @@ def _centered_ranks(array: Real[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ce
 def _correlation(first: Float[np.ndarray, "n cells"], second: Float[np.ndarray, "n cells"]) -> Float[np.ndarray, " n"]:
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
     return np.where(spread > 0, (first * second).sum(axis=1) / np.where(spread > 0, spread, 1), np.nan)
-
-
-def _mean(similarities: Float[np.ndarray, " n"]) -> float:
-    there = similarities[~np.isnan(similarities)]
-    return float(there.mean()) if len(there) else math.nan
 
 
 def _layers(model: Model) -> dict[str, list[str]]:
