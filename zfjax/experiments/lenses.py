@@ -110,7 +110,7 @@ MORE = (
     Lens("lrp_alpha2_beta1", "LRP, α2β1", lrp_alpha2_beta1),
     Lens("deep_lift", "DeepLIFT", attribution.deep_lift),
     Lens("expected_gradients", "expected gradients", attribution.expected_gradients),
-    Lens("gradient_shap", "GradientSHAP", attribution.gradient_shap),
+    Lens("gradient_shap", "Gradient SHAP", attribution.gradient_shap),
     Lens("hires_cam", "HiResCAM", attribution.hires_cam, at_cut=True),
     Lens("xgrad_cam", "XGrad-CAM", attribution.xgrad_cam, at_cut=True),
     Lens("finer_cam", "Finer-CAM", attribution.finer_cam, at_cut=True),
