@@ -197,6 +197,21 @@ def test_the_page_of_an_expected_class_is_whole(capsys, run, tmp_path):
     assert "its parts add up to 100 % of the logit<" in html
 
 
+def test_probabilities_that_are_of_no_softmax_are_told_as_they_are():
+    one = looked_at.small()
+
+    def of_two(images):
+        return (jax.nn.softmax(one(images)) + jax.nn.softmax(one(-images))) / 2
+
+    model, image = (
+        zfjax.Model(of_two, (1, *one.image_shape)),
+        jax.random.normal(jax.random.key(1), (1, *one.image_shape)),
+    )
+    lens = next(lens for lens in LENSES if lens.name == "grad_cam")
+    found = explanation.explained(model, highest_maps(one), image, None, Options(jax.random.key(0), 49), [lens])
+    np.testing.assert_allclose(found.probabilities, of_two(image)[0], rtol=1e-5)
+
+
 def test_a_softmax_at_the_end_changes_nothing_of_an_explanation():
     plain = looked_at.small()
     ends = zfjax.Model(lambda images: jax.nn.softmax(plain(images)), (1, *plain.image_shape))

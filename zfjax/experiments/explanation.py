@@ -35,6 +35,7 @@ from zfjax.experiments.sanity import randomized, rank_correlation
 from zfjax.models import Model
 from zfjax.runs.subject import Subject
 from zfjax.training import sharding
+from zfjax.training.scoring import AnyModel
 from zfjax.transform import functions
 
 # Each asks in another way: weights of maps, their gradients cell by cell, relevance, a path of images, and hiding.
@@ -140,7 +141,8 @@ def explained(
         UserError: as `lenses.case_of`.
     """
     model = model.logits
-    logits = np.asarray(features_of(functions.live(model.function), image), np.float64)[0]
+    # Logarithms of probabilities that are of no one softmax, such as the mean of several nets'.
+    logits = np.asarray(features_of(functions.live(AnyModel(model).logits), image), np.float64)[0]
     said, other = int(logits.argmax()), None
     if expected is not None and expected != said:
         other = expected
