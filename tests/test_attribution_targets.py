@@ -19,7 +19,7 @@ def logit_two(logits):
     return logits[:, 2]
 
 
-@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("name", sorted(LENSES.keys() - {"finer_cam"}))  # which compares classes, and says so
 def test_a_class_as_a_function(name):
     assert_close(LENSES[name](IMAGES, logit_two), LENSES[name](IMAGES, 2))
 

@@ -503,6 +503,8 @@ def test_no_function_that_takes_one_is_left_out():
         "features_of",
         "in_full",
         "live",
+        "lrp_alpha2_beta1",
+        "lrp_gamma_box",
         "projected",
         "summed",
         "swept",
