@@ -162,14 +162,18 @@ def test_one_flipped_bit_never_gives_other_weights(run, states, capfd):
     newest = run / CHECKPOINTS / str(NEWEST)
     data = max(newest.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
     whole = data.read_bytes()
-    noticed = 0
+    noticed = unlike_seal = 0
     for seed in range(60):
         damage(data, "flipped", seed)
         step = restored(run, states)  # checks the arrays: a bit that no array uses changes none
-        assert ("is damaged" in said_by(capfd)) == (step == 6)
+        said = said_by(capfd)
+        assert ("is damaged" in said) == (step == 6)
         noticed += step == 6
+        # A few bits are of a block's header; Orbax lays the file out anew in each run, so which ones differs.
+        unlike_seal += "its arrays are not those that were saved" in said
         data.write_bytes(whole)
     assert noticed > 50
+    assert unlike_seal > 30
     assert restored(run, states) == NEWEST
 
 
@@ -332,7 +336,7 @@ def test_a_damaged_run_goes_on_to_the_same_weights(trained, run, capfd):
     capfd.readouterr()
     train_and_evaluate(trained[1], run)
     said = capfd.readouterr().err
-    assert f"checkpoint {newest} is damaged: its arrays are not those that were saved" in said
+    assert f"checkpoint {newest} is damaged: " in said
     assert "using the checkpoint before it, of step 6" in said
     assert f"{run / CONFIG} is damaged" in said
     assert f"{run / FILE}: 3 of its 9 lines are damaged and left out" in said
