@@ -23,7 +23,7 @@ from zfjax.data.pictures import DecodedPictures
 from zfjax.data.shapes.annotations import DrawnObjects
 from zfjax.runs import given
 from zfjax.runs import subject as subjects
-from zfjax.runs.boxes import of_boxes
+from zfjax.runs.boxes import known_objects
 from zfjax.runs.folder import RunInfo
 from zfjax.runs.subject import Splits
 from zfjax.training.config import default
@@ -86,6 +86,27 @@ def on_photos(photos, tmp_path, monkeypatch):
     file = tmp_path / "boxes.json"
     file.write_text(json.dumps(boxes), encoding="utf-8-sig")  # as Windows writes it
     return subject, file, ["compare", f"--workdir={tmp_path / 'run'}", f"--boxes={file}", "--layer=relu1"]
+
+
+def test_a_folder_without_boxes_is_compared_by_what_needs_none(on_photos, tmp_path, capsys):
+    words = [word for word in on_photos[2] if not word.startswith("--boxes")]
+    words += ["--only=grad_cam,random", "--count=7", "--rows=3", "--sanity_images=0"]
+    folder, found = tmp_path / "run" / "compare", {}
+    for boxes in ([], [f"--boxes={on_photos[1]}"]):
+        assert command.run(compare.main, [*words, *boxes]) == 0
+        table = json.loads((folder / "lenses.json").read_text())
+        with np.load(folder / "lenses.npz") as arrays:
+            assert ("masks" in arrays) == bool(boxes)
+            found[len(boxes)] = table, {name: arrays[name] for name in arrays}
+    (without, arrays), (boxed, known) = found[0], found[1]
+    some, more = (set(table["rows"][0]) for table in (without, boxed))
+    assert {"pointing", "in box", "IoU", "localized", "energy", "pointing low"} <= more - some
+    assert some < more
+    assert "Where the objects are is not known" in without["note"]
+    for name in ("insertion", "deletion", "road", "sparseness"):  # the boxes hold all seven pictures
+        np.testing.assert_array_equal(arrays[name], known[name])
+    for name in ("pointing", "in_box", "iou", "energy"):
+        assert np.isnan(arrays[name]).all()
 
 
 def test_a_folder_with_boxes_is_compared(on_photos, tmp_path, capsys):
@@ -198,7 +219,7 @@ def test_photographs_are_pictured_before_any_run(photos, on_photos, tmp_path, mo
 def test_boxes_are_carried_as_pictures_are(on_photos):
     """What is bright in the crop lies in the carried box, and fills it."""
     subject, file, _ = on_photos
-    known = of_boxes(given.of_run(given.read_run(""), "compare"), subject, str(file))
+    known = known_objects(given.of_run(given.read_run(""), "compare"), subject, str(file))
     assert known.numbers.tolist() == list(range(7))
     for number, mask in zip(known.numbers, known.masks(known.numbers), strict=True):
         image = np.asarray(subject.load(np.array([number]))[0]) + 90
@@ -285,12 +306,11 @@ def test_a_layer_that_cams_cannot_use_is_named(on_photos, capsys, layer, expecte
 @pytest.mark.parametrize(
     ("dataset", "boxes", "expected"),
     [
-        ("folder:photos", (), "needs --boxes=FILE.json (see --help), and the dataset is folder:photos"),
         ("tfds:cars196", ("--boxes=a.json",), "the dataset is tfds:cars196"),
         ("shapes", ("--boxes=a.json",), "--boxes: the dataset shapes has its objects' pixels"),
     ],
 )
-def test_what_a_dataset_needs_is_said(monkeypatch, tmp_path, capsys, dataset, boxes, expected):
+def test_boxes_of_other_datasets_are_refused(monkeypatch, tmp_path, capsys, dataset, boxes, expected):
     drawn = DrawnObjects(None, "validation") if dataset == "shapes" else None
     opened(monkeypatch, tmp_path, dataset, None, np.zeros(1, int), np.arange(1), drawn)
     assert command.run(compare.main, ["compare", f"--workdir={tmp_path}", *boxes]) == 2

@@ -1,4 +1,4 @@
-"""Compare lenses side by side on images of a run or any other model, and score them on known objects.
+"""Compare lenses side by side on images of a run or any other model, and score them.
 
 Examples:
   python -m zfjax.compare --workdir=runs/shapes
@@ -11,14 +11,14 @@ Examples:
       your own photographs, also a folder of them, with any run: the picture only; a file's folder is its class if the
       net knows that class, otherwise the class is the net's prediction
   python -m zfjax.compare --workdir=runs/photos --boxes=boxes.json
-      scores on your own folders; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height, width], …}:
-      paths below the folder with the val split's classes, boxes in pixels of the whole, upright picture
-  python -m zfjax.compare --model=net.onnx --dataset=folder:PHOTOS --boxes=boxes.json --out=compared
+      also whether maps are where the objects are; boxes.json is one object, {"CLASS/picture.jpg": [top, left, height,
+      width], …}: paths below the folder with the val split's classes, boxes in pixels of the whole, upright picture
+  python -m zfjax.compare --model=net.onnx --dataset=folder:PHOTOS --out=compared
       any model: an ONNX file, or a function in a Python file, --model=nets.py:mine
 
-The dataset `shapes` has masks of its objects. Results go into the run's folder compare, or --out: lenses.*, sanity.*
-and drawings.*, which replace earlier ones, and images.* for photographs. Where a model has no output with the name of a
-picture's class, the lenses explain what the model says.
+The dataset `shapes` has masks of its objects; of others, whether maps are where the objects are needs --boxes. Results
+go into the run's folder compare, or --out: lenses.*, sanity.* and drawings.*, which replace earlier ones, and images.*
+for photographs. Where a model has no output with the name of a picture's class, the lenses explain what the model says.
 """
 
 from zfjax.console import signals

@@ -1,4 +1,4 @@
-"""Score lenses on images with known objects: how good their maps are, and whether they depend on the weights."""
+"""Score lenses on the images of a split: how good their maps are, and whether they depend on the weights."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from zfjax.compare import devices, drawings, objects
+from zfjax.compare import devices, drawings
 from zfjax.compare.asked import Asked, as_arrays, ask, chosen, maps_of
 from zfjax.compare.request import Request
 from zfjax.console import tables
@@ -20,6 +20,7 @@ from zfjax.experiments.randomization import Forms, forms
 from zfjax.experiments.sanity import Sanity, Similarity, randomized_layers, sanity_check
 from zfjax.plots.comparison import plot_comparison, plot_sanity
 from zfjax.plots.files import save
+from zfjax.runs.boxes import known_objects
 from zfjax.runs.first import from_all, is_first
 from zfjax.runs.subject import Subject
 
@@ -31,31 +32,34 @@ SAMPLES = 8  # noisy copies of each image, in the smooth form
 
 
 class Drawn(NamedTuple):
-    """Images of the val split, with known objects inside the crop."""
+    """Images of the val split; where objects are known, those that show theirs inside the crop."""
 
     numbers: Int[np.ndarray, " n"]  # in the split
     labels: Int[np.ndarray, " n"]  # the outputs to explain
     unknown: int  # of these, for how many it is what the model says, since no output has the name of the class
-    masks: Bool[np.ndarray, "n size size"]  # the objects' pixels
+    masks: Bool[np.ndarray, "n size size"] | None  # the objects' pixels, if known
 
 
 def open_model(request: Request) -> tuple[Asked, Drawn]:
     """Open the model with its pictures, and draw images of the val split by the seed.
 
     Raises:
-        UserError: no such checkpoint, lens or layer, or the objects are not known.
+        UserError: no such checkpoint, lens or layer, the file of boxes cannot be used, or no object is in the crops.
     """
     lenses = chosen(request.only, LENSES + BASELINES)
     subject = request.given.splits().val
-    known = objects.known_objects(request.given, subject, request.boxes)
+    known = known_objects(request.given, subject, request.boxes)
     asked = ask(subject, lenses, request)
-    drawn = np.random.default_rng(request.seed).permutation(known.numbers)[: request.drawn]
-    masks = known.masks(drawn)
-    seen = masks.any(axis=(1, 2))
-    if not seen.any():
-        raise UserError("none of the pictures shows its object inside the center crop, which is what the net sees")
-    labels, unknown = _targets(subject, drawn[seen], request.batch_size)
-    return asked, Drawn(drawn[seen], labels, unknown, masks[seen])
+    numbers = known.numbers if known else np.arange(len(subject.pictures))
+    drawn, masks = np.random.default_rng(request.seed).permutation(numbers)[: request.drawn], None
+    if known:
+        masks = known.masks(drawn)
+        seen = masks.any(axis=(1, 2))
+        if not seen.any():
+            raise UserError("none of the pictures shows its object inside the center crop, which is what the net sees")
+        drawn, masks = drawn[seen], masks[seen]
+    labels, unknown = _targets(subject, drawn, request.batch_size)
+    return asked, Drawn(drawn, labels, unknown, masks)
 
 
 def _targets(subject: Subject, numbers: Int[np.ndarray, " n"], batch_size: int) -> tuple[Int[np.ndarray, " n"], int]:
@@ -84,8 +88,9 @@ def write_scores(asked: Asked, drawn: Drawn, rows: int) -> list[str]:
     names = [subject.classes[label] for label in labels[shown]]
     titled = {lens.title: of_lens for lens, of_lens in maps.items()}
     with Progress("drawing"):
-        figure = plot_comparison(subject.display.pixels(images), drawn.masks[shown], titled, names)
-        arrays = {"shown": drawn.numbers[shown], "masks": drawn.masks[shown], "images": drawn.numbers}
+        masks = None if drawn.masks is None else drawn.masks[shown]
+        figure = plot_comparison(subject.display.pixels(images), masks, titled, names)
+        arrays = {"shown": drawn.numbers[shown], "images": drawn.numbers} | ({} if masks is None else {"masks": masks})
         table = comparison.to_table(found, asked.lenses, asked.given.dataset, asked.layer, drawn.unknown)
         for stale in SANITY + drawings.FILES:
             (folder / stale).unlink(missing_ok=True)
@@ -100,14 +105,14 @@ def _compared(asked: Asked, drawn: Drawn, labels: Int[np.ndarray, " n"]) -> Comp
     subject, size, count = asked.subject, asked.batch_size, len(labels)
     with Progress("lenses", count * len(asked.lenses), unit="map") as progress:
 
+        def batch(some: np.ndarray) -> Labeled:
+            masks = None if drawn.masks is None else drawn.masks[some]
+            return Labeled(subject.load(drawn.numbers[some]), labels[some], masks, int(some[0]))
+
         def work(device: jax.Device, share: range) -> dict[str, np.ndarray]:
-            chosen = (
-                Labeled(subject.load(drawn.numbers[some]), labels[some], drawn.masks[some], int(some[0]))
-                for some in devices.batches(share, size, count)
-            )
             return comparison.compare(
                 subject.model.on(device),
-                chosen,
+                map(batch, devices.batches(share, size, count)),
                 asked.lenses,
                 layer=asked.layer,
                 options=asked.options,

@@ -1,4 +1,4 @@
-"""Compare lenses: how good the maps of each are, on images with known objects."""
+"""Compare lenses: how good the maps of each are, on images whose objects may be known."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +31,13 @@ COLUMNS = {
     "sensitivity": "sensitivity",
     "sparseness": "sparseness",
 }  # of the table, as a Comparison names them
+OF_OBJECTS = ("pointing", "in_box", "iou", "localized", "energy")  # of these, what only masks can tell
+ABOUT_OBJECTS = (
+    "pointing: the map's maximum lies on the object; in box: in the object's box. IoU: of the object's box with the box"
+    " around the largest segment above 15 % of the maximum; localized: an IoU of 50 or more. energy: the share of the"
+    " map's positive sum that lies on the object."
+)
+UNKNOWN_OBJECTS = "Where the objects are is not known, so whether maps find them is not measured."
 SHARES = (0.2, 0.5)  # of the pixels, which ROAD removes
 
 __getattr__ = renamed(__name__, Labelled="Labeled")
@@ -38,11 +45,11 @@ __getattr__ = renamed(__name__, Labelled="Labeled")
 
 @shown_by_shape
 class Labeled(NamedTuple):
-    """Images with their labels and object masks."""
+    """Images with their labels and, if known, the masks of their objects."""
 
     images: Float[Array, "n size size channels"]  # as the model takes them
     labels: Int[np.ndarray, " n"]
-    masks: Bool[np.ndarray, "n size size"]  # the object's pixels, at least one
+    masks: Bool[np.ndarray, "n size size"] | None  # the object's pixels, at least one; None: not known
     first: int | None = None  # number of the first image; None: they follow the batch before
 
 
@@ -50,10 +57,12 @@ class Labeled(NamedTuple):
 class Comparison(NamedTuple):
     """How good the maps of each lens are, image by image; the target is the true class."""
 
-    pointing: Bool[np.ndarray, "lenses images"]  # the maximum lies on the object
-    in_box: Bool[np.ndarray, "lenses images"]  # the maximum lies in the object's box
+    # Of objects, NaN without masks:
+    pointing: Float[np.ndarray, "lenses images"]  # 1: the maximum lies on the object; 0: it does not
+    in_box: Float[np.ndarray, "lenses images"]  # 1: the maximum lies in the object's box; 0: it does not
     iou: Float[np.ndarray, "lenses images"]  # of the object's box with the box around the map at 15 % of its maximum
     energy: Float[np.ndarray, "lenses images"]  # share of the map's positive sum inside the object
+    # Of every image:
     insertion: Float[np.ndarray, "lenses images"]  # area under the curve, from a blurred image
     deletion: Float[np.ndarray, "lenses images"]  # area under the curve, toward the cover
     sparseness: Float[np.ndarray, "lenses images"]  # few pixels have most of the map: 0..1
@@ -76,7 +85,7 @@ def compare(
     rows: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Score lenses on images with known objects. One batch is in memory at a time.
+    """Score lenses on images, by their objects too where these are known. One batch is in memory at a time.
 
     Args:
         model: a classifier, such as `zfjax.open_run(…).val.model`.
@@ -154,8 +163,11 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
     said = (
         f" The class of {unknown} images is what the model says, as it has no output of that name." if unknown else ""
     )
-    measured = {**found._asdict(), "localized": found.iou >= metrics.LOCALIZED}
-    columns = [[mean_of(of_lens) for of_lens in 100 * measured[name].astype(float)] for name in COLUMNS]
+    localized = np.where(np.isnan(found.iou), np.nan, found.iou >= metrics.LOCALIZED)
+    measured = {**found._asdict(), "localized": localized}
+    known = not np.isnan(found.iou).all()
+    titles = {name: title for name, title in COLUMNS.items() if known or name not in OF_OBJECTS}
+    columns = [[mean_of(of_lens) for of_lens in 100 * measured[name]] for name in titles]
     rows: list[tuple[Cell, ...]] = [
         (lens.title, *cells, 1000 * float(seconds))
         for lens, seconds, *cells in zip(lenses, found.seconds, *columns, strict=True)
@@ -163,13 +175,11 @@ def to_table(found: Comparison, lenses: Sequence[Lens], dataset: str, layer_name
     few = int((~np.isnan(found.road)).any(axis=0).sum())
     return Table(
         f"Lenses on {found.pointing.shape[1]} images of {dataset}",
-        ("lens", *COLUMNS.values(), "ms per image"),
+        ("lens", *titles.values(), "ms per image"),
         rows,
         "All but the time in percent, for the true class's logit; after ± half of the 95 % interval of the mean, by a"
-        " bootstrap over images. pointing: the map's maximum lies on the object; in box: in the object's box. IoU: of"
-        " the object's box with the box around the largest segment above 15 % of the maximum; localized: an IoU of 50"
-        " or more. energy: the share of the map's positive sum that lies on the object. insertion, deletion: area under"
-        " the class's probability as pixels return to a blurred image (more is better), or turn into the mean, or gray"
+        f" bootstrap over images. {ABOUT_OBJECTS if known else UNKNOWN_OBJECTS} insertion, deletion: area under the"
+        " class's probability as pixels return to a blurred image (more is better), or turn into the mean, or gray"
         " where that is none (less is better), in the map's order. ROAD: half of how much more of the class's"
         " probability is lost with the most important pixels than with the least, if they are made of what is around"
         " them (more is better). infidelity: how far what the map has in a square is from what the logit loses without"
@@ -205,18 +215,32 @@ class _Scores(NamedTuple):
 def _scored(case: Case, batch: Labeled, maps: Float[np.ndarray, "n h w"], n_steps: int) -> _Scores:
     fun, (_, batch_size, cover, *_) = case.fun, case.options
     images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
-    boxes = metrics.box_masks(metrics.boxes_of(batch.masks), images.shape[1], images.shape[2])
     # With the paper's blur, 9 of 10 images of `shapes` would still be recognized.
     soft = jnp.asarray(metrics.blurred(np.asarray(images), sigma=images.shape[1] / 10))
+    nothing = np.full((4, len(maps)), np.nan)
+    pointing, in_box, iou, energy = nothing if batch.masks is None else _of_objects(batch.masks, maps)
     return _Scores(
-        metrics.pointing_game(maps, batch.masks),
-        metrics.pointing_game(maps, boxes),
-        metrics.localization(maps, batch.masks).iou,
-        metrics.energy_inside(maps, batch.masks),
+        pointing,
+        in_box,
+        iou,
+        energy,
         metrics.insertion(fun, images, labels, maps, n_steps=n_steps, fill=soft, batch_size=batch_size).auc,
         metrics.deletion(fun, images, labels, maps, n_steps=n_steps, fill=cover, batch_size=batch_size).auc,
         np.asarray(metrics.sparseness(maps)),
-        *(np.full(len(images), np.nan) for _ in range(3)),
+        *nothing[:3],
+    )
+
+
+def _of_objects(masks: Bool[np.ndarray, "n h w"], maps: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "4 n"]:
+    """Pointing, in box, IoU and energy, in the order of a Comparison."""
+    boxes = metrics.box_masks(metrics.boxes_of(masks), *maps.shape[1:])
+    return np.stack(
+        [
+            metrics.pointing_game(maps, masks).astype(float),
+            metrics.pointing_game(maps, boxes).astype(float),
+            metrics.localization(maps, masks).iou,
+            metrics.energy_inside(maps, masks),
+        ]
     )
 
 

@@ -76,24 +76,30 @@ def with_boxes(given: Given, subject: Subject, file: str) -> Subject:
     Raises:
         UserError: the dataset knows more than boxes say, is not of class folders, or the file cannot be used.
     """
-    if subject.annotations is not None:
-        raise has_pixels(given)
-    if not given.dataset or parse_spec(given.dataset).kind != "folder":
-        raise UserError(f"--boxes: boxes are for folder:PATH, and the dataset is {given.dataset or 'none'}")
-    known = of_boxes(given, subject, file)
+    known = _of_boxes(given, subject, file)
     return subject._replace(annotations=BoxedObjects(known, subject.kept, subject.labels, subject.classes))
 
 
-def has_pixels(given: Given) -> UserError:
-    """Boxes are given of a dataset that has its own masks."""
-    return UserError(f"--boxes: the dataset {given.dataset} has its objects' pixels; boxes are for folder:PATH")
+def known_objects(given: Given, subject: Subject, file: str) -> Known | None:
+    """The pictures with known objects, from a file of boxes or, without one, from the dataset; None: it knows of none.
+
+    Raises:
+        UserError: as `with_boxes`.
+    """
+    if file:
+        return _of_boxes(given, subject, file)
+    return None if subject.annotations is None else Known(np.arange(len(subject.pictures)), subject.masks)
 
 
-def of_boxes(given: Given, subject: Subject, file: str) -> Known:
+def _of_boxes(given: Given, subject: Subject, file: str) -> Known:
     """The pictures named in the file, and their boxes in the center crops."""
+    if subject.annotations is not None:
+        raise UserError(f"--boxes: the dataset {given.dataset} has its objects' pixels; boxes are for folder:PATH")
+    if not given.dataset or parse_spec(given.dataset).kind != "folder":
+        raise UserError(f"--boxes: boxes are for folder:PATH, and the dataset is {given.dataset or 'none'}")
     boxes = _read_boxes(file)
     pictures = given.examples()
-    assert isinstance(pictures, FolderExamples)  # boxes are refused for other datasets
+    assert isinstance(pictures, FolderExamples)
     names = pictures.names
     numbers = np.array([i for i, number in enumerate(subject.kept) if names[number] in boxes], np.int64)
     if not len(numbers):
