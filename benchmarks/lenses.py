@@ -30,7 +30,15 @@ from zfjax.models import preset
 from zfjax.weights import MODELS, to_torch
 
 TARGET = 3
-RELEVANCE = ("LRP_ZERO", "EPSILON_PLUS", "EPSILON_GAMMA_BOX", "EPSILON_ALPHA2_BETA1")
+RELEVANCE = (
+    "LRP_ZERO",
+    "ATTN_LRP",
+    "EPSILON_PLUS",
+    "EPSILON_PLUS_FLAT",
+    "EPSILON_GAMMA_BOX",
+    "EPSILON_ALPHA2_BETA1",
+    "EPSILON_ALPHA2_BETA1_FLAT",
+)
 WITHOUT_GAP = ("SmoothGrad", "occlusion")
 WINDOW, STRIDE = 56, 28
 
