@@ -7,6 +7,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damages import damage
 from etils import epath
 from PIL import Image
 
@@ -148,11 +149,49 @@ def test_without_switches_less_remains(whole, images):
     assert curve.decibels[0] < curve.decibels[1] < curve.decibels[2]
 
 
-def test_pyramids_count_words_and_their_intersections_are_products_of_vectors(whole, images):
-    _, layers = whole
-    patches = pyramids.Patches(cell=2, words=6, activations=3)
+PATCHES = pyramids.Patches(cell=2, words=6, activations=3)
+
+
+def pyramids_of(layers, images, folder, patches=PATCHES):
     with Progress("features", len(images)) as progress:
-        found = pyramids.features(TINY, layers, images, patches, progress)
+        return pyramids.features(TINY, layers, images, patches, epath.Path(folder), progress)
+
+
+def test_pyramids_are_kept_and_go_on_from_there(whole, images, tmp_path, monkeypatch):
+    _, layers = whole
+    monkeypatch.setattr(pyramids, "_IN_A_FILE", 4)
+    unbroken = pyramids_of(layers, images, tmp_path / "unbroken")
+    files = sorted((tmp_path / "unbroken").iterdir())
+    assert len(files) == 1 + 3
+    computed, real = [], pyramids._pyramids
+
+    def counted(*args):
+        if len(computed) == stop:
+            raise KeyboardInterrupt
+        computed.append(len(args[2]))
+        return real(*args)
+
+    monkeypatch.setattr(pyramids, "_pyramids", counted)
+    folder, stop = tmp_path / "broken", 1
+    with pytest.raises(KeyboardInterrupt):
+        pyramids_of(layers, images, folder)
+    stop = 99
+    again = pyramids_of(layers, images, folder)
+    assert computed == [4, 4, 2]
+    for name, values in unbroken.items():
+        np.testing.assert_array_equal(again[name], values)
+    damage(folder / files[1].name, "flipped")
+    pyramids_of(layers, images, folder)
+    assert computed == [4, 4, 2, 4]
+    for other in ({"images": images[::-1]}, {"patches": PATCHES._replace(activations=2)}, {"layers": layers[:1]}):
+        computed.clear()
+        pyramids_of(**{"layers": layers, "images": images, "folder": folder, **other})
+        assert computed == [4, 4, 2]
+
+
+def test_pyramids_count_words_and_their_intersections_are_products_of_vectors(whole, images, tmp_path):
+    _, layers = whole
+    found = pyramids_of(layers, images, tmp_path)
     assert {name: values.shape for name, values in found.items()} == dict.fromkeys(("layer 1", "layer 2"), (10, 6 * 21))
     for values in found.values():
         np.testing.assert_allclose(values.sum(1), 1, rtol=1e-5)

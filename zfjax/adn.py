@@ -203,13 +203,13 @@ def _classify(
 
     from zfjax.console.tables import write
     from zfjax.data.contrast import gray_pictures
-    from zfjax.experiments.adn import classifying, pyramids
+    from zfjax.experiments.adn import classifying, kept, pyramids
 
     splits = [gray_pictures(source.name, split, settings.side) for split in (source.train, source.val) if len(split)]
     images, labels = (np.concatenate([getattr(split, name) for split in splits]) for name in ("images", "labels"))
     classifying.require_pictures(source.classes, labels, protocol.per_class)
     with Progress("pyramids", len(images)) as progress:
-        found = pyramids.features(settings, layers, images, pyramids.Patches(), progress)
+        found = pyramids.features(settings, layers, images, pyramids.Patches(), folder / kept.PYRAMIDS, progress)
     features = {"pixels": images.reshape(len(images), -1)}
     features |= {name: pyramids.embedded(values) for name, values in found.items()}
     if len(found) > 1:

@@ -3,10 +3,12 @@
     adn.json               settings, and a digest of the pictures
     layer1.safetensors …   a layer's filters, λ and L
     learning.safetensors   filters, λ and the maps of all images
+    pyramids/              features for SVMs, and the words that they count; a file for each hundred images or so
 
 Files are written whole, and each array file has a digest of its content.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from zfjax.console.files import damaged, read_json, read_whole, write_json, writ
 from zfjax.data.folder import holds_classes
 from zfjax.experiments.adn.settings import Settings
 
-FILE, LEARNING = "adn.json", "learning.safetensors"
+FILE, LEARNING, PYRAMIDS = "adn.json", "learning.safetensors", "pyramids"
 # What is drawn at the end, beside pictures of each layer.
 DRAWN = (
     "filters.png",
@@ -63,7 +65,7 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, d
     now = {**settings.as_json(), "dataset": dataset, "data_dir": data_dir, "pictures": pictures}
     if not is_network(folder):
         layers = [layer_file(number) for number in range(1, len(settings.layers) + 1)]
-        for name in (*layers, LEARNING, *DRAWN, "config.json", "checkpoints"):
+        for name in (*layers, LEARNING, PYRAMIDS, *DRAWN, "config.json", "checkpoints"):
             if (folder / name).exists():
                 raise UserError(f"workdir {folder} holds {name}, but no {FILE}; give another --workdir")
         if holds_classes(folder):
@@ -130,6 +132,14 @@ def read(path: epath.Path, what_to_do: str) -> tuple[dict[str, np.ndarray], dict
     if digest != _digest(arrays, about):
         raise damaged(path, "its content is not what was written", what_to_do)
     return arrays, about
+
+
+def known(path: epath.Path, about: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    """What `write` was given with exactly `about`; None if the file is missing, damaged or about anything else."""
+    with contextlib.suppress(UserError):
+        arrays, told = read(path, "")
+        return arrays if told == about else None
+    return None
 
 
 def _digest(arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:

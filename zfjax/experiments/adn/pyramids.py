@@ -14,12 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Float
 from sklearn.cluster import MiniBatchKMeans
 
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.adn import looking
+from zfjax.experiments.adn import kept, looking
 from zfjax.experiments.adn.layerwise import Learned
 from zfjax.experiments.adn.looking import Coded
 from zfjax.experiments.adn.operators import Maps, reconstruct, unpooled
@@ -36,6 +37,7 @@ class Patches(NamedTuple):
 
 
 _FOR_WORDS = 200  # images, of whose patches words are made
+_IN_A_FILE = 100  # images, or a few more
 
 
 @shown_by_shape
@@ -125,6 +127,7 @@ def features(
     layers: Sequence[Learned],
     images: Float[np.ndarray, "n side side"],
     patches: Patches,
+    folder: epath.Path,
     progress: Progress,
 ) -> dict[str, Float[np.ndarray, "n bins"]]:
     """Pyramids of images: of their layer 1, and of the strongest activations of the last layer, if that is another.
@@ -134,31 +137,76 @@ def features(
         layers: the network.
         images: normalized pictures.
         patches: what is a word, and where it counts.
+        folder: keeps what is found, so that the next call goes on from there; files of another network, other images or
+            patches, and damaged ones, are written anew.
         progress: counts images.
+
+    Raises:
+        UserError: a file cannot be written.
     """
-    stack, generator = settings.stack, np.random.default_rng(settings.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    network = [[kept.digest_of(np.asarray(layer.kernel)), layer.weight, *layer.bounds] for layer in layers]
+    about = {
+        "network": network,
+        "settings": settings.as_json(),
+        "images": kept.digest_of(images),
+        "patches": list(map(str, patches)),
+    }
+    file = folder / "words.safetensors"
+    words = kept.known(file, about)
+    if words is None:
+        words = {"words": _words(settings, layers, images, patches)}
+        kept.write(file, words, about)
+    parts, each = [], -(-_IN_A_FILE // settings.batch_size) * settings.batch_size
+    for start in range(0, len(images), each):
+        some, file = images[start : start + each], folder / f"{start:07}.safetensors"
+        part = kept.known(file, about)
+        if part is None:
+            part = _pyramids(settings, layers, some, patches, jnp.asarray(words["words"]), progress)
+            kept.write(file, part, about)
+        else:
+            progress.advance(len(some))
+        parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _words(
+    settings: Settings, layers: Sequence[Learned], images: Float[np.ndarray, "n side side"], patches: Patches
+) -> Float[np.ndarray, "words values"]:
+    """Visual words, of patches drawn from some images."""
+    stack, generator = settings.stack.of(1), np.random.default_rng(settings.seed)
     some = images[np.linspace(0, len(images) - 1, min(len(images), _FOR_WORDS)).astype(int)]
     drawn = []
     for coded in _parts(settings, layers[:1], some):
-        found = described(unpooled(stack.of(1), 1, *coded.codes[0]), stack.image, patches.cell)
+        found = described(unpooled(stack, 1, *coded.codes[0]), stack.image, patches.cell)
         full = np.asarray(found.patches)[np.asarray(found.there) > 0]
         drawn.append(full[generator.permutation(len(full))[: 100 * len(coded.images)]])
-    words = jnp.asarray(vocabulary(np.concatenate(drawn), patches.words, settings.seed))
+    return vocabulary(np.concatenate(drawn), patches.words, settings.seed)
+
+
+def _pyramids(
+    settings: Settings,
+    layers: Sequence[Learned],
+    images: Float[np.ndarray, "n side side"],
+    patches: Patches,
+    words: Float[Array, "words values"],
+    progress: Progress,
+) -> dict[str, Float[np.ndarray, "n bins"]]:
+    stack, top = settings.stack, f"layer {len(layers)}"
 
     def of(maps: Maps) -> np.ndarray:
         return np.asarray(pyramid(described(maps, stack.image, patches.cell), words, patches.levels))
 
-    first, last = list[np.ndarray](), list[np.ndarray]()
+    found: dict[str, list[np.ndarray]] = {"layer 1": []} if len(layers) == 1 else {"layer 1": [], top: []}
     for coded in _parts(settings, layers, images):
-        first.append(of(unpooled(stack.of(1), 1, *coded.codes[0])))
+        found["layer 1"].append(of(unpooled(stack.of(1), 1, *coded.codes[0])))
         if len(layers) > 1:
             each = (
                 strongest_below(settings, layers, coded, at, patches.activations) for at in range(len(coded.images))
             )
-            last.append(np.stack([of(maps).mean(0) for maps in each]))
+            found[top].append(np.stack([of(maps).mean(0) for maps in each]))
         progress.advance(len(coded.images))
-    made = {"layer 1": first, f"layer {len(layers)}": last} if len(layers) > 1 else {"layer 1": first}
-    return {name: np.concatenate(parts) for name, parts in made.items()}
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def embedded(histograms: Float[np.ndarray, "n bins"]) -> Float[np.ndarray, "n axes"]:
