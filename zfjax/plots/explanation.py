@@ -47,14 +47,17 @@ def plot_explanation(
     """
     has_contrast = any(why.contrast is not None for why in found.why)
     rows = 2 + has_contrast + 1 + bool(nearest)
+    below = [textwrap.fill(said_below, 32) for said_below in sums]
+    heights = [2.15] * rows
+    heights[1] += 0.13 * max(len(text.splitlines()) for text in below)  # so that its maps are as large as all others
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 0.98))
-    figure = Picture(figsize=(10, 2.15 * rows + 0.6), dpi=150, layout=layout)
-    grid = figure.add_gridspec(rows, 1)
+    figure = Picture(figsize=(10, sum(heights) + 0.6), dpi=150, layout=layout)
+    grid = figure.add_gridspec(rows, 1, height_ratios=heights)
     _first(figure, grid[0], found, shown, classes, lines)
     said = classes[found.said]
     maps = [Named(overlay(why.heat, shown.picture) * 255, why.lens.title) for why in found.why]
-    for panel, said_below in zip(_row(figure, grid[1], maps, f"why {said}"), sums, strict=True):
-        panel.set_xlabel(textwrap.fill(said_below, 32), fontsize=7)
+    for panel, text in zip(_row(figure, grid[1], maps, f"why {said}"), below, strict=True):
+        panel.set_xlabel(text, fontsize=7)
     if has_contrast:
         assert found.expected is not None
         contrasts = [
