@@ -166,7 +166,8 @@ def test_search_finds_layers_maps_and_classes(open_page, made_up):
     ):
         page.locator("#search").fill(query)
         assert results(page) == expected, query
-    assert page.locator("#found").inner_text().startswith("Nothing.")
+    expected = "Nothing. Try a class, a layer like relu1, or a map like relu1 2."
+    assert page.locator("#found").inner_text() == expected
 
 
 def test_results_are_walked_by_arrows_and_left_by_escape(open_page, made_up):

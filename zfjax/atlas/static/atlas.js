@@ -63,10 +63,15 @@ function show() {
   const results = query ? search(query) : [];
   const nodes = results.slice(0, LIMIT).map(link);
   if (query && results.length !== nodes.length) nodes.push(line(`and ${results.length - LIMIT} more`));
-  if (query && !results.length) nodes.push(line("Nothing. Try a class, a layer like relu4, or a map like relu4 17."));
+  if (query && !results.length) nodes.push(line(nothing()));
   found.replaceChildren(...nodes);
   found.scrollTop = 0;
   said.textContent = query ? `${results.length} found` : "";
+}
+
+function nothing() {
+  const [name, , maps] = ATLAS.layers[0];
+  return `Nothing. Try a class, a layer like ${name}, or a map like ${name} ${Math.min(17, maps - 1)}.`;
 }
 
 function line(text) {
