@@ -325,7 +325,7 @@ def test_damaged_checkpoints_are_set_aside_once_each(run, states, capfd):
 
 def test_a_damaged_run_goes_on_to_the_same_weights(trained, run, capfd):
     newest = run / CHECKPOINTS / str(NEWEST)
-    damage(max(newest.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size), "flipped")
+    damage(max(newest.glob("default/ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size), "zeros")
     assert load_model(read_run(run)).step == 6
     (run / CHECKPOINTS / "6" / "metrics" / "metrics").write_text("")
     (run / CONFIG).write_text("[1]")
