@@ -1,6 +1,10 @@
 """Measures of maps: do they find the object, and do they say what the net depends on?
 
-Maps are [n, H, W]: one number per pixel, higher is more important. Each measure gives a number for each image.
+Maps are [n, H, W]: one number per pixel, higher is more important. Each measure gives a number for each image,
+and `zfjax.experiments.bootstrap.intervals` the 95 % interval of the mean over images.
+
+All take many images at once, through compiled batches. `infidelity`, `sensitivity` and `sparseness` can be parts of a
+function under `jax.jit`; the others give NumPy arrays, and their maps and images must be known.
 """
 
 from zfjax.attribution.metrics.curves import Curves, blurred, deletion, insertion
