@@ -34,6 +34,7 @@ from zfjax.experiments.exploring.view import read, unpacked
 # Gradio and what it stands on warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 CUT = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+CAMERA = "--use-fake-device-for-media-stream"
 READY = ".zx-maps button"
 EXPECTED = ("422", "AbortError", "Unexpected error Connect")  # refused files; streams that a reload breaks off
 
@@ -58,7 +59,7 @@ def address(served):
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium(CUT) as launched:
+    with chromium(CUT, CAMERA) as launched:
         yield launched
 
 
@@ -159,7 +160,7 @@ def test_clicks_keys_brush_and_lens(open_page):
     page.mouse.move(box["x"] + 120, box["y"] + 60, steps=6)
     page.mouse.up()
     page.wait_for_selector("figcaption:has-text('before the brush')")
-    assert "beside:" in page.locator(".zx-classes").inner_text()
+    assert "before:" in page.locator(".zx-classes").inner_text()
     label = page.locator(".zx-classes button").nth(2)
     number = label.get_attribute("data-label")
     label.click()
@@ -177,6 +178,13 @@ def test_clicks_keys_brush_and_lens(open_page):
     assert map_of(page) in seen
     assert pressed(again, ".zx-classes").get_attribute("data-label") == number
     assert again.locator(".zx-stage img").get_attribute("src") == page.locator(".zx-stage img").get_attribute("src")
+    cross = again.locator(".zx-cross")
+    assert cross.is_visible()
+    assert "left: 28.125%" in cross.get_attribute("style")  # of column 13 of 48
+    again.get_by_role("button", name="Forget the clicked pixel").click()
+    again.wait_for_selector("h3:has-text('strongest first')")
+    assert "column=" not in href(again)
+    again.wait_for_selector(".zx-cross", state="hidden")
 
 
 def test_a_photograph_is_seen_as_the_net_gets_it(open_page, explorer, tmp_path):
@@ -197,6 +205,31 @@ def test_a_photograph_is_seen_as_the_net_gets_it(open_page, explorer, tmp_path):
     with Image.open(tmp_path / "view.png") as picture:
         assert picture.size[0] > 500
     assert "zfjax.backproject" in (tmp_path / "view.py").read_text()
+
+
+def test_a_picture_is_dropped_pasted_or_of_the_camera(open_page):
+    page = open_page("picture=1&layer=relu2&row=20&column=20", permissions=["camera"])
+    photo = jpeg(np.random.default_rng(9).integers(0, 256, (60, 60, 3), np.uint8))
+    for event in ("drop", "paste"):
+        before = href(page)
+        page.evaluate(
+            """([event, bytes]) => {
+              const held = new DataTransfer();
+              held.items.add(new File([new Uint8Array(bytes)], 'photo.jpg', { type: 'image/jpeg' }));
+              document.body.dispatchEvent(event === 'drop'
+                ? new DragEvent(event, { bubbles: true, cancelable: true, dataTransfer: held })
+                : new ClipboardEvent(event, { bubbles: true, clipboardData: held }));
+            }""",
+            [event, list(photo if event == "drop" else jpeg(np.zeros((50, 50, 3), np.uint8)))],
+        )
+        page.wait_for_function("before => location.href != before && location.search.includes('picture=u')", arg=before)
+    assert page.locator(".zx-cross").is_hidden()  # it was of the picture before
+    before = href(page)
+    page.get_by_role("button", name="Use the camera").click()
+    page.wait_for_function("document.querySelector('dialog video').videoWidth > 0")
+    page.get_by_role("button", name="Take it").click()
+    page.wait_for_function("before => location.href != before", arg=before)
+    assert page.evaluate("document.querySelector('dialog video').srcObject === null")
 
 
 def test_odd_files(open_page):
@@ -327,6 +360,11 @@ def test_a_slow_lens_stops_nobody(open_page, explorer, monkeypatch):
 def test_a_phone_in_light_and_dark(open_page, scheme):
     page = open_page("picture=3&layer=relu2", viewport=PHONE, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    # A finger on the picture scrolls the page, unless it paints.
+    touch = "getComputedStyle(document.querySelector('.zx-stage')).touchAction"
+    assert page.evaluate(touch) == "pan-y"
+    page.get_by_label("paints gray").check()
+    assert page.evaluate(touch) == "none"
     shade = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).reduce((a, b) => a + +b, 0)")
     assert shade > 700 if scheme == "light" else shade < 100
     assert page.evaluate("[...document.images].every(image => image.alt)")
@@ -343,7 +381,7 @@ def test_names_are_text(open_page):
 
 def test_a_link_of_nothing_says_so_and_the_page_goes_on(open_page):
     page = open_page("layer=relu9", ready=".zx-note:has-text('relu9')")
-    page.get_by_role("button", name="Another").click()
+    page.get_by_role("button", name="A random one").click()
     page.wait_for_selector(READY)
 
 

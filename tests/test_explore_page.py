@@ -5,10 +5,13 @@ import io
 import sys
 
 import explore_sites
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import zfjax
+from zfjax.experiments.exploring.explorer import Explorer
 from zfjax.experiments.exploring.view import CELLS, View, packed
 from zfjax.explore import drawing, opening, saving
 from zfjax.explore.sections import Sections
@@ -68,6 +71,14 @@ def test_thumbnails_show_each_map_in_its_place():
     assert drawing.thumbnails(np.ones((300, 200, 2), np.float32)).url
 
 
+def ran(lines, explorer, folder, monkeypatch):
+    """What saved Python computes, in a folder with the numbers beside it."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["view.py", "RUN", "view.npz"])
+    exec(compile(lines, "view.py", "exec"), {"SUBJECT": explorer.subject})
+    return np.load("again.npz")
+
+
 @pytest.mark.parametrize(
     "view",
     [
@@ -88,9 +99,7 @@ def test_the_saved_python_gives_the_saved_numbers(explorer, view, tmp_path, monk
     view = explorer.settled(view)
     lines = saving.python(explorer, view, saving.Origin("SUBJECT", has_numbers=True))
     (tmp_path / "view.npz").write_bytes(saving.npz(explorer, view))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["view.py", "RUN", "view.npz"])
-    exec(compile(lines, "view.py", "exec"), {"SUBJECT": explorer.subject})
+    ran(lines, explorer, tmp_path, monkeypatch)
     with np.load("again.npz") as again, np.load("view.npz") as saved:
         assert {"projection", "probabilities"} <= set(again.files)
         assert ("lens" in again.files) == bool(view.lens)
@@ -98,6 +107,21 @@ def test_the_saved_python_gives_the_saved_numbers(explorer, view, tmp_path, monk
             scale = float(np.abs(saved[name]).max())
             assert np.allclose(again[name], saved[name], atol=1e-4 * scale + 1e-12), name
     assert (tmp_path / "projection.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_saved_python_of_a_model_that_gives_probabilities(explorer, tmp_path, monkeypatch):
+    """They are what it gives, and no softmax of these."""
+    model = explorer.subject.model
+    gives = zfjax.Model(
+        lambda images: jax.nn.softmax(model(images) + np.arange(4, dtype=np.float32)[None]),
+        (1, 48, 48, 3),
+        classes=model.classes,
+        preprocess=model.preprocess,
+    )
+    gives = Explorer(explorer.subject._replace(model=gives))
+    view = gives.settled(View("3"))
+    again = ran(saving.python(gives, view, saving.Origin("SUBJECT", has_numbers=True)), gives, tmp_path, monkeypatch)
+    assert np.allclose(again["probabilities"], gives.probabilities(view), atol=1e-6)
 
 
 def test_what_is_saved_as_a_picture(explorer):

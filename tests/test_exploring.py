@@ -71,7 +71,8 @@ def test_painted_cells_come_back_and_cover_their_share(subject):
     assert over(unpacked(painted((0, 0, CELLS))), 45).all()
     assert np.array_equal(over(cells, CELLS), cells)
     assert over(unpacked(painted((0, 0, CELLS // 2))), SIDE).sum() == SIDE * SIDE // 4
-    for letters in ("x", "eNpj", "é", "A" * 300):
+    some = packed(cells)
+    for letters in ("x", "eNpj", "é", "A" * 300, f'{some}")#;', some + "\n" * 4):
         with pytest.raises(UserError, match="painted: expected what a link of this page has"):
             unpacked(letters)
 
@@ -218,6 +219,8 @@ def test_a_lens_says_what_it_says_alone(explorer, subject, name):
     ("view", "line"),
     [
         (View("12"), "picture 12: expected a number below 12"),
+        (View("03"), "picture 03: expected a number below 12"),
+        (View("٣"), "picture ٣: expected a number below 12"),
         (View("-1"), "picture -1: expected a number below 12"),
         (View("u00"), "this picture is not here any more"),
         (View(beside="99"), "picture 99"),

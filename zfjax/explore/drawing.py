@@ -58,7 +58,7 @@ def signal(projection: Float[np.ndarray, "height width 3"]) -> Pixels:
 
 
 def overlaid(heat: Float[np.ndarray, "height width"], rgb: Float[np.ndarray, "height width 3"]) -> Pixels:
-    """Where something is strong, over a gray picture: from dark blue for 0 or less to yellow for the maximum."""
+    """Where something is strong, over a gray picture: from dark purple for 0 or less to yellow for the maximum."""
     shares = np.maximum(heat, 0) / max(float(np.nanmax(heat, initial=0)), np.finfo(np.float32).tiny)
     gray = np.clip(rgb.mean(axis=2, keepdims=True), 0, 255)
     return picture(0.35 * gray + 0.65 * 255 * colormaps["viridis"](shares)[..., :3])

@@ -79,13 +79,14 @@ class Page:
         with gr.Row(visible=count > 0):
             label = f"or one of the {count:,} pictures, by number"
             self._number = gr.Number(0, label=label, precision=0, minimum=0, maximum=max(count - 1, 0), min_width=120)
-            self._another = gr.Button("Another", size="sm", min_width=80)
-        self._note = gr.HTML()
+            self._another = gr.Button("A random one", size="sm", min_width=80)
+        self._note = gr.HTML(elem_id="zx-note")
         self._pictures = _part("zx-pictures")
         with gr.Row():
             self._how = gr.Radio(_HOW, value=LOOKS, label="A click on the picture", elem_id="zx-how", interactive=True)
             self._width = gr.Radio(WIDTHS, value=4, label="Brush", elem_id="zx-width", interactive=True)
         with gr.Row():
+            self._whole = gr.Button("Forget the clicked pixel", size="sm")
             self._clean = gr.Button("Remove the paint", size="sm")
             self._keep = gr.Button("Put this picture beside", size="sm")
             self._alone = gr.Button("Nothing beside", size="sm")
@@ -138,6 +139,7 @@ class Page:
         told(self._maps.select, lambda view, data: view._replace(unit=int(data["map"])))
         valued(self._number.submit, lambda view, number: _with_picture(view, str(int(number or 0))), self._number)
         valued(self._another.click, lambda view: _with_picture(view, self._drawn()))
+        valued(self._whole.click, lambda view: view._replace(row=None, column=None, unit=None))
         valued(self._clean.click, lambda view: view._replace(painted=""))
         valued(self._keep.click, lambda view: view._replace(beside=view.picture))
         valued(self._alone.click, lambda view: view._replace(beside=""))

@@ -110,9 +110,9 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
     looks_up = f"subject.pictures.load(np.array([{view.picture}]))[0]"
     square = looks_up if origin.has_numbers and view.picture.isdecimal() else 'saved["square"][None]'
     at = np.unravel_index(explorer.cell(view), explorer.look(view).maps(view.place).shape[:2])
-    package, module = _module(explorer.lenses[view.lens]) if view.lens else ("", "")
     grid = len(explorer.places[view.place].shape) - 1
-    cell = "".join(f"[{index}], " for index in at[2 - grid :]) if grid else ""
+    cell = tuple([int(index)] for index in at[2 - grid :]) if grid else ()
+    package, module = _module(explorer.lenses[view.lens]) if view.lens else ("", "")
     lines = [
         f'"""What zfjax explore shows as ?{view.link}',
         "",
@@ -121,11 +121,12 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
         "",
         "import sys",
         "",
-        "import jax",
+        *(["import jax"] if view.lens else []),
         "import jax.numpy as jnp",
         "import numpy as np",
         "",
         "import zfjax",
+        *(["from zfjax.experiments.exploring.looks import probabilities"] if explorer.subject.classes else []),
         *(["from zfjax.experiments.exploring.view import over, unpacked"] if view.painted else []),
         *([f"from {package} import {module}"] if package else []),
         *(["import zfjax.runs.given", "import zfjax.runs.looking"] if origin.subject == MODEL else []),
@@ -142,11 +143,11 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
         ]
     lines += [
         f'y, project = zfjax.backproject(model.layer("{view.place}"), images, {menus.RULES[view.rules].source})',
-        f"seed = zfjax.seeds.at(y, [{view.unit}], ({cell}))",
+        f"seed = zfjax.seeds.at(y, [{view.unit}], {cell})",
         'found = {"projection": np.asarray(project(seed), np.float32)[0]}',
     ]
     if explorer.subject.classes:
-        lines.append('found["probabilities"] = np.asarray(jax.nn.softmax(model(images)[0].reshape(-1)))')
+        lines.append('found["probabilities"] = probabilities(np.asarray(model(images)[0]).reshape(-1))')
     if view.lens:
         lines += [
             f"lens = {_called(explorer, explorer.lenses[view.lens], view)}",
@@ -155,6 +156,7 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
     lines += [
         'np.savez("again.npz", **found)',
         'zfjax.show(subject.display.signals(found["projection"])).savefig("projection.png")',
+        'print("wrote again.npz and projection.png")',
     ]
     return "\n".join(lines) + "\n"
 

@@ -61,7 +61,7 @@ class Sections:
             (label, explorer.subject.classes[label], share, before.get(label))
             for label, share in explorer.classes(view)
         ]
-        return filled("classes.html", found=found, view=view, shown=SHOWN, classes=explorer.subject.classes)
+        return filled("classes.html", found=found, view=view, shown=SHOWN)
 
     def maps(self, view: View) -> str:
         """Thumbnails of the layer's maps, strongest first."""
@@ -129,8 +129,8 @@ class Sections:
         rgb = explorer.rgb(view)
         pictures = [("where it is strong", drawing.url(drawing.overlaid(found.heat, rgb)))]
         if found.found.ndim == 3:
-            drawn = explorer.subject.display.pixels(found.found[None])[0]
             if view.lens in menus.PICTURES:
+                drawn = explorer.subject.display.pixels(found.found[None])[0]
                 pictures = [("a picture of its own", drawing.url(drawing.picture(drawn)))]
             else:
                 signal = explorer.subject.display.signals(found.found[None])[0]

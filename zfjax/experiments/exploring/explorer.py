@@ -136,7 +136,7 @@ class Explorer:
             if (found := self._squares.get(picture)) is None:
                 raise UserError("this picture is not here any more: drop it again, and the link shows the same")
             return found
-        if not (picture.isdecimal() and len(picture) < 19 and int(picture) < self._count):
+        if not (picture.isdecimal() and picture == str(int(picture[:19])) and int(picture) < self._count):
             raise UserError(f"picture {brief(picture)}: expected a number below {self._count:,}, or one that you drop")
         return None
 

@@ -86,7 +86,8 @@ def unpacked(letters: str) -> Bool[np.ndarray, "cells cells"]:
     if not letters:
         return np.zeros((CELLS, CELLS), bool)
     try:
-        content = base64.urlsafe_b64decode(letters + "=" * (-len(letters) % 4))
+        # Strict, as saved Python repeats them: no letter that base64 would pass over.
+        content = base64.b64decode(letters + "=" * (-len(letters) % 4), altchars=b"-_", validate=True)
         bits = zlib.decompressobj().decompress(content, CELLS * CELLS // 8 + 1)
         return np.unpackbits(np.frombuffer(bits, np.uint8)).reshape(CELLS, CELLS).astype(bool)
     except (binascii.Error, ValueError, zlib.error) as error:

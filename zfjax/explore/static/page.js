@@ -29,11 +29,21 @@ let cross = null, stroke = null;
 const stage = () => element.querySelector('.zx-stage');
 const sizes = () => { const { size, cells } = stage().dataset; return { size: +size, cells: +cells }; };
 
+// The cross is where the view asks, also in a page that was just opened, until somebody moves it.
+let asked = null;
+const settle = () => {
+  const { picture, row, column } = stage()?.dataset ?? {}, now = `${picture} ${row} ${column}`;
+  if (now === asked) return;
+  asked = now;
+  cross = row === undefined ? null : { row: +row, column: +column };
+};
+
 const show = () => {
   const mark = stage()?.querySelector('.zx-cross');
-  if (!mark || !cross) return;
+  if (!mark) return;
+  mark.hidden = !cross;
+  if (!cross) return;
   const { size } = sizes();
-  mark.hidden = false;
   mark.style.top = `${100 * (cross.row + .5) / size}%`;
   mark.style.left = `${100 * (cross.column + .5) / size}%`;
 };
@@ -65,6 +75,7 @@ const dab = at => {
 const done = () => {
   const cells = [...stroke].map(text => text.split(',').map(Number));
   stroke = null;
+  if (!paints()) asked = `${stage().dataset.picture} ${cross.row} ${cross.column}`;
   trigger('select', { ...cross, cells, how: chosen('zx-how'), width: +chosen('zx-width') || 2 });
 };
 
@@ -89,7 +100,12 @@ element.addEventListener('pointermove', event => {
   show();
 });
 element.addEventListener('pointerup', () => stroke && done());
-element.addEventListener('pointercancel', () => { stroke = null; element.querySelectorAll('.zx-dab').forEach(mark => mark.remove()); });
+element.addEventListener('pointercancel', () => { // as when a finger scrolls
+  stroke = asked = null;
+  element.querySelectorAll('.zx-dab').forEach(mark => mark.remove());
+  settle();
+  show();
+});
 
 element.addEventListener('keydown', event => {
   if (!event.target.closest('.zx-stage') || event.ctrlKey || event.altKey || event.metaKey) return;
@@ -112,6 +128,7 @@ element.addEventListener('keydown', event => {
 let held = null;
 element.addEventListener('focusin', event => { held = event.target.closest('.zx-stage') ? '.zx-stage' : event.target.dataset?.map ? `button[data-map="${event.target.dataset.map}"]` : event.target.dataset?.label ? `button[data-label="${event.target.dataset.label}"]` : null; });
 watch('value', () => {
+  settle();
   show();
   if (held && document.activeElement === document.body) element.querySelector(held)?.focus();
 });
