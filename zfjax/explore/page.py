@@ -79,7 +79,7 @@ class Page:
         with gr.Row(visible=count > 0):
             label = f"or one of the {count:,} pictures, by number"
             self._number = gr.Number(0, label=label, precision=0, minimum=0, maximum=max(count - 1, 0), min_width=120)
-            self._another = gr.Button("A random one", size="sm", min_width=80)
+            self._another = gr.Button("A random one", size="sm", min_width=80, elem_id="zx-random")
         self._note = gr.HTML(elem_id="zx-note")
         self._pictures = _part("zx-pictures")
         with gr.Row():
