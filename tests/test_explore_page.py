@@ -79,6 +79,13 @@ def ran(lines, explorer, folder, monkeypatch):
     return np.load("again.npz")
 
 
+def test_where_a_map_fires_is_seen_beside_a_cell_that_is_no_number():
+    heat = np.array([[0, 1], [np.nan, -1]], np.float32)
+    shown = drawing.overlaid(heat, np.zeros((2, 2, 3), np.float32)).astype(int)
+    assert shown[0, 1].sum() > 250 > shown[0, 0].sum()  # yellow, dark purple
+    assert np.array_equal(shown[0, 0], shown[1, 1])
+
+
 @pytest.mark.parametrize(
     "view",
     [

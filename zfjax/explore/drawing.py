@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib import colormaps
 from PIL import Image
 
 from zfjax.experiments.gallery import Gallery
 from zfjax.plots.gallery import patches
+from zfjax.plots.overlay import overlay
 from zfjax.plots.projections import per_image
 
 _TILE = 56  # pixels; larger maps are shrunk for thumbnails
@@ -59,9 +59,7 @@ def signal(projection: Float[np.ndarray, "height width 3"]) -> Pixels:
 
 def overlaid(heat: Float[np.ndarray, "height width"], rgb: Float[np.ndarray, "height width 3"]) -> Pixels:
     """Where something is strong, over a gray picture: from dark purple for 0 or less to yellow for the maximum."""
-    shares = np.maximum(heat, 0) / max(float(np.nanmax(heat, initial=0)), np.finfo(np.float32).tiny)
-    gray = np.clip(rgb.mean(axis=2, keepdims=True), 0, 255)
-    return picture(0.35 * gray + 0.65 * 255 * colormaps["viridis"](shares)[..., :3])
+    return picture(255 * overlay(heat, rgb))
 
 
 def thumbnails(maps: Float[np.ndarray, "height width maps"]) -> Sheet:

@@ -15,5 +15,5 @@ def overlay(
         picture: RGB in 0..255.
     """
     gray = np.clip(np.asarray(picture).mean(axis=2, keepdims=True) / 255, 0, 1)
-    shares = np.maximum(np.asarray(heat), 0) / max(float(np.max(heat)), np.finfo(np.float32).tiny)
+    shares = np.maximum(np.asarray(heat), 0) / max(float(np.nanmax(heat, initial=0)), np.finfo(np.float32).tiny)
     return 0.35 * gray + 0.65 * colormaps["viridis"](shares)[..., :3]
