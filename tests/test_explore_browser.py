@@ -388,9 +388,9 @@ def test_a_link_of_nothing_says_so_and_the_page_goes_on(open_page):
 # The server, without a browser.
 
 
-def asked(url, data=None, cookie=""):
+def asked(url, data=None, cookie="", **headers):
     """The status, the headers and the text of an answer."""
-    request = urllib.request.Request(url, data, {"Cookie": cookie} if cookie else {})
+    request = urllib.request.Request(url, data, headers | ({"Cookie": cookie} if cookie else {}))
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.headers, answer.read().decode(errors="replace")
@@ -411,6 +411,17 @@ def test_ways_that_the_page_does_not_use_are_closed(address):
     status, _, text = asked(f"{address}picture?name=..%2F..%2Fx.png", b"no picture")
     assert status == 422
     assert json.loads(text)["error"].startswith("cannot read the image x.png: ")
+
+
+def test_no_page_from_elsewhere_reads_this_one_under_its_own_name(explorer, address):
+    for name in ("127.0.0.1", "localhost:7860", "LOCALHOST", "[::1]:7860"):
+        assert asked(f"{address}config", Host=name)[0] == 200, name
+    for name in ("rebound.example", "127.0.0.1.example:7860", "localhost.example"):
+        status, _, text = asked(f"{address}config", Host=name)
+        assert (status, text[:36]) == (403, "zfjax explore is for this machine: o"), name
+        assert asked(f"{address}picture?name=x", b"x", Host=name)[0] == 403
+    with explore_sites.served(explorer, inline=None) as page:  # in a notebook, behind a proxy
+        assert asked(f"{page.address}config", Host="notebook.example")[0] == 200
 
 
 def test_the_server_asks_nobody(explorer, monkeypatch):

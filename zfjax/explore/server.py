@@ -1,8 +1,8 @@
-"""What the page's server does besides Gradio: takes pictures, gives what is saved, and lets in who has the token."""
+"""What the page's server does besides Gradio: takes pictures, gives what is saved, and lets in who may come in."""
 
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -79,10 +79,14 @@ async def _body(request: Request, megabytes: int, name: str) -> bytes:
 
 
 class Guard:
-    """ASGI middleware: closes what the page does not use and, with a token, asks everybody for it once."""
+    """ASGI middleware: closes what the page does not use and, with a token, asks everybody for it once.
 
-    def __init__(self, app: Callable, token: str):
-        self._app, self._token = app, token
+    With `names`, it answers under no others: else a page from elsewhere that is open in a browser here could read this
+    one, once its own name is made to point here (DNS rebinding).
+    """
+
+    def __init__(self, app: Callable, token: str, names: Collection[str]):
+        self._app, self._token, self._names = app, token, names
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, or pass it on."""
@@ -94,6 +98,9 @@ class Guard:
         path = request.url.path.removeprefix("/gradio_api").lstrip("/")
         if path.startswith(_CLOSED):
             await PlainTextResponse("zfjax explore has no such page", status_code=404)(scope, receive, send)
+        elif self._names and request.url.hostname not in self._names:
+            line = f"zfjax explore is for this machine: open it at {' or '.join(self._names)}"
+            await PlainTextResponse(line, status_code=403)(scope, receive, send)
         elif not self._token or path == _STARTS or self._is(request.cookies.get(COOKIE, "")):
             await self._app(scope, receive, send)
         elif self._is(request.query_params.get("token", "")):
@@ -117,6 +124,6 @@ class Guard:
         return sending
 
 
-def guard(token: str) -> Middleware:
-    """The middleware that lets in who has the token; empty: everybody."""
-    return Middleware(Guard, token=token)
+def guard(token: str, names: Collection[str] = ()) -> Middleware:
+    """The middleware that lets in who has the token and asks for one of the names; empty: everybody, for any."""
+    return Middleware(Guard, token=token, names=names)

@@ -70,7 +70,9 @@ def serve(
     Raises:
         UserError: the port is taken, or the address is not this machine's.
     """
-    token = "" if host in _LOOPBACK else secrets.token_urlsafe(24)
+    is_here = host in _LOOPBACK
+    token = "" if is_here else secrets.token_urlsafe(24)
+    names = _LOOPBACK if is_here and inline is False else ()  # a notebook's proxy has a name of its own
     has_atlas = bool(atlas) and os.path.isfile(os.path.join(atlas, "index.html"))
     made = page.Page(explorer, title, "atlas" if has_atlas else "")
     made.blocks.queue(default_concurrency_limit=page.AT_ONCE, api_open=False)
@@ -79,7 +81,7 @@ def serve(
         routes.append(Mount("/atlas", StaticFiles(directory=atlas, html=True)))
     kwargs: dict[str, Any] = {
         "routes": routes,
-        "middleware": [server.guard(token)],
+        "middleware": [server.guard(token, names)],
         "docs_url": None,
         "redoc_url": None,
     }
