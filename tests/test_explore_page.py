@@ -110,6 +110,7 @@ def test_the_saved_python_gives_the_saved_numbers(explorer, view, tmp_path, monk
     with np.load("again.npz") as again, np.load("view.npz") as saved:
         assert {"projection", "probabilities"} <= set(again.files)
         assert ("lens" in again.files) == bool(view.lens)
+        assert ("strongest_patches" in again.files) == (view.place in ("relu1", "relu2"))
         for name in again.files:
             scale = float(np.abs(saved[name]).max())
             assert np.allclose(again[name], saved[name], atol=1e-4 * scale + 1e-12), name

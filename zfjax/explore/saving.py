@@ -106,14 +106,60 @@ def png(explorer: Explorer, view: View) -> bytes:
 
 def python(explorer: Explorer, view: View, origin: Origin) -> str:
     """The lines of Python that compute the numbers of a settled view again."""
-    from_file = not (origin.has_numbers and view.picture.isdecimal()) or view.lens in menus.COMPARING
-    looks_up = f"subject.pictures.load(np.array([{view.picture}]))[0]"
-    square = looks_up if origin.has_numbers and view.picture.isdecimal() else 'saved["square"][None]'
-    at = np.unravel_index(explorer.cell(view), explorer.look(view).maps(view.place).shape[:2])
+    is_known = origin.has_numbers and view.picture.isdecimal()
+    from_file = not is_known or view.lens in menus.COMPARING
+    has_patches = origin.has_numbers and explorer.strongest(view) is not None
+    shape = explorer.look(view).maps(view.place).shape
+    at = np.unravel_index(explorer.cell(view), shape[:2])
     grid = len(explorer.places[view.place].shape) - 1
     cell = tuple([int(index)] for index in at[2 - grid :]) if grid else ()
+    square = f"subject.pictures.load(np.array([{view.picture}]))[0]" if is_known else 'saved["square"][None]'
+    lines = _imports(explorer, view, origin, from_file, has_patches)
+    lines += [
+        f"subject = {origin.subject}",
+        "model = subject.model",
+        *(["saved = np.load(sys.argv[2])  # what the page saved as NPZ"] if from_file else []),
+        f"images = subject.images_of({square})",
+    ]
+    if view.painted:
+        lines += [
+            f'mask = over(unpacked("{view.painted}"), subject.size)',
+            "images = jnp.where(mask[None, ..., None], subject.display.cover, images)",
+        ]
+    lines += [
+        f'y, project = zfjax.backproject(model.layer("{view.place}"), images, {menus.RULES[view.rules].source})',
+        f"seed = zfjax.seeds.at(y, [{view.unit}], {cell})",
+        f'found = {{"maps": np.asarray(y, np.float32).reshape({shape})}}',
+        'found["projection"] = np.asarray(project(seed), np.float32)[0]',
+    ]
+    if explorer.subject.classes:
+        lines.append('found["probabilities"] = probabilities(np.asarray(model(images)[0]).reshape(-1))')
+    if view.lens:
+        lines += [
+            f"lens = {_called(explorer, explorer.lenses[view.lens], view)}",
+            'found["lens"] = np.asarray(getattr(lens, "attributions", lens), np.float32)[0]',
+        ]
+    if has_patches:
+        count = explorer.known[view.place].top.values.shape[1]
+        lines += [
+            f'top = strongest(subject, ["{view.place}"], {count}, 64)["{view.place}"]  # a pass over all pictures',
+            f'nine = gallery(model.layer("{view.place}"), top, [{view.unit}], subject.load, batch_size={count})',
+            "nine = in_rgb(nine, subject.display)",
+            f'found |= {{"strongest_values": nine.values[0], "strongest_pictures": top.images[{view.unit}]}}',
+            'found |= {"strongest_patches": nine.images[0], "strongest_projections": nine.projections[0]}',
+        ]
+    lines += [
+        'np.savez("again.npz", **found)',
+        'zfjax.show(subject.display.signals(found["projection"])).savefig("projection.png")',
+        'print("wrote again.npz and projection.png")',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _imports(explorer: Explorer, view: View, origin: Origin, from_file: bool, has_patches: bool) -> list[str]:
+    """How the Python begins."""
     package, module = _module(explorer.lenses[view.lens]) if view.lens else ("", "")
-    lines = [
+    return [
         f'"""What zfjax explore shows as ?{view.link}',
         "",
         f"python view.py {'RUN' if 'open_run' in origin.subject else 'MODEL'}{' view.npz' if from_file else ''}",
@@ -128,37 +174,12 @@ def python(explorer: Explorer, view: View, origin: Origin) -> str:
         "import zfjax",
         *(["from zfjax.experiments.exploring.looks import probabilities"] if explorer.subject.classes else []),
         *(["from zfjax.experiments.exploring.view import over, unpacked"] if view.painted else []),
+        *(["from zfjax.experiments.gallery import gallery, in_rgb"] if has_patches else []),
+        *(["from zfjax.experiments.passes import strongest"] if has_patches else []),
         *([f"from {package} import {module}"] if package else []),
         *(["import zfjax.runs.given", "import zfjax.runs.looking"] if origin.subject == MODEL else []),
         "",
-        f"subject = {origin.subject}",
-        "model = subject.model",
-        *(["saved = np.load(sys.argv[2])  # what the page saved as NPZ"] if from_file else []),
-        f"images = subject.images_of({square})",
     ]
-    if view.painted:
-        lines += [
-            f'mask = over(unpacked("{view.painted}"), subject.size)',
-            "images = jnp.where(mask[None, ..., None], subject.display.cover, images)",
-        ]
-    lines += [
-        f'y, project = zfjax.backproject(model.layer("{view.place}"), images, {menus.RULES[view.rules].source})',
-        f"seed = zfjax.seeds.at(y, [{view.unit}], {cell})",
-        'found = {"projection": np.asarray(project(seed), np.float32)[0]}',
-    ]
-    if explorer.subject.classes:
-        lines.append('found["probabilities"] = probabilities(np.asarray(model(images)[0]).reshape(-1))')
-    if view.lens:
-        lines += [
-            f"lens = {_called(explorer, explorer.lenses[view.lens], view)}",
-            'found["lens"] = np.asarray(getattr(lens, "attributions", lens), np.float32)[0]',
-        ]
-    lines += [
-        'np.savez("again.npz", **found)',
-        'zfjax.show(subject.display.signals(found["projection"])).savefig("projection.png")',
-        'print("wrote again.npz and projection.png")',
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _called(explorer: Explorer, lens: Lens, view: View) -> str:
