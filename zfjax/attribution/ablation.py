@@ -36,7 +36,7 @@ def ablation_cam(fun: Fun | Split, inputs: Images | Crossing, target: Target, *,
     at_least_one(batch_size=batch_size)
     question = asked_of_maps(fun, inputs, target, has_slope=False)
     n, columns = len(question.inputs), question.inputs.shape[3] + 1  # the last with all maps
-    empty, what = jnp.zeros(n * columns, jnp.float32), "Ablation-CAM"
+    empty, what = np.zeros(n * columns, np.float32), "Ablation-CAM"
     if is_of_these_images(question.fun):
         size = chunks.even(columns, max(1, batch_size // n))[1]
         places, count = _needed(_alive(question.inputs).any(axis=0), size)

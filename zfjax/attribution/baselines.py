@@ -1,6 +1,7 @@
 """What each pixel adds to a score compared with baselines: by differences, layer by layer, or by gradients between."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from zfjax.attribution.asked import (
     scores_and_gradients,
     sums,
 )
+from zfjax.attribution.gradients import share_of_range
 from zfjax.console.text import shown_by_shape
 from zfjax.ops.arguments import described, filling, floats
 from zfjax.ops.precision import widened
@@ -157,18 +159,31 @@ def gradient_shap(
         expected = ", ".join(("m", *map(str, images.shape[1:])))
         raise ValueError(f"baselines: expected [{expected}] like the images, got {described(baselines)}")
     baselines = baselines.astype(images.dtype)
-    rest = tuple(range(1, images.ndim))
-    std = jnp.asarray(noise, images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
     count, size = chunks.even(len(images) * n_samples, batch_size)
-    step = Partial(_Drawn(n_samples, size), question, baselines, std, key)
-    total = chunks.walk(step, widened(jnp.zeros_like(images)), count, size, "Expected gradients")
-    attributions = total / jnp.asarray(n_samples, total.dtype)
+    step = Partial(_Drawn(n_samples, size), question, baselines, share_of_range(images, noise), key)
+    total = chunks.walk(step, chunks.no_sums(images), count, size, "Expected gradients")
     ends = jnp.concatenate([images, baselines])
     count, size = chunks.even(len(ends), batch_size)
-    empty = jnp.zeros((len(ends), len(images)), jnp.float32)
+    empty = np.zeros((len(ends), len(images)), np.float32)
     found = chunks.walk(Partial(_Scores(size), question, ends), empty, count, size, "Scores")
-    drawn = jax.vmap(lambda sample: _draws(key, sample, len(baselines))[1])(jnp.arange(n_samples, dtype=jnp.int32))
-    gain = jnp.diagonal(found) - found[len(images) :][drawn].mean(axis=0)
+    return _from_draws(total, found, key, n_samples=n_samples)
+
+
+@functools.partial(jax.jit, static_argnames=("n_samples",))
+def _from_draws(
+    total: Float[Array, "n ..."], ends: Float[Array, "ends n"], key: PRNGKeyArray, *, n_samples: int
+) -> Gains:
+    """The mean of all draws, and how far its parts are from what the scores at both ends say.
+
+    Args:
+        total: the sum of all draws.
+        ends: scores of the images, then of the baselines, for the target of each image.
+        key: of the draws.
+        n_samples: how many there are.
+    """
+    attributions, count = total / jnp.asarray(n_samples, total.dtype), len(ends) - len(total)
+    drawn = jax.vmap(lambda sample: _draws(key, sample, count)[1])(jnp.arange(n_samples, dtype=jnp.int32))
+    gain = jnp.diagonal(ends) - ends[len(total) :][drawn].mean(axis=0)
     return Gains(attributions, sums(attributions) - gain)
 
 

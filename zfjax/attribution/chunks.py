@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from zfjax.console.progress import Progress
+from zfjax.ops.precision import widened
 from zfjax.transform import functions
 
 
@@ -23,9 +24,15 @@ def numbers(chunk: Int[Array, ""], size: int) -> Int[Array, " size"]:
     return chunk * jnp.int32(size) + jnp.arange(size, dtype=jnp.int32)
 
 
+@jax.jit
+def no_sums(like: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Zeros for a carry that adds up what chunks find of these arrays, in float32 at least."""
+    return widened(jnp.zeros_like(like))
+
+
 def taken(whole: PyTree, numbers: Int[Array, " size"]) -> PyTree:
     """The rows with these numbers; those past the end are the last."""
-    return jax.tree.map(lambda part: part.at[numbers].get(mode="clip"), whole)
+    return jax.tree.map(lambda part: jnp.asarray(part).at[numbers].get(mode="clip"), whole)
 
 
 def put(whole: PyTree, numbers: Int[Array, " size"], rows: PyTree) -> PyTree:
@@ -48,10 +55,11 @@ def walk(step: Partial, carry: PyTree, chunks: int, size: int, what: str) -> PyT
             if functions.is_traced((step, carry)):
                 rest = functools.partial(_in_loop, step)
                 return jax.lax.fori_loop(jnp.int32(chunk), jnp.int32(chunks), rest, carry)
-            # One chunk in flight at a time, so that memory is that of one.
-            carry = jax.block_until_ready(_step(step, carry, np.int32(chunk)))
+            # One chunk is at work and one waits for its carry: devices need not wait for the host, nor hold more.
+            carry, last = _step(step, carry, np.int32(chunk)), carry
+            jax.block_until_ready(last)
             progress.advance(size)
-    return carry
+    return jax.block_until_ready(carry)
 
 
 @functions.jit

@@ -1,6 +1,7 @@
 """Occlusion: what a score loses where a rectangle covers the image."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -95,7 +96,8 @@ def _pair(name: str, given: int | Pair | None, size: Pair, share: float) -> Pair
 
 def _is_traced(question: Asked, cover: Array) -> bool:
     """Whether anything is traced, also what a function that is asked about closes over."""
-    held = functions.jaxpr_of(question.fun, question.inputs[:1]).consts
+    fun = question.fun
+    held = fun.read((question.inputs,))[0].consts if isinstance(fun, functions.Live) else ()
     return functions.is_traced((question, cover, held))
 
 
@@ -128,11 +130,18 @@ def _falls(
     """The falls by whole images, of which the last of each is covered nowhere."""
     n, beyond = len(question.inputs), question.inputs.shape[1]
     corners = [(top, left) for top in tops for left in lefts] + [(beyond, 0)]
-    places = jnp.asarray(corners, jnp.int32)
+    places = np.asarray(corners, np.int32)
     count, size = chunks.even(n * len(places), batch_size)
     step = Partial(_Covered(size, window), question, cover, places)
-    found = chunks.walk(step, jnp.zeros(n * len(places), jnp.float32), count, size, "Occlusion").reshape(n, -1)
-    return (found[:, -1:] - found[:, :-1]).reshape(n, len(tops), len(lefts))
+    found = chunks.walk(step, np.zeros(n * len(places), np.float32), count, size, "Occlusion")
+    return _from_clean(found, (n, len(tops), len(lefts)))
+
+
+@functools.partial(jax.jit, static_argnames=("shape",))
+def _from_clean(found: Float[Array, " outputs"], shape: tuple[int, int, int]) -> Float[Array, "n rows columns"]:
+    """How far each image's outputs are below its last one."""
+    found = found.reshape(shape[0], -1)
+    return (found[:, -1:] - found[:, :-1]).reshape(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +152,16 @@ class _Covered:
     window: Pair
 
     def __call__(
-        self, question: Asked, cover: Array, places: Int[Array, "places 2"], found: Array, chunk: Int[Array, ""]
+        self,
+        question: Asked,
+        cover: Array,
+        places: Int[Array | np.ndarray, "places 2"],
+        found: Array,
+        chunk: Int[Array, ""],
     ) -> Array:
         numbers = chunks.numbers(chunk, self.size)
         image, place = numbers // jnp.int32(len(places)), numbers % jnp.int32(len(places))
-        _, covered = covered_at(question, cover, image, places[place], self.window)
+        _, covered = covered_at(question, cover, image, jnp.asarray(places)[place], self.window)
         return found.at[numbers].set(scores(covered).astype(found.dtype), mode="drop")
 
 
@@ -186,5 +200,10 @@ def _spread(
         ((pixels >= starts[:, None]) & (pixels < starts[:, None] + side)).astype(np.float32)
         for starts, side, pixels in zip((tops, lefts), window, map(np.arange, size), strict=True)
     )
+    return _means(falls, down, across)
+
+
+@jax.jit
+def _means(falls: Float[Array, "n rows columns"], down: Float[Array, "rows height"], across: Array) -> Array:
     total = jnp.einsum("nrc,rh,cw->nhw", falls, down, across, precision=jax.lax.Precision.HIGHEST)
-    return total / np.maximum(np.outer(down.sum(axis=0), across.sum(axis=0)), 1).astype(np.float32)[None]
+    return total / jnp.maximum(jnp.outer(down.sum(axis=0), across.sum(axis=0)), jnp.float32(1))[None]

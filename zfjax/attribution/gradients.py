@@ -88,12 +88,16 @@ def smooth_grad(
     at_least_zero(noise=noise)
     question = asked(fun, images, target)
     images = question.inputs
-    rest = tuple(range(1, images.ndim))
-    std = jnp.asarray(noise, images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
     count, size = chunks.even(len(images) * n_samples, batch_size)
-    step = Partial(_NoisyGradients(n_samples, size), question, std, key)
-    total = chunks.walk(step, widened(jnp.zeros_like(images)), count, size, "SmoothGrad")
-    return total / jnp.asarray(n_samples, total.dtype)
+    step = Partial(_NoisyGradients(n_samples, size), question, share_of_range(images, noise), key)
+    return chunks.walk(step, chunks.no_sums(images), count, size, "SmoothGrad") / float(n_samples)
+
+
+@jax.jit
+def share_of_range(images: Float[Array, "n ..."], share: Array) -> Float[Array, " n"]:
+    """A share of max − min of each image."""
+    rest = tuple(range(1, images.ndim))
+    return share.astype(images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
 
 
 @shown_by_shape
@@ -142,11 +146,16 @@ def integrated_gradients(
     images = question.inputs
     start = filling("baseline", baseline, images, sorted({1, images.ndim - 1, images.ndim}))
     count, size = chunks.even(len(images) * (n_steps + 2), batch_size)
-    empty = widened(jnp.zeros_like(images)), jnp.zeros(len(images), jnp.float32)
-    total, gain = chunks.walk(
-        Partial(_PathGradients(n_steps, size), question, start), empty, count, size, "Integrated gradients"
-    )
-    attributions = total * (widened(images) - widened(start))
+    empty = chunks.no_sums(images), np.zeros(len(images), np.float32)
+    step = Partial(_PathGradients(n_steps, size), question, start)
+    total, gain = chunks.walk(step, empty, count, size, "Integrated gradients")
+    return _along(images, start, total, gain)
+
+
+@jax.jit
+def _along(images: Array, start: Array, slopes: Array, gain: Array) -> IntegratedGradients:
+    """The parts of the way from the start, and how far they are from the gain."""
+    attributions = slopes * (widened(images) - widened(start))
     return IntegratedGradients(attributions, sums(attributions) - gain)
 
 

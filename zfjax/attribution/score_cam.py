@@ -74,8 +74,8 @@ def score_cam(
     count, size = chunks.even(n * k, batch_size)
     cover = filling("fill", fill, question.inputs, (1, 3, 4))
     step = Partial(_MaskedScores(size), question, maps, cover)
-    found = chunks.walk(step, jnp.zeros(n * k, jnp.float32), count, size, "Score-CAM")
-    return _by_scores(maps, found.reshape(n, k))
+    found = chunks.walk(step, np.zeros(n * k, np.float32), count, size, "Score-CAM")
+    return _by_scores(maps, found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,4 +105,4 @@ def _extremes(maps: Float[Array, "n height width"]) -> tuple[Array, Array]:
 
 @jax.jit
 def _by_scores(maps: Array, found: Array) -> Array:
-    return weighed(maps, jax.nn.softmax(found, axis=1))
+    return weighed(maps, jax.nn.softmax(found.reshape(maps.shape[0], maps.shape[3]), axis=1))

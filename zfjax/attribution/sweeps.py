@@ -95,13 +95,14 @@ def swept(
     fun = functions.live(fun, functools.partial(sharding.replicate, mesh=mesh))
     cover = sharding.replicate(cover, mesh)
     rows: PyTree = images, jax.tree.map(lambda *leaves: jnp.stack(leaves), *thens)
-    rows = rows if mesh is None else jax.device_get(rows)
+    leaves, tree = jax.tree.flatten(rows if mesh is None else jax.device_get(rows))
 
     def placed(numbers: np.ndarray) -> tuple[Array, Callable]:
-        return sharding.place(jax.tree.map(lambda leaf: leaf[numbers], rows), mesh)
+        some = _rows(leaves, numbers) if mesh is None else [leaf[numbers] for leaf in leaves]
+        return sharding.place(jax.tree.unflatten(tree, some), mesh)
 
-    # First, since this also checks that `fun` accepts the images.
-    clean = _joined(shared(count, 1, mesh, lambda some: _uncovered(fun, *placed(some), mesh=mesh)))
+    # First, since this also checks that `fun` accepts the images. Fetched only once the sweep has started.
+    clean = shared(count, 1, mesh, lambda some: _uncovered(fun, *placed(some), mesh=mesh))
     kind = _Recomputed if is_listable(fun) else _Plain
     sweep = kind(fun, cover, images.shape[1:], places.chunks, mesh)
     kept: list[tuple[np.ndarray, PyTree, Callable]] = []  # the images that the devices are at
@@ -113,8 +114,10 @@ def swept(
             kept[:] = [(which, sweep.begun(image), then)]
         return sweep.outputs(*kept[0][1:], chunk)
 
-    outputs = _joined(_counted(shared(count * chunks, 1, mesh, work), chunks, progress))
-    return clean, jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[2:]), outputs)
+    parts = shared(count * chunks, 1, mesh, work)
+    found = _joined(clean)
+    outputs = _joined(_counted(parts, chunks, progress))
+    return found, jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[2:]), outputs)
 
 
 def _joined(parts: Iterator[PyTree[np.ndarray]]) -> PyTree[np.ndarray]:
@@ -184,6 +187,11 @@ def _on_devices(chunks: Sequence[PyTree[np.ndarray]], mesh: Mesh | None) -> PyTr
 
 
 # Programs, each for one image or one chunk on each device.
+
+
+@jax.jit
+def _rows(leaves: list[Array], numbers: Int[Array, " n"]) -> list[Array]:
+    return [leaf[numbers] for leaf in leaves]
 
 
 @functions.jit

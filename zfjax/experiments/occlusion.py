@@ -263,7 +263,7 @@ def _occlusions(
 ) -> list[Occlusion]:
     """`occlusion` of images of one size, with a `then` for each."""
     window, strides = pair("window", window), pair("strides", strides)
-    cover = _checked(images[0], window, fill)
+    cover = _checked(jax.ShapeDtypeStruct(images.shape[1:], images.dtype), window, fill)
     places = sweeps.grid((images.shape[1], images.shape[2]), window, strides, batch_size)
     clean, outputs = sweeps.swept(fun, images, thens, cover, places, mesh, progress)
     return [
@@ -284,7 +284,7 @@ class _Itself(functions.Fixed):
         return outputs
 
 
-def _checked(image: Array, window: Pair, fill: float | Array | np.ndarray) -> Array:
+def _checked(image: jax.ShapeDtypeStruct, window: Pair, fill: float | Array | np.ndarray) -> Array:
     """Check the arguments and return the covering picture."""
     if image.ndim != 3:
         raise ValueError(f"image: expected [H, W, C], got {list(image.shape)}")

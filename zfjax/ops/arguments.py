@@ -1,5 +1,6 @@
 """What functions are given, as the arrays that they take, or one line that names what else it was."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -79,7 +80,7 @@ def floats(name: str, value: Any) -> Float[Array, "..."]:
     return array(name, known)
 
 
-def filling(name: str, value: Any, like: Array, axes: Sequence[int]) -> Float[Array, "..."]:
+def filling(name: str, value: Any, like: Array | jax.ShapeDtypeStruct, axes: Sequence[int]) -> Float[Array, "..."]:
     """A number, or an array of some of the last axes of `like`, in its shape and type.
 
     Args:
@@ -96,9 +97,14 @@ def filling(name: str, value: Any, like: Array, axes: Sequence[int]) -> Float[Ar
     *first, last = ["a number", *(str(list(shape)) for shape in shapes)]
     expected = f"{name}: expected {', '.join(first)} or {last}"
     try:
-        found = jnp.asarray(value, like.dtype)
+        found = (np if isinstance(value, int | float) else jnp).asarray(value, like.dtype)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{expected}, got {type(value).__name__}") from error
     if found.shape not in ((), *shapes):
         raise ValueError(f"{expected}, got {list(found.shape)}")
-    return jnp.broadcast_to(found.reshape((1,) * (like.ndim - found.ndim) + found.shape), like.shape)
+    return _broadcast(found, tuple(like.shape))
+
+
+@functools.partial(jax.jit, static_argnames=("shape",))
+def _broadcast(values: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.broadcast_to(values.reshape((1,) * (len(shape) - values.ndim) + values.shape), shape)

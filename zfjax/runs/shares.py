@@ -19,7 +19,8 @@ def shared(
 ) -> Iterator[PyTree[np.ndarray]]:
     """Do pieces of work, some on each device at a time, and yield what is found of them, in order.
 
-    What a device computes does not depend on how many others there are.
+    The first pieces are started at once, before anything is asked for. What a device computes does not depend on how
+    many others there are.
 
     Args:
         count: how many pieces there are, numbered from 0.
@@ -34,20 +35,22 @@ def shared(
     process, processes = process_of_all() if mesh and processes_of(mesh) > 1 else (0, 1)
     at_once = each * (mesh.size if mesh else 1)
     mine = at_once // processes
-    waiting: PyTree = None
-    done: list[_Round] = []
-    for first in range(0, count, at_once):
-        begun = work(np.minimum(np.arange(first + process * mine, first + (process + 1) * mine), count - 1))
-        if first:  # devices work while what they did before is fetched
-            done.append(_Round(jax.tree.map(own_rows, waiting), at_once, mine))
-            if processes == 1 or sum(one.size for one in done) > AT_ONCE:
+
+    def begun(first: int) -> PyTree:
+        return work(np.minimum(np.arange(first + process * mine, first + (process + 1) * mine), count - 1))
+
+    def found(waiting: PyTree) -> Iterator[PyTree[np.ndarray]]:
+        done: list[_Round] = []
+        for first in range(0, count, at_once):
+            # Devices work while what they did before is fetched.
+            after = begun(first + at_once) if first + at_once < count else None
+            done.append(_Round(jax.tree.map(own_rows, waiting), min(at_once, count - first), mine))
+            waiting = after
+            if processes == 1 or after is None or sum(one.size for one in done) > AT_ONCE:
                 yield from _of_all(done, processes)
                 done = []
-        waiting = begun
-    if count:
-        left = count - first
-        done.append(_Round(jax.tree.map(own_rows, waiting), left, mine))
-        yield from _of_all(done, processes)
+
+    return found(begun(0) if count else None)
 
 
 class _Round(NamedTuple):

@@ -131,7 +131,7 @@ def _said(
     said = question.fun(change(question.inputs[rows], rows, counts)).astype(jnp.float32)
     if is_class:
         said = jax.nn.softmax(said, axis=1)
-    return jnp.take_along_axis(said, question.target[rows][:, None], axis=1)[:, 0]
+    return jnp.take_along_axis(said, jnp.asarray(question.target)[rows][:, None], axis=1)[:, 0]
 
 
 def _curves(
