@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 
 from zfjax.data.opening import open_source
-from zfjax.data.pictures import Pictures, threads_or_cores
+from zfjax.data.pictures import Pictures
 from zfjax.data.pipeline import train_batches
 from zfjax.data.scan import scan
 from zfjax.data.source import Source
+from zfjax.data.threads import threads_or_cores
 
 
 def main() -> None:

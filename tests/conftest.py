@@ -49,7 +49,7 @@ hypothesis.settings.load_profile("zfjax")
 # Test modules that another version of JAX, Flax, Orbax, Grain or Python can break: CI runs only these on Colab's
 # versions and on the newest ones (`-m versions`).
 VERSIONED = (
-    "attribution_* backproject* crops damage data_pipeline data_source deconvnet_* evolution fields functions gallery "
+    "attribution_* backproject* crops damage data_pipeline data_source data_workers deconvnet_* evolution fields functions gallery "
     "layer model models occlusion ops_* resnet_training resnets rules* seeds training"
 )
 

@@ -191,7 +191,7 @@ def color(kind: str, samples: np.ndarray) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(notes, "_said", set())
+    monkeypatch.setattr(notes, "_said", {})
 
 
 @pytest.mark.parametrize(("bits", "shift"), [(8, 0), (12, 4), (16, 8)])

@@ -12,9 +12,9 @@ from PIL import Image
 from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.console.text import listed, shown_by_shape
-from zfjax.data.pictures import threads_or_cores
 from zfjax.data.scan import speaks
 from zfjax.data.source import BrokenImage, Example, Examples
+from zfjax.data.threads import threads_or_cores
 
 SIGMA, RADIUS = 4.77, 6  # pixels, of a Gaussian of 13 × 13
 

@@ -23,6 +23,7 @@ from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_
 from zfjax.data.prints import digest_of
 from zfjax.data.reading import read_picture
 from zfjax.data.source import BrokenImage, Example, Source, held_out
+from zfjax.data.squares import Numbers
 
 _REMOTE_READ = 200  # pictures of a remote folder to read, to tell whether they changed
 
@@ -45,6 +46,10 @@ class FolderExamples:
     def __getitem__(self, index: int) -> Example:
         path = self.root / self.files[index]
         return Example(readable(os.fspath(path)), read_picture(path), int(self.labels[index]))
+
+    def some(self, numbers: Numbers) -> "FolderExamples":
+        """Those with these numbers, which another process can read."""
+        return FolderExamples(self.root, tuple(self.files[number] for number in numbers), self.labels[list(numbers)])
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

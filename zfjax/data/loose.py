@@ -16,10 +16,11 @@ from zfjax.console.paths import user_path
 from zfjax.console.progress import Progress
 from zfjax.console.text import listed, readable, reason
 from zfjax.data.leftovers import Leftovers, contents, pick
-from zfjax.data.pictures import threads_or_cores
 from zfjax.data.reading import read_picture
 from zfjax.data.scan import speaks
 from zfjax.data.source import BrokenImage, Example
+from zfjax.data.squares import Numbers
+from zfjax.data.threads import threads_or_cores
 
 MOST = 5  # pictures of folders that are shown one by one
 
@@ -35,6 +36,10 @@ class LooseExamples:
 
     def __getitem__(self, index: int) -> Example:
         return Example(readable(os.fspath(self.files[index])), read_picture(self.files[index]), -1)
+
+    def some(self, numbers: Numbers) -> "LooseExamples":
+        """Those with these numbers, which another process can read."""
+        return LooseExamples(tuple(self.files[number] for number in numbers))
 
     @property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:

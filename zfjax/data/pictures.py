@@ -1,7 +1,6 @@
 """A scanned split: its readable pictures as numbered squares, decoded on demand or read from the cache."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -9,7 +8,8 @@ import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from zfjax.console.errors import UserError
-from zfjax.data.source import BrokenImage, Example, Examples
+from zfjax.data.source import Example, Examples
+from zfjax.data.workers import squares_of
 
 
 @runtime_checkable
@@ -36,15 +36,10 @@ class DecodedPictures:
 
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
         """Raises `UserError` if a picture that the scan could read is no longer readable."""
-        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
-        labels = np.empty(len(indices), np.int32)
-        for row, index in enumerate(indices):
-            try:
-                example = self.examples[int(self.kept[index])]
-                images[row], labels[row] = example.square(self.size), example.label
-            except BrokenImage as error:
-                raise UserError(f"{error}; it could be read when the run began") from error
-        return images, labels
+        found = squares_of(self.examples, self.kept[indices], self.size)
+        for _, message in found.broken:
+            raise UserError(f"{message}; it could be read when the run began")
+        return found.images, found.labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +108,3 @@ class JoinedPictures:
         back = np.argsort(np.concatenate([np.flatnonzero(~in_second), np.flatnonzero(in_second)]))
         images, labels = (np.concatenate(pair)[back] for pair in zip(*parts, strict=True))
         return images, labels
-
-
-def threads_or_cores(threads: int) -> int:
-    """`threads`, or if it is 0, the number of cores this process may use."""
-    if threads < 0:
-        raise UserError(f"threads {threads}: expected 0 (one per core) or more")
-    if threads:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,8 @@ from jaxtyping import Float32, Int, Int32, UInt8
 
 from zfjax.console.errors import UserError
 from zfjax.console.text import shown_by_shape
-from zfjax.data.pictures import Pictures, threads_or_cores
+from zfjax.data.pictures import Pictures
+from zfjax.data.threads import threads_or_cores
 
 _ENDLESS = 2**52  # pictures; Grain's own endless repeat overflows with a batch size of 1
 

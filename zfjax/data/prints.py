@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from zfjax.console.progress import Progress
-from zfjax.data.pictures import threads_or_cores
 from zfjax.data.source import BrokenImage, Examples
+from zfjax.data.threads import threads_or_cores
 
 SIZE, STAMP, DIGEST = range(3)  # columns of prints: bytes, changes with the file, digest of its content
 MOST_READ = 10_000  # pictures to read if many stamps differ, as in a copied folder

@@ -19,11 +19,13 @@ from zfjax.console.progress import Progress
 from zfjax.data import cache
 from zfjax.data import record as records
 from zfjax.data.outside import require_outside
-from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures, threads_or_cores
-from zfjax.data.prints import DIGEST, SIZE, STAMP, digest_of, first_changed
+from zfjax.data.pictures import CachedPictures, DecodedPictures, Pictures
+from zfjax.data.prints import STAMP, first_changed
 from zfjax.data.record import Record
 from zfjax.data.source import BrokenImage, Examples, Source
+from zfjax.data.threads import threads_or_cores
 from zfjax.data.together import ALONE, Seen, Share, looked, require_same_pictures
+from zfjax.data.workers import squares_of
 
 _CHUNK = 16  # pictures per task; small, since two tasks per thread are in memory at once
 _log = logging.getLogger(__name__)
@@ -289,7 +291,7 @@ def _chunks(job: _Job, split: str, numbers: range) -> Iterator[_Chunk]:
             while True:
                 while len(waiting) < 2 * job.threads and (start := next(starts, None)) is not None:
                     stop = min(start + _CHUNK, numbers.stop)
-                    waiting.append(pool.submit(_decode_chunk, job, split, examples, start, stop))
+                    waiting.append(pool.submit(_decode_chunk, job, examples, start, stop))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -297,22 +299,10 @@ def _chunks(job: _Job, split: str, numbers: range) -> Iterator[_Chunk]:
             pool.shutdown(cancel_futures=True)
 
 
-def _decode_chunk(job: _Job, split: str, examples: Examples, start: int, stop: int) -> _Chunk:
-    squares = np.zeros((stop - start, job.size, job.size, 3), np.uint8)
-    labels = np.zeros(stop - start, np.int32)
-    prints = np.zeros((stop - start, 3), np.int64)
-    broken = []
-    classes = len(job.source.classes)
-    for row, number in enumerate(range(start, stop)):
-        try:
-            example = examples[number]
-            prints[row, [SIZE, DIGEST]] = len(example.data), digest_of(example.data)
-            if not 0 <= example.label < classes:
-                raise UserError(f"{example.name}: expected a label in 0..{classes - 1}, found {example.label}")
-            squares[row], labels[row] = example.square(job.size), example.label
-        except BrokenImage as error:
-            broken.append((number, str(error)))
-    return _Chunk(squares, labels, squares.sum(axis=0, dtype=np.uint32), broken, prints)
+def _decode_chunk(job: _Job, examples: Examples, start: int, stop: int) -> _Chunk:
+    found = squares_of(examples, range(start, stop), job.size, len(job.source.classes))
+    broken = [(start + row, message) for row, message in found.broken]
+    return _Chunk(found.images, found.labels, found.images.sum(axis=0, dtype=np.uint32), broken, found.prints)
 
 
 def _say_skipped(message: str) -> None:

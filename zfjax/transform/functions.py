@@ -134,7 +134,7 @@ def output_of(fun: Callable, *inputs: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
     if _holds_live(fun):
         return jax.eval_shape(lambda *inputs: fun(*inputs), *inputs)
     leaves, tree = jax.tree.flatten((fun, inputs))
-    return _shapes(tree, tuple(map(jax.typeof, leaves)), jax.config.jax_enable_x64)
+    return _shapes(tree, tuple(map(jax.typeof, leaves)), jax.config.read("jax_enable_x64"))
 
 
 def jaxpr_of(fun: Callable, *inputs: PyTree) -> jex.ClosedJaxpr:
