@@ -5,8 +5,13 @@ import gc
 import importlib.util
 import os
 import pathlib
+import signal
 
 import quick
+
+# A shell without job control has what it starts with & ignore Ctrl-C, and so would the commands that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX starts. On a machine with an accelerator: ZFJAX_TEST_PLATFORM=cuda (or tpu) pytest -m accelerator
 os.environ.setdefault("ZFJAX_TEST_PLATFORM", "cpu")
