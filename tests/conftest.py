@@ -54,8 +54,8 @@ hypothesis.settings.load_profile("zfjax")
 # Test modules that another version of JAX, Flax, Orbax, Grain or Python can break: CI runs only these on Colab's
 # versions and on the newest ones (`-m versions`).
 VERSIONED = (
-    "attribution_* backproject* crops damage data_pipeline data_source data_workers deconvnet_* evolution fields functions gallery "
-    "layer model models occlusion ops_* resnet_training resnets rules* seeds training"
+    "attribution_* backproject* crops damage data_pipeline data_source data_workers deconvnet_* evolution fields "
+    "functions gallery layer model models occlusion ops_* resnet_training resnets rules* seeds training"
 )
 
 # Test modules that an accelerator can tell something about (`-m accelerator`).

@@ -14,7 +14,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean, readable
 from zfjax.data import splits
 from zfjax.data.source import BrokenImage, Example, Source, held_out
-from zfjax.data.squares import Numbers, ReadExamples
+from zfjax.data.squares import Numbers, ReadExamples, already_read
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
@@ -40,15 +40,9 @@ class RecordExamples:
             raise BrokenImage(f"{name}: {error}") from error
         return Example(name, bytes(record["image"]), int(record["label"]))
 
-    def some(self, numbers: Numbers) -> "ReadExamples":
+    def some(self, numbers: Numbers) -> ReadExamples:
         """The records with these numbers, read here, since their files may be open in this process alone."""
-        return ReadExamples(tuple(self._read(number) for number in numbers))
-
-    def _read(self, number: int) -> Example | BrokenImage:
-        try:
-            return self[number]
-        except BrokenImage as error:
-            return error
+        return already_read(self, numbers)
 
     @functools.cached_property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:

@@ -63,6 +63,18 @@ class ReadExamples:
         return item
 
 
+def already_read(examples: Readable, numbers: Numbers) -> ReadExamples:
+    """Some examples, read now."""
+
+    def item(number: int) -> Example | BrokenImage:
+        try:
+            return examples[number]
+        except BrokenImage as error:
+            return error
+
+    return ReadExamples(tuple(item(int(number)) for number in numbers))
+
+
 def decoded(examples: Readable, numbers: Numbers, size: int, classes: int | None = None) -> Squares:
     """The squares of some examples.
 
