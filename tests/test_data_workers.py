@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from zfjax.console.errors import UserError
@@ -16,6 +17,7 @@ from zfjax.data import workers
 from zfjax.data.catalog import RecordExamples
 from zfjax.data.folder import open_folder
 from zfjax.data.images import notes
+from zfjax.data.loose import LooseExamples
 from zfjax.data.scan import scan
 
 SIZE = 24
@@ -130,6 +132,35 @@ def test_a_process_that_was_ended_is_replaced(source, many_cores):
     np.testing.assert_array_equal(found.images, expected.images)
     assert len(pids()) == 1
     assert pids() != [pid]
+
+
+def test_files_are_found_from_the_folder_that_one_is_in(source, many_cores, monkeypatch):
+    workers.squares_of(source.train, range(12), SIZE)
+    monkeypatch.chdir(source.root / "cat")
+    files = tuple(epath.Path(f"{number}.jpg") for number in range(8, 20))
+    found = workers.squares_of(LooseExamples(files), range(12), SIZE)
+    assert found.broken == []
+
+
+def test_a_signal_to_all_processes_ends_none_that_starts(source, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import os, signal, threading, time
+            from zfjax.data import workers
+            from zfjax.data.opening import open_source
+
+            workers.cores = lambda: 16
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            examples = open_source({f"folder:{source.root}"!r}).train
+            stop = lambda: [(time.sleep(0.03), os.kill(0, signal.SIGTERM)) for _ in range(10)]
+            threading.Thread(target=stop).start()
+            print(workers.squares_of(examples, range(12), {SIZE}).images.shape)
+        """)
+    )
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, start_new_session=True)
+    assert done.stdout == f"(12, {SIZE}, {SIZE}, 3)\n"
 
 
 class Deadly(list):

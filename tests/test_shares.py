@@ -42,6 +42,31 @@ def test_chunks_are_computed_alike_outside_and_inside_a_program():
     assert np.asarray(jax.jit(lambda start: total(3, 2, start))(start)).tolist() == expected
 
 
+def test_sums_begin_on_the_devices_of_the_images():
+    mesh = sharding.data_mesh()
+    images = sharding.place(np.ones((2 * mesh.size, 4), np.float16), mesh)
+    zeros = chunks.no_sums(images)
+    assert zeros.sharding == images.sharding
+    assert zeros.dtype == jnp.float32
+    alone = jax.device_put(jnp.ones((2, 4)), jax.devices()[-1])
+    assert chunks.no_sums(alone).devices() == alone.devices()
+
+
+def test_occlusion_notices_what_a_target_closes_over():
+    net = zfjax.zfnet(7, width=0.05, image_size=64)
+    images = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
+    variables = jax.jit(net.init)(jax.random.key(0), images)
+    fun = zfjax.layer(net, variables, "fc8")
+
+    def falls(weights):
+        target = lambda logits: (logits * weights[None]).sum(-1)  # noqa: E731
+        return zfjax.attribution.occlusion(fun, images, target, window=32, strides=32).falls
+
+    weights = jnp.eye(7)[:2]
+    together = jax.vmap(falls)(weights)
+    np.testing.assert_allclose(together, jnp.stack([falls(one) for one in weights]), atol=1e-5)
+
+
 class _Add(functions.Fixed):
     def __init__(self, size):
         self.size = size

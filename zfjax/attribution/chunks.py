@@ -24,9 +24,11 @@ def numbers(chunk: Int[Array, ""], size: int) -> Int[Array, " size"]:
     return chunk * jnp.int32(size) + jnp.arange(size, dtype=jnp.int32)
 
 
-@jax.jit
 def no_sums(like: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Zeros for a carry that adds up what chunks find of these arrays, in float32 at least."""
+    """Zeros for a carry that adds up what chunks find of these arrays, in float32 at least, and on their devices.
+
+    Not a program: it would not look at them, and put the zeros on the first device.
+    """
     return widened(jnp.zeros_like(like))
 
 

@@ -96,8 +96,7 @@ def _pair(name: str, given: int | Pair | None, size: Pair, share: float) -> Pair
 
 def _is_traced(question: Asked, cover: Array) -> bool:
     """Whether anything is traced, also what a function that is asked about closes over."""
-    fun = question.fun
-    held = fun.read((question.inputs,))[0].consts if isinstance(fun, functions.Live) else ()
+    held = functions.jaxpr_of(question.fun, question.inputs[:1]).consts
     return functions.is_traced((question, cover, held))
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import pickle
 import select
-import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +27,14 @@ CORES = 4  # up to so many, threads of one process are as fast
 FEW = 8  # pictures that are not worth another process
 IDLE = 60.0  # seconds
 _PIPE = 1 << 20  # bytes that wait in a pipe, where this can be chosen
-_MAIN = "import sys; sys.path[:] = {path!r}; from zfjax.data import workers; workers.serve()"
+# Signals that all processes of a job may get come first: the parent decides when this one is done.
+_MAIN = """import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+sys.path[:] = {path!r}
+from zfjax.data import workers
+workers.serve()
+"""
 
 
 def squares_of(examples: Readable, numbers: Numbers, size: int, classes: int | None = None) -> Squares:
@@ -64,8 +70,9 @@ class _Answer(NamedTuple):
 
 class _Worker:
     def __init__(self) -> None:
-        command = [sys.executable, "-c", _MAIN.format(path=sys.path)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [sys.executable, "-c", _MAIN.format(path=list(map(os.fspath, sys.path)))]
+        # In a session of its own, which a terminal's signals do not reach.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._asks, self._answers = self.process.stdin, self.process.stdout
@@ -113,7 +120,7 @@ class _Pool:
         self._idle: list[_Worker] = []
 
     def decoded(self, examples: Readable, size: int, classes: int | None) -> Squares:
-        question = examples, size, classes
+        question = os.getcwd(), examples, size, classes
         worker = self._idle_one()
         if worker is not None:
             with contextlib.suppress(_Gone):  # it may have been idle for too long, or another has ended it
@@ -161,15 +168,14 @@ atexit.register(_POOL.end)
 
 def serve() -> None:
     """Answer the questions of the process that has started this one, until it ends or asks no more."""
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # which all processes of a job may get
-        signal.signal(kind, signal.SIG_IGN)  # the parent decides when it is done
     logging.disable()  # notes are the parent's to tell
     asks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     _widen(answers)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while select.select([asks], [], [], IDLE)[0]:
-            examples, size, classes = pickle.load(asks)
+            folder, examples, size, classes = pickle.load(asks)
+            os.chdir(folder)  # names of files may be relative
             found, failure = decoded(examples, (), size), None
             try:
                 found = decoded(examples, range(len(examples)), size, classes)
