@@ -1,4 +1,5 @@
 import concurrent.futures
+import importlib
 import io
 import os
 import signal
@@ -47,6 +48,7 @@ def many_cores(monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: 16)
     yield
     workers._POOL.end()
+    workers._POOL.forget()
 
 
 def here(source, **options):
@@ -163,29 +165,90 @@ def test_a_signal_to_all_processes_ends_none_that_starts(source, tmp_path):
     assert done.stdout == f"(12, {SIZE}, {SIZE}, 3)\n"
 
 
-class Deadly(list):
-    """Examples whose reading ends the process, as too little memory does."""
+class Elsewhere(list):
+    """Examples that are sent as what `sent` says."""
 
-    def some(self, numbers):
-        return Deadly(self[number] for number in numbers)
+    sent = list, ()
+
+    def parts(self, numbers):
+        yield self
 
     def __reduce__(self):
-        return os._exit, (3,)
+        return self.sent
+
+
+class Deadly(Elsewhere):
+    """Examples whose reading kills the process, as too little memory does."""
+
+    sent = signal.raise_signal, (signal.SIGKILL,)
 
 
 def test_pictures_that_end_a_process_are_named(source, many_cores):
     workers.squares_of(source.train, range(12), SIZE)  # the one that is idle dies first
-    with pytest.raises(UserError, match=r"ended while it read .*\.jpg and 9 more; expected them to fit in memory"):
+    with pytest.raises(UserError, match=r"signal 9 while it read .*\.jpg and 9 more; expected them to fit"):
         workers.squares_of(Deadly(source.train[number] for number in (0, 1) * 5), range(10), SIZE)
     assert pids() == []
     workers.squares_of(source.train, range(12), SIZE)
 
 
-class Wrong(Deadly):
-    """Examples that cannot be sent."""
+class Unknown(Elsewhere):
+    """Examples of a kind that the process does not know, as a notebook's may be."""
 
-    def some(self, numbers):
-        return self
+    sent = importlib.import_module, ("a module that nobody has",)
+
+
+def test_what_fails_elsewhere_is_tried_here(source, many_cores, capfd):
+    examples = Unknown(source.train[number] for number in (0, 1) * 5)
+    found = workers.squares_of(examples, range(10), SIZE)
+    np.testing.assert_array_equal(found.images, workers.decoded(examples, range(10), SIZE).images)
+    assert capfd.readouterr().err == ""
+    assert pids() == []
+
+
+@pytest.mark.parametrize("executable", ["", "/no/such/python"])
+def test_without_another_process_pictures_are_decoded_here(source, many_cores, monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    assert workers.squares_of(source.train, range(12), SIZE).images.any()
+    assert pids() == []
+
+
+def test_large_records_are_sent_in_parts(many_cores, monkeypatch):
+    monkeypatch.setattr("zfjax.data.squares._PART", 3000)
+    records = [{"image": encoded(number) if number != 7 else b"", "label": number} for number in range(12)]
+    examples = RecordExamples("set", records, np.arange(12), "")
+    assert [len(part) for part in examples.parts(range(12))] != [12]
+    found, expected = (fun(examples, range(12), SIZE, 12) for fun in (workers.squares_of, workers.decoded))
+    for mine, its in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(its))
+    assert [row for row, _ in found.broken] == [7]
+    assert len(pids()) == 1
+
+
+def test_a_forked_child_has_processes_of_its_own(source, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import os
+            from zfjax.data import workers
+            from zfjax.data.opening import open_source
+
+            workers.cores = lambda: 16
+            examples = open_source({f"folder:{source.root}"!r}).train
+            first = workers.squares_of(examples, range(12), {SIZE}).images
+            child = os.fork()
+            for _ in range(20):
+                assert (workers.squares_of(examples, range(12), {SIZE}).images == first).all()
+            if not child:
+                workers._POOL.end()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        """)
+    )
+    subprocess.run([sys.executable, str(script)], timeout=120, check=True)
+
+
+class Wrong(Elsewhere):
+    """Examples that cannot be sent."""
 
     def __reduce__(self):
         raise ZeroDivisionError

@@ -59,7 +59,9 @@ def test_occlusion_notices_what_a_target_closes_over():
     fun = zfjax.layer(net, variables, "fc8")
 
     def falls(weights):
-        target = lambda logits: (logits * weights[None]).sum(-1)  # noqa: E731
+        def target(logits):
+            return (logits * weights[None]).sum(-1)
+
         return zfjax.attribution.occlusion(fun, images, target, window=32, strides=32).falls
 
     weights = jnp.eye(7)[:2]

@@ -94,10 +94,10 @@ def smooth_grad(
 
 
 @jax.jit
-def share_of_range(images: Float[Array, "n ..."], share: Array) -> Float[Array, " n"]:
+def share_of_range(images: Float[Array, "n ..."], share: float | Array) -> Float[Array, " n"]:
     """A share of max − min of each image."""
     rest = tuple(range(1, images.ndim))
-    return share.astype(images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
+    return jnp.asarray(share, images.dtype) * (images.max(axis=rest) - images.min(axis=rest))
 
 
 @shown_by_shape

@@ -101,7 +101,7 @@ def swept(
         some = _rows(leaves, numbers) if mesh is None else [leaf[numbers] for leaf in leaves]
         return sharding.place(jax.tree.unflatten(tree, some), mesh)
 
-    # First, since this also checks that `fun` accepts the images. Fetched only once the sweep has started.
+    # Started first, which also checks that `fun` accepts the images; fetched once the sweep has started too.
     clean = shared(count, 1, mesh, lambda some: _uncovered(fun, *placed(some), mesh=mesh))
     kind = _Recomputed if is_listable(fun) else _Plain
     sweep = kind(fun, cover, images.shape[1:], places.chunks, mesh)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.text import did_you_mean, readable
 from zfjax.data import splits
 from zfjax.data.source import BrokenImage, Example, Source, held_out
-from zfjax.data.squares import Numbers, ReadExamples, already_read
+from zfjax.data.squares import Numbers, ReadExamples, read_parts
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
@@ -40,9 +41,9 @@ class RecordExamples:
             raise BrokenImage(f"{name}: {error}") from error
         return Example(name, bytes(record["image"]), int(record["label"]))
 
-    def some(self, numbers: Numbers) -> ReadExamples:
+    def parts(self, numbers: Numbers) -> Iterator[ReadExamples]:
         """The records with these numbers, read here, since their files may be open in this process alone."""
-        return already_read(self, numbers)
+        return read_parts(self, numbers)
 
     @functools.cached_property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from zfjax.data.leftovers import Contents, Leftovers, contents, count_below, is_
 from zfjax.data.prints import digest_of
 from zfjax.data.reading import read_picture
 from zfjax.data.source import BrokenImage, Example, Source, held_out
-from zfjax.data.squares import Numbers, ReadExamples, already_read
+from zfjax.data.squares import Numbers, Readable, read_parts
 
 _REMOTE_READ = 200  # pictures of a remote folder to read, to tell whether they changed
 
@@ -47,11 +48,12 @@ class FolderExamples:
         path = self.root / self.files[index]
         return Example(readable(os.fspath(path)), read_picture(path), int(self.labels[index]))
 
-    def some(self, numbers: Numbers) -> "FolderExamples | ReadExamples":
+    def parts(self, numbers: Numbers) -> Iterator[Readable]:
         """Those with these numbers, which another process can read; those of a remote folder are read here."""
         if "://" in os.fspath(self.root):
-            return already_read(self, numbers)
-        return FolderExamples(self.root, tuple(self.files[number] for number in numbers), self.labels[list(numbers)])
+            return read_parts(self, numbers)
+        files = tuple(self.files[number] for number in numbers)
+        return iter([dataclasses.replace(self, files=files, labels=self.labels[list(numbers)])])
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from zfjax.data.leftovers import Leftovers, contents, pick
 from zfjax.data.reading import read_picture
 from zfjax.data.scan import speaks
 from zfjax.data.source import BrokenImage, Example
-from zfjax.data.squares import Numbers, ReadExamples, already_read
+from zfjax.data.squares import Numbers, Readable, read_parts
 from zfjax.data.threads import threads_or_cores
 
 MOST = 5  # pictures of folders that are shown one by one
@@ -37,10 +37,12 @@ class LooseExamples:
     def __getitem__(self, index: int) -> Example:
         return Example(readable(os.fspath(self.files[index])), read_picture(self.files[index]), -1)
 
-    def some(self, numbers: Numbers) -> "LooseExamples | ReadExamples":
+    def parts(self, numbers: Numbers) -> Iterator[Readable]:
         """Those with these numbers, which another process can read; if one is remote, they are read here."""
         files = tuple(self.files[number] for number in numbers)
-        return already_read(self, numbers) if any("://" in os.fspath(file) for file in files) else LooseExamples(files)
+        if any("://" in os.fspath(file) for file in files):
+            return read_parts(self, numbers)
+        return iter([dataclasses.replace(self, files=files)])
 
     @property
     def stamps(self) -> Int64[np.ndarray, "n 2"]:

@@ -37,8 +37,8 @@ class DecodedPictures:
     def load(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n size size 3"], Int32[np.ndarray, "n"]]:
         """Raises `UserError` if a picture that the scan could read is no longer readable."""
         found = squares_of(self.examples, self.kept[indices], self.size)
-        for _, message in found.broken:
-            raise UserError(f"{message}; it could be read when the run began")
+        if found.broken:
+            raise UserError(f"{found.broken[0][1]}; it could be read when the run began")
         return found.images, found.labels
 
 

@@ -1,11 +1,7 @@
-"""Several pictures read and decoded: here, or on many cores in processes of their own.
-
-A picture takes a fifth of a millisecond of Python and some ten handovers of its lock from thread to thread. So threads
-of one process decode no more pictures on sixteen cores than on two.
-"""
+"""Several pictures read and decoded, and parts of a dataset that another process can decode (`workers.py`)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +13,7 @@ from zfjax.data.prints import DIGEST, SIZE, digest_of
 from zfjax.data.source import BrokenImage, Example
 
 Numbers = Sequence[int] | Int[np.ndarray, " n"]
+_PART = 8_000_000  # bytes of files that are in memory for another process to decode
 
 
 @shown_by_shape
@@ -30,21 +27,21 @@ class Squares(NamedTuple):
 
 
 @runtime_checkable
-class Portable(Protocol):
-    """Examples of which some can be sent to another process, which reads them there if it can."""
-
-    def some(self, numbers: Numbers) -> "Readable":
-        """Those with these numbers."""
-        ...
-
-
-@runtime_checkable
 class Readable(Protocol):
     """What `decoded` asks of examples."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """Examples of which parts can be sent to another process."""
+
+    def parts(self, numbers: Numbers) -> Iterator[Readable]:
+        """Those with these numbers, in one part or several."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +60,21 @@ class ReadExamples:
         return item
 
 
-def already_read(examples: Readable, numbers: Numbers) -> ReadExamples:
-    """Some examples, read now."""
-
-    def item(number: int) -> Example | BrokenImage:
+def read_parts(examples: Readable, numbers: Numbers) -> Iterator[ReadExamples]:
+    """Some examples in parts that were read, each of a few megabytes or of one large file, for other processes."""
+    items: list[Example | BrokenImage] = []
+    held = 0
+    for number in numbers:
         try:
-            return examples[number]
+            items.append(example := examples[int(number)])
+            held += len(example.data)
         except BrokenImage as error:
-            return error
-
-    return ReadExamples(tuple(item(int(number)) for number in numbers))
+            items.append(error)
+        if held > _PART:
+            yield ReadExamples(tuple(items))
+            items, held = [], 0
+    if items:
+        yield ReadExamples(tuple(items))
 
 
 def decoded(examples: Readable, numbers: Numbers, size: int, classes: int | None = None) -> Squares:
@@ -100,3 +102,15 @@ def decoded(examples: Readable, numbers: Numbers, size: int, classes: int | None
         except BrokenImage as error:
             found.broken.append((row, str(error)))
     return found
+
+
+def joined(parts: Sequence[Squares]) -> Squares:
+    """The squares of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
+    broken = [
+        (int(start) + row, message) for start, part in zip(starts, parts, strict=False) for row, message in part.broken
+    ]
+    images, labels, prints = (np.concatenate([part[field] for part in parts]) for field in range(3))
+    return Squares(images, labels, prints, broken)
