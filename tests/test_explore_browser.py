@@ -296,6 +296,8 @@ def test_clicks_that_come_faster_than_answers_all_count(open_page):
         page.wait_for_timeout(100)
     assert found == (int(unit), int(label), 32)
     page.wait_for_selector(f'.zx-classes [data-label="{label}"][aria-pressed=true]')  # the address is shown first
+    page.wait_for_selector(f'.zx-maps [data-map="{unit}"][aria-pressed=true]')
+    assert page.locator(".zx-classes [aria-pressed=true], .zx-maps [aria-pressed=true]").count() == 2
     page.wait_for_selector(f"h3:has-text('Map {unit} of')")
 
 

@@ -1,1 +1,1 @@
-link => { history.replaceState(null, '', link ? `?${link}` : location.pathname); }
+link => { history.replaceState(null, '', link ? `?${link}` : location.pathname); dispatchEvent(new Event('zx-view')); }

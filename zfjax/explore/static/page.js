@@ -9,6 +9,14 @@ element.addEventListener('click', event => {
   trigger('select', { ...button.dataset });
 });
 
+// What is pressed is what the address says: an answer to an earlier click, drawn before a later one, may say otherwise.
+const press = () => {
+  const view = new URLSearchParams(location.search);
+  for (const [kind, now] of [['map', view.get('map')], ['label', view.get('class')]])
+    if (now !== null) for (const button of element.querySelectorAll(`button[data-${kind}]`)) button.setAttribute('aria-pressed', button.dataset[kind] === now);
+};
+addEventListener('zx-view', press);
+
 // Arrows walk through buttons that stand in rows.
 element.addEventListener('keydown', event => {
   const button = event.target.closest('.zx-maps button, .zx-classes button');
@@ -128,6 +136,7 @@ element.addEventListener('keydown', event => {
 let held = null;
 element.addEventListener('focusin', event => { held = event.target.closest('.zx-stage') ? '.zx-stage' : event.target.dataset?.map ? `button[data-map="${event.target.dataset.map}"]` : event.target.dataset?.label ? `button[data-label="${event.target.dataset.label}"]` : null; });
 watch('value', () => {
+  press();
   settle();
   show();
   if (held && document.activeElement === document.body) element.querySelector(held)?.focus();
