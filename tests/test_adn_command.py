@@ -17,7 +17,7 @@ from zfjax.console.errors import UserError
 from zfjax.console.progress import Progress
 from zfjax.data.contrast import fitted, gray_pictures, normalized
 from zfjax.data.source import Example
-from zfjax.experiments.adn import classifying, dissecting, kept, layerwise, looking, operators, pyramids
+from zfjax.experiments.adn import classifying, dissecting, inference, kept, layerwise, looking, operators, pyramids
 from zfjax.experiments.adn.inference import Method
 from zfjax.experiments.adn.settings import Settings, check, paper
 from zfjax.experiments.adn.stack import PAPER, Deconv
@@ -74,7 +74,7 @@ def test_learning_lowers_the_error_and_reaches_the_wanted_ratio(whole, images):
     assert [layer.history.shape for layer in layers] == [(2, 4), (2, 4)]
     assert (layers[1].history[-1, 1] > layers[1].history[0, 1]).all()  # dB
     coded = looking.coded(TINY, layers, images)
-    _, decibels, share = looking.reconstructed(TINY.stack, layers, coded, 1)
+    _, decibels, share = looking.reconstructed(TINY, layers, coded, 1)
     assert decibels.mean() == pytest.approx(layers[0].reached, abs=0.01)
     assert layers[0].reached == pytest.approx(TINY.wanted(1), abs=0.1)
     assert share.max() <= 1 / 9  # a window of 18 cells keeps one; those at the edge are smaller
@@ -116,6 +116,25 @@ def test_the_strongest_activations_lie_where_they_reach(whole, images):
         np.testing.assert_allclose(np.square(projections).sum(), np.square(made).sum(), rtol=1e-5)  # nothing is cut off
 
 
+def test_activations_are_compared_before_their_values_are_fitted_again(whole, images):
+    """Fitted values reconstruct best, and large ones among them cancel each other."""
+    _, layers = whole
+    coded, kernels = looking.coded(TINY, layers, images), tuple(layer.kernel for layer in layers)
+    start = inference.no_codes(TINY.stack, 2, coded.images)
+    for codes, method in (
+        (coded.codes[1], TINY.inference._replace(refit=0)),
+        (looking.fitted(TINY, layers, coded, 2), TINY.inference),
+    ):
+        known = TINY.stack, kernels, coded.switches(2), layers[1].weight, layers[1].bounds
+        expected = inference.infer(*known, coded.images, start, method)
+        np.testing.assert_allclose(codes.values, expected.values, rtol=1e-3, atol=1e-4)
+    shrunk, refitted = (
+        inference.costs(TINY.stack, kernels, coded.switches(2), 1.0, coded.images, codes)[1]
+        for codes in (coded.codes[1], looking.fitted(TINY, layers, coded, 2))
+    )
+    assert (refitted < shrunk).all()
+
+
 def test_an_activation_is_taken_apart_into_the_strongest_below_it(whole, images):
     _, layers = whole
     coded = looking.coded(TINY, layers, images)
@@ -134,11 +153,11 @@ def test_an_activation_is_taken_apart_into_the_strongest_below_it(whole, images)
 def test_without_switches_less_remains(whole, images):
     _, layers = whole
     coded = looking.coded(TINY, layers, images)
-    found = dissecting.without_switches(TINY.stack, layers, coded, 2)
+    found = dissecting.without_switches(TINY, layers, coded, 2)
     error = {name: np.square(made - images).sum() for name, made in found.items()}
-    np.testing.assert_allclose(found["all switches"], looking.reconstructed(TINY.stack, layers, coded, 2)[0], atol=1e-5)
+    np.testing.assert_allclose(found["all switches"], looking.reconstructed(TINY, layers, coded, 2)[0], atol=1e-5)
     assert all(error["all switches"] < other for name, other in error.items() if name != "all switches")
-    maps = operators.unpooled(TINY.stack, 2, *coded.codes[1])
+    maps = operators.unpooled(TINY.stack, 2, *looking.fitted(TINY, layers, coded, 2))
     switches = coded.codes[0].switches
     every = [jnp.full_like(switches, cell) for cell in range(18)]  # an average over all switches that there are
     sums = sum(operators.reconstruct(TINY.stack, [one.kernel for one in layers], (at,), maps) for at in every)
@@ -204,9 +223,10 @@ def test_pyramids_count_words_and_their_intersections_are_products_of_vectors(wh
     coded = looking.coded(TINY, layers, images[:4])
     below = pyramids.strongest_below(TINY, layers, coded, 2, 3)
     assert below.shape == (3, *TINY.stack.maps(1))
-    maps = np.asarray(operators.unpooled(TINY.stack, 2, *coded.codes[1]))[2]
-    everything = pyramids.strongest_below(TINY, layers, coded, 2, int(np.count_nonzero(maps)))
-    whole_image = looking.reconstructed(TINY.stack, layers, coded, 2)[0][2]
+    maps = operators.unpooled(TINY.stack, 2, *coded.codes[1])
+    everything = pyramids.strongest_below(TINY, layers, coded, 2, int(np.count_nonzero(maps[2])))
+    kernels = tuple(layer.kernel for layer in layers)
+    whole_image = operators.reconstruct(TINY.stack, kernels, coded.switches(2), maps)[2, ..., 0]
     made = operators.reconstruct(TINY.stack.of(1), (layers[0].kernel,), (), everything.sum(0, keepdims=True))
     np.testing.assert_allclose(made[0, ..., 0], whole_image, atol=1e-4)
 

@@ -141,6 +141,7 @@ def _ratio(word: str) -> float:
 
 def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", folder: "epath.Path") -> list[str]:
     """Draw the network's pictures into its folder, with a table beside them, and return their names."""
+    import jax
     import numpy as np
 
     from zfjax.console.tables import Table, write
@@ -150,8 +151,9 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
     from zfjax.plots.projections import show
 
     stack, top, last = settings.stack, min(5, len(images)), len(layers)
-    some = _spread(images, 48)
+    some = _spread(images, 200)
     found, few = (looking.coded(settings, layers, of) for of in (some, _spread(images, 8)))
+    measured = jax.tree.map(lambda leaf: _spread(leaf, 48), found)
     kernel = np.asarray(layers[0].kernel)[..., 0]
     scores = looking.orientation(kernel)
     figures = {
@@ -168,8 +170,8 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
         best = int(np.abs(strongest.values[:, -1]).argmax())
         title = f"{name}, map {best}: its strongest activations in {top} images"
         figures[f"layer{number}_map.png"] = adn.plot_activations(projections[best], patches[best], title)
-        rows[name], ratios[name], _ = looking.reconstructed(stack, layers, few, number)
-        _, decibels, share = looking.reconstructed(stack, layers, found, number)
+        rows[name], ratios[name], _ = looking.reconstructed(settings, layers, few, number)
+        _, decibels, share = looking.reconstructed(settings, layers, measured, number)
         wanted = None if settings.weights else settings.wanted(number)
         reached = float(decibels.mean()), 100 * float(share.mean())
         lines.append((name, layer.kernel.shape[2], layer.weight, wanted, *reached))
@@ -180,7 +182,7 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
     figures["sparsity.png"] = adn.plot_tradeoff(balance)
     if last > 1:
         figures["apart.png"] = adn.plot_apart(dissecting.apart(stack, layers, found, last, strongest, best))
-        lost = dissecting.without_switches(stack, layers, few, last)
+        lost = dissecting.without_switches(settings, layers, few, last)
         figures["switches.png"] = adn.plot_reconstructions(shown, lost, {})
     for name, figure in figures.items():
         save_png(figure, folder / name)
@@ -190,7 +192,7 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
         " each lies within 45°."
     )
     header = ("layer", "maps", "λ", "dB wanted", "dB", "not zero (%)")
-    table = Table(f"{len(some)} images from each layer", header, lines, note)
+    table = Table(f"{len(measured.images)} images from each layer", header, lines, note)
     print(f"{table.text()}\n{table.note}")
     return [*figures, *write(table, folder, "layers")]
 

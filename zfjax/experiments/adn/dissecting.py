@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from zfjax.console.text import shown_by_shape
-from zfjax.experiments.adn import inference
+from zfjax.experiments.adn import inference, looking
 from zfjax.experiments.adn.layerwise import Learned
 from zfjax.experiments.adn.looking import Coded, Strongest
 from zfjax.experiments.adn.operators import Filters, Maps, project, reconstruct, unpooled
@@ -62,15 +62,15 @@ def _strongest_cells(maps: Float[np.ndarray, "h w maps"], count: int) -> Float[n
 
 
 def without_switches(
-    stack: Stack, layers: Sequence[Learned], coded: Coded, number: int
+    settings: Settings, layers: Sequence[Learned], coded: Coded, number: int
 ) -> dict[str, Float[np.ndarray, "n side side"]]:
-    """What remains of images, from a layer's codes, if the switches below it are lost in part.
+    """What remains of images, from a layer's fitted codes, if the switches below it are lost in part.
 
     Where the place in its window is lost, the center takes its place; where the map is, the first of the group does. Of
     the average, each value is in all cells of its window, with the same energy as in one.
     """
-    filters, codes = tuple(layer.kernel for layer in layers[:number]), coded.codes[number - 1]
-    maps = unpooled(stack, number, *codes)
+    stack, filters = settings.stack, tuple(layer.kernel for layer in layers[:number])
+    maps = unpooled(stack, number, *looking.fitted(settings, layers, coded, number))
     own = coded.switches(number)
     pools = [layer.pool for layer in stack.layers[: number - 1]]
 

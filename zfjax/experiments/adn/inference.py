@@ -12,7 +12,8 @@ doubled.
 
 At the end the values that are left can be fitted again by conjugate gradients, without the penalty, which made them too
 small: |z|₁ chooses cells, least squares their values. Upper layers need that: their largest eigenvalue is a hundred
-times a cell's own, so that steps of 1/L take hundreds of iterations to do the same.
+times a cell's own, so that steps of 1/L take hundreds of iterations to do the same. Fitted values reconstruct, but say
+little by themselves: large ones cancel each other. Which activation is strongest is asked before.
 
 An iteration over a batch of images is one compiled program, and the loop over iterations is Python's: XLA:CPU takes two
 to ten times as long for the same in a loop of its own (jax 0.10).
@@ -159,11 +160,25 @@ def infer(
         for _ in range(iterations):
             state = _step(stack, filters, switches, weight, images, state, moving, method.momentum)
         codes = state.codes
-    if not method.refit:
+    return fitted(stack, filters, switches, images, codes, method.refit)
+
+
+def fitted(stack: Stack, filters: Filters, switches: Switches, images: Maps, codes: Codes, steps: int) -> Codes:
+    """The maps of a layer with the values that are not zero fitted again, by conjugate gradients without a penalty.
+
+    Args:
+        stack: as for `infer`.
+        filters: as for `infer`.
+        switches: as for `infer`.
+        images: [N, H, W, 1].
+        codes: from `infer`.
+        steps: conjugate-gradient steps; 0: none.
+    """
+    if not steps:
         return codes
     known = stack, filters, (*switches, codes.switches)
     fit = _unfitted(*known, images, codes.values)
-    for _ in range(method.refit):
+    for _ in range(steps):
         fit = _refit(*known, fit)
     return codes._replace(values=fit.values)
 

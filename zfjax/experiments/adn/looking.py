@@ -13,7 +13,7 @@ from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference
 from zfjax.experiments.adn.inference import Codes
 from zfjax.experiments.adn.layerwise import Learned
-from zfjax.experiments.adn.operators import reconstruct, unpooled
+from zfjax.experiments.adn.operators import Filters, reconstruct, unpooled
 from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Stack
 
@@ -29,7 +29,7 @@ class Strongest(NamedTuple):
 
 @shown_by_shape
 class Coded(NamedTuple):
-    """Some images with their codes in each layer."""
+    """Some images with their codes in each layer, of values that are not fitted again."""
 
     images: Float[Array, "n side side 1"]
     codes: tuple[Codes, ...]
@@ -45,21 +45,36 @@ def coded(
     images: Float[np.ndarray, "n side side"],
     progress: Progress | None = None,
 ) -> Coded:
-    """Infer the codes of images in all layers, the lower first, as many images at once as when they were learned."""
-    size, count = settings.batch_size, len(images)
+    """Infer the codes of images in all layers, the lower first, as many images at once as when they were learned.
+
+    Their values are still shrunk: of `fitted` ones, large ones cancel each other.
+    """
+    size, count, method = settings.batch_size, len(images), settings.inference._replace(refit=0)
     filled = np.zeros((-(-count // size) * size, *images.shape[1:], 1), np.float32)
     filled[:count] = images[..., None]
     parts = []
     for begin in range(0, count, size):
         shown, found = jnp.asarray(filled[begin : begin + size]), list[Codes]()
         for number in range(1, len(layers) + 1):
-            stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
+            stack, filters = settings.stack.of(number), _kernels(layers, number)
             known = (stack, filters, tuple(codes.switches for codes in found))
             last, start = layers[number - 1], inference.no_codes(stack, number, shown)
-            found.append(inference.infer(*known, last.weight, last.bounds, shown, start, settings.inference))
+            found.append(inference.infer(*known, last.weight, last.bounds, shown, start, method))
         parts.append(Coded(shown, tuple(found)))
         if progress:
             progress.advance(size)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+
+
+def fitted(settings: Settings, layers: Sequence[Learned], coded: Coded, number: int) -> Codes:
+    """A layer's codes with values fitted again, as inference ends: those that reconstruct the images best."""
+    filters, size, count = _kernels(layers, number), settings.batch_size, len(coded.images)
+    parts = []
+    for begin in range(0, count, size):
+        at = np.minimum(np.arange(begin, begin + size), count - 1)  # the last batch is filled up
+        some = jax.tree.map(lambda leaf, at=at: leaf[at], coded)
+        known = settings.stack.of(number), filters, some.switches(number)
+        parts.append(inference.fitted(*known, some.images, some.codes[number - 1], settings.inference.refit))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
 
 
@@ -79,7 +94,7 @@ def alone(
     stack: Stack, layers: Sequence[Learned], coded: Coded, number: int, found: Strongest, batch: int = 16
 ) -> Float[np.ndarray, "maps top side side"]:
     """Each of the strongest activations sent down to the image by itself, through the switches of its image."""
-    filters, (count, top) = tuple(layer.kernel for layer in layers[:number]), found.values.shape
+    filters, (count, top) = _kernels(layers, number), found.values.shape
     made = []
     for start in range(0, count * top, batch):
         some = np.arange(start, start + batch) % (count * top)  # the last batch is filled up
@@ -133,16 +148,21 @@ def windows(
 
 
 def reconstructed(
-    stack: Stack, layers: Sequence[Learned], coded: Coded, number: int
+    settings: Settings, layers: Sequence[Learned], coded: Coded, number: int
 ) -> tuple[Float[np.ndarray, "n side side"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Images from a layer's codes: the reconstructions, their signal-to-noise in dB, the share of cells not zero."""
-    filters, codes = tuple(layer.kernel for layer in layers[:number]), coded.codes[number - 1]
+    """Images from a layer's fitted codes: what they give, its signal-to-noise in dB, the share of cells not zero."""
+    stack, codes = settings.stack, fitted(settings, layers, coded, number)
     maps = unpooled(stack, number, *codes)
-    made = np.asarray(reconstruct(stack.of(number), filters, coded.switches(number), maps))
+    made = np.asarray(reconstruct(stack.of(number), _kernels(layers, number), coded.switches(number), maps))
     errors = np.square(made - np.asarray(coded.images)).sum((1, 2, 3))
     decibels = np.asarray(inference.decibels(coded.images, jnp.asarray(errors)))
     share = np.count_nonzero(np.asarray(codes.values), (1, 2, 3)) / np.prod(stack.maps(number))
     return made[..., 0], decibels, share
+
+
+def _kernels(layers: Sequence[Learned], number: int) -> Filters:
+    """Of the layers up to one."""
+    return tuple(layer.kernel for layer in layers[:number])
 
 
 def orientation(kernel: Float[np.ndarray, "side side maps"]) -> Float[np.ndarray, " maps"]:
