@@ -15,12 +15,15 @@ from test_comparison import REDDEST, WEIGHTS
 
 from zfjax import compare, train
 from zfjax.compare import drawings, photographs
+from zfjax.compare.asked import chosen
 from zfjax.console import command
+from zfjax.console.errors import UserError
 from zfjax.data.crops import center_crop
 from zfjax.data.decode import decode_square
 from zfjax.data.opening import open_source
 from zfjax.data.pictures import DecodedPictures
 from zfjax.data.shapes.annotations import DrawnObjects
+from zfjax.experiments import lenses
 from zfjax.runs import given
 from zfjax.runs import subject as subjects
 from zfjax.runs.boxes import known_objects
@@ -151,6 +154,15 @@ def test_lenses_that_compare_with_pictures_of_the_split(on_photos, tmp_path):
     with np.load(tmp_path / "run" / "compare" / "lenses.npz") as arrays:
         assert arrays["lenses"].tolist() == names
         assert all(np.any(arrays[f"map_{name}"]) for name in names)
+
+
+def test_all_lenses_are_those_with_a_name_of_their_own():
+    every = [lens.name for lens in lenses.LENSES + lenses.MORE + lenses.BASELINES]
+    assert [lens.name for lens in chosen(["all"], ())] == every
+    assert [lens.name for lens in chosen(["lrp", "center", "lrp"], ())] == ["lrp", "center"]
+    assert chosen([], lenses.LENSES) == lenses.LENSES
+    with pytest.raises(UserError, match=r"no lens 'all'.* there are saliency, .*, center, or all"):
+        chosen(["lrp", "all"], ())
 
 
 def test_without_sanity_images_there_is_no_sanity_check_and_the_seed_draws_the_pictures(on_photos, tmp_path):

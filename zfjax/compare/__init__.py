@@ -89,7 +89,7 @@ def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     command.run_flags(values, batch_size=32, pictures=True, model=True)
     flags.DEFINE_string("layer", "", "Layer whose maps the CAMs weight; default the highest.", flag_values=values)
-    options.names(values, "only", [], "Lenses by name, such as lrp; default twelve and two baselines.")
+    options.names(values, "only", [], "Lenses by name, such as lrp, or all; default twelve and two baselines.")
     options.files(values, "images", "Image files or folders, of which the first 5; default of the val split.")
     flags.DEFINE_string("boxes", "", "JSON file with the objects' boxes, for folder:PATH.", flag_values=values)
     options.whole_number(values, "count", 200, "Number of images of the val split, drawn by --seed.", smallest=1)

@@ -82,12 +82,18 @@ def ask(subject: Subject, lenses: Sequence[Lens], request: Request) -> Asked:
 
 
 def chosen(only: Sequence[str], usual: Sequence[Lens]) -> Sequence[Lens]:
-    """The lenses with these names, or `usual` if there are none. Raises a UserError for an unknown name."""
+    """The lenses with these names, `usual` if there are none, each that there is for the name `all`.
+
+    Raises:
+        UserError: an unknown name.
+    """
     known = {lens.name: lens for lens in LENSES + MORE + BASELINES}
+    if list(only) == ["all"]:
+        return list(known.values())
     for name in only:
         if name not in known:
             hint = did_you_mean(name, list(known)) or ";"
-            raise UserError(f"--only: no lens {name!r}{hint} there are {', '.join(known)}")
+            raise UserError(f"--only: no lens {name!r}{hint} there are {', '.join(known)}, or all")
     return [known[name] for name in dict.fromkeys(only)] or usual
 
 

@@ -11,7 +11,7 @@ class Request(NamedTuple):
     given: Given
     batch_size: int
     layer: str  # layer whose maps the CAMs weight; empty: the highest
-    only: tuple[str, ...]  # lenses by name; empty: all
+    only: tuple[str, ...]  # lenses by name; empty: the usual; `all`: each
     images: tuple[str, ...]  # files; empty: images of the val split
     boxes: str  # file with the objects' boxes; empty: the dataset has masks
     drawn: int  # number of images of the val split

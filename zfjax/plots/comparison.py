@@ -22,7 +22,7 @@ from zfjax.plots.projections import per_image
 
 MARK = ORANGE
 BOX = "outline: the object's box; "
-READING = "dot: the map's maximum. Pixel maps: gray is zero. Region maps: dark blue is 0, yellow the maximum."
+READING = "dot: the map's maximum. Pixel maps: gray is zero. Region maps: dark violet is 0, yellow the maximum."
 INCHES = 0.86  # side of a picture
 
 
@@ -34,8 +34,8 @@ def plot_comparison(
 ) -> Picture:
     """One row per image, one column per lens; known objects are boxed, and a dot marks each map's maximum.
 
-    Pixel maps use the paper's display, where gray is zero; region maps are overlaid on the image, from dark blue for 0
-    to yellow for the maximum.
+    Pixel maps use the paper's display, where gray is zero; region maps are overlaid on the image, from dark violet for
+    0 to yellow for the maximum.
 
     Args:
         images: 0..255.
