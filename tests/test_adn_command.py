@@ -278,6 +278,18 @@ def test_settings_that_cannot_be_are_refused():
         check(TINY._replace(snr=(6.0, float("nan"))))
     with pytest.raises(UserError, match="--snr has 3 numbers, but there are 2 layers"):
         check(TINY._replace(snr=(6.0, 5.0, 4.0)))
+    with pytest.raises(UserError, match=r"weights: expected 2 numbers above 0, got \[nan, 1.0\]"):
+        check(TINY._replace(weights=(float("nan"), 1.0)))
+    with pytest.raises(UserError, match="steps: expected weights too"):
+        check(TINY._replace(steps=(1e-3, 1e-3)))
+    numbers = ("epochs", 0, 1), ("batch_size", 0, 1), ("conjugate_gradients", 0.5, 1), ("pixels", -1, 0)
+    for name, value, least in numbers:
+        with pytest.raises(UserError, match=f"{name}: expected a whole number of {least} or more, got {value}"):
+            check(TINY._replace(**{name: value}))
+    with pytest.raises(UserError, match=r"learning\.fixed: expected a whole number of 0 or more, got -1"):
+        check(TINY._replace(learning=Method(2, -1)))
+    with pytest.raises(UserError, match="inference: expected one iteration or more, got none"):
+        check(TINY._replace(inference=Method(0)))
 
 
 def test_a_recipe_says_what_flags_leave_open(tmp_path, capsys):
@@ -320,9 +332,19 @@ def test_a_folder_keeps_to_its_network(whole, tmp_path):
         kept.begin(folder, TINY._replace(snr=(7.0,)), "folder:a", "0" * 32)
     with pytest.raises(UserError, match="holds a network with other pictures than folder:a has"):
         kept.begin(folder, TINY, "folder:a", "1" * 32)
-    more = TINY._replace(layers=(*TINY.layers, Deconv(4, 3)))
+    more = TINY._replace(layers=(*TINY.layers, Deconv(4, 3)), snr=(6.0, 6.0, 5.0))  # as before, and one for the third
     assert kept.begin(folder, more, "folder:a", "0" * 32)
-    assert len(kept.read_settings(folder)["layers"]) == 3
+    assert kept.read_settings(folder)["layers"] == more.as_json()["layers"]
+    assert kept.read_settings(folder)["snr"] == [6.0, 6.0, 5.0]
+    assert kept.begin(folder, TINY, "folder:a", "0" * 32)  # fewer again: those that are learned
+    with pytest.raises(UserError, match=r"snr=\[6.0, 6.0, 5.0\] \(now \[6.0, 5.0\]\)"):
+        kept.begin(folder, TINY._replace(snr=(6.0, 5.0)), "folder:a", "0" * 32)
+    for name in ("switches.png", "layer2_map.png", "classes.csv"):
+        other = epath.Path(tmp_path / f"beside {name}")
+        other.mkdir()
+        (other / name).write_text("mine")
+        with pytest.raises(UserError, match=f"holds {name}, but no adn.json"):
+            kept.begin(other, TINY, "folder:a", "0" * 32)
     content = bytearray((whole[0] / "layer1.safetensors").read_bytes())
     content[-3] ^= 1
     (folder / "layer1.safetensors").write_bytes(bytes(content))
@@ -378,19 +400,25 @@ def test_the_command_learns_draws_and_says_what_it_found(tmp_path, capsys):
     assert command.run(adn.main, ["adn", *flags]) == 0
     out = capsys.readouterr().out
     assert "of 3 filters of layer 1 are oriented" in out
-    for name in ("filters.png", "layer1.png", "reconstructions.png", "learning.png", "layers.md", "layer1.safetensors"):
-        assert (run / name).exists()
+    learned = (run / "layer1.safetensors").read_bytes()
+    flags[4] = "--maps=3,4"
+    assert command.run(adn.main, ["adn", *flags, "--per_class=2"]) == 0
+    assert (run / "layer1.safetensors").read_bytes() == learned
+    of_layers = {f"layer{number}{end}" for number in (1, 2) for end in (".png", "_map.png", ".safetensors")}
+    assert {path.name for path in run.iterdir()} >= {*kept.DRAWN} | of_layers
+    table = capsys.readouterr().out
+    assert all(f"\n{name} " in table for name in ("pixels", "layer 1", "layer 2", "layer 1 and layer 2"))
     assert json.loads((run / "adn.json").read_text())["side"] == 24
     assert command.run(atlas.main, ["atlas", f"--workdir={run}"]) == 0
     pages = {path.relative_to(run / "atlas").as_posix() for path in (run / "atlas").rglob("*.html")}
-    assert {"index.html", "layer/layer1.html", "class/1.html", *(f"map/layer1/{i}.html" for i in range(3))} == pages - {
-        "class/0.html"
-    }
+    of_layer_1 = {"index.html", "layer/layer1.html", "class/1.html", *(f"map/layer1/{i}.html" for i in range(3))}
+    assert of_layer_1 <= pages
+    assert {page for page in pages if page.startswith("map/layer2")} == {f"map/layer2/{i}.html" for i in range(4)}
     first = (run / "atlas" / "map" / "layer1" / "0.html").read_text()
     assert "each cell sees 7 × 7 px of 24" in first.lower()
     assert first.count("<figure") == 2  # the validation split has two images
     assert command.run(atlas.main, ["atlas", f"--workdir={run}", "--layers=relu1"]) == 2
-    assert "no layer 'relu1' in run; expected layer1" in capsys.readouterr().err
+    assert "no layer 'relu1' in run; expected layer1, layer2" in capsys.readouterr().err
     assert command.run(atlas.main, ["atlas", f"--workdir={run}", "--checkpoint=best"]) == 2
     assert "--checkpoint has no meaning with a --workdir of zfjax adn: leave it out" in capsys.readouterr().err
     assert command.run(adn.main, ["adn", *flags, "--seed=1"]) == 2
@@ -399,5 +427,5 @@ def test_the_command_learns_draws_and_says_what_it_found(tmp_path, capsys):
     assert "its filters of 7×7 are larger than images of 6×6" in capsys.readouterr().err
     assert command.run(adn.main, ["adn", *flags, "--snr=12,x"]) == 2
     assert "--snr: expected decibels, such as 10 or 12,10, got 'x'" in capsys.readouterr().err
-    assert command.run(adn.main, ["adn", *flags, "--layers=2"]) == 2
-    assert "--maps has 1 numbers, but there are 2 layers" in capsys.readouterr().err
+    assert command.run(adn.main, ["adn", *flags, "--layers=3"]) == 2
+    assert "--maps has 2 numbers, but there are 3 layers" in capsys.readouterr().err

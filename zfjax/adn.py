@@ -151,9 +151,10 @@ def _draw(settings: "Settings", layers: "list[Learned]", images: "np.ndarray", f
     from zfjax.plots.projections import show
 
     stack, top, last = settings.stack, min(5, len(images)), len(layers)
-    some = _spread(images, 200)
-    found, few = (looking.coded(settings, layers, of) for of in (some, _spread(images, 8)))
-    measured = jax.tree.map(lambda leaf: _spread(leaf, 48), found)
+    some = looking.spread(images, 200)
+    found, few = (looking.coded(settings, layers, of) for of in (some, looking.spread(images, 8)))
+    of_all = looking.spread(np.arange(len(some)), 48)
+    measured = jax.tree.map(lambda leaf: leaf[of_all], found)
     kernel = np.asarray(layers[0].kernel)[..., 0]
     scores = looking.orientation(kernel)
     figures = {
@@ -220,13 +221,6 @@ def _classify(
     table = classifying.to_table(accuracies, source.name, labels, protocol)
     print(f"{table.text()}\n{table.note}")
     return write(table, folder, "classes")
-
-
-def _spread(images: "np.ndarray", count: int) -> "np.ndarray":
-    """Some of the images, spread evenly over all."""
-    import numpy as np
-
-    return images[np.linspace(0, len(images) - 1, min(len(images), count)).astype(int)]
 
 
 if __name__ == "__main__":

@@ -106,10 +106,13 @@ def _there(cell: Plain) -> Plain:
 def _shown(cell: Cell) -> str:
     if isinstance(cell, Interval):
         half = (cell.high - cell.low) / 2
-        return _shown(cell.value) + (f" ±{half:.1f}" if math.isfinite(half) else "")
+        value = "–" if math.isnan(cell.value) else f"{cell.value:.1f}"
+        return value + (f" ±{half:.1f}" if math.isfinite(half) else "")
     match _there(cell):
         case None:
             return "–"
+        case float() as small if 0 < abs(small) < 0.05:
+            return f"{small:.1g}"
         case float():
             return f"{cell:.1f}"
         case int():

@@ -31,7 +31,7 @@ def plot_activations(
     return _page(page, title)
 
 
-def plot_apart(levels: Sequence[Float[np.ndarray, "activations side side"]], parts: int = 5) -> Picture:
+def plot_apart(levels: Sequence[Float[np.ndarray, "_ side side"]], parts: int = 5) -> Picture:
     """One activation, and below it its parts in each layer, each by itself and on its own scale.
 
     Args:
@@ -48,7 +48,7 @@ def plot_apart(levels: Sequence[Float[np.ndarray, "activations side side"]], par
             len(level) if len(level) <= parts else 13,
             gap=3,
         )
-        for at, level in enumerate(levels)
+        for level in levels
     ]
     widths = (2.2, 9.0, 9.0, 9.0)
     heights = [width * page.shape[0] / page.shape[1] + 0.3 for width, page in zip(widths, pages, strict=False)]

@@ -21,7 +21,7 @@ from zfjax.ops.windows import Windows
 
 def apart(
     stack: Stack, layers: Sequence[Learned], coded: Coded, number: int, found: Strongest, which: int, parts: int = 5
-) -> list[Float[np.ndarray, "activations side side"]]:
+) -> list[Float[np.ndarray, "_ side side"]]:
     """The strongest activation of a map in the image, then that of its parts: activations of each layer below.
 
     Of what each activation amounts to in the layer below, the strongest few are kept, and each goes down alone.
@@ -49,16 +49,8 @@ def apart(
         shown.append(np.asarray(reconstruct(of, filters, switches, jnp.asarray(maps)))[..., 0])
         if level > 1:
             below = np.asarray(reconstruct(of, filters, switches, jnp.asarray(maps), to=level - 1))
-            maps = np.concatenate([_strongest_cells(each, parts) for each in below])
+            maps = np.concatenate([looking.strongest_cells(each, parts) for each in below])
     return shown
-
-
-def _strongest_cells(maps: Float[np.ndarray, "h w maps"], count: int) -> Float[np.ndarray, "count h w maps"]:
-    """The cells that are farthest from zero, each by itself."""
-    chosen = np.argsort(-np.abs(maps), axis=None, kind="stable")[:count]
-    alone = np.zeros((count, maps.size), maps.dtype)
-    alone[np.arange(count), chosen] = maps.ravel()[chosen]
-    return alone.reshape(count, *maps.shape)
 
 
 def without_switches(

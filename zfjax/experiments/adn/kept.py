@@ -29,6 +29,8 @@ DRAWN = (
     "learning.png",
     "reconstructions.png",
     "sparsity.png",
+    "apart.png",
+    "switches.png",
     "layers.csv",
     "layers.md",
     "layers.json",
@@ -36,6 +38,7 @@ DRAWN = (
     "classes.md",
     "classes.json",
 )
+_OF_EACH_LAYER = ("layers", "snr", "weights", "steps")  # settings; of fewer layers than before, the first are compared
 _TOLD = "zfjax"  # the key of what is known about the arrays
 
 
@@ -60,11 +63,12 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, d
         data_dir: where datasets of TFDS are.
 
     Raises:
-        UserError: the folder has another network, or files of nobody's.
+        UserError: the folder has another network, or other files that would be overwritten.
     """
     now = {**settings.as_json(), "dataset": dataset, "data_dir": data_dir, "pictures": pictures}
     if not is_network(folder):
-        layers = [layer_file(number) for number in range(1, len(settings.layers) + 1)]
+        ends = (".safetensors", ".png", "_map.png")
+        layers = [f"layer{number}{end}" for number in range(1, len(settings.layers) + 1) for end in ends]
         for name in (*layers, LEARNING, PYRAMIDS, *DRAWN, "config.json", "checkpoints"):
             if (folder / name).exists():
                 raise UserError(f"workdir {folder} holds {name}, but no {FILE}; give another --workdir")
@@ -73,10 +77,17 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, d
         write_json(folder / FILE, now)
         return False
     before = read_settings(folder)
-    changed = [name for name in now if name not in ("dataset", "data_dir", "layers") and before.get(name) != now[name]]
     few = min(len(before["layers"]), len(now["layers"]))
-    if before["layers"][:few] != now["layers"][:few]:
-        changed.append("layers")
+    changed = [
+        name
+        for name in now
+        if name not in ("dataset", "data_dir")
+        and (
+            _of_layers(before.get(name), few) != _of_layers(now[name], few)
+            if name in _OF_EACH_LAYER
+            else before.get(name) != now[name]
+        )
+    ]
     if changed:
         values = ", ".join(_changed(name, before.get(name), now[name], dataset) for name in changed)
         raise UserError(
@@ -85,6 +96,13 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, d
     if len(now["layers"]) > len(before["layers"]):
         write_json(folder / FILE, now)
     return True
+
+
+def _of_layers(values: Any, count: int) -> Any:
+    """The values of the first layers; the last is of all further ones too, as in `Settings`."""
+    if not isinstance(values, list) or not values:
+        return values
+    return [values[min(number, len(values) - 1)] for number in range(count)]
 
 
 def _changed(name: str, before: Any, now: Any, dataset: str) -> str:

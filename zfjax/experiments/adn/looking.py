@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
@@ -37,6 +37,11 @@ class Coded(NamedTuple):
     def switches(self, number: int) -> tuple[Array, ...]:
         """Of the layers below one."""
         return tuple(codes.switches for codes in self.codes[: number - 1])
+
+
+def spread(images: Shaped[np.ndarray, "n ..."], count: int) -> Shaped[np.ndarray, "m ..."]:
+    """Some of the images, spread evenly over all."""
+    return images[np.linspace(0, len(images) - 1, min(len(images), count)).astype(int)]
 
 
 def coded(
@@ -88,6 +93,14 @@ def strongest(stack: Stack, number: int, codes: Codes, top: int = 1) -> Stronges
     which = np.arange(count)[:, None]
     rows, columns = np.divmod(cells[images, which], width)
     return Strongest(maps[images, rows, columns, which], images, np.stack([rows, columns], -1))
+
+
+def strongest_cells(maps: Float[np.ndarray, "h w maps"], count: int) -> Float[np.ndarray, "count h w maps"]:
+    """The cells of an image's maps that are farthest from zero, each by itself; zeros where there are fewer."""
+    chosen = np.argsort(-np.abs(maps), axis=None, kind="stable")[:count]
+    alone = np.zeros((count, maps.size), maps.dtype)
+    alone[np.arange(len(chosen)), chosen] = maps.ravel()[chosen]
+    return alone.reshape(count, *maps.shape)
 
 
 def alone(

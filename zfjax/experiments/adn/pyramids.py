@@ -107,13 +107,10 @@ def strongest_below(
     number, stack = len(layers), settings.stack
     own = [codes._replace(values=codes.values[image : image + 1], switches=codes.switches[image : image + 1])
            for codes in coded.codes]  # fmt: skip
-    maps = np.asarray(unpooled(stack, number, *own[-1]))[0]
-    chosen = np.argsort(-np.abs(maps), axis=None, kind="stable")[:count]
-    alone = np.zeros((count, maps.size), np.float32)
-    alone[np.arange(len(chosen)), chosen] = maps.ravel()[chosen]
+    alone = looking.strongest_cells(np.asarray(unpooled(stack, number, *own[-1]))[0], count)
     switches = tuple(jnp.broadcast_to(codes.switches, (count, *codes.switches.shape[1:])) for codes in own[:-1])
     filters = tuple(layer.kernel for layer in layers)
-    return reconstruct(stack, filters, switches, jnp.asarray(alone.reshape(count, *maps.shape)), to=1)
+    return reconstruct(stack, filters, switches, jnp.asarray(alone), to=1)
 
 
 def _parts(settings: Settings, layers: Sequence[Learned], images: Float[np.ndarray, "n side side"]) -> Iterator[Coded]:
@@ -151,6 +148,7 @@ def features(
         "settings": settings.as_json(),
         "images": kept.digest_of(images),
         "patches": list(map(str, patches)),
+        "values": "before they are fitted again",
     }
     file = folder / "words.safetensors"
     words = kept.known(file, about)
@@ -175,9 +173,8 @@ def _words(
 ) -> Float[np.ndarray, "words values"]:
     """Visual words, of patches drawn from some images."""
     stack, generator = settings.stack.of(1), np.random.default_rng(settings.seed)
-    some = images[np.linspace(0, len(images) - 1, min(len(images), _FOR_WORDS)).astype(int)]
     drawn = []
-    for coded in _parts(settings, layers[:1], some):
+    for coded in _parts(settings, layers[:1], looking.spread(images, _FOR_WORDS)):
         found = described(unpooled(stack, 1, *coded.codes[0]), stack.image, patches.cell)
         full = np.asarray(found.patches)[np.asarray(found.there) > 0]
         drawn.append(full[generator.permutation(len(full))[: 100 * len(coded.images)]])

@@ -13,7 +13,7 @@ from zfjax.experiments.adn.stack import PAPER, Deconv, Stack
 class Settings(NamedTuple):
     """All that the filters depend on, besides the pictures.
 
-    λ of each layer is either given, or follows from the signal-to-noise ratio that reconstructions shall have. Then it
+    λ of each layer is either given, or follows from the signal-to-noise ratio that reconstructions should have. Then it
     grows while a layer learns: with a small λ few filters are active at once, and become edges; with a larger one they
     share the rest out among them.
     """
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
         return Stack((self.side, self.side), self.layers)
 
     def wanted(self, number: int) -> float:
-        """The signal-to-noise ratio in dB that a layer's reconstructions shall have."""
+        """The signal-to-noise ratio in dB that a layer's reconstructions should have."""
         return self.snr[min(number, len(self.snr)) - 1]
 
     def images_between(self, number: int) -> int:
@@ -93,5 +93,21 @@ def check(settings: Settings) -> None:
     if len(settings.snr) > len(settings.layers):
         raise UserError(f"--snr has {len(settings.snr)} numbers, but there are {len(settings.layers)} layers")
     for name, values in (("weights", settings.weights), ("steps", settings.steps)):
-        if values and (len(values) < len(settings.layers) or min(values) <= 0):
+        fit = len(values) >= len(settings.layers) and all(math.isfinite(one) and one > 0 for one in values)
+        if values and not fit:
             raise UserError(f"{name}: expected {len(settings.layers)} numbers above 0, got {list(values)}")
+    if settings.steps and not settings.weights:
+        raise UserError("steps: expected weights too, since a step is 1/(λL)")
+    for name, least in (("epochs", 1), ("batch_size", 1), ("conjugate_gradients", 1), ("pixels", 0), ("seed", 0)):
+        _require_number(name, getattr(settings, name), least)
+    for name in ("learning", "inference"):
+        method = getattr(settings, name)
+        for part in ("moving", "fixed", "refit"):
+            _require_number(f"{name}.{part}", getattr(method, part), 0)
+        if not method.moving + method.fixed:
+            raise UserError(f"{name}: expected one iteration or more, got none")
+
+
+def _require_number(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise UserError(f"{name}: expected a whole number of {least} or more, got {value!r}")
