@@ -118,7 +118,7 @@ def main() -> None:
 
         def visit(known: tuple = known, codes: inference.Codes = codes) -> jax.Array:
             found = inference.infer(*known, tuple(switches), 5.0, bound, images, codes, usual.learning)
-            batch = learning.Batch(images, tuple(switches), found)
+            batch = learning.Inferred(images, tuple(switches), found)
             return learning.improve(*known, [batch], usual.conjugate_gradients)
 
         rows.append((str(number), f"{alone:.3f}", f"{PAPERS[number - 1]:.2f}", f"{least(visit, 2) / args.batch:.3f}"))

@@ -258,7 +258,7 @@ def our_iteration(mesh: Mesh) -> Call:
     """One of ISTA, in which the switches of layers 1 to 3 are fixed."""
     stack, filters, batch = _adn(mesh)
 
-    def run(filters: Any, batch: learning.Batch) -> Any:
+    def run(filters: Any, batch: learning.Inferred) -> Any:
         ones = jnp.ones(len(batch.images))
         state = inference._State(batch.codes, batch.codes, ones, 0 * ones, jnp.inf * ones, 10 * ones)
         return inference._step(stack, filters, batch.switches, 1.0, batch.images, state, True, False).codes
@@ -272,14 +272,14 @@ def our_filters(mesh: Mesh) -> Call:
     return jax.jit(lambda *given: learning._gradient(stack, *given, residual=False)), (filters, batch)
 
 
-def _adn(mesh: Mesh) -> tuple[Stack, Any, learning.Batch]:
+def _adn(mesh: Mesh) -> tuple[Stack, Any, learning.Inferred]:
     """The paper's four layers, on 32 images of 150 px for each chip."""
     stack, rows = Stack((150, 150), PAPER), 32 * mesh.size
     filters = tuple(jax.ShapeDtypeStruct(stack.kernel(number), jnp.float32) for number in range(1, 5))
     pooled = [(rows, *stack.pooled(number)) for number in range(5)]
     switches = [jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in pooled]
     images, values = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (pooled[0], pooled[4]))
-    batch = learning.Batch(images, tuple(switches[1:4]), inference.Codes(values, switches[4]))
+    batch = learning.Inferred(images, tuple(switches[1:4]), inference.Codes(values, switches[4]))
     return stack, placed(filters, mesh), placed(batch, mesh, split=True)
 
 

@@ -194,7 +194,7 @@ def test_filters_solve_the_linear_least_squares(whole):
 
     matrix = np.asarray(jax.jacfwd(made)(filters[1])).reshape(images.size, -1)  # fewer numbers than pixels
     best = np.linalg.lstsq(matrix, np.asarray(images).ravel(), rcond=None)[1]
-    batch = learning.Batch(images, tuple(switches[:1]), codes)
+    batch = learning.Inferred(images, tuple(switches[:1]), codes)
     batches = [jax.tree.map(lambda x, row=row: x[row : row + 1], batch) for row in range(2)]  # one image at a time
 
     def error(kernel):
@@ -227,6 +227,6 @@ def test_a_planted_dictionary_is_found_again():
     for _ in range(20):
         bounds = both(1.05 * inference.largest_eigenvalue(stack, (kernel,), (), images[:1]).max())
         codes = inference.infer(stack, (kernel,), (), 2.0, bounds, images, codes, Method(0, 10, momentum=True))
-        kernel = learning.improve(stack, (kernel,), [learning.Batch(images, (), codes)])
+        kernel = learning.improve(stack, (kernel,), [learning.Inferred(images, (), codes)])
         kernel, _ = learning.unit_length(kernel)
     assert np.mean(found_again(planted, kernel) >= 0.95) >= 0.9

@@ -15,7 +15,7 @@ from zfjax.console.progress import Progress
 from zfjax.console.text import shown_by_shape
 from zfjax.experiments.adn import inference, kept
 from zfjax.experiments.adn.inference import Bounds, Codes, Method
-from zfjax.experiments.adn.learning import Batch, first_filters, improve, unit_length
+from zfjax.experiments.adn.learning import Inferred, first_filters, improve, unit_length
 from zfjax.experiments.adn.operators import Kernel, project
 from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.adn.stack import Stack
@@ -201,7 +201,7 @@ def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Pr
             cost, error, nonzero = inference.costs(*known, images, codes[chosen])
             parts = (cost.sum(), jnp.nansum(inference.decibels(images, error)), nonzero.sum())
             sums += [float(part) for part in jax.device_get(parts)]  # fetched at once
-            batches.append(Batch(images, switches, codes[chosen]))
+            batches.append(Inferred(images, switches, codes[chosen]))
             before, seen = seen, min(task.pictures, seen + len(images))
             progress.advance(seen - before, _note(sums, seen))
         kernel = unit_length(improve(stack, (*task.filters, kernel), batches, settings.conjugate_gradients))[0]

@@ -41,7 +41,7 @@ def first_filters(below: Float[Array, "n h w c"], side: int, count: int, key: Ar
 
 
 @shown_by_shape
-class Batch(NamedTuple):
+class Inferred(NamedTuple):
     """Some images, and what was found for them."""
 
     images: Float[Array, "n h w 1"]
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     codes: Codes  # of the layer that learns
 
 
-def improve(stack: Stack, filters: Filters, batches: Sequence[Batch], steps: int = 2) -> Kernel:
+def improve(stack: Stack, filters: Filters, batches: Sequence[Inferred], steps: int = 2) -> Kernel:
     """The last layer's filters after conjugate-gradient steps on Σ ‖R z - y‖² over all images, whose maps z stay.
 
     This is `jax.scipy.sparse.linalg.cg` with its loop in Python, as in `inference`, and one pass over the images less.
@@ -76,7 +76,7 @@ def improve(stack: Stack, filters: Filters, batches: Sequence[Batch], steps: int
     return kernel
 
 
-def _total(stack: Stack, filters: Filters, batches: Sequence[Batch], *, residual: bool) -> Kernel:
+def _total(stack: Stack, filters: Filters, batches: Sequence[Inferred], *, residual: bool) -> Kernel:
     total = jnp.zeros_like(filters[-1])
     for batch in batches:
         total = total + _gradient(stack, tuple(filters), batch, residual)
@@ -84,7 +84,7 @@ def _total(stack: Stack, filters: Filters, batches: Sequence[Batch], *, residual
 
 
 @functools.partial(jax.jit, static_argnames=("stack", "residual"))
-def _gradient(stack: Stack, filters: Filters, batch: Batch, residual: bool) -> Kernel:
+def _gradient(stack: Stack, filters: Filters, batch: Inferred, residual: bool) -> Kernel:
     """The adjoint in the filters, of what they reconstruct or of what that leaves of the images."""
     values, switches = batch.codes.values, (*batch.switches, batch.codes.switches)
     made = reconstruct_pooled(stack, filters, switches, values)
