@@ -51,6 +51,11 @@ def test_an_interval_is_short_in_text_and_three_numbers_in_csv_and_json():
     assert table._replace(rows=[]).csv() == "lens,IoU,n\n"
 
 
+def test_small_numbers_are_not_shown_as_zero_but_small_means_are():
+    table = Table("λ", ("λ",), [(0.005,), (-0.0004,), (0.0,), (0.06,), (Interval(0.004, -1.0, 1.0),)])
+    assert [line.strip() for line in table.text().splitlines()[1:]] == ["0.005", "-0.0004", "0.0", "0.1", "0.0 ±1.0"]
+
+
 def test_text_is_aligned():
     lines = TABLE.text().splitlines()
     assert len({line.rindex(end) for line, end in zip(lines[1:], ("4", "–", "–"), strict=True)}) == 1

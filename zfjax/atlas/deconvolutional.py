@@ -28,7 +28,7 @@ from zfjax.experiments.adn.settings import Settings
 from zfjax.experiments.gallery import Gallery, Top
 from zfjax.experiments.responses import LabeledImages, responses
 
-IMAGES = 200  # of the validation split, spread over it; each takes a second
+IMAGES = 200  # of the validation split, spread over it
 _AT_ONCE = 16  # maps, and images
 _CONTRAST = 45  # gray levels for a standard deviation
 

@@ -78,16 +78,8 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, d
         return False
     before = read_settings(folder)
     few = min(len(before["layers"]), len(now["layers"]))
-    changed = [
-        name
-        for name in now
-        if name not in ("dataset", "data_dir")
-        and (
-            _of_layers(before.get(name), few) != _of_layers(now[name], few)
-            if name in _OF_EACH_LAYER
-            else before.get(name) != now[name]
-        )
-    ]
+    was, asked = _of_layers(before, few), _of_layers(now, few)
+    changed = [name for name in now if name not in ("dataset", "data_dir") and was.get(name) != asked[name]]
     if changed:
         values = ", ".join(_changed(name, before.get(name), now[name], dataset) for name in changed)
         raise UserError(
@@ -98,11 +90,11 @@ def begin(folder: epath.Path, settings: Settings, dataset: str, pictures: str, d
     return True
 
 
-def _of_layers(values: Any, count: int) -> Any:
-    """The values of the first layers; the last is of all further ones too, as in `Settings`."""
-    if not isinstance(values, list) or not values:
-        return values
-    return [values[min(number, len(values) - 1)] for number in range(count)]
+def _of_layers(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Settings of the first layers alone; a list's last value is of all further layers too."""
+    lists = {name: at for name in _OF_EACH_LAYER if isinstance(at := settings.get(name), list) and at}
+    first = {name: [at[min(number, len(at) - 1)] for number in range(count)] for name, at in lists.items()}
+    return {**settings, **first}
 
 
 def _changed(name: str, before: Any, now: Any, dataset: str) -> str:
