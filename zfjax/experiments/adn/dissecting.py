@@ -43,7 +43,7 @@ def apart(
     maps[0, row, column, which] = found.values[which, 0]
     shown = []
     for level in range(number, 0, -1):
-        filters = tuple(layer.kernel for layer in layers[:level])
+        filters = looking.kernels(layers, level)
         switches = tuple(at[np.full(len(maps), image)] for at in coded.switches(level))
         of = stack.of(level)
         shown.append(np.asarray(reconstruct(of, filters, switches, jnp.asarray(maps)))[..., 0])
@@ -61,7 +61,7 @@ def without_switches(
     Where the place in its window is lost, the center takes its place; where the map is, the first of the group does. Of
     the average, each value is in all cells of its window, with the same energy as in one.
     """
-    stack, filters = settings.stack, tuple(layer.kernel for layer in layers[:number])
+    stack, filters = settings.stack, looking.kernels(layers, number)
     maps = unpooled(stack, number, *looking.fitted(settings, layers, coded, number))
     own = coded.switches(number)
     pools = [layer.pool for layer in stack.layers[: number - 1]]
@@ -122,7 +122,7 @@ def tradeoff(settings: Settings, layers: Sequence[Learned], coded: Coded, number
 
     By `count` λ from twice the least that leaves anything to twice the layer's own, in even ratios.
     """
-    stack, filters = settings.stack.of(number), tuple(layer.kernel for layer in layers[:number])
+    stack, filters = settings.stack.of(number), looking.kernels(layers, number)
     last, decibels, shares = layers[number - 1], list[float](), list[float]()
     least = 1 / max(1e-6, float(jnp.abs(project(stack, filters, coded.switches(number), coded.images)).max()))
     weights = np.geomspace(2 * least, 2 * last.weight, count)

@@ -61,7 +61,7 @@ def coded(
     for begin in range(0, count, size):
         shown, found = jnp.asarray(filled[begin : begin + size]), list[Codes]()
         for number in range(1, len(layers) + 1):
-            stack, filters = settings.stack.of(number), _kernels(layers, number)
+            stack, filters = settings.stack.of(number), kernels(layers, number)
             known = (stack, filters, tuple(codes.switches for codes in found))
             last, start = layers[number - 1], inference.no_codes(stack, number, shown)
             found.append(inference.infer(*known, last.weight, last.bounds, shown, start, method))
@@ -73,7 +73,7 @@ def coded(
 
 def fitted(settings: Settings, layers: Sequence[Learned], coded: Coded, number: int) -> Codes:
     """A layer's codes with values fitted again, as inference ends: those that reconstruct the images best."""
-    filters, size, count = _kernels(layers, number), settings.batch_size, len(coded.images)
+    filters, size, count = kernels(layers, number), settings.batch_size, len(coded.images)
     parts = []
     for begin in range(0, count, size):
         at = np.minimum(np.arange(begin, begin + size), count - 1)  # the last batch is filled up
@@ -107,7 +107,7 @@ def alone(
     stack: Stack, layers: Sequence[Learned], coded: Coded, number: int, found: Strongest, batch: int = 16
 ) -> Float[np.ndarray, "maps top side side"]:
     """Each of the strongest activations sent down to the image by itself, through the switches of its image."""
-    filters, (count, top) = _kernels(layers, number), found.values.shape
+    filters, (count, top) = kernels(layers, number), found.values.shape
     made = []
     for start in range(0, count * top, batch):
         some = np.arange(start, start + batch) % (count * top)  # the last batch is filled up
@@ -166,15 +166,15 @@ def reconstructed(
     """Images from a layer's fitted codes: what they give, its signal-to-noise in dB, the share of cells not zero."""
     stack, codes = settings.stack, fitted(settings, layers, coded, number)
     maps = unpooled(stack, number, *codes)
-    made = np.asarray(reconstruct(stack.of(number), _kernels(layers, number), coded.switches(number), maps))
+    made = np.asarray(reconstruct(stack.of(number), kernels(layers, number), coded.switches(number), maps))
     errors = np.square(made - np.asarray(coded.images)).sum((1, 2, 3))
     decibels = np.asarray(inference.decibels(coded.images, jnp.asarray(errors)))
     share = np.count_nonzero(np.asarray(codes.values), (1, 2, 3)) / np.prod(stack.maps(number))
     return made[..., 0], decibels, share
 
 
-def _kernels(layers: Sequence[Learned], number: int) -> Filters:
-    """Of the layers up to one."""
+def kernels(layers: Sequence[Learned], number: int) -> Filters:
+    """The filters of the layers up to one."""
     return tuple(layer.kernel for layer in layers[:number])
 
 

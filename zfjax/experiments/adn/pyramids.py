@@ -109,7 +109,7 @@ def strongest_below(
            for codes in coded.codes]  # fmt: skip
     alone = looking.strongest_cells(np.asarray(unpooled(stack, number, *own[-1]))[0], count)
     switches = tuple(jnp.broadcast_to(codes.switches, (count, *codes.switches.shape[1:])) for codes in own[:-1])
-    filters = tuple(layer.kernel for layer in layers)
+    filters = looking.kernels(layers, number)
     return reconstruct(stack, filters, switches, jnp.asarray(alone), to=1)
 
 
