@@ -1,6 +1,7 @@
 """ONNX's operators against the standard's own tests, which come with the package `onnx`."""
 
 import importlib
+import operator
 import pathlib
 import warnings
 
@@ -90,8 +91,8 @@ def numbers(value):
     return np.asarray(numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value)
 
 
-def outputs(model, inputs):
-    """What zfjax computes of a model, as one program: compiling each of its operations alone takes longer."""
+def prepared(model, inputs):
+    """A model's graph, the tensors that are known beforehand, and those that a program takes."""
     graph = folding.folded(reading._graph(model, pathlib.Path()))
     beforehand = {
         name
@@ -105,7 +106,13 @@ def outputs(model, inputs):
             known[port.name] = numbers(value)
         else:
             traced[port.name] = jnp.asarray(numbers(value))
-    return jax.jit(lambda traced: evaluation.evaluate(graph, known | traced))(traced)
+    return graph, known, traced
+
+
+def outputs(asked):
+    """What zfjax computes of models with their inputs, as one program: compiling each alone takes longer."""
+    graphs, known, traced = zip(*(prepared(*one) for one in asked), strict=True)
+    return jax.jit(lambda traced: [*map(evaluation.evaluate, graphs, map(operator.or_, known, traced))])(traced)
 
 
 def compare(case, found, expected):
@@ -121,27 +128,30 @@ def compare(case, found, expected):
 @pytest.mark.parametrize("kind", ["pytorch-converted", "pytorch-operator"])
 def test_the_standards_older_cases(kind):
     """Layers and operators as PyTorch wrote them in opsets 6 to 9."""
-    for folder in sorted((DATA / kind).iterdir()):
-        model = onnx.load(folder / "model.onnx")
-        for data in sorted(folder.glob("test_data_set_*")):
-            inputs, expected = (
-                [onnx.load_tensor(data / f"{what}_{i}.pb") for i in range(len(list(data.glob(f"{what}_*.pb"))))]
-                for what in ("input", "output")
-            )
-            with np.errstate(over="ignore"):  # float64 of any size, which is float32 here
-                compare(folder.name, outputs(model, inputs), expected)
+    cases = [
+        (folder.name, onnx.load(folder / "model.onnx"), *(tensors(data, what) for what in ("input", "output")))
+        for folder in sorted((DATA / kind).iterdir())
+        for data in sorted(folder.glob("test_data_set_*"))
+    ]
+    with np.errstate(over="ignore"):  # float64 of any size, which is float32 here
+        for (name, *_, expected), found in zip(cases, outputs([case[1:3] for case in cases]), strict=True):
+            compare(name, found, expected)
+
+
+def tensors(data, what):
+    return [onnx.load_tensor(data / f"{what}_{i}.pb") for i in range(len(list(data.glob(f"{what}_*.pb"))))]
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_standards_cases(file):
-    checked = 0
+    computed = []
     for case in cases(file):
         kinds = {node.op_type for node in case.model.graph.node}
         if not kinds <= set(table.known()) or any(part in case.name for part in UNSUPPORTED):
             with pytest.raises(UserError, match=r"node|tensor|no numbers"):
-                outputs(case.model, case.data_sets[0][0])
+                outputs([(case.model, case.data_sets[0][0])])
             continue
-        for inputs, expected in case.data_sets:
-            compare(case.name, outputs(case.model, inputs), expected)
-            checked += 1
-    assert checked
+        computed += [(case.name, case.model, *data) for data in case.data_sets]
+    assert computed
+    for (name, *_, expected), found in zip(computed, outputs([case[1:3] for case in computed]), strict=True):
+        compare(name, found, expected)
