@@ -138,18 +138,29 @@ FORMULAS["zB of channels"] = (Box((-3.0,) * 5, (4.0,) * 5), FORMULAS["zB"][1])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_rules_are_their_formulas(name):
     rule, expected = FORMULAS[name]
-    assert_close(zfjax.backproject(dense, X, zfjax.GRADIENT.extend(dense=rule))[1](jnp.asarray(SIGNAL)), expected)
+    assert_close(jax.jit(lambda x, signal: sent_down(dense, x, rule, signal)[1])(X, SIGNAL), expected)
 
 
 def test_rules_of_a_convolution_are_those_of_the_dense_layer_that_it_is():
     kernel, bias, seen = as_matrix()
     signal = draw((2, len(bias)), 4)
     flat = IMAGE.reshape(2, -1)
-    for name, (rule, expected) in formulas(flat, kernel, bias, seen, signal).items():
-        y, project = zfjax.backproject(convolution, IMAGE, zfjax.GRADIENT.extend(convolution=rule))
+    every = formulas(flat, kernel, bias, seen, signal)
+
+    @jax.jit
+    def by_each(x, signal):
+        return {name: sent_down(convolution, x, rule, signal) for name, (rule, _) in every.items()}
+
+    for name, (y, found) in by_each(IMAGE, signal).items():
+        _, expected = every[name]
         np.testing.assert_allclose(y.reshape(2, -1), flat @ kernel + bias, atol=1e-5)
-        found = np.asarray(project(signal.reshape(y.shape))).reshape(2, -1)
-        assert np.abs(found - expected).max() <= tolerance(1e-5) * np.abs(expected).max(), name
+        assert np.abs(found.reshape(2, -1) - expected).max() <= tolerance(1e-5) * np.abs(expected).max(), name
+
+
+def sent_down(fun, x, rule, signal):
+    """What the function gives, and what a rule of dense layers and convolutions makes of a signal."""
+    y, project = zfjax.backproject(fun, x, zfjax.rules.Rules((("convolution", rule), ("dense", rule))))
+    return y, project(signal.reshape(y.shape))
 
 
 def scaled(y):
@@ -171,20 +182,25 @@ FORMS = {
 def test_batch_norm_counts_as_part_of_the_weights(form, rule):
     """Through layouts, calls and transposes: scaling and shifting above is the same as other weights and a bias."""
     apply, x, kernel = FORMS[form], normal((2, 6, 6, 3)), normal((3, 3, 3, 4), 1)
-    with jax.numpy_rank_promotion("allow"):
+
+    @jax.jit
+    def both_ways(x, signal):
         factors, shift = scaled(jnp.ones(4)) - scaled(jnp.zeros(4)), scaled(jnp.zeros(4))
-        chosen = zfjax.rules.Rules((("convolution", rule), ("dense", rule)))
-        y, project = zfjax.backproject(lambda x: scaled(apply(x, kernel)), x, chosen)
-        z, expected = zfjax.backproject(lambda x: apply(x, kernel * factors) + shift, x, chosen)
-        np.testing.assert_allclose(y, z, atol=1e-4)
-        assert_close(project(normal(y.shape, 4)), expected(normal(y.shape, 4)), 1e-4)
+        above = sent_down(lambda x: scaled(apply(x, kernel)), x, rule, signal)
+        return above, sent_down(lambda x: apply(x, kernel * factors) + shift, x, rule, signal)
+
+    with jax.numpy_rank_promotion("allow"):
+        shape = jax.eval_shape(apply, x, kernel).shape
+        (y, found), (z, expected) = both_ways(x, normal(shape, 4))
+    np.testing.assert_allclose(y, z, atol=1e-4)
+    assert_close(found, expected, 1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "products"), [("float32", 4), ("bfloat16", 5)])
 def test_both_sides_of_alpha_beta_are_also_the_result(dtype, products):
     """Two convolutions up and two down; one more where the sum of two rounded sides would be no result."""
-    x, kernel, bias = jnp.abs(normal((1, 6, 6, 3))), normal((3, 3, 3, 4), 1), normal((1, 1, 1, 4), 2)
-    x, kernel, bias = (array.astype(dtype) for array in (x, kernel, bias))
+    x, kernel, bias = np.abs(draw((1, 6, 6, 3), 0)), draw((3, 3, 3, 4), 1), draw((1, 1, 1, 4), 2)
+    x, kernel, bias = (jnp.asarray(array, dtype) for array in (x, kernel, bias))
     chosen = zfjax.rules.Rules((("convolution", AlphaBeta()),))
 
     def fun(x):
@@ -194,11 +210,11 @@ def test_both_sides_of_alpha_beta_are_also_the_result(dtype, products):
         y, project = zfjax.backproject(fun, x, chosen)
         return y, project(y)
 
-    y, _ = both_ways(x)
+    lowered = jax.jit(both_ways).lower(x)
+    y, _ = lowered.compile()(x)
     assert y.dtype == dtype
-    np.testing.assert_allclose(np.float32(y), np.float32(fun(x)), atol=1e-5)
-    text = jax.jit(both_ways).lower(x).as_text()
-    assert text.count("stablehlo.convolution") == products
+    np.testing.assert_allclose(np.float32(y), np.float32(jax.jit(fun)(x)), atol=1e-5)
+    assert lowered.as_text().count("stablehlo.convolution") == products
 
 
 # What must hold of all.
@@ -254,11 +270,18 @@ def test_relevance_is_conserved_without_biases(name):
 )
 def test_relevance_is_conserved_in_whole_nets(name, size, chosen):
     """Without biases, and batch norm as it starts. z⁺ loses what comes to units whose inputs all speak against them."""
-    net = preset(name, 5, width=1 / 16, image_size=size).clone(kernel_init=jax.nn.initializers.he_normal())
+    net = preset(name, 5, width=1 / 16, image_size=size)
     images = draw((2, size, size, 3), 3, 50.0)
-    variables = jax.jit(net.init)(jax.random.key(0), images)
-    fun = zfjax.layer(net, variables, net.layers[-1].name)
-    logits = np.asarray(fun(images))[np.arange(2), [1, 3]]
+    rng = np.random.default_rng(0)
+
+    def start(path, leaf):
+        if leaf.ndim > 1:
+            return (np.sqrt(2 / np.prod(leaf.shape[:-1])) * rng.normal(size=leaf.shape)).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    fun = zfjax.layer(net, jax.tree_util.tree_map_with_path(start, shapes), net.layers[-1].name)
+    logits = np.asarray(jax.jit(fun)(images))[np.arange(2), [1, 3]]
     assert np.all(np.abs(lrp(getattr(rules, chosen), fun, images, [1, 3]).error) <= 1e-3 * np.abs(logits))
 
 
@@ -280,13 +303,13 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("name", ["LRP_ZERO", "EPSILON_PLUS_FLAT", "EPSILON_GAMMA_BOX"])
 def test_relevance_is_conserved_through_branches_products_and_norms(name):
     images = normal((2, 8, 8, 3))
-    variables = Branches().init(jax.random.key(0), images)
+    variables = jax.jit(Branches().init)(jax.random.key(0), images)
 
     def fun(x):
         return Branches().apply(variables, x)
 
     found = lrp(getattr(rules, name), fun, images, 1)
-    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(fun(images)[:, 1]))
+    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(jax.jit(fun)(images)[:, 1]))
     assert np.all(np.isfinite(found.attributions))
 
 
@@ -418,7 +441,7 @@ def test_relevance_is_conserved_in_a_transformer_but_for_softmaxes():
 
     images = normal((2, 4, 4, 3))
     found = lrp(rules.ATTN_LRP.extend(softmax=passing.unchanged), fun, images, 1)
-    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(fun(images)[:, 1]))
+    assert np.all(np.abs(found.error) <= 1e-3 * np.abs(jax.jit(fun)(images)[:, 1]))
 
 
 def test_masked_attention_gives_numbers():
