@@ -13,6 +13,7 @@ sys.path.append(str(pathlib.Path(__file__).parent))
 import zoo
 
 import zfjax
+from zfjax.models.edits import without
 from zfjax.weights import Preprocessing
 
 PREPROCESSING = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -20,9 +21,9 @@ SIZE = 48
 
 
 @functools.cache
-def own_net():
-    """A tiny net and its variables, drawn by NumPy: nothing is compiled."""
-    net = zfjax.zfnet(3, width=0.05, image_size=SIZE)
+def own_net(left_out=()):
+    """A tiny net, perhaps without layers of these numbers, and its variables, drawn by NumPy: nothing is compiled."""
+    net = without(zfjax.zfnet(3, width=0.05, image_size=SIZE), left_out)
     shapes = jax.eval_shape(net.init, jax.random.key(3), jnp.zeros((1, SIZE, SIZE, 3)))
     rng = np.random.default_rng(3)
 
@@ -44,9 +45,9 @@ def small():
     return zfjax.Model(fun, (1, SIZE, SIZE, 3), preprocess=PREPROCESSING)
 
 
-def foreign(classes=None):
+def foreign(classes=None, left_out=()):
     """The tiny net as a function that zfjax knows nothing of: same places, pictures less 120."""
-    net, variables = own_net()
+    net, variables = own_net(left_out)
     return zfjax.Model(
         lambda images: net.apply(variables, images)[0],
         (1, SIZE, SIZE, 3),

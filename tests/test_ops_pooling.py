@@ -61,11 +61,13 @@ def by_loop(x, window, strides, padding):
 def test_switches_are_first_maxima(pool, ties):
     shape, *geometry = pool
     x = normal(shape, ties=ties)
-    pooled, switches = ops.max_pool_with_switches(x, *geometry)
+    (pooled, switches), alone = jax.jit(
+        lambda x: (ops.max_pool_with_switches(x, *geometry), ops.max_pool(x, *geometry))
+    )(x)
     expected = by_loop(x, *geometry)
     np.testing.assert_array_equal(pooled, expected[0])
     np.testing.assert_array_equal(switches, expected[1])
-    np.testing.assert_array_equal(ops.max_pool(x, *geometry), expected[0])
+    np.testing.assert_array_equal(alone, expected[0])
 
 
 @given(pools(), st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16]))
@@ -73,35 +75,45 @@ def test_both_forms_agree_bit_for_bit(pool, dtype):
     shape, *geometry = pool
     kinds = np.random.default_rng(1).choice([-np.inf, -1.0, 0.0, 0.5, np.inf, np.nan], shape, p=[0.5, *[0.1] * 5])
     x = jnp.asarray(kinds, dtype)
-    forms = [
-        jax.jit(form, static_argnums=1)(x, Windows.over_maps(*geometry))
-        for form in (unpooling.by_slices, unpooling.by_reduce_window)
-    ]
+
+    @jax.jit
+    def both_ways(x):
+        forms = unpooling.by_slices, unpooling.by_reduce_window
+        return [form(x, Windows.over_maps(*geometry)) for form in forms], reference(x, *geometry)
+
+    forms, expected = both_ways(x)
     for a, b in zip(*forms, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
     assert forms[0][0].dtype == dtype
     np.testing.assert_array_equal(forms[0][1], by_loop(x, *geometry)[1])
-    np.testing.assert_array_equal(np.asarray(forms[0][0], np.float32), np.asarray(reference(x, *geometry), np.float32))
+    np.testing.assert_array_equal(np.asarray(forms[0][0], np.float32), np.asarray(expected, np.float32))
 
 
 @given(pools(), st.sampled_from([jnp.float32, jnp.bfloat16]))
 def test_both_forms_of_unpooling_agree_bit_for_bit(pool, dtype):
     """And so do the derivatives of the pool that they are the transposes of."""
     shape, *geometry = pool
-    x, windows = normal(shape).astype(dtype), Windows.over_maps(*geometry)
-    _, switches = unpooling.by_slices(x, windows)
-    signal = normal(switches.shape, seed=1).astype(dtype)
-    placed, phases = (
-        lambda signal, form=form: form(signal, switches, windows, shape)
-        for form in (unpooling.by_placing, unpooling.by_phases)
-    )
+    x, windows = np.asarray(normal(shape)).astype(dtype), Windows.over_maps(*geometry)
+    _, above = jax.eval_shape(lambda x: unpooling.by_slices(x, windows), x)
+    signal = np.asarray(normal(above.shape, seed=1)).astype(dtype)
     assert unpooling.has_phases(windows)
-    np.testing.assert_array_equal(*(np.asarray(jax.jit(form)(signal), np.float32) for form in (placed, phases)))
-    up = jax.jit(lambda x: jax.linear_transpose(phases, signal)(x)[0])
-    np.testing.assert_array_equal(up(x), unpooling.select(x, switches, windows))
-    again = jax.jit(lambda signal: jax.linear_transpose(up, x)(signal)[0])
-    np.testing.assert_array_equal(again(signal), placed(signal))
+
+    @jax.jit
+    def all_ways(x, signal):
+        _, switches = unpooling.by_slices(x, windows)
+        placed, phases = (
+            lambda signal, form=form: form(signal, switches, windows, shape)
+            for form in (unpooling.by_placing, unpooling.by_phases)
+        )
+        up = lambda x: jax.linear_transpose(phases, signal)(x)[0]  # noqa: E731
+        (again,) = jax.linear_transpose(up, x)(signal)
+        return (placed(signal), phases(signal), again), (up(x), unpooling.select(x, switches, windows))
+
+    (placed, phases, again), ups = jax.tree.map(np.float32, all_ways(x, signal))
+    np.testing.assert_array_equal(phases, placed)
+    np.testing.assert_array_equal(*ups)
+    np.testing.assert_array_equal(again, placed)
 
 
 def test_padding_never_wins():
@@ -114,8 +126,10 @@ def test_padding_never_wins():
 
 
 def test_large_windows_have_wide_switches():
-    x = normal((1, 17, 17, 1)).at[0, 16, 16, 0].set(9.0)
-    _, switches = unpooling.by_reduce_window(x, Windows.over_maps((17, 17), (1, 1), ((0, 0), (0, 0))))
+    x = np.array(normal((1, 17, 17, 1)))
+    x[0, 16, 16, 0] = 9.0
+    windows = Windows.over_maps((17, 17), (1, 1), ((0, 0), (0, 0)))
+    _, switches = jax.jit(lambda x: unpooling.by_reduce_window(x, windows))(x)
     assert switches.item() == 288
     # Only the type of the other form: 289 slices take long to compile.
     _, by_slices = jax.eval_shape(lambda x: ops.max_pool_with_switches(x, (17, 17), (1, 1)), x)
@@ -125,27 +139,43 @@ def test_large_windows_have_wide_switches():
 @given(pools(), st.booleans())
 def test_unpool_is_the_vjp_of_the_pool(pool, ties):
     shape, *geometry = pool
-    x = normal(shape, ties=ties)
-    pooled, switches = ops.max_pool_with_switches(x, *geometry)
-    # Whole numbers: overlapping sums are then exact in any order.
-    seed = jnp.round(normal(pooled.shape, seed=1) * 8)
-    expected = jax.jit(lambda x, seed: jax.vjp(lambda x: reference(x, *geometry), x)[1](seed)[0])(x, seed)
-    np.testing.assert_array_equal(ops.max_unpool(seed, switches, *geometry, shape), expected)
-    vjp = jax.jit(lambda x, seed: jax.vjp(lambda x: ops.max_pool(x, *geometry), x)[1](seed)[0])
-    np.testing.assert_array_equal(vjp(x, seed), expected)
+    x, seed = normal(shape, ties=ties), whole(pooled_shape(shape, geometry), seed=1)
+
+    @jax.jit
+    def all_ways(x, seed):
+        _, switches = ops.max_pool_with_switches(x, *geometry)
+        by_vjps = (jax.vjp(lambda x: pool(x, *geometry), x)[1](seed)[0] for pool in (ops.max_pool, reference))
+        return ops.max_unpool(seed, switches, *geometry, shape), *by_vjps
+
+    unpooled, vjp, expected = all_ways(x, seed)
+    np.testing.assert_array_equal(unpooled, expected)
+    np.testing.assert_array_equal(vjp, expected)
+
+
+def whole(shape, seed):
+    """Whole numbers: overlapping sums are then exact in any order."""
+    return np.round(np.asarray(normal(shape, seed)) * 8)
+
+
+def pooled_shape(shape, geometry):
+    return jax.eval_shape(lambda x: reference(x, *geometry), jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 
 @given(pools())
 def test_pool_and_unpool_are_adjoint(pool):
     shape, *geometry = pool
-    x, tangent = normal(shape), jnp.round(normal(shape, seed=2) * 8)
-    pooled, along = jax.jvp(lambda x: ops.max_pool(x, *geometry), (x,), (tangent,))
-    seed = jnp.round(normal(pooled.shape, seed=1) * 8)
-    _, switches = ops.max_pool_with_switches(x, *geometry)
-    down = ops.max_unpool(seed, switches, *geometry, shape)
+    x, tangent, seed = normal(shape), whole(shape, seed=2), whole(pooled_shape(shape, geometry), seed=1)
+
+    @jax.jit
+    def all_ways(x, tangent, seed):
+        _, along = jax.jvp(lambda x: ops.max_pool(x, *geometry), (x,), (tangent,))
+        _, with_switches = jax.jvp(lambda x: ops.max_pool_with_switches(x, *geometry)[0], (x,), (tangent,))
+        _, switches = ops.max_pool_with_switches(x, *geometry)
+        return along, with_switches, ops.max_unpool(seed, switches, *geometry, shape)
+
+    along, with_switches, down = all_ways(x, tangent, seed)
     assert np.vdot(along, seed) == np.vdot(tangent, down)
-    with_switches = jax.jvp(lambda x: ops.max_pool_with_switches(x, *geometry)[0], (x,), (tangent,))
-    np.testing.assert_array_equal(along, with_switches[1])
+    np.testing.assert_array_equal(along, with_switches)
 
 
 def test_overlapping_windows_sum():
@@ -157,13 +187,13 @@ def test_overlapping_windows_sum():
 
 def test_jit_vmap_and_second_derivative():
     x = normal((3, 2, 7, 6, 2))
-    single = jnp.stack([ops.max_pool_with_switches(a, *FIG3)[1] for a in x])
-    np.testing.assert_array_equal(jax.vmap(lambda a: ops.max_pool_with_switches(a, *FIG3)[1])(x), single)
+    switches = jax.jit(lambda a: ops.max_pool_with_switches(a, *FIG3)[1])
+    np.testing.assert_array_equal(jax.vmap(switches)(x), [switches(a) for a in np.asarray(x)])
 
     def cubes(pool):
         return jax.grad(lambda t: jnp.sum(jax.grad(lambda a: jnp.sum(pool(a) ** 3))(x[0] * t) ** 2))(1.5)
 
-    ours, theirs = cubes(lambda a: ops.max_pool(a, *FIG3)), cubes(lambda a: reference(a, *FIG3))
+    ours, theirs = jax.jit(lambda: [cubes(lambda a: pool(a, *FIG3)) for pool in (ops.max_pool, reference)])()
     np.testing.assert_allclose(ours, theirs, rtol=tolerance(1e-5))
 
 

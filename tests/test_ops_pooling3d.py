@@ -32,7 +32,7 @@ def by_loop(x, window):
 @pytest.mark.parametrize(("shape", "window"), SIZES)
 def test_the_farthest_from_zero_wins_with_its_sign_and_the_first_of_ties(shape, window):
     x = whole_numbers(*shape)  # full of ties, also between 2 and -2
-    pooled, switches = abs_max_pool(x, window)
+    pooled, switches = jax.jit(lambda x: abs_max_pool(x, window))(x)
     expected = by_loop(np.asarray(x), window)
     np.testing.assert_array_equal(pooled, expected[0])
     np.testing.assert_array_equal(switches, expected[1])
@@ -47,30 +47,36 @@ def test_cells_beyond_the_edge_never_win_and_nan_is_largest():
     pooled, switches = abs_max_pool(x, (3, 3, 3))
     assert np.isnan(pooled).all()
     assert switches.item() == (1 * 3 + 0) * 3 + 1
-    assert abs_max_pool(jnp.zeros((1, 7, 7, 7)), (7, 7, 7))[1].dtype == jnp.int32
+    # Only the type: 343 slices take long to compile.
+    _, switches = jax.eval_shape(lambda x: abs_max_pool(x, (7, 7, 7)), jnp.zeros((1, 7, 7, 7)))
+    assert switches.dtype == jnp.int32
 
 
 @pytest.mark.parametrize(("shape", "window"), SIZES)
 def test_unpooling_is_the_adjoint_and_undone_by_pooling(shape, window):
-    x, signal = jax.random.normal(jax.random.key(0), shape), jax.random.normal(jax.random.key(1), shape)
-    pooled, switches = abs_max_pool(x, window)
-    kept = abs_max_unpool(pooled, switches, window, shape)
-    np.testing.assert_array_equal(abs_max_pool(kept, window)[0], pooled)  # P U = I, with its own switches
-    np.testing.assert_array_equal(at_switches(kept, switches, window), pooled)  # and with these
-    again = abs_max_unpool(at_switches(kept, switches, window), switches, window, shape)
+    x, signal = drawn(shape, 0), drawn(shape, 1)
+    pool = jax.jit(lambda x: abs_max_pool(x, window))
+    unpool = jax.jit(lambda pooled, switches: abs_max_unpool(pooled, switches, window, shape))
+    at = jax.jit(lambda x, switches: at_switches(x, switches, window))
+    pooled, switches = pool(x)
+    kept = unpool(pooled, switches)
+    np.testing.assert_array_equal(pool(kept)[0], pooled)  # P U = I, with its own switches
+    np.testing.assert_array_equal(at(kept, switches), pooled)  # and with these
+    again = unpool(at(kept, switches), switches)
     np.testing.assert_array_equal(again, kept)  # U P is a projection
-    np.testing.assert_array_equal(jnp.where(kept != 0, x, 0), kept)
-    down = abs_max_unpool(pooled, switches, window, shape)
-    np.testing.assert_allclose(
-        jnp.vdot(at_switches(signal, switches, window), pooled), jnp.vdot(signal, down), rtol=1e-5, atol=1e-5
-    )
-    (pulled,) = jax.vjp(lambda x: abs_max_pool(x, window)[0], x)[1](pooled)
-    np.testing.assert_array_equal(pulled, down)
+    np.testing.assert_array_equal(np.where(np.asarray(kept) != 0, x, 0), kept)
+    np.testing.assert_allclose(np.vdot(at(signal, switches), pooled), np.vdot(signal, kept), rtol=1e-5, atol=1e-5)
+    pulled = jax.jit(lambda x, above: jax.vjp(lambda x: abs_max_pool(x, window)[0], x)[1](above)[0])(x, pooled)
+    np.testing.assert_array_equal(pulled, kept)
+
+
+def drawn(shape, seed):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def test_at_most_one_cell_of_a_window_stays():
     shape = (2, 30, 30, 15)
-    x = jax.random.normal(jax.random.key(0), shape)
+    x = drawn(shape, 0)
     pooled, switches = abs_max_pool(x, (3, 3, 3))
     assert np.count_nonzero(abs_max_unpool(pooled, switches, (3, 3, 3), shape)) == x.size // 27
 
@@ -110,20 +116,28 @@ def test_what_does_not_fit_is_refused():
     ],
 )
 def test_unpooled_and_convolved_in_one_go_is_the_same_and_so_are_its_adjoints(shape, window, kernel):
-    keys = jax.random.split(jax.random.key(0), 3)
-    pooled, switches = abs_max_pool(jax.random.normal(keys[0], shape), window)
-    weights = jax.random.normal(keys[1], kernel)
+    pooled, switches = jax.jit(lambda x: abs_max_pool(x, window))(drawn(shape, 0))
+    weights = drawn(kernel, 1)
 
-    def one_by_one(pooled, weights):
-        return conv(abs_max_unpool(pooled, switches, window, shape), weights)
+    @jax.jit
+    def one_by_one(pooled, switches, weights, y):
+        expected, back = jax.vjp(
+            lambda pooled, weights: conv(abs_max_unpool(pooled, switches, window, shape), weights), pooled, weights
+        )
+        maps = conv_transpose(y, weights, (1, 1), ((0, 0), (0, 0)), shape)
+        return expected, back(y), at_switches(maps, switches, window)
 
-    expected, back = jax.vjp(one_by_one, pooled, weights)
-    y = jax.random.normal(keys[2], expected.shape)
-    found = unpool_conv(pooled, switches, weights, window, shape)
+    @jax.jit
+    def in_one_go(pooled, switches, weights, y):
+        found = unpool_conv(pooled, switches, weights, window, shape)
+        above = conv_transpose_at(y, switches, weights, window, shape)
+        return found, (above, unpool_conv_gradient(pooled, switches, y, kernel, window, shape))
+
+    rows, columns = shape[1] - kernel[0] + 1, shape[2] - kernel[1] + 1
+    inputs = pooled, switches, weights, drawn((shape[0], rows, columns, kernel[3]), 2)
+    expected, gradients, at_them = one_by_one(*inputs)
+    found, adjoints = in_one_go(*inputs)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    above = conv_transpose_at(y, switches, weights, window, shape)
-    maps = conv_transpose(y, weights, (1, 1), ((0, 0), (0, 0)), shape)
-    np.testing.assert_allclose(above, at_switches(maps, switches, window), atol=1e-4)
-    gradient = unpool_conv_gradient(pooled, switches, y, kernel, window, shape)
-    for one, other in zip((above, gradient), back(y), strict=True):
+    np.testing.assert_allclose(adjoints[0], at_them, atol=1e-4)
+    for one, other in zip(adjoints, gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
