@@ -1,5 +1,6 @@
 """Figure 2: the strongest activations of a whole set in one pass, and their projections."""
 
+import functools
 import re
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from compiles import compiles
 from devices import eight_devices, tolerance
 from jax.tree_util import Partial
+from small_models import normal, randomized
 
 import zfjax
 from zfjax.console.errors import UserError
@@ -19,10 +21,11 @@ from zfjax.training import sharding
 from zfjax.transform import seeds
 
 
+@functools.cache
 def small_net():
     net = zfjax.zfnet(10, width=1 / 16, image_size=64)
-    images = 50 * jax.random.normal(jax.random.key(0), (11, 64, 64, 3))
-    variables = jax.tree.map(lambda leaf: 5 * leaf, net.init(jax.random.key(1), images))
+    images = normal((11, 64, 64, 3), scale=50.0)
+    variables = randomized(jax.eval_shape(net.init, jax.random.key(1), images))
     return net, variables, images
 
 
@@ -128,13 +131,16 @@ def test_a_gallery_projects_each_winner_alone(batch_size):
     found = gallery(fun, top, maps, lambda numbers: images[numbers], batch_size)
     assert found.projections.shape == found.images.shape == (2, 4, 27, 27, 3)
     np.testing.assert_array_equal(found.values, np.asarray(top.values)[maps])
-    project = jax.jit(zfjax.deconvnet)
+
+    @jax.jit
+    def project(image, unit, place):
+        y, down = zfjax.deconvnet(fun, image)
+        return down(seeds.at(y, unit, place))[0]
+
     for i, unit in enumerate(maps):
         for j in range(4):
-            number, place = int(top.images[unit, j]), tuple(map(int, top.positions[unit, j]))
-            image = images[number][None]
-            y, down = project(fun, image)
-            expected = np.asarray(down(seeds.at(y, int(unit), place)))[0]
+            image = np.asarray(images)[int(top.images[unit, j])][None]
+            expected = np.asarray(project(image, unit[None], tuple(np.asarray(top.positions)[unit, j][:, None])))
             assert np.any(expected)
             up, left, height, width = found.fields[i, j]
             projection, patch = np.zeros_like(expected), (slice(up, up + height), slice(left, left + width))
