@@ -144,8 +144,10 @@ def test_unpool_is_the_vjp_of_the_pool(pool, ties):
     @jax.jit
     def all_ways(x, seed):
         _, switches = ops.max_pool_with_switches(x, *geometry)
-        by_vjps = (jax.vjp(lambda x: pool(x, *geometry), x)[1](seed)[0] for pool in (ops.max_pool, reference))
-        return ops.max_unpool(seed, switches, *geometry, shape), *by_vjps
+        (vjp,), (expected,) = (
+            jax.vjp(lambda x, pool=pool: pool(x, *geometry), x)[1](seed) for pool in (ops.max_pool, reference)
+        )
+        return ops.max_unpool(seed, switches, *geometry, shape), vjp, expected
 
     unpooled, vjp, expected = all_ways(x, seed)
     np.testing.assert_array_equal(unpooled, expected)
