@@ -5,6 +5,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from small_models import randomized
 
 import zfjax
 from zfjax.experiments import passes
@@ -19,7 +20,7 @@ NASTY = ("<script>alert(1)</script>", "{{value}} ${alert(2)} `", "</bdi><img src
 def explorer() -> Explorer:
     """Of a net that nobody trained and twelve pictures of noise, with what is known of two layers."""
     net = zfjax.zfnet(4, width=0.05, image_size=SIDE)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))
+    variables = randomized(jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3))))
     squares = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3), np.uint8)
     model = NetModel(net, variables, classes=NASTY, preprocess=lambda squares: jnp.asarray(squares, jnp.float32) - 128)
     subject = zfjax.look(model, squares).val._replace(labels=np.arange(12, dtype=np.int32) % 4)
