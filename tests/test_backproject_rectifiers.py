@@ -144,6 +144,11 @@ def by_vjp(fun, x):
     return pull(dense_seed(y))[0]
 
 
+def compiled(x, *ways):
+    """What each function gives, all in one program."""
+    return jax.tree.map(np.asarray, jax.jit(lambda x: [way(x) for way in ways])(x))
+
+
 def differ(a, b):
     return np.abs(a - b).max() > 1e-3 * np.abs(b).max()
 
@@ -151,19 +156,28 @@ def differ(a, b):
 @pytest.mark.parametrize("name", RELUS)
 def test_idioms_of_a_relu(name):
     idiom = RELUS[name]
-    expected = by_vjp(lambda x: idiom(x, deconv_relu), X)
-    assert differ(expected, by_vjp(lambda x: idiom(x, maximum), X)), "the test cannot fail"
-    close(down(lambda x: idiom(x, maximum), X, zfjax.DECONVNET), expected)
+    expected, other, got = compiled(
+        X,
+        lambda x: by_vjp(lambda x: idiom(x, deconv_relu), x),
+        lambda x: by_vjp(lambda x: idiom(x, maximum), x),
+        lambda x: down(lambda x: idiom(x, maximum), x, zfjax.DECONVNET),
+    )
+    assert differ(expected, other), "the test cannot fail"
+    close(got, expected)
 
 
 @pytest.mark.parametrize("name", GUARDS)
 def test_idioms_of_a_guard(name):
     idiom = GUARDS[name]
     # Positive anyway, so that it is the rule alone that could make a difference.
-    expected = by_vjp(lambda x: idiom(x, maximum), X)
-    assert differ(expected, by_vjp(lambda x: idiom(x, deconv_relu), X)), "the test cannot fail"
     with pytest.warns(zfjax.RuleWarning, match="no relu found"):
-        got = down(lambda x: idiom(x, maximum), X, zfjax.DECONVNET)
+        expected, other, got = compiled(
+            X,
+            lambda x: by_vjp(lambda x: idiom(x, maximum), x),
+            lambda x: by_vjp(lambda x: idiom(x, deconv_relu), x),
+            lambda x: down(lambda x: idiom(x, maximum), x, zfjax.DECONVNET),
+        )
+    assert differ(expected, other), "the test cannot fail"
     close(got, expected)
 
 
@@ -186,7 +200,12 @@ def test_each_spelling_is_told_apart_by_what_it_goes_into(spelling):
 
     zero = SPELLINGS[spelling]
     for rules, relu in ((zfjax.DECONVNET, deconv_relu), (zfjax.GUIDED, guided_relu)):
-        close(down(lambda x: both(x, zero, zero), X, rules), by_vjp(lambda x, relu=relu: both(x, maximum, relu), X))
+        got, expected = compiled(
+            X,
+            lambda x, rules=rules: down(lambda x: both(x, zero, zero), x, rules),
+            lambda x, relu=relu: by_vjp(lambda x: both(x, maximum, relu), x),
+        )
+        close(got, expected)
 
 
 def test_one_function_called_as_a_guard_and_as_a_relu():
@@ -196,7 +215,12 @@ def test_one_function_called_as_a_guard_and_as_a_relu():
     def fun(x, guard, relu):
         return relu(x) + x / jnp.sqrt(guard(pooled(x**2) - pooled(x) ** 2) + EPS)
 
-    close(down(lambda x: fun(x, zero, zero), X, zfjax.DECONVNET), by_vjp(lambda x: fun(x, maximum, deconv_relu), X))
+    got, expected = compiled(
+        X,
+        lambda x: down(lambda x: fun(x, zero, zero), x, zfjax.DECONVNET),
+        lambda x: by_vjp(lambda x: fun(x, maximum, deconv_relu), x),
+    )
+    close(got, expected)
 
 
 # Bounded above.
@@ -223,13 +247,16 @@ STEPS, ONES = jnp.array([[-7.0, -1.0, 3.0], [5.0, 7.0, 9.0]]), jnp.array([[2.0, 
 
 @pytest.mark.parametrize("name", CLIPPED)
 def test_the_deconvnet_passes_a_clips_upper_end_over(name):
-    def signal(rules):
-        return zfjax.backproject(CLIPPED[name], STEPS, rules)[1](ONES)
+    @jax.jit
+    def value_and_signals(x, ones):
+        every = zfjax.DECONVNET, zfjax.GUIDED, zfjax.GRADIENT
+        return CLIPPED[name](x), [zfjax.backproject(CLIPPED[name], x, rules)[1](ones) for rules in every]
 
-    np.testing.assert_allclose(CLIPPED[name](STEPS), np.clip(STEPS, 0, 6), rtol=1e-6)
-    np.testing.assert_allclose(signal(zfjax.DECONVNET), [[2, 2, 2], [0, 2, 0]], rtol=1e-6)
-    np.testing.assert_allclose(signal(zfjax.GUIDED), [[0, 0, 2], [0, 0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(signal(zfjax.GRADIENT), [[0, 0, 2], [-2, 0, 0]], rtol=1e-6)
+    y, (deconvnet, guided, gradient) = value_and_signals(STEPS, ONES)
+    np.testing.assert_allclose(y, np.clip(STEPS, 0, 6), rtol=1e-6)
+    np.testing.assert_allclose(deconvnet, [[2, 2, 2], [0, 2, 0]], rtol=1e-6)
+    np.testing.assert_allclose(guided, [[0, 0, 2], [0, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[0, 0, 2], [-2, 0, 0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("relu", [jax.nn.relu6, lambda x: jnp.clip(x, 0, 1), lambda x: lax.clamp(0.0, x, 0.5)])
@@ -242,12 +269,18 @@ def test_a_saturated_unit_is_projected_as_its_neighbors_are(relu):
         x = relu(lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims))
         return relu(jnp.einsum("nhwc,cd->nhwd", x, normal((8, 4), 6)))
 
-    y, project = zfjax.deconvnet(lambda x: net(x, relu), 100 * X)
-    assert jnp.all(y.max((0, 1, 2)) == y.max())  # all maps are saturated somewhere
-    plain = zfjax.deconvnet(lambda x: net(x, jax.nn.relu), 100 * X)[1]
-    for unit in range(4):
-        seed = zfjax.strongest(y, unit)
-        close(project(seed), plain(seed))
+    @jax.jit
+    def both_ways(x):
+        y, project = zfjax.deconvnet(lambda x: net(x, relu), x)
+        _, plain = zfjax.deconvnet(lambda x: net(x, jax.nn.relu), x)
+        seeds = [zfjax.strongest(y, unit) for unit in range(4)]
+        return y, [(project(seed), plain(seed)) for seed in seeds]
+
+    y, projections = both_ways(100 * X)
+    y = np.asarray(y)
+    assert np.all(y.max((0, 1, 2)) == y.max())  # all maps are saturated somewhere
+    for found, expected in projections:
+        close(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -318,8 +351,8 @@ ONLY_RELUS = [
 def test_no_rule_for_relus_acts_in_other_activations(name, rules):
     fun, x = OTHERS[name], 3 * X
     with pytest.warns(zfjax.RuleWarning, match="no relu found"):
-        got = down(fun, x, rules)
-    close(got, by_vjp(fun, x))
+        got, expected = compiled(x, lambda x: down(fun, x, rules), lambda x: by_vjp(fun, x))
+    close(got, expected)
 
 
 @pytest.mark.parametrize("name", ["hard_swish", "celu"])

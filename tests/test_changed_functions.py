@@ -443,7 +443,7 @@ def _down(found):
 
 
 def look_change_and_look_again(name, kind):
-    ask, expected = (ASKED | OF_NAMED | MORE | AS_TARGET)[name]
+    ask, _ = (ASKED | OF_NAMED | MORE | AS_TARGET)[name]
     apply = maps if name in ("guided_grad_cam, features", "eigen_cam") else named if name in OF_NAMED else net
     apply = number_of_named if name in AS_TARGET else apply
     give, change = kind(apply)

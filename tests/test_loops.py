@@ -104,9 +104,13 @@ NETS = {net.__name__: net for net in (plain, stemmed, gathered, idle, transforme
 
 
 def both(net, chosen):
-    """Value, signal from one scan and one net written out, each as one program."""
-    for loop in (scanned, written_out):
-        yield jax.jit(lambda x, seed, loop=loop: down(functools.partial(net, loop), x, chosen, seed))(X, SEED)
+    """Value, signal from one scan and one net written out, in one program."""
+
+    @jax.jit
+    def compiled(x, seed):
+        return [down(functools.partial(net, loop), x, chosen, seed) for loop in (scanned, written_out)]
+
+    return compiled(X, SEED)
 
 
 def down(fun, x, chosen, seed):
