@@ -206,8 +206,8 @@ def invariance(
         fill: as in `response`.
 
     >>> from zfjax.models import cut
-    >>> net = zfjax.zfnet(10, width=0.05, image_size=48)
-    >>> images = jax.random.normal(jax.random.key(0), (2, 48, 48, 3))
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
+    >>> images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     >>> fun = cut.layers(net, net.init(jax.random.key(1), images), ("relu1", "relu7", "fc8"))
     >>> few = Steps(np.array([0.0, 4]), np.array([1.0, 1.5]), np.array([0.0, 90]))  # pixels, factors, degrees
     >>> invariance(fun, ("relu1", "relu7"), "fc8", images, np.array([3, 7]), few).rotation.distances.shape

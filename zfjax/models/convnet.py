@@ -33,11 +33,11 @@ class ConvNet(nn.Module):
         dtype: of activations; parameters stay float32.
 
     Example:
-        >>> net = zfjax.zfnet(num_classes=10, width=0.25, image_size=64)
+        >>> net = zfjax.zfnet(num_classes=10, width=0.125, image_size=64)
         >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
         >>> logits, acts = net.apply(variables, jnp.ones((1, 64, 64, 3)))
         >>> acts["relu5"].shape  # [N, height, width, maps]
-        (1, 3, 3, 64)
+        (1, 3, 3, 32)
     """
 
     layers: tuple[Layer, ...]

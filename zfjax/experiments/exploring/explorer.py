@@ -59,7 +59,7 @@ class Lensed(NamedTuple):
 class Explorer:
     """A model with pictures, ready to be asked; thread-safe.
 
-    >>> net = zfjax.zfnet(10, width=0.05, image_size=64)
+    >>> net = zfjax.zfnet(10, width=0.125, image_size=64)
     >>> model = zfjax.models.nets.NetModel(net, net.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))),
     ...     preprocess=lambda squares: squares.astype(jnp.float32) - 128)
     >>> subject = zfjax.look(model, np.zeros((2, 64, 64, 3), np.uint8)).val
