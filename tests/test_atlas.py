@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import atlas_sites
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
@@ -269,7 +268,7 @@ def build_site(monkeypatch, tmp_path, unchecked):
     """Builds a small atlas in an `out` without a run: what is computed is made up, all else is as ever."""
     what = atlas_sites.survey(maps=4)
     net = zfjax.zfnet(2, width=0.02, image_size=48)
-    model = NetModel(net, net.init(jax.random.key(0), jnp.zeros((1, 48, 48, 3))))
+    model = NetModel(net, jax.jit(net.init)(jax.random.key(0), np.zeros((1, 48, 48, 3), np.float32)))
     display = Display(np.full((7, 7, 3), -100.0), np.eye(3))
     subject = SimpleNamespace(model=model, display=display)
 
@@ -291,7 +290,7 @@ def build_site(monkeypatch, tmp_path, unchecked):
 def test_each_map_has_a_picture_that_it_responds_to_where_they_are_asked_for(build_site, monkeypatch, tmp_path):
     """The net is a made-up one; three of its maps are found two at a time, and all pages get the same file."""
     net = zfjax.zfnet(2, width=0.02, image_size=96)
-    model = NetModel(net, net.init(jax.random.key(0), jnp.zeros((1, 96, 96, 3))))
+    model = NetModel(net, jax.jit(net.init)(jax.random.key(0), np.zeros((1, 96, 96, 3), np.float32)))
     images = 50 * jax.random.normal(jax.random.key(1), (6, 96, 96, 3))
     display = Display(np.full((96, 96, 3), -100.0, np.float32), np.eye(3, dtype=np.float32))
     val = SimpleNamespace(model=model, display=display, pictures=range(6), load=lambda numbers: images[numbers])
@@ -599,7 +598,7 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(site, "write", killed)
-    assert command.run(atlas.main, [*words, "--layers=relu1"]) == 130
+    assert command.run(atlas.main, [*words, "--layers=fc8"]) == 130
     assert contents(out) == files
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "run", "site"}
 
@@ -610,7 +609,7 @@ def test_of_a_resnet_and_of_fewer_than_nine_images(capsys, tmp_path):
     folder = nasty_folder(tmp_path / "pictures", per_class=8)
     config = run_config("resnet18", f"folder:{folder}", width=0.0625, image_size=32)
     net = zfjax.resnet18(3, width=0.0625, image_size=32)
-    variables = jax.device_get(net.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
+    variables = jax.device_get(jax.jit(net.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
     grey = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     write_run(tmp_path / "run", config, Loaded(net, variables, grey, {}, ()), {})
     boxes = {path.relative_to(folder).as_posix(): [0, 0, 9, 9] for path in folder.rglob("*.*") if path.is_file()}
