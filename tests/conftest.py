@@ -47,8 +47,7 @@ if not jaxtyping.config.jaxtyping_disable:
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-quick.collect_less_garbage()
-quick.share_contexts()
+quick.prepare()
 
 # No deadline, since the first example compiles; derandomized, so that every run has the same examples.
 hypothesis.settings.register_profile("zfjax", deadline=None, derandomize=True, max_examples=10)

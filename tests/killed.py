@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+import quick
+
 from zfjax.console import command, signals
 
 
@@ -42,6 +44,7 @@ def await_answer() -> None:
 
 if __name__ == "__main__":
     signals.listen()
+    quick.prepare()
     number, moment, verb, *words = sys.argv[1:]
     send_at(moment, int(number))
     sys.argv = [f"zfjax {verb}", *words]

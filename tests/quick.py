@@ -11,13 +11,11 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 1
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 
-def collect_less_garbage():
-    """Every 700 new objects, as is usual, took a twelfth of the time: tracing makes many, and few of them are garbage."""
+def prepare():
+    """Make this process quick at tracing and lowering."""
+    # Collecting after every 700 objects took a twelfth of the time: tracing makes many, and few of them are garbage.
     gc.set_threshold(50_000, 50, 100)
-
-
-def share_contexts():
-    """Lower ten programs in one context of MLIR, as JAX does from 0.12 on: making one took a tenth of the time."""
+    # Ten programs are lowered in one context of MLIR, as by JAX from 0.12 on: making one took a tenth of the time.
     from jax._src.interpreters import mlir
 
     if hasattr(mlir, "_thread_local_context"):

@@ -43,6 +43,8 @@ from zfjax.console import command, signals
 signals.listen()
 joining, workdir, dies, tests, *words = json.loads(sys.argv[1])
 sys.path.append(tests)
+import quick
+quick.prepare()
 def main(_):
     from zfjax.experiments import passes
     passes.ROUNDS, write, done = 1, passes.Parts.write, []

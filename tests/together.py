@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import killed
+import quick
 
 from zfjax import train
 from zfjax.console import command, signals
@@ -43,4 +44,5 @@ def main(_):
 
 if __name__ == "__main__":
     signals.listen()
+    quick.prepare()
     command.execute(main)
