@@ -4,10 +4,12 @@ import gc
 import importlib.metadata
 import threading
 
-# Flags of XLA.
+JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+
+# Of XLA.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Its newer emitters take a third of the time that a small program compiles; after 0.10 there are no others.
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
+if JAXLIB <= (0, 10):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 
@@ -15,11 +17,11 @@ def prepare():
     """Make this process quick at tracing and lowering."""
     # Collecting after every 700 objects took a twelfth of the time: tracing makes many, and few of them are garbage.
     gc.set_threshold(50_000, 50, 100)
-    # Ten programs are lowered in one context of MLIR, as by JAX from 0.12 on: making one took a tenth of the time.
+    if JAXLIB >= (0, 12):
+        return
+    # Ten programs are lowered in one context of MLIR, as JAX itself does later: making one took a tenth of the time.
     from jax._src.interpreters import mlir
 
-    if hasattr(mlir, "_thread_local_context"):
-        return
     make, kept = mlir.make_ir_context, threading.local()
 
     def make_ir_context():
