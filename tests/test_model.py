@@ -22,7 +22,7 @@ from zfjax.transform.places.cutting import Crossing
 from zfjax.weights.onnx import evaluation
 
 CASES = [(library, architecture) for architecture in zoo.ARCHITECTURES for library in zoo.LIBRARIES]
-IMAGES = jnp.asarray(np.random.default_rng(1).normal(size=(2, zoo.SIDE, zoo.SIDE, 3)), jnp.float32)
+IMAGES = jax.random.normal(jax.random.key(1), (2, zoo.SIDE, zoo.SIDE, 3))
 
 # What follows `make.…` calls in zoo.py, by name and kind, for a library that leaves no other names than the weights'.
 PLACES = {
