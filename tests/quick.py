@@ -15,7 +15,7 @@ if JAXLIB <= (0, 10):
 
 def prepare():
     """Make this process quick at tracing and lowering."""
-    # Collecting after every 700 objects took a twelfth of the time: tracing makes many, and few of them are garbage.
+    # Collecting after every 700 objects took 9 % of the time: tracing makes many, and few of them are garbage.
     gc.set_threshold(50_000, 50, 100)
     if JAXLIB >= (0, 12):
         return

@@ -598,7 +598,7 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(site, "write", killed)
-    assert command.run(atlas.main, [*words, "--layers=fc8"]) == 130
+    assert command.run(atlas.main, [*words, "--layers=relu1"]) == 130
     assert contents(out) == files
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "run", "site"}
 

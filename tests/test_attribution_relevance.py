@@ -138,7 +138,8 @@ FORMULAS["zB of channels"] = (Box((-3.0,) * 5, (4.0,) * 5), FORMULAS["zB"][1])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_rules_are_their_formulas(name):
     rule, expected = FORMULAS[name]
-    assert_close(jax.jit(lambda x, signal: sent_down(dense, x, rule, signal)[1])(X, SIGNAL), expected)
+    chosen = zfjax.GRADIENT.extend(dense=rule)
+    assert_close(jax.jit(lambda x, signal: sent_down(dense, x, chosen, signal)[1])(X, SIGNAL), expected)
 
 
 def test_rules_of_a_convolution_are_those_of_the_dense_layer_that_it_is():
@@ -149,7 +150,8 @@ def test_rules_of_a_convolution_are_those_of_the_dense_layer_that_it_is():
 
     @jax.jit
     def by_each(x, signal):
-        return {name: sent_down(convolution, x, rule, signal) for name, (rule, _) in every.items()}
+        chosen = {name: zfjax.GRADIENT.extend(convolution=rule) for name, (rule, _) in every.items()}
+        return {name: sent_down(convolution, x, chosen[name], signal) for name in every}
 
     for name, (y, found) in by_each(IMAGE, signal).items():
         _, expected = every[name]
@@ -157,9 +159,9 @@ def test_rules_of_a_convolution_are_those_of_the_dense_layer_that_it_is():
         assert np.abs(found.reshape(2, -1) - expected).max() <= tolerance(1e-5) * np.abs(expected).max(), name
 
 
-def sent_down(fun, x, rule, signal):
-    """What the function gives, and what a rule of dense layers and convolutions makes of a signal."""
-    y, project = zfjax.backproject(fun, x, zfjax.rules.Rules((("convolution", rule), ("dense", rule))))
+def sent_down(fun, x, chosen, signal):
+    """What the function gives, and what rules make of a signal."""
+    y, project = zfjax.backproject(fun, x, chosen)
     return y, project(signal.reshape(y.shape))
 
 
@@ -186,8 +188,9 @@ def test_batch_norm_counts_as_part_of_the_weights(form, rule):
     @jax.jit
     def both_ways(x, signal):
         factors, shift = scaled(jnp.ones(4)) - scaled(jnp.zeros(4)), scaled(jnp.zeros(4))
-        above = sent_down(lambda x: scaled(apply(x, kernel)), x, rule, signal)
-        return above, sent_down(lambda x: apply(x, kernel * factors) + shift, x, rule, signal)
+        chosen = zfjax.rules.Rules((("convolution", rule), ("dense", rule)))
+        above = sent_down(lambda x: scaled(apply(x, kernel)), x, chosen, signal)
+        return above, sent_down(lambda x: apply(x, kernel * factors) + shift, x, chosen, signal)
 
     with jax.numpy_rank_promotion("allow"):
         shape = jax.eval_shape(apply, x, kernel).shape

@@ -153,30 +153,28 @@ def differ(a, b):
     return np.abs(a - b).max() > 1e-3 * np.abs(b).max()
 
 
-@pytest.mark.parametrize("name", RELUS)
-def test_idioms_of_a_relu(name):
-    idiom = RELUS[name]
-    expected, other, got = compiled(
+def three_ways(idiom):
+    """Signals by the VJP, with a plain maximum and with the deconvnet's ReLU, and by the deconvnet."""
+    return compiled(
         X,
-        lambda x: by_vjp(lambda x: idiom(x, deconv_relu), x),
         lambda x: by_vjp(lambda x: idiom(x, maximum), x),
+        lambda x: by_vjp(lambda x: idiom(x, deconv_relu), x),
         lambda x: down(lambda x: idiom(x, maximum), x, zfjax.DECONVNET),
     )
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_idioms_of_a_relu(name):
+    other, expected, got = three_ways(RELUS[name])
     assert differ(expected, other), "the test cannot fail"
     close(got, expected)
 
 
 @pytest.mark.parametrize("name", GUARDS)
 def test_idioms_of_a_guard(name):
-    idiom = GUARDS[name]
     # Positive anyway, so that it is the rule alone that could make a difference.
     with pytest.warns(zfjax.RuleWarning, match="no relu found"):
-        expected, other, got = compiled(
-            X,
-            lambda x: by_vjp(lambda x: idiom(x, maximum), x),
-            lambda x: by_vjp(lambda x: idiom(x, deconv_relu), x),
-            lambda x: down(lambda x: idiom(x, maximum), x, zfjax.DECONVNET),
-        )
+        expected, other, got = three_ways(GUARDS[name])
     assert differ(expected, other), "the test cannot fail"
     close(got, expected)
 

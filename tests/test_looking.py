@@ -49,11 +49,12 @@ def requests():
     """
     squares = np.random.default_rng(0).integers(0, 256, (8, 55, 55, 3), np.uint8)
     left_out = (4, 5, 7)
-    found = zfjax.look(looked_at.foreign(left_out=left_out), squares).val
+    model = looked_at.foreign(left_out=left_out)
+    found = zfjax.look(model, squares).val
     net, variables = looked_at.own_net(left_out)
     own = of_net(net, variables, np.full((55, 55, 3), 120, np.float32), found.classes)
     own = own._replace(pictures=found.pictures, labels=found.labels, kept=found.kept)
-    given = OfModel("net", epath.Path("out"), "", "", "net", None, looked_at.foreign())
+    given = OfModel("net", epath.Path("out"), "", "", "net", None, model)
     return [
         Request(given, Splits(one, one), layers=("relu2", "relu3"), maps=2, batch_size=4, window=24, stride=12)
         for one in (own, found)

@@ -106,7 +106,10 @@ def test_both_forms_of_unpooling_agree_bit_for_bit(pool, dtype):
             lambda signal, form=form: form(signal, switches, windows, shape)
             for form in (unpooling.by_placing, unpooling.by_phases)
         )
-        up = lambda x: jax.linear_transpose(phases, signal)(x)[0]  # noqa: E731
+
+        def up(x):
+            return jax.linear_transpose(phases, signal)(x)[0]
+
         (again,) = jax.linear_transpose(up, x)(signal)
         return (placed(signal), phases(signal), again), (up(x), unpooling.select(x, switches, windows))
 
