@@ -51,7 +51,7 @@ def whole(images, tmp_path_factory):
 def test_a_network_that_was_killed_anywhere_ends_with_the_same_bits(whole, images, tmp_path, monkeypatch):
     """Files are written whole, so a kill leaves what some number of them left; here each number in turn."""
     folder, write, mesh = epath.Path(tmp_path), kept.write, first_of(data_mesh(), 2)
-    written = 0
+    written, compiled = 0, programs()
 
     def killed_after(*args):
         nonlocal written
@@ -65,8 +65,14 @@ def test_a_network_that_was_killed_anywhere_ends_with_the_same_bits(whole, image
             layerwise.learn(TINY, images, folder, mesh)
             break
     assert written == 2 * (TINY.epochs + 1)
+    assert programs() == compiled  # what was read lies on the same devices as what was learned
     for name in ("layer1.safetensors", "layer2.safetensors", kept.LEARNING):
         assert (folder / name).read_bytes() == (whole[0] / name).read_bytes()
+
+
+def programs():
+    """How many programs there are of each function of an iteration."""
+    return [function._cache_size() for function in (inference._step, inference._multiplied, inference._refit)]
 
 
 def test_learning_lowers_the_error_and_reaches_the_wanted_ratio(whole, images):

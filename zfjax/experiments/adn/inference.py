@@ -104,7 +104,8 @@ def largest_eigenvalue(
         own: the layer's own switches, if only the cells that they point to shall count.
     """
     shape = (like.shape[0], *stack.maps(len(filters))) if own is None else own.shape
-    vector = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (1, *shape[1:]), like.dtype), shape)
+    vector = jax.random.normal(jax.random.key(0), (1, *shape[1:]), like.dtype)
+    vector = _beside(like, jnp.broadcast_to(vector, shape))
     for _ in range(iterations):
         vector = _multiplied(stack, filters, switches, vector, own)
     return _lengths(vector)[:, 0, 0, 0]

@@ -97,11 +97,12 @@ def learn(
         learned.append(read_layer(path))  # bound to no devices, so that whatever is drawn is compiled once
         above = range(number + 1, len(settings.layers) + 1)
         if not all((folder / kept.layer_file(one)).exists() for one in above):
-            codes = infer_all(task, learned[-1])
+            layer = learned[-1]._replace(kernel=_everywhere(learned[-1].kernel, batches[0]))
+            codes = infer_all(task, layer)
             below = jnp.concatenate([codes[at].values for at in task.some])
             switches = [(*at, own.switches) for at, own in zip(task.switches, codes, strict=True)]
             del codes  # as large as all images
-            filters = (*task.filters, learned[-1].kernel)
+            filters = (*task.filters, layer.kernel)
             task = task._replace(stack=settings.stack.of(number + 1), filters=filters, switches=switches)
     return learned
 
@@ -182,7 +183,13 @@ def _resumed(task: Task, folder: epath.Path) -> Progressing | None:
         Codes(*(jax.device_put(arrays[name][start : start + size], images.sharding) for name in Codes._fields))
         for start, images in zip(range(0, size * len(task.images), size), task.images, strict=True)
     ]
-    return Progressing(jnp.asarray(arrays["kernel"]), about["weight"], codes, about["history"])
+    kernel = _everywhere(arrays["kernel"], task.images[0])
+    return Progressing(kernel, about["weight"], codes, about["history"])
+
+
+def _everywhere(kernel: Kernel | Float[np.ndarray, "h w below maps"], images: Array) -> Kernel:
+    """On all devices of the images, as one that was just learned is; else each program would be compiled twice."""
+    return jax.device_put(kernel, NamedSharding(images.sharding.mesh, P()))
 
 
 def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Progressing:
