@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -140,7 +139,7 @@ def write_run(
             none = np.zeros(0, np.int32)
             pictures, found = config.batch_size, record.all_readable(mean, none, none)
             classes = distinct(names) or tuple(str(number) for number in range(loaded.outputs))
-        variables = jax.tree.map(jnp.asarray, loaded.variables)
+        variables = jax.device_put(loaded.variables)  # `jnp.asarray` would compile a program for each shape
         state = create_state(config, loaded.outputs, mean, pictures / config.batch_size, variables)
         run = describe(config, classes, mean, origin=kept)
         if steps_in(folder / CHECKPOINTS):
