@@ -1,6 +1,7 @@
 """Infidelity: whether a map says how much the score falls when something is hidden."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -75,25 +76,29 @@ def infidelity(
     sweeps.check_window(window, (images.shape[1], images.shape[2]))
     phi = attributions if attributions.ndim == 4 else attributions[..., None]
     cover = filling("fill", fill, images, (1, 3, 4))
-    corners = _corners(key, n_samples, images.shape[1] - window[0] + 1, images.shape[2] - window[1] + 1)
-    corners = jnp.pad(corners, ((0, 1), (0, 0)), constant_values=images.shape[1])  # the last covers nothing
+    corners = _corners(key, n_samples, images.shape[1:3], window)
     n, columns = len(images), n_samples + 1
     count, size = chunks.even(n * columns, batch_size)
     empty = jnp.zeros(n * columns, jnp.float32), jnp.zeros(n * columns, jnp.float32)
     step = Partial(_Hidden(size, window), question, cover, phi, corners)
     said, expected = chunks.walk(step, empty, count, size, "Infidelity")
-    said, expected = said.reshape(n, columns), expected.reshape(n, columns)[:, :-1]
-    return _mean_squares(said[:, -1:] - said[:, :-1], expected)
+    return _mean_squares(said.reshape(n, columns), expected.reshape(n, columns))
 
 
-def _corners(key: PRNGKeyArray, count: int, rows: int, columns: int) -> Int[Array, "samples 2"]:
-    """Random places of a rectangle, of so many rows and columns."""
-    draws = zip(jax.random.split(key), (rows, columns), strict=True)
-    return jnp.stack([jax.random.randint(one, (count,), 0, end, jnp.int32) for one, end in draws], axis=1)
+@functools.partial(jax.jit, static_argnames=("count", "size", "window"))
+def _corners(key: PRNGKeyArray, count: int, size: Pair, window: Pair) -> Int[Array, "corners 2"]:
+    """Random places of a rectangle inside of an image; the last covers nothing."""
+    draws = [
+        jax.random.randint(one, (count,), 0, whole - part + 1, jnp.int32)
+        for one, whole, part in zip(jax.random.split(key), size, window, strict=True)
+    ]
+    return jnp.pad(jnp.stack(draws, axis=1), ((0, 1), (0, 0)), constant_values=size[0])
 
 
 @jax.jit
-def _mean_squares(fall: Float[Array, "n samples"], expected: Float[Array, "n samples"]) -> Infidelity:
+def _mean_squares(said: Float[Array, "n corners"], expected: Float[Array, "n corners"]) -> Infidelity:
+    """From the scores, of which the last is of the whole image, and from what maps say."""
+    fall, expected = said[:, -1:] - said[:, :-1], expected[:, :-1]
     given = jnp.square(expected - fall).mean(axis=1)
     power, whole = jnp.square(expected).sum(axis=1), jnp.square(fall).sum(axis=1)
     fitted = jnp.square((expected * fall).sum(axis=1)) / jnp.where(power > 0, power, jnp.ones_like(power))

@@ -1,5 +1,6 @@
 """How few pixels of a map have most of it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,6 +27,11 @@ def sparseness(attributions: Float[Array | np.ndarray, "n ..."]) -> Float[Array,
     found = array("attributions", attributions)
     if found.ndim < 2 or not found.size:
         raise ValueError(f"attributions: expected [n, …] with one number or more, got {list(found.shape)}")
+    return _gini(found)
+
+
+@jax.jit
+def _gini(found: Float[Array, "n ..."]) -> Float[Array, " n"]:
     sizes = jnp.sort(jnp.abs(found.astype(jnp.float32)).reshape(len(found), -1), axis=1)
     count, total = sizes.shape[1], sizes.sum(axis=1)
     weights = (2 * jnp.arange(1, count + 1, dtype=jnp.float32) - (count + 1))[None]
