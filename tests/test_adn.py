@@ -16,7 +16,7 @@ STACK = Stack((29, 26), (Deconv(6, 5, (3, 3, 3)), Deconv(8, 3, (3, 3, 2)), Decon
 
 
 def normal(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def both(bound):
@@ -36,6 +36,11 @@ def with_switches(stack, images, seed=0):
     return filters, switches
 
 
+@jax.jit
+def reconstruct(filters, switches, maps):
+    return operators.reconstruct(STACK, filters, switches, maps)
+
+
 @pytest.fixture(scope="module")
 def whole():
     images = normal(0, 2, *STACK.image, 1)
@@ -53,46 +58,53 @@ def test_the_papers_maps_have_the_papers_sizes():
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_projection_is_the_adjoint_of_reconstruction_in_the_maps_and_in_the_filters(whole, number):
     images, filters, switches = whole
-    known = STACK, filters[:number], switches[: number - 1]
     maps = normal(1, 2, *STACK.maps(number))
-    made = operators.reconstruct(*known, maps)
-    scale = float(jnp.linalg.norm(made) * jnp.linalg.norm(images))
-    product = jnp.vdot(made, images)
-    assert abs(product - jnp.vdot(maps, operators.project(*known, images))) < 1e-5 * scale
-    none = jnp.zeros(maps.shape, jnp.uint8)
-    pooled, own = (maps, none) if number == 4 else inference.abs_max_pool(maps, STACK.layers[number - 1].pool)
-    alike = STACK, filters[:number], (*switches[: number - 1], own)
-    made, product = (
-        operators.reconstruct_pooled(*alike, pooled),
-        jnp.vdot(pooled, operators.project_pooled(*alike, images)),
-    )
-    np.testing.assert_allclose(
-        made, operators.reconstruct(*known, operators.unpooled(STACK, number, pooled, own)), atol=1e-4
-    )
-    assert abs(jnp.vdot(made, images) - product) < 1e-5 * scale
-    assert (
-        abs(product - jnp.vdot(filters[number - 1], operators.filter_gradient(*alike, pooled, images))) < 1e-5 * scale
-    )
-    (jaxs,) = jax.linear_transpose(lambda maps: operators.reconstruct(*known, maps), maps)(images)
-    np.testing.assert_allclose(operators.project(*known, images), jaxs, atol=1e-4)
+
+    @jax.jit
+    def both_ways(filters, switches, maps):
+        known = STACK, filters, switches
+        none = jnp.zeros(maps.shape, jnp.uint8)
+        pooled, own = (maps, none) if number == 4 else inference.abs_max_pool(maps, STACK.layers[number - 1].pool)
+        alike = STACK, filters, (*switches, own)
+        (jaxs,) = jax.linear_transpose(lambda maps: operators.reconstruct(*known, maps), maps)(images)
+        of_maps = operators.reconstruct(*known, maps), operators.project(*known, images), jaxs
+        whole = operators.reconstruct(*known, operators.unpooled(STACK, number, pooled, own))
+        of_pooled = operators.reconstruct_pooled(*alike, pooled), operators.project_pooled(*alike, images), whole
+        return of_maps, pooled, of_pooled, operators.filter_gradient(*alike, pooled, images)
+
+    of_maps, pooled, of_pooled, gradient = jax.device_get(both_ways(filters[:number], switches[: number - 1], maps))
+    made, up, jaxs = of_maps
+    scale = np.linalg.norm(made) * np.linalg.norm(images)
+    assert abs(np.vdot(made, images) - np.vdot(maps, up)) < 1e-5 * scale
+    np.testing.assert_allclose(up, jaxs, atol=1e-4)
+    made, up, expected = of_pooled
+    product = np.vdot(pooled, up)
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+    assert abs(np.vdot(made, images) - product) < 1e-5 * scale
+    assert abs(product - np.vdot(filters[number - 1], gradient)) < 1e-5 * scale
 
 
 def test_the_way_down_can_stop_at_a_layer(whole):
     _, filters, switches = whole
     maps = normal(1, 2, *STACK.maps(4))
-    second = operators.reconstruct(STACK, filters, switches, maps, to=2)
+
+    @jax.jit
+    def in_two(filters, switches, maps):
+        second = operators.reconstruct(STACK, filters, switches, maps, to=2)
+        return second, operators.reconstruct(STACK, filters[:2], switches[:1], second)
+
+    second, rest = in_two(filters, switches, maps)
     assert second.shape == (2, *STACK.maps(2))
     assert np.count_nonzero(second) <= np.prod(second.shape) / 18 * 1.7  # one of each window, some of which are cut off
-    rest = operators.reconstruct(STACK, filters[:2], switches[:1], second)
-    np.testing.assert_allclose(rest, operators.reconstruct(STACK, filters, switches, maps), atol=1e-3)
+    np.testing.assert_allclose(rest, reconstruct(filters, switches, maps), atol=1e-3)
 
 
 def test_layer_4_projects_elsewhere_through_the_switches_of_another_image(whole):
     _, filters, switches = whole
     maps = normal(1, 2, *STACK.maps(4))
-    own = operators.reconstruct(STACK, filters, switches, maps)
-    other = operators.reconstruct(STACK, filters, [at[::-1] for at in switches], maps)
-    assert jnp.linalg.norm(own - other) > 0.5 * jnp.linalg.norm(own)
+    own = np.asarray(reconstruct(filters, switches, maps))
+    other = np.asarray(reconstruct(filters, [np.asarray(at)[::-1] for at in switches], maps))
+    assert np.linalg.norm(own - other) > 0.5 * np.linalg.norm(own)
 
 
 def test_the_cost_never_rises_while_switches_are_fixed_and_fista_is_no_worse(whole):
@@ -128,13 +140,16 @@ def test_values_that_are_left_are_fitted_again_by_least_squares(whole):
         np.testing.assert_array_less(least, less)
         np.testing.assert_array_equal(many.switches, shrunk.switches)
         np.testing.assert_array_equal(many.values != 0, shrunk.values != 0)
-        alike = STACK, filters[:number], (*switches[: number - 1], many.switches)
-        before, after = (
-            operators.project_pooled(*alike, images - operators.reconstruct_pooled(*alike, codes.values))
-            for codes in (shrunk, many)
-        )
-        kept = many.values != 0
-        assert jnp.linalg.norm(after[kept]) < 0.05 * jnp.linalg.norm(before[kept])  # nothing more to gain from them
+
+        @jax.jit
+        def slope(filters, switches, values):
+            left = images - operators.reconstruct_pooled(STACK, filters, switches, values)
+            return operators.project_pooled(STACK, filters, switches, left)
+
+        alike = filters[:number], (*switches[: number - 1], many.switches)
+        before, after = (np.asarray(slope(*alike, codes.values)) for codes in (shrunk, many))
+        kept = np.asarray(many.values) != 0
+        assert np.linalg.norm(after[kept]) < 0.05 * np.linalg.norm(before[kept])  # nothing more to gain from them
     nothing = inference.infer(*known, 1e-9, bounds, images, start, Method(1, refit=2))
     assert not nothing.values.any()
 
@@ -192,11 +207,14 @@ def test_filters_solve_the_linear_least_squares(whole):
     def made(kernel):
         return operators.reconstruct(STACK, (filters[0], kernel), switches[:1], maps)
 
-    matrix = np.asarray(jax.jacfwd(made)(filters[1])).reshape(images.size, -1)  # fewer numbers than pixels
+    matrix = np.asarray(jax.jit(jax.jacfwd(made))(filters[1])).reshape(images.size, -1)  # fewer numbers than pixels
     best = np.linalg.lstsq(matrix, np.asarray(images).ravel(), rcond=None)[1]
     batch = learning.Inferred(images, tuple(switches[:1]), codes)
-    batches = [jax.tree.map(lambda x, row=row: x[row : row + 1], batch) for row in range(2)]  # one image at a time
+    batches = [
+        jax.tree.map(lambda x, row=row: np.asarray(x)[row : row + 1], batch) for row in range(2)
+    ]  # one at a time
 
+    @jax.jit
     def error(kernel):
         return jnp.square(made(kernel) - images).sum()
 
@@ -220,7 +238,7 @@ def test_a_planted_dictionary_is_found_again():
     planted, _ = learning.unit_length(normal(0, 3, 3, 4, 1))
     generator = np.random.default_rng(0)
     spikes = (generator.random(shape) < 0.003) * generator.normal(2, 0.5, shape)
-    images = operators.reconstruct(stack, (planted,), (), jnp.asarray(spikes, jnp.float32))
+    images = jax.jit(lambda maps: operators.reconstruct(stack, (planted,), (), maps))(jnp.asarray(spikes, jnp.float32))
     kernel = learning.first_filters(images, 5, 8, jax.random.key(1))
     assert np.mean(found_again(planted, kernel) >= 0.95) < 0.9
     codes = inference.no_codes(stack, 1, images)

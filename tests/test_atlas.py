@@ -607,8 +607,8 @@ def test_the_atlas_of_a_run(capsys, monkeypatch, tmp_path):
 def test_of_a_resnet_and_of_fewer_than_nine_images(capsys, tmp_path):
     """Patches are whole images, and there are as many as there are images; dense layers have maps too."""
     folder = nasty_folder(tmp_path / "pictures", per_class=8)
-    config = run_config("resnet18", f"folder:{folder}", width=0.0625, image_size=32)
-    net = zfjax.resnet18(3, width=0.0625, image_size=32)
+    config = run_config("resnet18", f"folder:{folder}", width=0.03125, image_size=32)
+    net = zfjax.resnet18(3, width=0.03125, image_size=32)
     variables = jax.device_get(jax.jit(net.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)))
     grey = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     write_run(tmp_path / "run", config, Loaded(net, variables, grey, {}, ()), {})
