@@ -155,12 +155,14 @@ def create_state(
         images = jnp.zeros((1, config.image_size, config.image_size, 3))
         variables = jax.jit(net.init)(init_key, images)
     params = variables["params"]
+    # In one program: optax would have one for each shape of zeros.
+    opt_state, plateau = jax.jit(lambda params: (optimizer.init(params), annealing(config).init(params)))(params)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(params),
-        plateau=annealing(config).init(params),
+        opt_state=opt_state,
+        plateau=plateau,
         key=key,
         mean=jnp.asarray(mean),
         net=net,
