@@ -65,7 +65,8 @@ def kept(value: Any) -> Any:
     if not hasattr(value, "__array__"):
         return value
     numbers = np.asarray(value)
-    return jnp.asarray(numbers.astype(numbers.dtype.newbyteorder("=")))
+    with jax.ensure_compile_time_eval():  # a constant also while something is traced; `jnp.asarray` would compile
+        return jax.device_put(numbers.astype(numbers.dtype.newbyteorder("=")))
 
 
 def floats(name: str, value: Any) -> Float[Array, "..."]:
