@@ -1,7 +1,6 @@
 """A residual net in plain JAX with a stride, and the same in float64 NumPy, for the tests of lenses."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from devices import tolerance
 from jax.tree_util import Partial
@@ -43,7 +42,7 @@ def _conv(x, kernel, stride):
     )
 
 
-_ON_DEVICE = jax.tree.map(jnp.asarray, WEIGHTS)
+_ON_DEVICE = jax.device_put(WEIGHTS)
 FEATURES = Partial(features_of, _ON_DEVICE)
 HEAD = Partial(head_of, _ON_DEVICE)
 NET = Partial(logits_of, _ON_DEVICE)

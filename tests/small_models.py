@@ -47,7 +47,8 @@ class Model(NamedTuple):
 
 
 def normal(shape, seed=0, scale=1.0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32) * scale)
+    # Put there as it is: `jnp.asarray` compiles a program for each shape.
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(np.float32) * scale)
 
 
 def dense_seed(y, seed=7):
@@ -69,7 +70,7 @@ def randomized(variables: Any, seed=0) -> Any:
             drawn = (
                 rng.uniform(0.5, 1.5, leaf.shape) if "var" in name or "scale" in name else rng.normal(size=leaf.shape)
             )
-        return jnp.asarray(drawn, leaf.dtype)
+        return jax.device_put(drawn.astype(np.float32).astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(draw, variables)
 

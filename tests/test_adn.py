@@ -210,9 +210,7 @@ def test_filters_solve_the_linear_least_squares(whole):
     matrix = np.asarray(jax.jit(jax.jacfwd(made))(filters[1])).reshape(images.size, -1)  # fewer numbers than pixels
     best = np.linalg.lstsq(matrix, np.asarray(images).ravel(), rcond=None)[1]
     batch = learning.Inferred(images, tuple(switches[:1]), codes)
-    batches = [
-        jax.tree.map(lambda x, row=row: np.asarray(x)[row : row + 1], batch) for row in range(2)
-    ]  # one at a time
+    batches = [jax.tree.map(lambda x, row=row: np.asarray(x)[row : row + 1], batch) for row in range(2)]
 
     @jax.jit
     def error(kernel):

@@ -40,24 +40,24 @@ NAMES = ("relu1", "relu3", "relu6")
 def small():
     """A net at three times, with images."""
     net = zfjax.zfnet(10, width=1 / 16, image_size=48)
-    images = 50 * jax.random.normal(jax.random.key(0), (10, 48, 48, 3))
-    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
     rng = np.random.default_rng(0)
+    images = 50 * rng.normal(size=(10, 48, 48, 3)).astype(np.float32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
     first, last = (
-        jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape) / np.sqrt(leaf.size)), shapes)
+        jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape) / np.sqrt(leaf.size)), shapes)
         for _ in range(2)
     )
-    nearer = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, first, last)
-    return net, (first, nearer, last), images
+    nearer = jax.tree.map(lambda a, b: np.float32(0.1 * a + 0.9 * b), first, last)
+    return net, jax.device_put((first, nearer, last)), images
 
 
 def evolve(small, checkpoints=None, **changes):
     net, three, images = small
     arguments = {
         "maps": {"relu1": np.array([0, 4]), "relu3": np.array([5, 1, 7]), "relu6": np.array([200])},
-        "batches": lambda: iter((images[:6], images[6:])),
-        "load": lambda numbers: images[numbers],
-        "probes": (images[:3], images[3:4]),
+        "batches": lambda: map(jax.device_put, (images[:6], images[6:])),
+        "load": lambda numbers: jax.device_put(images[numbers]),
+        "probes": jax.device_put((images[:3], images[3:4])),
     }
     return evolution(net, three if checkpoints is None else checkpoints, **(arguments | changes))
 
@@ -83,7 +83,9 @@ def test_projections_are_the_gallerys_of_that_checkpoint(small, found):
     net, three, images = small
     for time in (0, 2):
         fun = zfjax.layer(net, three[time], "relu3")
-        expected = gallery(fun, top_activations(fun, [images], k=1), [5, 1, 7], lambda numbers: images[numbers])
+        expected = gallery(
+            fun, top_activations(fun, [images], k=1), [5, 1, 7], lambda numbers: jax.device_put(images[numbers])
+        )
         layer = found.evolved[1]
         assert np.any(layer.projections[:, time])
         most = np.abs(expected.projections).max()
@@ -146,7 +148,7 @@ def test_a_checkpoint_is_read_when_the_one_before_is_done(small):
 
     def batches():
         order.append("pass begins")
-        yield images
+        yield jax.device_put(images)
         order.append("pass ends")
 
     evolve(small, checkpoints(), maps={"relu1": np.array([0])}, batches=batches)
@@ -239,6 +241,11 @@ def run_config():
     return config
 
 
+@jax.jit
+def moved(params, step):
+    return jax.tree.map(lambda leaf: leaf + 0.02 * jnp.sin(step + 9 * leaf), params)
+
+
 @pytest.fixture
 def request_of(tmp_path, state):
     """Gives requests for such runs with the checkpoints that are named."""
@@ -248,7 +255,7 @@ def request_of(tmp_path, state):
         labels, mean, classes = np.zeros(20, np.int32), np.full((55, 55, 3), 127.5, np.float32), ("cat", "dog")
         with Checkpoints(tmp_path / "checkpoints", keep_steps=steps) as checkpoints:
             for step in steps:
-                params = jax.tree.map(lambda leaf, step=step: leaf + 0.02 * jnp.sin(step + 9 * leaf), state.params)
+                params = moved(state.params, np.float32(step))
                 checkpoints.save(dataclasses.replace(state, step=jnp.int32(step), params=params), val_top1=0.5)
         pictures = CachedPictures(squares, labels, np.arange(20))
         subject = of_net(state.net, {"params": params}, mean, classes)
@@ -273,7 +280,7 @@ def test_fig4_draws_the_epochs_of_a_run(request_of):
     np.testing.assert_allclose(converged, curves.arrays["convergence_epochs"])
     # The last checkpoint's are those of the net itself.
     images = request.subject.load(np.arange(20))
-    acts = np.asarray(zfjax.layer(request.subject.net, request.subject.variables, "relu1")(images))
+    acts = np.asarray(jax.jit(zfjax.layer(request.subject.net, request.subject.variables, "relu1"))(images))
     expected = acts.max(axis=(0, 1, 2))[evolved.arrays["relu1_maps"]]
     np.testing.assert_allclose(evolved.arrays["relu1_values"][:, 2], expected, rtol=1e-4)
     with pytest.raises(UserError, match=r"map 99: relu1 has \d+ maps"):

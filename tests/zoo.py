@@ -27,7 +27,7 @@ def draw(name, shape, scale=0.3):
     """Weights that depend on the name and shape alone."""
     rng = np.random.default_rng(zlib.crc32(f"{name}{shape}".encode()))
     with jax.ensure_compile_time_eval():  # an array also while a description is traced
-        return jnp.asarray(rng.normal(0, scale, shape), jnp.float32)
+        return jax.device_put(np.float32(rng.normal(0, scale, shape)))  # `jnp.asarray` compiles for each shape
 
 
 def filled(shapes):
