@@ -16,7 +16,7 @@ import zfjax
 @functools.cache
 def ours(name):
     net = getattr(zfjax, name)(num_classes=goldens.CLASSES, width=1 / 16)
-    return net, {"params": jax.tree.map(jnp.asarray, goldens.weights(name))}
+    return net, jax.device_put({"params": goldens.weights(name)})
 
 
 def warning_of(layer):

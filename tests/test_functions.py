@@ -37,7 +37,7 @@ ASKS = {
 @pytest.mark.parametrize("name", ASKS)
 def test_weights_are_not_kept(name):
     """A loop over checkpoints must not fill the memory with those that it has seen."""
-    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf) + 1, WEIGHTS)
+    weights = jax.device_put(jax.tree.map(lambda leaf: leaf + 1, WEIGHTS))
     seen = [weakref.ref(leaf) for leaf in jax.tree.leaves(weights)]
     ASKS[name](lambda x, weights=weights: logits_of(weights, x))
     del weights
@@ -115,7 +115,7 @@ def test_arrays_that_jitted_functions_inside_close_over(around):
     def plain(weights):
         return around(lambda x: logits_of(weights, scaled(weights, x)))
 
-    every = [jax.tree.map(jnp.asarray, WEIGHTS | {"scale": np.full(3, scale, np.float32)}) for scale in (1, 3)]
+    every = [jax.device_put(WEIGHTS | {"scale": np.full(3, scale, np.float32)}) for scale in (1, 3)]
     seen = [weakref.ref(leaf) for leaf in jax.tree.leaves(every)]
     found = [ask(jitted(every[0]))]
     with compiles() as compiled:

@@ -29,6 +29,10 @@ def small_net():
     return net, variables, images
 
 
+def loader(images):
+    return lambda numbers: jax.device_put(np.asarray(images)[numbers])
+
+
 def by_numpy(acts, k):
     """The definition: of each image its first strongest cell, then the k strongest images, earlier ones first."""
     n, *grid, maps = acts.shape
@@ -42,7 +46,7 @@ def by_numpy(acts, k):
 def test_top_activations_are_those_of_all_images_in_one_pass_over_all_layers():
     net, variables, images = small_net()
     fun = layers(net, variables, ["relu1", "relu3", "relu7"])
-    tops = top_activations(fun, [images[:4], images[4:8], images[8:]], k=9)
+    tops = top_activations(fun, jax.device_put(np.split(np.asarray(images), (4, 8))), k=9)
     acts = jax.jit(fun)(images)
     for name in ("relu1", "relu3"):
         values, numbers, places = by_numpy(np.asarray(acts[name]), 9)
@@ -79,7 +83,7 @@ def test_fewer_images_than_k_are_told():
 def test_on_many_devices_it_is_what_it_is_on_one(sizes):
     """Batches that the devices cannot share evenly too, and ones larger than the first."""
     rng = np.random.default_rng(0)
-    images = [jnp.asarray(rng.integers(0, 50, (size, 5, 4, 3)), jnp.float32) for size in sizes]  # many are equal
+    images = jax.device_put([np.float32(rng.integers(0, 50, (size, 5, 4, 3))) for size in sizes])  # many are equal
     fun = Partial(lambda x: {"maps": x, "dense": x.sum(axis=(1, 2))})
     expected, found = (top_activations(fun, images, 9, mesh) for mesh in (None, sharding.data_mesh()))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -89,7 +93,7 @@ def test_on_many_devices_it_is_what_it_is_on_one(sizes):
 def test_on_many_devices_the_net_gives_the_same_winners():
     net, variables, images = small_net()
     fun = layers(net, variables, ["relu1", "relu3"])
-    batches = [images[:7], images[7:]]
+    batches = jax.device_put(np.split(np.asarray(images), [7]))
     expected, found = (top_activations(fun, batches, 4, mesh) for mesh in (None, sharding.data_mesh()))
     assert len(found["relu3"].values.sharding.device_set) == 8
     for name in expected:
@@ -128,7 +132,7 @@ def test_a_gallery_projects_each_winner_alone(batch_size):
     fun = zfjax.layer(net, variables, "relu2")
     top = top_activations(fun, [images], k=4)
     maps = np.argsort(-np.asarray(top.values[:, 3]))[:2]
-    found = gallery(fun, top, maps, lambda numbers: images[numbers], batch_size)
+    found = gallery(fun, top, maps, loader(images), batch_size)
     assert found.projections.shape == found.images.shape == (2, 4, 27, 27, 3)
     np.testing.assert_array_equal(found.values, np.asarray(top.values)[maps])
 
@@ -156,8 +160,7 @@ def test_a_gallery_is_the_same_to_the_last_bit_on_many_devices(batch_size):
     for fun in (zfjax.layer(net, variables, "relu2"), lambda x: jax.nn.relu(x[:, ::16, ::16])):
         top = top_activations(fun, [images], k=4)
         one, many = (
-            gallery(fun, top, [2, 0], lambda numbers: images[numbers], batch_size, mesh)
-            for mesh in (None, sharding.data_mesh())
+            gallery(fun, top, [2, 0], loader(images), batch_size, mesh) for mesh in (None, sharding.data_mesh())
         )
         jax.tree.map(np.testing.assert_array_equal, many, one)
 
@@ -166,8 +169,8 @@ def test_the_gallery_of_a_dense_layer_and_of_any_function_shows_whole_images():
     net, variables, images = small_net()
     for fun in (zfjax.layer(net, variables, "relu7"), lambda x: jax.nn.relu(x[:, ::16, ::16])):
         top = top_activations(fun, [images], k=2)
-        found = gallery(fun, top, [2, 0], lambda numbers: images[numbers])
-        np.testing.assert_array_equal(found.images, images[np.asarray(top.images)[[2, 0]]])
+        found = gallery(fun, top, [2, 0], loader(images))
+        np.testing.assert_array_equal(found.images, np.asarray(images)[np.asarray(top.images)[[2, 0]]])
         assert found.projections.shape == (2, 2, 64, 64, 3)
         assert np.all(found.fields == [0, 0, 64, 64])
 

@@ -30,7 +30,7 @@ def by_loops(fun, image, window, stride, cover):
             part = slice(top, top + window[0]), slice(left, left + window[1])
             hidden[part] = np.broadcast_to(cover, image.shape)[part]
             rows.append(hidden)
-    outputs = jax.jit(fun)(jnp.asarray(np.stack(rows)))
+    outputs = jax.jit(fun)(np.stack(rows))
     return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(len(tops), len(lefts), *leaf.shape[1:]), outputs)
 
 
