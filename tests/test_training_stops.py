@@ -4,11 +4,13 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -24,11 +26,18 @@ def folder(tmp_path_factory):
     return tiny_runs.make_folder(tmp_path_factory.mktemp("data") / "pictures")
 
 
+def train_command(folder, workdir, **changes):
+    """A run of few layers, since each process traces them anew, but with each kind, and on small pictures."""
+    # At 0.01 what devices round differently grew beyond what is allowed here, with other seeds than 0.
+    small = {"image_size": 32, "without": (3, 4, 5), "lr": 0.002}
+    return tiny_runs.train_command(folder, workdir, **small | changes)
+
+
 @pytest.fixture(scope="module")
 def unbroken(folder, tmp_path_factory):
     """The workdir of a run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("unbroken")
-    done = tiny_runs.run(tiny_runs.train_command(folder, workdir))
+    done = tiny_runs.run(train_command(folder, workdir))
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -50,7 +59,7 @@ MOMENTS = [
 
 
 def test_a_run_stopped_again_and_again_ends_with_the_weights_of_an_unbroken_one(folder, unbroken, tmp_path):
-    command = tiny_runs.train_command(folder, tmp_path)
+    command = train_command(folder, tmp_path)
     for number, moment, step in MOMENTS:
         if number is None:
             assert_a_full_disk_is_one_line(command, tmp_path)
@@ -86,14 +95,13 @@ def tree(workdir):
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(folder, unbroken, tmp_path):
-    done = tiny_runs.run(tiny_runs.train_command(folder, tmp_path, epochs=2))
-    assert done.returncode == 0, done.stderr
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
     steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*"))
     newest = tmp_path / "checkpoints" / str(steps[-1]) / "default"
     for path in newest.rglob("*"):
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
-    again = tiny_runs.run(tiny_runs.train_command(folder, tmp_path, epochs=2))
+    again = tiny_runs.run(train_command(folder, tmp_path))
     assert again.returncode == 0, again.stderr
     assert f"{steps[-1]} is damaged" in again.stderr
     assert f"of step {steps[-2]}" in again.stderr
@@ -103,23 +111,24 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(folder, unbroken
 
 
 def test_a_second_training_is_refused_while_the_first_runs_and_changes_nothing(folder, tmp_path, capsys):
-    with tiny_runs.start(tiny_runs.train_command(folder, tmp_path, epochs=1000)) as first:
+    with tiny_runs.start(train_command(folder, tmp_path, epochs=1000)) as first:
         deadline = time.monotonic() + 100
         while not (tmp_path / "config.json").exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         config = (tmp_path / "config.json").read_bytes()
         for changes in ({}, {"lr": 0.5, "threads": 1}):
-            assert command.run(train.main, tiny_runs.train_command(folder, tmp_path, **changes)[2:]) == 2
+            assert command.run(train.main, train_command(folder, tmp_path, **changes)[2:]) == 2
             line = capsys.readouterr().err.splitlines()[-1]
             assert line.startswith(f"zfjax: {tmp_path} is in use by zfjax train (process {first.pid} on ")
             assert (tmp_path / "config.json").read_bytes() == config
         first.kill()
 
 
-def test_eight_devices_train_like_one(folder, unbroken, tmp_path):
-    done = tiny_runs.run(tiny_runs.train_command(folder, tmp_path), devices=8)
-    assert done.returncode == 0, done.stderr
+def test_eight_devices_train_like_one(folder, unbroken, tmp_path, capsys):
+    assert jax.device_count() == 8
+    code = command.run(train.main, train_command(folder, tmp_path)[2:])
+    assert code == 0, capsys.readouterr().err
     _assert_close(tiny_runs.final_weights(tmp_path), tiny_runs.final_weights(unbroken))
 
 
@@ -133,7 +142,7 @@ def together(folder, *workdirs, held=False, killed=None):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     number, *moment = killed or (None,)
-    runs = [tiny_runs.train_command(folder, workdir)[2:] for workdir in workdirs]
+    runs = [train_command(folder, workdir)[2:] for workdir in workdirs]
     started = []
     for i in range(2):
         joining = [f"--coordinator={address}", "--processes=2", f"--process={i}"]
