@@ -18,6 +18,7 @@ from damages import KINDS, attempt, damage
 
 from zfjax.console.errors import UserError
 from zfjax.data import record
+from zfjax.runs import folder
 from zfjax.runs.folder import load_model, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
@@ -41,6 +42,22 @@ def trained(tmp_path_factory):
     return workdir, config, outcome
 
 
+@pytest.fixture(scope="module", autouse=True)
+def blank_states():
+    """Shapes of a run's arrays are traced once for each configuration; all that lies in files is read each time."""
+    make, made = folder._blank_state, {}
+
+    def blank_state(run):
+        key = json.dumps(as_json(run.config)), run.classes, run.mean.shape
+        if key not in made:
+            made[key] = make(run)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "_blank_state", blank_state)
+        yield
+
+
 @pytest.fixture
 def run(trained, tmp_path):
     """A copy of the run, to be damaged."""
@@ -58,8 +75,8 @@ def equal(one, two):
     return jax.tree.structure(one) == jax.tree.structure(two) and jax.tree.all(jax.tree.map(np.array_equal, one, two))
 
 
-def names_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in path.parts)
+def names_in(place):
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if "tensorboard" not in path.parts)
 
 
 SMALL = (CONFIG, CLASSES, record.FILE)
@@ -105,7 +122,8 @@ def states(trained):
     """What each checkpoint of the whole run holds, by step; None is a state to fill."""
     workdir, _, outcome = trained
     state = outcome.state
-    blank = jax.tree.map(lambda leaf: leaf if leaf is state.key else jnp.zeros_like(leaf), state)
+    # On the host, as commands read weights: those on devices are of a run that goes on.
+    blank = jax.tree.map(lambda leaf: leaf if leaf is state.key else np.zeros_like(leaf), state)
     with Checkpoints(workdir / CHECKPOINTS, create=False) as checkpoints:
         assert checkpoints.steps() == [5, 6, NEWEST]
         return {None: blank} | {step: checkpoints.restore(blank, step) for step in checkpoints.steps()}
@@ -180,9 +198,9 @@ def test_one_flipped_bit_never_gives_other_weights(run, states, capfd):
 @pytest.mark.parametrize("name", ["", "default", "default/d", "default/ocdbt.process_0"])
 @pytest.mark.parametrize("file", [False, True], ids=["empty", "file"])
 def test_a_newest_checkpoint_without_its_folders_leaves_the_older_ones_whole(run, states, capfd, name, file):
-    folder = run / CHECKPOINTS / "9" / name
-    shutil.rmtree(folder)
-    folder.write_text("") if file else folder.mkdir()
+    place = run / CHECKPOINTS / "9" / name
+    shutil.rmtree(place)
+    place.write_text("") if file else place.mkdir()
     assert restored(run, states) == 6
     assert f"checkpoint {run / CHECKPOINTS / '9'} is damaged" in said_by(capfd)
 
