@@ -396,7 +396,7 @@ def test_drawings_without_one_thing_are_compared_for_any_model_that_knows_them(
 def test_a_trained_run_is_compared_by_its_highest_maps(tmp_path, capsys):
     folder = tiny_runs.make_folder(tmp_path / "pictures", per_class=12)
     workdir = tmp_path / "run"
-    words = tiny_runs.train_command(folder, workdir, epochs=1, cosine=False)[3:]
+    words = tiny_runs.train_command(folder, workdir, epochs=1, cosine=False, without=(3, 4, 7))[3:]
     assert command.run(train.main, ["train", *words]) == 0
     names = open_source(f"folder:{folder}").val.names
     (tmp_path / "boxes.json").write_text(json.dumps({name: [8, 8, 20, 24] for name in names}))

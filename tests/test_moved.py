@@ -23,7 +23,8 @@ def moved(tmp_path_factory):
     """A run, the place where its pictures are now, and a copy of them in which one is another."""
     root = tmp_path_factory.mktemp("moved")
     folder, workdir = tiny_runs.make_folder(root / "before", per_class=12), root / "run"
-    words = tiny_runs.train_command(folder, workdir, epochs=1, batch_size=16, cosine=False)[3:]
+    few = {"without": (3, 4, 7), "image_size": 32}  # layers
+    words = tiny_runs.train_command(folder, workdir, epochs=1, batch_size=16, cosine=False, **few)[3:]
     assert command.run(train.main, ["train", *words]) == 0
     folder.rename(root / "after")
     shutil.copytree(root / "after", root / "others")
