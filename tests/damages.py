@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 
 from zfjax.console.errors import UserError
 
@@ -45,6 +46,12 @@ def damage(path, kind, seed=0):
             os.mkfifo(path)
         elif kind in ("device", "loop"):
             path.symlink_to("/dev/zero" if kind == "device" else path)
+
+
+def mend(path, kind, whole):
+    """Undoes what `damage` did to a file of the content `whole`."""
+    shutil.rmtree(path) if kind == "folder" else path.unlink(missing_ok=True)
+    path.write_bytes(whole)
 
 
 def attempt(read, workdir):

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs
-from damages import KINDS, attempt, damage
+from damages import KINDS, attempt, damage, mend
 
 from zfjax.console.errors import UserError
 from zfjax.data import record
-from zfjax.runs import folder
 from zfjax.runs.folder import load_model, read_run
 from zfjax.runs.training import train_and_evaluate
 from zfjax.runs.written import CLASSES, CONFIG
@@ -44,17 +43,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def blank_states():
-    """Shapes of a run's arrays are traced once for each configuration; all that lies in files is read each time."""
-    make, made = folder._blank_state, {}
-
-    def blank_state(run):
-        key = json.dumps(as_json(run.config)), run.classes, run.mean.shape
-        if key not in made:
-            made[key] = make(run)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "_blank_state", blank_state)
+    with tiny_runs.shapes_traced_once():
         yield
 
 
@@ -75,8 +64,8 @@ def equal(one, two):
     return jax.tree.structure(one) == jax.tree.structure(two) and jax.tree.all(jax.tree.map(np.array_equal, one, two))
 
 
-def names_in(place):
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if "tensorboard" not in path.parts)
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in path.parts)
 
 
 SMALL = (CONFIG, CLASSES, record.FILE)
@@ -103,8 +92,7 @@ def test_a_damaged_small_file_is_read_from_the_checkpoints_or_named(trained, run
             assert equal(found, wanted) or (not sealed_run and kind in UNSEEN[name]), kind
             assert not sealed_run or name in capsys.readouterr().err or kind == "flipped", kind
         assert names_in(run) == before, kind
-        shutil.rmtree(run / name) if kind == "folder" else (run / name).unlink(missing_ok=True)
-        (run / name).write_bytes(whole)
+        mend(run / name, kind, whole)
 
 
 # What cannot be known without a seal: another name for a class, another value of a key.
@@ -119,10 +107,9 @@ def unseal(run):
 
 @pytest.fixture(scope="module")
 def states(trained):
-    """What each checkpoint of the whole run holds, by step; None is a state to fill."""
+    """What each checkpoint of the whole run holds, by step, on the host as commands have it; None: a state to fill."""
     workdir, _, outcome = trained
     state = outcome.state
-    # On the host, as commands read weights: those on devices are of a run that goes on.
     blank = jax.tree.map(lambda leaf: leaf if leaf is state.key else np.zeros_like(leaf), state)
     with Checkpoints(workdir / CHECKPOINTS, create=False) as checkpoints:
         assert checkpoints.steps() == [5, 6, NEWEST]
@@ -157,22 +144,19 @@ def test_arrays_are_those_that_orbax_reads(trained, states):
 def test_a_damaged_file_of_a_checkpoint_changes_nothing_or_is_said(run, states, capfd, sealed_run):
     if not sealed_run:
         unseal(run)
-    newest, aside = run / CHECKPOINTS / str(NEWEST), run / "aside"
-    before = names_in(run)
+    newest, before = run / CHECKPOINTS / str(NEWEST), names_in(run)
     for name in [str(path.relative_to(newest)) for path in newest.rglob("*") if path.is_file()]:
-        readable = name in ("_CHECKPOINT_METADATA", "metrics/metrics")
+        whole, readable = (newest / name).read_bytes(), name in ("_CHECKPOINT_METADATA", "metrics/metrics")
         for kind in KINDS if readable else ("cut", "empty", "zeros", "flipped", "deleted", "folder", "pipe", "loop"):
             if kind == "flipped" and not sealed_run:
                 continue  # nobody could know
-            shutil.copytree(newest, aside)
             damage(newest / name, kind)
             step = restored(run, states)
             said = said_by(capfd)
             assert (step == NEWEST) or f"checkpoint {newest} is damaged: " in said, (name, kind)
             assert (step == NEWEST) == ("using the checkpoint before it, of step 6" not in said), (name, kind)
             assert not readable or step == NEWEST, (name, kind)
-            shutil.rmtree(newest)
-            aside.rename(newest)
+            mend(newest / name, kind, whole)
     assert names_in(run) == before
 
 
@@ -198,9 +182,9 @@ def test_one_flipped_bit_never_gives_other_weights(run, states, capfd):
 @pytest.mark.parametrize("name", ["", "default", "default/d", "default/ocdbt.process_0"])
 @pytest.mark.parametrize("file", [False, True], ids=["empty", "file"])
 def test_a_newest_checkpoint_without_its_folders_leaves_the_older_ones_whole(run, states, capfd, name, file):
-    place = run / CHECKPOINTS / "9" / name
-    shutil.rmtree(place)
-    place.write_text("") if file else place.mkdir()
+    folder = run / CHECKPOINTS / "9" / name
+    shutil.rmtree(folder)
+    folder.write_text("") if file else folder.mkdir()
     assert restored(run, states) == 6
     assert f"checkpoint {run / CHECKPOINTS / '9'} is damaged" in said_by(capfd)
 
@@ -234,9 +218,8 @@ def test_a_checkpoint_under_another_name_is_not_the_one_of_that_step(run, states
     newest = run / CHECKPOINTS / str(NEWEST)
     newest.rename(run / CHECKPOINTS / "90")
     assert restored(run, states) == 6
-    assert f"checkpoint {run / CHECKPOINTS / '90'} is damaged: it is the one of step 9, under another name" in said_by(
-        capfd
-    )
+    said = said_by(capfd)
+    assert f"checkpoint {run / CHECKPOINTS / '90'} is damaged: it is the one of step 9, under another name" in said
 
 
 def test_what_lies_in_place_of_the_best_checkpoint_is_said(run, capfd):

@@ -1,11 +1,14 @@
 """Tiny runs for tests: a folder of pictures in easily separable classes, and commands on it."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -17,9 +20,10 @@ from PIL import Image
 
 from zfjax.data.record import all_readable
 from zfjax.runs import claim
+from zfjax.runs import folder as folders
 from zfjax.runs.folder import open_data
 from zfjax.training.checkpoints import CHECKPOINTS, Checkpoints
-from zfjax.training.config import default, square_size
+from zfjax.training.config import as_json, default, square_size
 from zfjax.training.seals import describe
 from zfjax.training.state import create_state
 
@@ -84,6 +88,21 @@ def untrained(pictures: Path, workdir: Path, **changes: object) -> Path:
         with Checkpoints(folder / CHECKPOINTS, run=describe(config, data.classes, data.mean)) as checkpoints:
             checkpoints.save(create_state(config, len(data.classes), data.mean, 1.0))
     return Path(folder)
+
+
+@contextlib.contextmanager
+def shapes_traced_once() -> Iterator[None]:
+    """Meanwhile shapes of a run's arrays are traced once for each configuration; files are read as ever."""
+    make, made = folders._blank_state, {}
+
+    def blank_state(run: folders.RunInfo):
+        key = json.dumps(as_json(run.config)), run.classes, run.mean.shape
+        if key not in made:
+            made[key] = make(run)
+        return made[key]
+
+    with mock.patch.object(folders, "_blank_state", blank_state):
+        yield
 
 
 def train_command(folder: Path, workdir: Path, *flags: str, **changes: object) -> list[str]:
