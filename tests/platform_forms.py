@@ -1,7 +1,6 @@
 """What platforms compute in different forms, each on the CPU."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from zfjax.ops import platforms
@@ -20,4 +19,4 @@ def on_platform(monkeypatch, platform, fun, *args):
 
 def whole_numbers(*shape: int, largest: int = 3):
     """Small ones, so that sums are exact in any order, and windows have ties."""
-    return jnp.asarray(np.random.default_rng(0).integers(-largest, largest + 1, shape).astype(np.float32))
+    return jax.device_put(np.random.default_rng(0).integers(-largest, largest + 1, shape).astype(np.float32))

@@ -16,7 +16,7 @@ STACK = Stack((29, 26), (Deconv(6, 5, (3, 3, 3)), Deconv(8, 3, (3, 3, 2)), Decon
 
 
 def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(size=shape)))
 
 
 def both(bound):

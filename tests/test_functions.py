@@ -179,7 +179,7 @@ def test_arrays_are_kept_as_they_were():
 
 
 def test_weights_under_the_callers_transformations():
-    weights = jax.tree.map(jnp.asarray, WEIGHTS)
+    weights = jax.device_put(WEIGHTS)
     doubled = weights | {"last": 2 * weights["last"]}
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), weights, doubled)
 

@@ -105,7 +105,7 @@ def prepared(model, inputs):
         if port.name in beforehand:
             known[port.name] = numbers(value)
         else:
-            traced[port.name] = jnp.asarray(numbers(value))
+            traced[port.name] = jax.device_put(numbers(value))
     return graph, known, traced
 
 

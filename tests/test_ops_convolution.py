@@ -40,7 +40,7 @@ BLOCKS = ((6, 25, 23, 32), (3, 3, 32, 2), (2, 2), ((1, 0), (1, 1)), 1)  # of thr
 
 def whole(shape, seed):
     """Small whole numbers, so that sums are exact in any order."""
-    return jnp.asarray(np.random.default_rng(seed).integers(-4, 5, shape), jnp.float32)
+    return jax.device_put(np.random.default_rng(seed).integers(-4, 5, shape).astype(np.float32))
 
 
 def plain(x, kernel, strides, padding, groups):

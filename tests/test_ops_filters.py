@@ -11,7 +11,7 @@ from zfjax import ops
 
 
 def normal(shape, scale, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(0, 1, shape) * scale, jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(0, 1, shape) * scale))
 
 
 def rms(kernel):

@@ -31,7 +31,7 @@ def reference(x, window, strides, padding):
 
 def normal(shape, seed=0, ties=False):
     x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return jnp.asarray(np.round(x) if ties else x)
+    return jax.device_put(np.round(x) if ties else x)
 
 
 def by_loop(x, window, strides, padding):

@@ -31,12 +31,12 @@ def signal(fun, x, seed, chosen):
 
 def integers(shape, seed=0):
     """Small whole numbers: many ties, and sums that are exact in any order."""
-    return jnp.asarray(np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32))
+    return jax.device_put(np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32))
 
 
 def numbered(shape):
     """1, 2, …: one of each, so that what is overwritten shows."""
-    return jnp.asarray(np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape))
+    return jax.device_put(np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape))
 
 
 def pool(window, strides, padding, dilation=None, base_dilation=None):

@@ -57,7 +57,7 @@ def trained(net):
     """Weights of which none is as it is drawn."""
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(net.init, jax.random.key(0), IMAGES)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32), shapes)
+    return jax.tree.map(lambda leaf: jax.device_put(np.float32(rng.uniform(0.5, 1.5, leaf.shape))), shapes)
 
 
 def changed(one, other):
@@ -186,7 +186,7 @@ def test_a_lens_without_maps_is_named():
 def closure():
     """A tiny net as a function that holds its weights."""
     net, drawn = looked_at.own_net()
-    variables = jax.tree.map(jnp.asarray, drawn)
+    variables = jax.device_put(drawn)
     return zfjax.Model(lambda images: net.apply(variables, images)[0], (1, net.image_size, net.image_size, 3))
 
 

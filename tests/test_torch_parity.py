@@ -11,7 +11,7 @@ import zfjax
 
 def ours(name):
     net = getattr(zfjax, name)(num_classes=goldens.CLASSES, width=1 / 16)
-    return net, {"params": jax.tree.map(jnp.asarray, goldens.weights(name))}
+    return net, {"params": jax.device_put(goldens.weights(name))}
 
 
 def assert_close(actual, expected, layer):

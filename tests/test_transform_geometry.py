@@ -23,7 +23,7 @@ LAST = ("NHWC", "HWIO", "NHWC")
 def weights(*shape, seed=0):
     """Positive, so that nothing cancels out and no ReLU is off."""
     drawn = np.random.default_rng(seed).uniform(0.1, 1, shape) / np.prod(shape[:-1])
-    return jnp.asarray(drawn, jnp.float32)
+    return jax.device_put(np.float32(drawn))
 
 
 def conv(x, size, strides=1, padding="SAME", maps=4, **params):
@@ -107,7 +107,7 @@ def check(found, changed, sizes, exact=True):
 
 
 def images(height=17, width=13, channels=3, batch=2):
-    return jnp.asarray(np.random.default_rng(2).uniform(1, 2, (batch, height, width, channels)), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(2).uniform(1, 2, (batch, height, width, channels))))
 
 
 def residual(x):
