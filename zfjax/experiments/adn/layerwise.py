@@ -1,6 +1,6 @@
 """A network learned layer by layer, from the first up."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -189,7 +189,7 @@ def _resumed(task: Task, folder: epath.Path) -> Progressing | None:
 
 def _everywhere(kernel: Kernel | Float[np.ndarray, "h w below maps"], images: Array) -> Kernel:
     """On all devices of the images, as one that was just learned is; else each program would be compiled twice."""
-    return jax.device_put(kernel, NamedSharding(images.sharding.mesh, P()))
+    return jax.device_put(kernel, NamedSharding(cast(NamedSharding, images.sharding).mesh, P()))
 
 
 def _epoch(task: Task, state: Progressing, epoch: int, progress: Progress) -> Progressing:
