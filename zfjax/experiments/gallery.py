@@ -76,8 +76,7 @@ def top_activations(
     top = None
     for images, numbers in numbered(batches, mesh):
         if top is None:
-            rows = jax.ShapeDtypeStruct((len(images) // (mesh.size if mesh else 1), *images.shape[1:]), images.dtype)
-            top = _nothing(functions.output_of(fun, rows), k, mesh)
+            top = _nothing(functions.output_of(fun, images), k, mesh)
         before_it, top = top, _merge(fun, top, images, numbers, mesh=mesh)
         jax.block_until_ready(before_it)  # at most two batches are in flight, so a split of any size fits in memory
     if top is None:
