@@ -99,7 +99,7 @@ def largest_eigenvalue(
         stack: the layers.
         filters: as for `reconstruct`.
         switches: as for `reconstruct`.
-        like: [N, H, W, 1], images, of which only the number and the type matter.
+        like: [N, H, W, 1], images, of which only the number, the type and the devices matter.
         iterations: products with RᵀR.
         own: the layer's own switches, if only the cells that they point to shall count.
     """
