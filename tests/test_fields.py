@@ -134,9 +134,7 @@ def test_ties_go_where_they_go_on_the_whole_image():
     fun = preset_layer("zfnet_post", "relu3")
     grid = jax.eval_shape(fun, jax.ShapeDtypeStruct((1, 96, 96, 3), jnp.float32)).shape[1:3]
     positions = corners_and_edges(*grid)
-    assert_same_as_on_whole_images(
-        fun, jax.device_put(np.full((len(positions), 96, 96, 3), 40.0, np.float32)), positions
-    )
+    assert_same_as_on_whole_images(fun, jnp.full((len(positions), 96, 96, 3), 40.0), positions)
 
 
 def test_only_the_field_is_computed():
