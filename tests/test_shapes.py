@@ -129,8 +129,7 @@ def linear_accuracy(features, labels, train):
 
 
 @pytest.mark.slow
-def test_pixels_colors_and_background_do_not_give_the_class_away(unchecked):
-    """Drawn without checks by types, which hold of `scenes` too, and take longer than drawing itself."""
+def test_pixels_colors_and_background_do_not_give_the_class_away():
     labels = np.arange(2000) % 10
     images = [scene(np.random.default_rng((8, i)), int(label)).image for i, label in enumerate(labels)]
     small = np.stack([np.asarray(Image.fromarray(image).reduce(4), np.float32) for image in images]) / 255
